@@ -1,0 +1,92 @@
+"""Depth pruning of causal language models.
+
+    import depthprune as dp
+
+    model = dp.load("demo")
+    calibration = dp.calibrate("text:wiki.txt,windows=64,length=512,seed=0", model)
+    evaluator = dp.Evaluator(model, calibration, objective="nll")
+    result = dp.search("greedy", evaluator, k=6)
+    dp.apply("path/to/checkpoint", result.removed, "out/")
+
+The names below are the whole public surface. They are imported on first use: `dp.apply` cuts
+checkpoints without loading torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from depthprune.errors import (
+    CalibrationError,
+    CheckpointError,
+    DepthpruneError,
+    EvaluationError,
+    ModelError,
+    OutputError,
+    ParityError,
+    UsageError,
+)
+from depthprune.manifest import versions
+
+if TYPE_CHECKING:
+    from depthprune.calibration.calibration import Calibration, calibrate
+    from depthprune.calibration.spec import CalibrationSpec
+    from depthprune.evaluator.cost import Cost
+    from depthprune.evaluator.evaluator import Evaluator
+    from depthprune.evaluator.score import Score, increase
+    from depthprune.models.apply import apply
+    from depthprune.models.loading import Model, load
+    from depthprune.search.driver import Result, search
+
+_PLACES = {
+    "Calibration": "calibration.calibration",
+    "CalibrationSpec": "calibration.spec",
+    "Cost": "evaluator.cost",
+    "Evaluator": "evaluator.evaluator",
+    "Model": "models.loading",
+    "Result": "search.driver",
+    "Score": "evaluator.score",
+    "apply": "models.apply",
+    "calibrate": "calibration.calibration",
+    "increase": "evaluator.score",
+    "load": "models.loading",
+    "search": "search.driver",
+}
+
+__version__ = versions().depthprune
+
+__all__ = [
+    "Calibration",
+    "CalibrationError",
+    "CalibrationSpec",
+    "CheckpointError",
+    "Cost",
+    "DepthpruneError",
+    "EvaluationError",
+    "Evaluator",
+    "Model",
+    "ModelError",
+    "OutputError",
+    "ParityError",
+    "Result",
+    "Score",
+    "UsageError",
+    "apply",
+    "calibrate",
+    "increase",
+    "load",
+    "search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'depthprune' has no attribute {name!r}")
+    value = getattr(import_module(f"depthprune.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

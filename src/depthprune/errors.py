@@ -1,0 +1,60 @@
+"""The errors a user can meet, in a few kinds.
+
+Every refusal is a `DepthpruneError` whose message is one line: the field, what was expected,
+what came, and the remedy. The kinds exist so that a caller can tell a wrong call from a broken
+file without reading the message.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DepthpruneError(Exception):
+    """Base of everything this package refuses. Its message is one line with the remedy."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class UsageError(DepthpruneError):
+    """An argument, flag, spec or plan is wrong (command line exit status 2)."""
+
+
+class ModelError(DepthpruneError):
+    """A model cannot be loaded, or its blocks cannot be found or called."""
+
+
+class CheckpointError(ModelError):
+    """A checkpoint's files are missing, damaged or refused."""
+
+
+class CalibrationError(DepthpruneError):
+    """A source of text is missing, empty, too short or unreadable."""
+
+
+class EvaluationError(DepthpruneError):
+    """Losses could not be computed, or none of them is finite."""
+
+
+class ParityError(DepthpruneError):
+    """The written checkpoint does not compute what the masked model computes."""
+
+
+class OutputError(DepthpruneError):
+    """An output exists already, or could not be written whole."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is not known, with the nearest known one.
+
+    Args:
+        kind: What was named, such as `"search"`.
+        name: What the user wrote.
+        known: The names that would have been accepted.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(names)
+    return UsageError(f"unknown {kind} {name!r}; {hint}")

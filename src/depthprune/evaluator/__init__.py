@@ -1,0 +1,8 @@
+"""The evaluator: the prefix walk, its memory, its scores and its cost."""
+
+from depthprune.evaluator.cost import Cost
+from depthprune.evaluator.evaluator import Evaluator
+from depthprune.evaluator.score import Score, increase
+from depthprune.evaluator.walk import RemovedSet
+
+__all__ = ["Cost", "Evaluator", "RemovedSet", "Score", "increase"]

@@ -1,0 +1,49 @@
+"""Cost, counted and never guessed: block-tokens and head-tokens.
+
+A block-token is one token through one block, a head-token one token through the head. Both are the
+same on every machine, which seconds are not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an evaluator has spent so far.
+
+    Attributes:
+        evaluations: Removed sets scored over all windows; the dense model is not counted.
+        block_tokens: Tokens times blocks that were run.
+        head_tokens: Tokens whose logits were computed.
+        plain_block_tokens: Block-tokens that one plain forward pass for each scored set, the dense
+            model included, would have cost.
+        seconds: Wall time inside the evaluator.
+    """
+
+    evaluations: int = 0
+    block_tokens: int = 0
+    head_tokens: int = 0
+    plain_block_tokens: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Both together."""
+        return Cost(
+            self.evaluations + other.evaluations,
+            self.block_tokens + other.block_tokens,
+            self.head_tokens + other.head_tokens,
+            self.plain_block_tokens + other.plain_block_tokens,
+            self.seconds + other.seconds,
+        )
+
+    def __sub__(self, other: Cost) -> Cost:
+        """What was spent since `other`."""
+        return Cost(
+            self.evaluations - other.evaluations,
+            self.block_tokens - other.block_tokens,
+            self.head_tokens - other.head_tokens,
+            self.plain_block_tokens - other.plain_block_tokens,
+            self.seconds - other.seconds,
+        )

@@ -1,0 +1,215 @@
+"""The evaluator: scores many removed sets on one calibration under one objective, exactly.
+
+Windows of one length are taken a few at a time; for each such batch all sets are walked together
+(see `walk`), and the head runs on chunks of tokens, so no tensor of tokens × vocabulary is held.
+Windows are never padded: one of another length makes a batch of its own. Every score is over all
+windows, and a set that was scored is not computed again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from depthprune.calibration import Calibration, Window
+from depthprune.errors import EvaluationError
+from depthprune.evaluator.cost import Cost
+from depthprune.evaluator.memory import available_memory
+from depthprune.evaluator.score import Score, Weighting, score_of
+from depthprune.evaluator.walk import RemovedSet, block_runs, split_to_fit, walk
+from depthprune.models.loading import Model
+from depthprune.models.removal import check_removed
+from depthprune.models.replay import Inputs
+from depthprune.objectives import OBJECTIVES, Objective
+from depthprune.progress import SILENT, Progress, Step
+
+_CALL_TOKENS = {"cpu": 1024}
+_CALL_TOKENS_ELSEWHERE = 16_384
+_HEAD_CHUNK = 128
+_MEMORY_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Windows of one length that are run together."""
+
+    tokens: Tensor
+    scored: Tensor
+    places: NDArray[np.int64]
+
+
+class Evaluator:
+    """Scores removed sets of one model on one calibration.
+
+    Args:
+        model: A loaded model.
+        calibration: What it is scored on.
+        objective: A name, or an objective itself.
+        memory: Bytes that hidden states may take; by default half of what is free.
+        progress: Where long work shows itself.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        calibration: Calibration,
+        objective: str | Objective = "nll",
+        *,
+        memory: int | None = None,
+        progress: Progress = SILENT,
+    ) -> None:
+        self.model = model
+        self.calibration = calibration
+        self.objective = OBJECTIVES.get(objective)() if isinstance(objective, str) else objective
+        self.progress = progress
+        self._memory = memory
+        self._scores: dict[RemovedSet, Score] = {}
+        self._cost = Cost()
+        self._batches = list(_batches(calibration.windows, _call_tokens(model)))
+        self._weighting = _weighting(calibration)
+
+    @property
+    def blocks(self) -> int:
+        """Number of the model's blocks."""
+        return self.model.blocks
+
+    @property
+    def cost(self) -> Cost:
+        """What has been spent so far."""
+        return self._cost
+
+    @property
+    def dense(self) -> Score:
+        """The score of the model with every block."""
+        return self._scored([()])[0]
+
+    def score(self, removed: Iterable[Sequence[int]]) -> list[Score]:
+        """Score removed sets over all windows.
+
+        Args:
+            removed: Sets of original block numbers, in any order; `()` is the dense model.
+
+        Returns:
+            One score a set, in the order given.
+
+        Raises:
+            UsageError: If a set names a block twice, or one that does not exist.
+        """
+        sets = [check_removed(s, self.blocks) if len(s) else () for s in removed]
+        return self._scored(sets)
+
+    def _scored(self, sets: Sequence[RemovedSet]) -> list[Score]:
+        missing = sorted({s for s in sets if s not in self._scores})
+        if missing and () not in self._scores:
+            missing = sorted({*missing, ()})
+        if missing:
+            self._compute(missing)
+        return [self._scores[s] for s in sets]
+
+    def _compute(self, sets: Sequence[RemovedSet]) -> None:
+        began = time.monotonic()
+        losses = {s: np.full(len(self.calibration.windows), np.nan) for s in sets}
+        walks = split_to_fit(sets, self.blocks, self._states_that_fit())
+        runs = sum(block_runs(group, self.blocks) for group in walks)
+        tokens = self.calibration.tokens
+        label = f"scoring {len(sets)} set{'s' if len(sets) > 1 else ''} of blocks"
+        with self.progress.step(label, runs * tokens, "block-tokens") as step:
+            for batch in self._batches:
+                inputs = self.model.anatomy.record(batch.tokens)
+                for group in walks:
+                    self._walk(batch, inputs, group, losses, step)
+        for removed, values in losses.items():
+            self._scores[removed] = score_of(removed, values, self._weighting)
+        self._cost += Cost(
+            evaluations=sum(1 for s in sets if s),
+            plain_block_tokens=sum(self.blocks - len(s) for s in sets) * tokens,
+            seconds=time.monotonic() - began,
+        )
+        if not any(self._scores[s].finite for s in sets) and not self._scores[()].finite:
+            raise EvaluationError(
+                f"{self.objective.name}: the loss is NaN or infinite, for the dense model too; "
+                "check the weights, or compute in another --dtype (float32)"
+            )
+
+    def _walk(
+        self,
+        batch: _Batch,
+        inputs: Inputs,
+        sets: Sequence[RemovedSet],
+        losses: dict[RemovedSet, NDArray[np.float64]],
+        step: Step,
+    ) -> None:
+        size = batch.tokens.numel()
+        together = max(1, _call_tokens(self.model) // size)
+
+        def advance(block: int, states: list[Tensor]) -> list[Tensor]:
+            answers: list[Tensor] = []
+            for first in range(0, len(states), together):
+                group = states[first : first + together]
+                stacked = group[0] if len(group) == 1 else torch.cat(group)
+                answer = self.model.anatomy.call(block, stacked, inputs)
+                answers.extend(answer.split(len(batch.tokens)) if len(group) > 1 else [answer])
+            self._cost += Cost(block_tokens=size * len(states))
+            step.advance(size * len(states))
+            return answers
+
+        for removed, state in walk(sets, self.blocks, inputs.states, advance):
+            losses[removed][batch.places] = self._head(batch, state)
+
+    @torch.inference_mode()
+    def _head(self, batch: _Batch, state: Tensor) -> NDArray[np.float64]:
+        """Mean loss of each window of a batch, the head run on chunks of scored tokens."""
+        rows, columns = batch.scored.nonzero(as_tuple=True)
+        targets = batch.tokens[rows, columns].to(state.device)
+        before = state[rows.to(state.device), columns.to(state.device) - 1]
+        chunks = []
+        for first in range(0, len(rows), _HEAD_CHUNK):
+            part = slice(first, first + _HEAD_CHUNK)
+            logits = self.model.anatomy.head(before[part].unsqueeze(0))[0]
+            chunks.append(self.objective.token_losses(logits, targets[part].to(logits.device)))
+        self._cost += Cost(head_tokens=len(rows))
+        values = torch.cat(chunks).double().cpu().numpy()
+        sums = np.bincount(rows.numpy(), weights=values, minlength=len(batch.tokens))
+        return sums / batch.scored.sum(1).numpy()
+
+    def _states_that_fit(self) -> int:
+        widest_batch = max(batch.tokens.numel() for batch in self._batches)
+        embeddings = self.model.module.get_input_embeddings()  # type: ignore[operator]
+        weight = next(embeddings.parameters())
+        bytes_a_state = widest_batch * int(weight.shape[-1]) * weight.element_size()
+        memory = self._memory
+        if memory is None:
+            memory = int(available_memory(weight.device) * _MEMORY_SHARE)
+        return max(2, memory // bytes_a_state)
+
+
+def _call_tokens(model: Model) -> int:
+    return _CALL_TOKENS.get(torch.device(model.device).type, _CALL_TOKENS_ELSEWHERE)
+
+
+def _batches(windows: Sequence[Window], call_tokens: int) -> Iterator[_Batch]:
+    by_length: dict[int, list[int]] = {}
+    for place, window in enumerate(windows):
+        by_length.setdefault(len(window.tokens), []).append(place)
+    for length, places in by_length.items():
+        size = max(1, call_tokens // length)
+        for first in range(0, len(places), size):
+            chosen = places[first : first + size]
+            yield _Batch(
+                torch.from_numpy(np.stack([windows[p].tokens for p in chosen])),
+                torch.from_numpy(np.stack([windows[p].scored for p in chosen])),
+                np.asarray(chosen),
+            )
+
+
+def _weighting(calibration: Calibration) -> Weighting:
+    groups = [i for i, part in enumerate(calibration.parts) for _ in part.windows]
+    tokens = [int(window.scored.sum()) for window in calibration.windows]
+    shares = tuple(part.share for part in calibration.parts)
+    return Weighting(np.asarray(groups), shares, np.asarray(tokens))

@@ -1,0 +1,249 @@
+"""The manifest `depthprune.json`: what was done to a checkpoint, in a form that can be repeated.
+
+It is written beside every checkpoint, read back by the report, and versioned by `schema`. Fields
+that a verb does not know (`apply` measures no losses) are null. Losses are in nats a token unless
+the objective says otherwise; standard errors are between windows, and paired with the dense model
+where a difference is meant.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+class Estimate(_Record):
+    """A mean loss over windows, with the standard error between windows."""
+
+    loss: float
+    stderr: float
+    windows: int
+    tokens: int = Field(description="Scored tokens, summed over the windows.")
+    perplexity: float | None = Field(None, description="exp(loss), where the objective has one.")
+
+
+class SourceModel(_Record):
+    """The model that was pruned."""
+
+    name: str = Field(description="What the user wrote: a folder, a hub id, a file, or `demo`.")
+    kind: Literal["folder", "hub", "gguf"]
+    model_type: str
+    blocks: int
+    revision: str | None = None
+    fingerprint: str | None = Field(None, description="Of the weights' headers and sampled bytes.")
+
+
+class WindowRecord(_Record):
+    """Where one window was cut: token positions within the source's token sequence."""
+
+    document: str
+    start: int
+    length: int
+
+
+class CalibrationRecord(_Record):
+    """One source of a calibration and what was drawn from it."""
+
+    spec: str = Field(description="The spec with every default written out.")
+    fingerprint: str = Field(description="Of the tokens of its windows and how they are scored.")
+    weight: float = Field(description="Share of the mixture, the shares summing to 1.")
+    tokens: int
+    windows: list[WindowRecord]
+
+
+class BlockScore(_Record):
+    """The loss of the model with one block removed."""
+
+    block: int
+    loss: float
+    stderr: float
+    increase: float = Field(description="Loss minus the dense model's, on the same windows.")
+    increase_stderr: float
+
+
+class Step(_Record):
+    """One step of a search: the best set so far against what was spent."""
+
+    evaluations: int
+    block_tokens: int
+    removed: list[int]
+    loss: float
+
+
+class PathPoint(_Record):
+    """One size on a search's nested path of removed sets, judged on held-out windows."""
+
+    k: int
+    removed: list[int]
+    loss: float
+    held_out: float | None = None
+    held_out_stderr: float | None = None
+
+
+class Cost(_Record):
+    """What the search spent: counted, not estimated, except for `seconds`."""
+
+    evaluations: int = Field(description="Removed sets scored, the dense model apart.")
+    block_tokens: int
+    head_tokens: int
+    plain_block_tokens: int = Field(description="What one plain forward for each set would cost.")
+    seconds: float
+
+
+class SearchRecord(_Record):
+    """The search and how it went."""
+
+    name: str
+    seed: int
+    k: int
+    protect: list[int]
+    max_increase: float | None = None
+    trace: list[Step]
+    cost: Cost
+    not_finite: list[list[int]] = Field(description="Sets whose loss was NaN or infinite.")
+
+
+class HeldOut(_Record):
+    """Losses before and after on windows that no search saw."""
+
+    calibration: str
+    dense: Estimate
+    pruned: Estimate
+    increase: float
+    increase_stderr: float
+
+
+class Spread(_Record):
+    """A median and the lowest and highest of its repeats."""
+
+    median: float
+    low: float
+    high: float
+
+
+class Speed(_Record):
+    """Tokens a second, the two models interleaved."""
+
+    prefill_before: Spread
+    prefill_after: Spread
+    decode_before: Spread
+    decode_after: Spread
+    prompt_tokens: int
+    new_tokens: int
+    repeats: int
+
+
+class Size(_Record):
+    """Parameters and bytes on disk, before and after. Bytes are of the safetensors files."""
+
+    parameters_before: int
+    parameters_after: int
+    bytes_before: int
+    bytes_after: int
+    bytes_source: int | None = Field(None, description="The file the model came from, if a GGUF.")
+
+
+class ParityRecord(_Record):
+    """How the reloaded checkpoint compared with the masked model."""
+
+    dtype: str
+    tokens: int
+    logits_scale: float
+    logits_difference: float = Field(description="Largest absolute difference.")
+    bitwise: bool
+    float32_difference: float | None = Field(
+        None, description="Relative to the scale, when the first comparison was not bitwise."
+    )
+    generated_tokens: int
+
+
+class Sample(_Record):
+    """A sampled continuation of one prompt from both models."""
+
+    prompt: str
+    before: str
+    after: str
+    seed: int
+    temperature: float
+
+
+class Versions(_Record):
+    """What computed the figures."""
+
+    depthprune: str
+    python: str
+    platform: str
+    packages: dict[str, str]
+
+
+class Manifest(_Record):
+    """The whole of `depthprune.json`."""
+
+    schema_: Literal[1] = Field(SCHEMA, alias="schema")
+    created: str = Field(description="UTC, ISO 8601.")
+    command: str | None = Field(None, description="The command line that makes this again.")
+    model: SourceModel
+    removed: list[int] = Field(description="Original block numbers, sorted.")
+    kept: list[int]
+    dtype: str = Field(description="Of the tensors written.")
+    measured_dtype: str | None = Field(None, description="That the losses were computed in.")
+    device: str | None = None
+    calibration: list[CalibrationRecord] | None = None
+    objective: str | None = None
+    search: SearchRecord | None = None
+    dense: Estimate | None = Field(None, description="The dense model on the calibration.")
+    pruned: Estimate | None = Field(None, description="The removed set on the calibration.")
+    blocks: list[BlockScore] | None = Field(None, description="Each block removed alone.")
+    path: list[PathPoint] | None = None
+    held_out: list[HeldOut] | None = None
+    size: Size | None = None
+    speed: Speed | None = None
+    parity: ParityRecord | None = None
+    sample: Sample | None = None
+    versions: Versions
+    files: list[str] = Field(description="Every file depthprune wrote beside the manifest.")
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, ser_json_inf_nan="strings", populate_by_name=True
+    )
+
+    def write(self, path: Path) -> None:
+        """Write the manifest as indented UTF-8 JSON."""
+        path.write_text(self.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
+
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "gguf")
+
+
+def versions() -> Versions:
+    """The versions of this package, Python and the libraries that compute, without importing them.
+
+    Where this package is run from a source tree that was never installed, its version is
+    `"unknown"`.
+    """
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    try:
+        own = metadata.version("depthprune")
+    except metadata.PackageNotFoundError:
+        own = "unknown"
+    return Versions(
+        depthprune=own,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages=found,
+    )

@@ -1,0 +1,137 @@
+"""The table of architectures: one row a model type, each verified row proved by a test.
+
+To add a type, add its name to `_BY_FIELD` if the rules for fields are enough, else a row. The test
+builds a tiny model of it, cuts it and compares logits, and finds by itself any list that the
+config class derives from a block's number and no pattern here writes out.
+"""
+
+from __future__ import annotations
+
+from depthprune.models.architectures import Architecture, Need, Pattern, Prefix
+
+_BY_FIELD = """
+apertus arcee aria_text bamba biogpt bitnet cohere deepseek_v2 doge
+ernie4_5 falcon falcon_mamba flex_olmo gemma glm glm4 gpt_neox granite
+granitemoe granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hyperclovax internlm3
+iquestcoder jais2 jetmoe lfm2 llama mamba mellum minicpm3 minimax_m2 minimax_m3_vl_text ministral
+ministral3 mistral mixtral nanochat nemotron olmo olmo2 olmoe opt persimmon phi phi3 phimoe 
+qwen3_moe recurrent_gemma seed_oss solar_open stablelm starcoder2 youtu
+"""
+"""Types for which the rules for fields say everything."""
+
+_N_LAYER = "bloom codegen ctrl gpt2 gpt-sw3 gpt_bigcode gptj"
+"""The same, with the count in `n_layer`."""
+
+_TIES = "its blocks share weights or caches by position"
+_DEPTH = "each block computes with its own number or with the depth of the whole model"
+
+ROWS: tuple[Architecture, ...] = (
+    *(Architecture(name) for name in _BY_FIELD.split()),
+    *(Architecture(name, count="n_layer") for name in _N_LAYER.split()),
+    Architecture("gpt_neo", count="num_layers"),
+    *(
+        Architecture(name, defaults={"first_k_dense_replace": count})
+        for name, count in {"axk2": 1, "deepseek_v3": 3, "deepseek_v32": 3, "glm4_moe": 1}.items()
+    ),
+    Architecture("dots1", defaults={"max_window_layers": 62}),
+    Architecture("ernie4_5_moe", defaults={"moe_layer_start_index": 1}),
+    Architecture("qwen2", defaults={"max_window_layers": 28}),
+    Architecture("qwen3", defaults={"max_window_layers": 28}),
+    Architecture("mpt", count="n_layers"),
+    Architecture("xglm", count="num_layers"),
+    Architecture(
+        "afmoe",
+        patterns=(Pattern("layer_types", "global_attn_every_n_layers", default=4),),
+        defaults={"num_dense_layers": 1},
+    ),
+    Architecture(
+        "cohere2", patterns=(Pattern("layer_types", "sliding_window_pattern", default=4),)
+    ),
+    Architecture("cohere2_moe", needs=(Need("layer_types"), Need("mlp_layer_types"))),
+    Architecture("cwm", patterns=(Pattern("layer_types", 4, offset=0),)),
+    Architecture(
+        "exaone4",
+        patterns=(
+            Pattern("layer_types", "sliding_window_pattern", default=4, when="sliding_window"),
+        ),
+    ),
+    Architecture(
+        "exaone_moe",
+        defaults={"first_k_dense_replace": 1},
+        patterns=(
+            Pattern("layer_types", "sliding_window_pattern", default=4, when="sliding_window"),
+        ),
+    ),
+    Architecture("flint", needs=(Need("layer_types"),)),
+    Architecture("gemma2", patterns=(Pattern("layer_types", 2),)),
+    Architecture(
+        "gemma3_text", patterns=(Pattern("layer_types", "sliding_window_pattern", default=6),)
+    ),
+    Architecture("glm4_moe_lite", patterns=(Prefix("mlp_layer_types", 1),)),
+    Architecture("gpt_oss", patterns=(Pattern("layer_types", 2),)),
+    Architecture("granite_swa", patterns=(Pattern("layer_types", 4, offset=0),)),
+    Architecture("granitemoe_swa", patterns=(Pattern("layer_types", 4, offset=0),)),
+    Architecture("hy_v3", patterns=(Prefix("mlp_layer_types", 1),)),
+    Architecture("kolibri1", patterns=(Pattern("layer_types", 5),)),
+    Architecture("laguna", patterns=(Prefix("mlp_layer_types", 1),)),
+    Architecture("lfm3", needs=(Need("layer_types"),)),
+    Architecture(
+        "llama4_text",
+        patterns=(
+            Pattern("no_rope_layers", "no_rope_layer_interval", special=0, usual=1, default=4),
+            Pattern("moe_layers", "interleave_moe_layer_step", indices=True),
+        ),
+    ),
+    Architecture(
+        "minimax",
+        patterns=(Pattern("layer_types", 2, special="linear_attention", usual="full_attention"),),
+    ),
+    Architecture(
+        "modernbert-decoder",
+        patterns=(Pattern("layer_types", "global_attn_every_n_layers", default=3, offset=0),),
+        keep=(0,),
+        why="the first block alone has no norm before its attention",
+    ),
+    Architecture(
+        "gpt_neox_japanese", keep=(-1,), why="the last block alone has a bias after its attention"
+    ),
+    Architecture("olmo3", patterns=(Pattern("layer_types", 4),)),
+    Architecture(
+        "qwen2_moe",
+        needs=(Need("layer_types", when="use_sliding_window"),),
+        defaults={"max_window_layers": 28},
+    ),
+    *(
+        Architecture(
+            name,
+            patterns=(
+                Pattern(
+                    "layer_types", "full_attention_interval", usual="linear_attention", default=4
+                ),
+            ),
+        )
+        for name in ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+    ),
+    Architecture(
+        "smollm3",
+        patterns=(
+            Pattern("no_rope_layers", "no_rope_layer_interval", special=0, usual=1, default=4),
+        ),
+    ),
+    Architecture("vaultgemma", patterns=(Pattern("layer_types", 2),)),
+    *(
+        Architecture(name, status="refused", why=why)
+        for name, why in {
+            "beam": _DEPTH,
+            "diffllama": _DEPTH,
+            "hrm_text": _DEPTH,
+            "rwkv": _DEPTH,
+            "gemma3n": _TIES,
+            "gemma3n_text": _TIES,
+            "longcat_flash": "each block is two layers, numbered apart",
+            "jamba": "its periods of block kinds cannot be expressed for the kept blocks",
+            "zamba": _TIES,
+            "zamba2": _TIES,
+        }.items()
+    ),
+)

@@ -1,0 +1,133 @@
+"""Which architectures can be cut, and what is particular to each, as data.
+
+A row is a model type. "Verified" means that a test builds a small model of the type, removes
+blocks from its checkpoint, and finds the logits of the reloaded checkpoint equal to those of the
+original with the blocks skipped in place. "Refused" means that depth enters the architecture in a
+way that cannot be rewritten, with the reason. Any other type is unknown: surgery may well be
+right for it, but only a comparison of logits can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+Status = Literal["verified", "refused"]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A list that the config class derives from each block's number when the file has none.
+
+    Block `i` is special where `(i + offset) % period == 0`.
+
+    Attributes:
+        field: The list's name.
+        period: The period, or the name of the field that holds it.
+        special: The entry of a special block.
+        usual: The entry of any other.
+        default: The period where its field is missing.
+        offset: 1 where the last block of each period is the special one, 0 where the first is.
+        indices: The field is the set of special blocks rather than one entry a block.
+        when: A field without which every block is alike, so that nothing need be written out.
+    """
+
+    field: str
+    period: int | str
+    special: Any = "full_attention"
+    usual: Any = "sliding_attention"
+    default: int = 1
+    offset: int = 1
+    indices: bool = False
+    when: str = ""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A list that the config class derives as some entries of one kind and the rest of another.
+
+    Attributes:
+        field: The list's name.
+        count: How many entries at the start are of the first kind.
+        first: The entry of those.
+        rest: The entry of the others.
+    """
+
+    field: str
+    count: int
+    first: Any = "dense"
+    rest: Any = "sparse"
+
+
+@dataclass(frozen=True)
+class Need:
+    """A list that must be in the file, because its derivation is not worth expressing.
+
+    Attributes:
+        field: The list's name.
+        when: The field that, when set, makes blocks differ; without one, they always do.
+    """
+
+    field: str
+    when: str = ""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One model type.
+
+    Attributes:
+        model_type: As in `config.json`.
+        status: `"verified"` or `"refused"`.
+        count: The field that holds the number of blocks.
+        patterns: Lists to be written out before they are cut.
+        needs: Lists that the file must have.
+        defaults: Counts of blocks that the config class assumes when the file has none.
+        keep: Blocks that must stay, because they alone have a tensor or lack one; -1 is the last.
+        why: For a refused type, the reason; for a verified one, what is notable, if anything.
+    """
+
+    model_type: str
+    status: Status = "verified"
+    count: str = "num_hidden_layers"
+    patterns: tuple[Pattern | Prefix, ...] = ()
+    needs: tuple[Need, ...] = ()
+    defaults: Mapping[str, int] = field(default_factory=dict)
+    keep: tuple[int, ...] = ()
+    why: str = ""
+
+    @property
+    def rule(self) -> str:
+        """What surgery does for this type beyond the rules that hold for every field, briefly."""
+        if self.status == "refused":
+            return ""
+        parts = [] if self.count == "num_hidden_layers" else [f"count in {self.count}"]
+        parts += [f"{pattern.field} written out" for pattern in self.patterns]
+        parts += [
+            f"{need.field} needed" + (f" with {need.when}" if need.when else "")
+            for need in self.needs
+        ]
+        parts += [f"the {'last' if block else 'first'} block must stay" for block in self.keep]
+        return "; ".join(parts) or "by field"
+
+
+def architectures() -> tuple[Architecture, ...]:
+    """Every model type the table knows, verified ones first, by name."""
+    return tuple(
+        sorted(_table().values(), key=lambda row: (row.status != "verified", row.model_type))
+    )
+
+
+def find(model_type: str) -> Architecture | None:
+    """The row of a model type, or None where the table has none."""
+    return _table().get(model_type)
+
+
+@cache
+def _table() -> dict[str, Architecture]:
+    # The rows are instances of the classes above, so they can only be imported after them.
+    from depthprune.models.architecture_rows import ROWS
+
+    return {row.model_type: row for row in ROWS}

@@ -1,0 +1,90 @@
+"""Telling checkpoints apart in milliseconds: a hash of what they say and of samples of their bytes.
+
+Losses are remembered by the model they were measured on, so two models must never share a
+fingerprint by accident, and a copied or touched model must keep its own. Hashing every byte of a
+large model takes minutes; the config, the headers, the sizes, and samples from every file and
+every tensor take milliseconds and differ between any two models that were trained apart. Times
+and paths do not enter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from depthprune.errors import CheckpointError
+from depthprune.models.checkpoint import Checkpoint
+from depthprune.models.safetensors_file import SafetensorsFile
+
+_HEAD = 64 << 10
+_SAMPLE = 4 << 10
+_SAMPLES = 16
+_TENSOR_SAMPLE = 64
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Fingerprint a checkpoint: config, headers, sizes and samples of the weights.
+
+    Args:
+        checkpoint: An open checkpoint with safetensors weights.
+
+    Returns:
+        SHA-256 in hex.
+
+    Raises:
+        CheckpointError: If the weights are pickled, or a file cannot be read.
+    """
+    if not checkpoint.shards:
+        raise CheckpointError(f"{checkpoint.folder}: pickled weights have no fingerprint")
+    digest = hashlib.sha256(b"depthprune-checkpoint-1\n")
+    digest.update(json.dumps(checkpoint.config, sort_keys=True).encode())
+    for shard in checkpoint.shards:
+        _add_file(digest, shard.path, _tensor_samples(shard))
+    return digest.hexdigest()
+
+
+def fingerprint_file(path: Path) -> str:
+    """Fingerprint a model that is one file, such as a GGUF: its size and samples of its bytes.
+
+    Args:
+        path: The file.
+
+    Returns:
+        SHA-256 in hex.
+
+    Raises:
+        CheckpointError: If the file cannot be read.
+    """
+    digest = hashlib.sha256(b"depthprune-file-1\n")
+    _add_file(digest, path, ())
+    return digest.hexdigest()
+
+
+def _tensor_samples(shard: SafetensorsFile) -> Iterable[tuple[int, int]]:
+    """One range from each tensor: by its middle, where a trained tensor is least likely blank."""
+    for tensor in shard.tensors:
+        middle = tensor.begin + tensor.nbytes // 2
+        yield middle, min(_TENSOR_SAMPLE, tensor.end - middle)
+
+
+def _add_file(digest: hashlib._Hash, path: Path, ranges: Iterable[tuple[int, int]]) -> None:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            size = file.seek(0, 2)
+            digest.update(f"file {size}\n".encode())
+            # Seeded by the size, so that the same bytes are always read at the same places.
+            places = random.Random(size)
+            spread = [(places.randrange(max(1, size)), _SAMPLE) for _ in range(_SAMPLES)]
+            for begin, length in [(0, _HEAD), *spread, *ranges]:
+                digest.update(_read(file, begin, length))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _read(file: BinaryIO, begin: int, length: int) -> bytes:
+    file.seek(begin)
+    return file.read(length)

@@ -1,0 +1,109 @@
+"""The head: everything between the last block and the logits, as the model itself does it.
+
+The general way runs the model's own forward with every block handing its input on and the last one
+replaced by the given states; final norm, projection, soft-capping and scales are then the model's
+own code. Most models only chain a norm and a projection, and calling those two directly saves the
+embedding and the masks on every chunk. The chain is taken where it is shown, on the probe's
+tokens, to give the same logits to the bit; nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depthprune.models.replay import Blocks, hidden_of, patched
+
+
+@dataclass(frozen=True)
+class Head:
+    """Maps hidden states behind the last block to logits.
+
+    Attributes:
+        module: The whole model.
+        blocks: Its blocks.
+        chain: Modules whose composition is the head, or None where the model's own forward is
+            run instead.
+    """
+
+    module: nn.Module
+    blocks: Blocks
+    chain: tuple[nn.Module, ...] | None
+
+    @torch.inference_mode()
+    def __call__(self, states: Tensor) -> Tensor:
+        """Logits, shape (batch, length, vocabulary), for states of shape (batch, length, width).
+
+        The whole result is held: give a few hundred tokens at a time.
+        """
+        if self.chain is None:
+            return self._through_the_model(states)
+        for link in self.chain:
+            states = link(states)
+        return states
+
+    def _through_the_model(self, states: Tensor) -> Tensor:
+        def give(original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return self.blocks.answer(original.__self__, states)
+
+        device = next(self.module.get_input_embeddings().parameters()).device  # type: ignore[operator]
+        tokens = torch.zeros(states.shape[:2], dtype=torch.long, device=device)
+        with patched(dict.fromkeys(self.blocks.modules, give)):
+            return self.module(input_ids=tokens, use_cache=False).logits  # type: ignore[no-any-return]
+
+
+@torch.inference_mode()
+def find_head(module: nn.Module, blocks: Blocks, tokens: Tensor, reference: Tensor) -> Head:
+    """The head of a model, as a chain of modules where that is exact.
+
+    Args:
+        module: The whole model.
+        blocks: Its blocks, in order.
+        tokens: Probe token ids, shape (batch, length).
+        reference: The model's own logits for them.
+    """
+    last, links = _links(module, blocks, tokens)
+    chain = Head(module, blocks, tuple(links))
+    if links:
+        try:
+            logits = chain(last)
+        except (TypeError, RuntimeError, ValueError):
+            return Head(module, blocks, None)
+        if logits.shape == reference.shape and torch.equal(logits, reference):
+            return chain
+    return Head(module, blocks, None)
+
+
+def _links(module: nn.Module, blocks: Blocks, tokens: Tensor) -> tuple[Tensor, list[nn.Module]]:
+    """The last block's output, and the outermost modules run after it, in order."""
+    seen: dict[str, Tensor] = {}
+    links: list[nn.Module] = []
+    inside: list[nn.Module] = []
+
+    def enter(child: nn.Module, args: Any) -> None:
+        if "states" in seen:
+            if not inside:
+                links.append(child)
+            inside.append(child)
+
+    def leave(child: nn.Module, args: Any, output: Any) -> None:
+        if inside and inside[-1] is child:
+            inside.pop()
+
+    def note(child: nn.Module, args: Any, output: Any) -> None:
+        seen["states"] = hidden_of(output)
+
+    handles = []
+    for child in module.modules():
+        handles.append(child.register_forward_pre_hook(enter))
+        handles.append(child.register_forward_hook(leave))
+    handles.append(blocks.modules[-1].register_forward_hook(note))
+    try:
+        module(input_ids=tokens, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen["states"], links

@@ -1,0 +1,232 @@
+"""Loading a model to be searched: `dp.load`.
+
+`dtype="auto"` takes bfloat16 where the processor multiplies it natively, else float32: the same
+model costs half the memory and, on such a processor, less than half the time. Missing weights are
+an error here; transformers would fill them with random numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from depthprune.errors import ModelError, UsageError
+from depthprune.models.anatomy import Anatomy, find_anatomy
+from depthprune.models.source import ModelSource, find_model
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded causal language model whose blocks can be called one by one.
+
+    Attributes:
+        source: Where it came from.
+        module: The model from transformers, in evaluation mode.
+        tokenizer: Its tokenizer.
+        anatomy: Its blocks and head.
+        dtype: Name of the dtype it computes in.
+        device: Where it computes.
+    """
+
+    source: ModelSource
+    module: nn.Module
+    tokenizer: Any
+    anatomy: Anatomy
+    dtype: str
+    device: str
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return len(self.anatomy.blocks)
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, tied ones counted once."""
+        return sum(p.numel() for p in self.module.parameters())
+
+
+def load(
+    name: str | Path | ModelSource,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    tokenizer: Any = None,
+) -> Model:
+    """Load a model.
+
+    Args:
+        name: A folder, a hub id, a `.gguf` file, `demo`, or what `find_model` found.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        device: `auto` (CUDA, else MPS, else the processor) or a torch device.
+        revision: Branch, tag or commit, for a hub id.
+        trust_remote_code: Let the model's own Python code run.
+        allow_pickle: Accept pickled weights where there are no safetensors.
+        tokenizer: A tokenizer already read, to save reading it again.
+
+    Raises:
+        ModelError: If the model cannot be loaded whole, or its blocks cannot be found.
+        UsageError: If `dtype` or `device` is unknown.
+    """
+    source = (
+        name
+        if isinstance(name, ModelSource)
+        else find_model(
+            name,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+        )
+    )
+    place = choose_device(device)
+    kind = choose_dtype(dtype, place)
+    tokenizer = tokenizer if tokenizer is not None else source.tokenizer()
+    module = load_module(source, DTYPES[kind], place)
+    return Model(source, module, tokenizer, find_anatomy(module), kind, str(place))
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device that a `--device` names.
+
+    Raises:
+        UsageError: If there is no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        line = str(error).splitlines()[0]
+        raise UsageError(
+            f"--device: expected auto, cpu, cuda, cuda:N or mps, got {name!r} ({line})"
+        ) from error
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> str:
+    """The dtype that a `--dtype` names, on this device.
+
+    Raises:
+        UsageError: If the name is unknown.
+    """
+    if name == "auto":
+        return "bfloat16" if _multiplies_bfloat16(device) else "float32"
+    if name not in DTYPES:
+        raise UsageError(f"--dtype: expected auto, {', '.join(DTYPES)}, got {name!r}")
+    return name
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8 or bool(torch.version.hip)
+    if device.type == "mps":
+        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
+    if any(getattr(torch.cpu, check, lambda: False)() for check in checks):
+        return True
+    try:
+        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)
+
+
+def load_module(source: ModelSource, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The plain transformers model of a source, every weight in place.
+
+    Raises:
+        ModelError: If transformers cannot load it, or weights are missing or do not fit.
+    """
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "local_files_only": True,
+        "trust_remote_code": source.trust_remote_code,
+        "output_loading_info": True,
+    }
+    if source.gguf is not None:
+        options |= _gguf_options(source.gguf)
+    elif not source.allow_pickle:
+        options["use_safetensors"] = True
+    try:
+        with quiet_transformers():
+            module, info = AutoModelForCausalLM.from_pretrained(str(source.folder), **options)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(
+            f"{source.name}: transformers cannot load it ({lines[0][:300]})"
+        ) from error
+    _refuse_partial(source.name, info)
+    if source.gguf is not None:
+        _forget_quantization(module)
+    return module.to(device).eval()  # type: ignore[no-any-return]
+
+
+def _gguf_options(file: Path) -> dict[str, Any]:
+    """How to have a GGUF's weights unpacked: newer transformers would keep them packed."""
+    import transformers
+
+    options: dict[str, Any] = {"gguf_file": file.name}
+    if hasattr(transformers, "GgufConfig"):
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    return options
+
+
+def _forget_quantization(module: Any) -> None:
+    """An unpacked GGUF still calls itself quantized, and would refuse to be saved."""
+    for config in (module.config, getattr(module.config, "text_config", None)):
+        if config is not None and hasattr(config, "quantization_config"):
+            del config.quantization_config
+    for name in ("hf_quantizer", "quantization_method"):
+        if hasattr(module, name):
+            delattr(module, name)
+    module.is_quantized = False
+
+
+def _refuse_partial(name: str, info: dict[str, Any]) -> None:
+    for key in ("missing_keys", "mismatched_keys"):
+        found = sorted(str(k) for k in info.get(key) or ())
+        if found:
+            shown = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+            raise ModelError(
+                f"{name}: {len(found)} {key.replace('_', ' ')} in its weights ({shown}); "
+                "transformers would fill them with random numbers; repair the checkpoint"
+            )
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Inside the context transformers logs errors only and draws no bars of its own."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    logger = logging.getLogger("transformers")
+    try:
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,202 @@
+"""Parity: the written checkpoint computes exactly what the masked model did.
+
+The checkpoint is reloaded with plain `from_pretrained`, as its users will. Three things must hold:
+no key is missing, unexpected or of another shape; its logits equal the masked model's; greedy
+generation with a cache equals generation without. In low precision two orders of the same sums may
+round differently, so there a difference must also vanish in float32.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depthprune.errors import ParityError
+from depthprune.manifest import ParityRecord
+from depthprune.models.anatomy import Anatomy
+from depthprune.models.loading import DTYPES, Model, load, quiet_transformers
+from depthprune.models.replay import relative_difference
+from depthprune.progress import SILENT, Progress
+
+FLOAT32_LIMIT = 1e-5
+LOW_PRECISION_LIMIT = 1e-2
+
+_WINDOWS, _LENGTH = 2, 96
+_PROMPT, _NEW = 16, 16
+
+
+def verify_checkpoint(
+    original: Path,
+    pruned: Path,
+    removed: Sequence[int],
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> ParityRecord:
+    """Load an original and check a pruned checkpoint against it.
+
+    Raises:
+        ParityError: If they differ, saying in what.
+    """
+    model = load(original, dtype=dtype, device=device, tokenizer=_NO_TOKENIZER)
+    return verify(model, pruned, removed, progress=progress)
+
+
+_NO_TOKENIZER = object()
+"""Parity compares token ids, so an original without a tokenizer is loaded all the same."""
+
+
+def verify(
+    model: Model, pruned: Path, removed: Sequence[int], *, progress: Progress = SILENT
+) -> ParityRecord:
+    """Check a pruned checkpoint against the masked form of a loaded model.
+
+    Args:
+        model: The original.
+        pruned: Folder of the checkpoint.
+        removed: The blocks that it lacks.
+        progress: Where the work shows itself.
+
+    Returns:
+        What was compared, and how far apart it was.
+
+    Raises:
+        ParityError: If they differ, saying in what.
+    """
+    with progress.step("parity: the saved model against the measured one", 4, "check") as step:
+        tokens = _probe(model.anatomy)
+        theirs = _masked_logits(model.anatomy, removed, tokens)
+        step.advance()
+        module = reload(pruned, DTYPES[model.dtype], model.device)
+        step.advance()
+        ours = _logits(module, tokens)
+        difference = relative_difference(ours, theirs)
+        bitwise = torch.equal(ours, theirs)
+        limit = FLOAT32_LIMIT if model.dtype == "float32" else LOW_PRECISION_LIMIT
+        if not (bitwise or difference <= limit):
+            raise _differs(model.dtype, difference, limit)
+        exact = None
+        if not bitwise and model.dtype != "float32":
+            exact = _float32_difference(model, module, removed, tokens)
+        step.advance()
+        _check_cache(module, tokens)
+        step.advance()
+    scale = theirs[theirs.isfinite()].abs().max().item()
+    return ParityRecord(
+        dtype=model.dtype,
+        tokens=tokens.numel(),
+        logits_scale=scale,
+        logits_difference=difference * scale,
+        bitwise=bitwise,
+        float32_difference=exact,
+        generated_tokens=_NEW,
+    )
+
+
+def reload(folder: Path, dtype: torch.dtype, device: str) -> nn.Module:
+    """Load a checkpoint as its users will, and refuse one that does not fit its config.
+
+    Raises:
+        ParityError: If it cannot be loaded, or a key is missing, unexpected or mismatched.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet_transformers():
+            module, info = AutoModelForCausalLM.from_pretrained(
+                str(folder), dtype=dtype, local_files_only=True, output_loading_info=True
+            )
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ParityError(f"the written checkpoint does not load ({lines[0][:300]})") from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        keys = sorted(str(key) for key in info.get(kind) or ())
+        if keys:
+            raise ParityError(
+                f"the written checkpoint has {len(keys)} {kind.replace('_', ' ')}, such as {keys[0]}"
+            )
+    return module.to(device).eval()  # type: ignore[no-any-return]
+
+
+def _probe(anatomy: Anatomy) -> Tensor:
+    config: Any = anatomy.module.config
+    context = getattr(config.get_text_config(), "max_position_embeddings", None) or _LENGTH
+    vocabulary = anatomy.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    generator = torch.Generator().manual_seed(0)
+    shape = (_WINDOWS, min(_LENGTH, int(context) - _NEW))
+    ids = torch.randint(min(3, vocabulary - 1), vocabulary, shape, generator=generator)
+    return ids.to(anatomy.device)
+
+
+@torch.inference_mode()
+def _logits(module: nn.Module, tokens: Tensor) -> Tensor:
+    return module(input_ids=tokens, use_cache=False).logits  # type: ignore[no-any-return]
+
+
+def _masked_logits(anatomy: Anatomy, removed: Sequence[int], tokens: Tensor) -> Tensor:
+    with anatomy.masked(removed) as module:
+        return _logits(module, tokens)
+
+
+def _float32_difference(
+    model: Model, module: nn.Module, removed: Sequence[int], tokens: Tensor
+) -> float:
+    """The same comparison with both models widened; they are put back afterwards."""
+    kind = DTYPES[model.dtype]
+    try:
+        model.module.float()
+        theirs = _masked_logits(model.anatomy, removed, tokens)
+        model.module.to(kind)
+        gc.collect()
+        module.float()
+        difference = relative_difference(_logits(module, tokens), theirs)
+    finally:
+        model.module.to(kind)
+        module.to(kind)
+    if not difference <= FLOAT32_LIMIT:
+        raise _differs("float32", difference, FLOAT32_LIMIT)
+    return difference
+
+
+def _differs(dtype: str, difference: float, limit: float) -> ParityError:
+    return ParityError(
+        f"the written checkpoint's logits differ from the masked model's by {difference:.1e} of "
+        f"their scale in {dtype} (limit {limit:.0e}); nothing was kept"
+    )
+
+
+def _check_cache(module: Any, tokens: Tensor) -> None:
+    prompt = tokens[:1, :_PROMPT]
+    with_cache, without = (_continue(module, prompt, use_cache=flag) for flag in (True, False))
+    if not torch.equal(with_cache, without) and module.dtype != torch.float32:
+        kind = module.dtype
+        module.float()
+        with_cache, without = (_continue(module, prompt, use_cache=flag) for flag in (True, False))
+        module.to(kind)
+    if not torch.equal(with_cache, without):
+        same = int((with_cache == without).long().cumprod(-1).sum()) - prompt.shape[1]
+        raise ParityError(
+            f"the written checkpoint's greedy generation with a cache leaves that without one "
+            f"after {same} tokens; nothing was kept"
+        )
+
+
+@torch.inference_mode()
+def _continue(module: Any, prompt: Tensor, *, use_cache: bool) -> Tensor:
+    """Greedy continuation by exactly `_NEW` tokens."""
+    with quiet_transformers():
+        return module.generate(  # type: ignore[no-any-return]
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=False,
+            min_new_tokens=_NEW,
+            max_new_tokens=_NEW,
+            use_cache=use_cache,
+            pad_token_id=0,
+        )

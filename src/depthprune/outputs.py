@@ -1,0 +1,162 @@
+"""Outputs appear whole or not at all.
+
+Everything is written into a hidden folder beside the target and renamed at the end, so that a
+failure, a full disk or Ctrl-C leaves no half-written OUT. `--overwrite` replaces only what
+depthprune wrote: the files that the old manifest lists. Files of the user's own are carried over.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from depthprune.errors import OutputError
+
+MANIFEST_NAME = "depthprune.json"
+
+
+def check_target(out: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that must not be written, before any work is done.
+
+    Raises:
+        OutputError: If `out` is a file, holds anything and `overwrite` is False, or holds files
+            that depthprune did not write where it would have to write its own.
+    """
+    if not os.path.lexists(out):
+        _nearest_folder(out)
+        return
+    if not out.is_dir():
+        raise OutputError(f"-o {out}: expected a folder, found a file; choose another path")
+    if not any(out.iterdir()):
+        return
+    if not overwrite:
+        raise OutputError(
+            f"-o {out}: the folder exists and is not empty; choose another, or pass --overwrite"
+        )
+    if not (out / MANIFEST_NAME).is_file():
+        raise OutputError(
+            f"-o {out}: --overwrite replaces only what depthprune wrote, and the folder holds "
+            f"no {MANIFEST_NAME}; choose another folder"
+        )
+    files_of(out)
+
+
+def _nearest_folder(out: Path) -> Path:
+    parent = out.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise OutputError(f"-o {out}: {parent} is a file, not a folder; choose another path")
+    return parent
+
+
+def files_of(out: Path) -> frozenset[str]:
+    """The file names that the manifest in `out` says depthprune wrote there.
+
+    Raises:
+        OutputError: If the manifest cannot be read.
+    """
+    try:
+        files = json.loads((out / MANIFEST_NAME).read_text(encoding="utf-8"))["files"]
+        return frozenset([*(str(name) for name in files), MANIFEST_NAME])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"-o {out}: {MANIFEST_NAME} lists no files ({error}); choose another folder"
+        ) from error
+
+
+def check_space(where: Path, needed: int) -> None:
+    """Refuse to start writing `needed` bytes where they cannot fit.
+
+    Raises:
+        OutputError: If the file system of `where` has less room.
+    """
+    free = shutil.disk_usage(_nearest_folder(where)).free
+    if free < needed:
+        raise OutputError(
+            f"-o {where}: needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; "
+            "free some space, or choose another disk"
+        )
+
+
+@contextmanager
+def staged(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A folder to write into, which becomes `out` when the block ends without an exception.
+
+    Args:
+        out: The target folder. Missing parents are made.
+        overwrite: Replace the files of an earlier output of depthprune.
+
+    Yields:
+        A fresh folder on the same file system as `out`.
+
+    Raises:
+        OutputError: As `check_target`, or when the disk is full.
+    """
+    check_target(out, overwrite=overwrite)
+    stage: Path | None = None
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.absolute().parent))
+        stage.chmod(0o777 & ~_umask())
+        yield stage
+        _publish(stage, out)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OutputError(
+                f"-o {out}: the disk is full ({error.strerror}); free some space and run again"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise OutputError(
+                f"-o {out}: cannot be written ({error.strerror}); choose another path"
+            ) from error
+        raise
+    finally:
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _publish(stage: Path, out: Path) -> None:
+    if not out.is_dir():
+        os.rename(stage, out)
+        return
+    if any(out.iterdir()):
+        _carry_over(stage, out)
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.absolute().parent))
+    try:
+        os.rename(out, old / "out")
+        try:
+            os.rename(stage, out)
+        except OSError:
+            os.rename(old / "out", out)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _carry_over(stage: Path, out: Path) -> None:
+    ours = files_of(out)
+    for entry in sorted(out.iterdir()):
+        if entry.name in ours:
+            continue
+        if (stage / entry.name).exists():
+            raise OutputError(
+                f"-o {out}: {entry.name} is not depthprune's, and the new output has a file of "
+                "that name; move it away, or choose another folder"
+            )
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, stage / entry.name, symlinks=True)
+        else:
+            shutil.copy2(entry, stage / entry.name, follow_symlinks=False)

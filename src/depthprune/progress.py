@@ -1,0 +1,40 @@
+"""How long work shows itself, without any room knowing about terminals.
+
+A step is announced with its total; the work calls `advance`. The command line passes a reporter
+that draws on stderr; everyone else gets `SILENT`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Step(Protocol):
+    """One running step of known size."""
+
+    def advance(self, amount: float = 1.0) -> None:
+        """Say that `amount` more of the step's total is done."""
+
+
+class Progress(Protocol):
+    """Something that can show steps."""
+
+    def step(self, label: str, total: float | None, unit: str) -> AbstractContextManager[Step]:
+        """Show a step of `total` units (None where the size is not known beforehand)."""
+
+
+class _SilentStep:
+    def advance(self, amount: float = 1.0) -> None:
+        pass
+
+
+class _Silent:
+    @contextmanager
+    def step(self, label: str, total: float | None, unit: str) -> Iterator[Step]:
+        yield _SilentStep()
+
+
+SILENT: Progress = _Silent()
+"""Shows nothing."""

@@ -1,0 +1,195 @@
+"""Every verified architecture is cut, reloaded and compared; no derived list is forgotten."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import save_tiny, tiny_config
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from depthprune.errors import ModelError
+from depthprune.models.architectures import architectures, find
+from depthprune.models.checkpoint import Checkpoint, open_checkpoint
+from depthprune.models.config_fields import FIELDS
+from depthprune.models.config_surgery import prune_config, text_section
+from depthprune.models.surgery import write_pruned
+
+BLOCKS = 6
+SETS = [(2,), (0,), (5,), (2, 3), (1, 2, 4)]
+VERIFIED = [row for row in architectures() if row.status == "verified"]
+
+_SLOW = {"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"}
+"""Linear attention in plain PyTorch takes seconds."""
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def _params(rows: list[Any]) -> list[Any]:
+    return [
+        pytest.param(row.model_type, marks=[pytest.mark.slow] if row.model_type in _SLOW else [])
+        for row in rows
+    ]
+
+
+def _allowed(model_type: str, removed: tuple[int, ...]) -> bool:
+    row = find(model_type)
+    return row is not None and not {block % BLOCKS for block in row.keep} & set(removed)
+
+
+def logits(model: Any) -> torch.Tensor:
+    ids = torch.randint(2, 120, (2, 24), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model(input_ids=ids, use_cache=False).logits.float()
+
+
+def logits_skipping(model: Any, checkpoint: Checkpoint, removed: tuple[int, ...]) -> torch.Tensor:
+    """The logits with the removed blocks handing on what they were given."""
+    blocks = model.get_submodule(checkpoint.block_prefix.rstrip("."))
+    returned: dict[int, Any] = {}
+    hooks = [
+        block.register_forward_hook(lambda _m, _a, out, i=i: returned.__setitem__(i, out))
+        for i, block in enumerate(blocks)
+    ]
+    logits(model)
+    for hook in hooks:
+        hook.remove()
+    for i in removed:
+        blocks[i].forward = _identity(returned[i])
+    try:
+        return logits(model)
+    finally:
+        for i in removed:
+            del blocks[i].forward
+
+
+def _identity(returned: Any) -> Any:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return (hidden, *([None] * (len(returned) - 1))) if isinstance(returned, tuple) else hidden
+
+    return forward
+
+
+@pytest.mark.parametrize("model_type", _params(VERIFIED))
+def test_a_cut_checkpoint_computes_what_skipping_in_place_does(
+    model_type: str, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(save_tiny(tmp_path / "whole", model_type, tokenizer=False))
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
+    whole = logits(model)
+    for removed in [removed for removed in SETS if _allowed(model_type, removed)]:
+        out = tmp_path / "-".join(map(str, removed))
+        out.mkdir()
+        surgery = write_pruned(checkpoint, removed, out)
+        assert surgery.warnings == ()
+        cut, info = AutoModelForCausalLM.from_pretrained(
+            out, dtype=torch.float32, output_loading_info=True
+        )
+        assert not any(info.values()), info
+        expected = logits_skipping(model, checkpoint, removed)
+        scale = expected.abs().max()
+        assert (logits(cut.eval()) - expected).abs().max() <= 1e-5 * scale
+        assert (whole - expected).abs().max() > 1e-3 * scale, "the blocks must matter"
+
+
+@pytest.mark.parametrize("model_type", _params(VERIFIED))
+def test_lists_that_the_file_leaves_out_are_cut_all_the_same(
+    model_type: str, tmp_path: Path
+) -> None:
+    """Checkpoints often rely on their config class to derive a list from the blocks' numbers."""
+    folder = save_tiny(tmp_path / "whole", model_type, tokenizer=False)
+    full = json.loads((folder / "config.json").read_text())
+    lists = [
+        name
+        for name, value in text_section(full).items()
+        if FIELDS.get(name) in ("slice", "remap") and _derived(full, name, value, tmp_path)
+    ]
+    terse = {name: value for name, value in full.items() if name not in lists}
+    before = _load(terse, tmp_path)
+    for removed in [removed for removed in SETS if _allowed(model_type, removed)]:
+        try:
+            cut = _load(prune_config(terse, removed), tmp_path)
+        except ModelError:
+            row = find(model_type)
+            assert row is not None
+            assert set(lists) & {need.field for need in row.needs}
+            continue
+        for name in lists:
+            kept = [i for i in range(BLOCKS) if i not in removed]
+            derived = getattr(before, name)
+            if FIELDS[name] == "remap":
+                expected = [kept.index(block) for block in derived if block in kept]
+            else:
+                expected = [derived[block] for block in kept]
+            assert getattr(cut, name) == expected, (name, removed)
+
+
+def _load(config: dict[str, Any], folder: Path) -> Any:
+    (folder / "config.json").write_text(json.dumps(config))
+    return AutoConfig.from_pretrained(folder)
+
+
+def _derived(config: dict[str, Any], name: str, value: Any, folder: Path) -> bool:
+    """Whether the value is a list that the config class fills in by itself."""
+    if not isinstance(value, list):
+        return False
+    try:
+        found = getattr(_load(_without(config, name), folder), name, None)
+    except Exception:
+        return False
+    return isinstance(found, list) and len(found) > 0
+
+
+def _without(config: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in names}
+
+
+@pytest.mark.parametrize("model_type", _params(VERIFIED))
+def test_counts_that_the_file_leaves_out_are_cut_all_the_same(
+    model_type: str, tmp_path: Path
+) -> None:
+    full = json.loads(tiny_config(model_type).to_json_string(use_diff=False))
+    counts = [name for name in full if FIELDS.get(name) in ("recount", "last", "sparse-step")]
+    terse = _without(full, *counts)
+    before = _load(terse, tmp_path)
+    for removed in [removed for removed in SETS if _allowed(model_type, removed)]:
+        cut = _load(prune_config(terse, removed), tmp_path)
+        explicit = {name: getattr(before, name) for name in counts}
+        spelled = _load(prune_config(terse | explicit, removed), tmp_path)
+        for name in counts:
+            assert getattr(cut, name) == getattr(spelled, name), (name, removed)
+
+
+def test_every_row_is_of_a_type_that_transformers_knows() -> None:
+    assert [row.model_type for row in architectures() if row.model_type not in CONFIG_MAPPING] == []
+
+
+def test_every_refused_row_says_why() -> None:
+    assert all(row.why for row in architectures() if row.status == "refused")
+
+
+def test_a_type_has_one_row() -> None:
+    from depthprune.models.architecture_rows import ROWS
+
+    names = [row.model_type for row in ROWS]
+    assert len(names) == len(set(names))
+
+
+def test_the_listing_puts_verified_types_first_with_their_rule() -> None:
+    rows = architectures()
+    assert rows[0].status == "verified"
+    assert rows[-1].status == "refused"
+    gpt2, moe = find("gpt2"), find("qwen2_moe")
+    assert gpt2 is not None
+    assert gpt2.rule == "count in n_layer"
+    assert moe is not None
+    assert "layer_types needed with use_sliding_window" in moe.rule
+
+
+def test_a_type_that_nobody_listed_has_no_row() -> None:
+    assert find("no_such_type") is None

@@ -1,0 +1,214 @@
+"""Tiny random models of any architecture, with a tokenizer, built in memory.
+
+Sizes are set by the names that configs use for them, so one list serves every architecture; what
+a type needs beyond it is a row of `_EXTRA`. Weights are drawn wide enough that every block
+matters: at the usual initialisation, a cut model would compute nearly what the whole one does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+VOCAB = 320
+
+_SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "n_embd": 32,
+    "d_model": 32,
+    "word_embed_proj_dim": 32,
+    "intermediate_size": 48,
+    "ffn_hidden_size": 48,
+    "ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "n_inner": 48,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
+    "shared_intermediate_size": 24,
+    "num_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "n_head": 2,
+    "num_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 128,
+    "n_positions": 128,
+    "n_ctx": 128,
+    "max_seq_len": 128,
+    "sliding_window": 8,
+    "attention_window": 8,
+    "window_size": 8,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "moe_num_experts": 4,
+    "num_experts_per_tok": 2,
+    "num_experts_per_token": 2,
+    "moe_topk": 2,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "rotary_dim": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+
+_MLA = {"head_dim": 8, "q_lora_rank": 16}
+"""DeepSeek's attention: `head_dim` means the rotary part there."""
+
+_MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_expand": 2}
+
+_EXTRA: dict[str, dict[str, Any]] = {
+    "axk1": _MLA,
+    "bamba": _MAMBA | {"attn_layer_indices": [1, 4]},
+    "codegen": {"n_head": 4, "rotary_dim": 8},
+    "deepseek_v3": _MLA | {"first_k_dense_replace": 2},
+    "ernie4_5_moe": {"moe_k": 2},
+    "gpt_neo": {"attention_types": [[["global", "local"], 3]]},
+    "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention"] * 2},
+    "minicpm3": {"scale_depth": 1.4},
+    "qwen2": {"use_sliding_window": True, "max_window_layers": 3},
+    "qwen2_moe": {"decoder_sparse_step": 2, "mlp_only_layers": [1]},
+    "qwen3_moe": {"decoder_sparse_step": 2},
+    "youtu": _MLA,
+}
+"""What a type needs beyond its sizes, by model type, written for six blocks."""
+
+_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
+
+_TEXT = """
+The river rises in the hills behind the town, where the old road crosses it by a bridge of grey
+stone. In spring the water is high and brown; by late summer a child can wade from one bank to the
+other. Most people in the town work at the mill, or did, before it closed, and they still tell the
+time by a whistle that has not blown for twenty years. There was a plan, once, to turn the mill
+into a school, and another to pull it down. Nothing came of either. The bridge is being repaired.
+"""
+
+
+def tiny_config(model_type: str, blocks: int = 6, **overrides: Any) -> Any:
+    """A transformers config of the type, with tiny sizes.
+
+    Args:
+        model_type: As in `config.json`.
+        blocks: How many blocks.
+        **overrides: Fields set to other values than this module's.
+    """
+    cls = CONFIG_MAPPING[model_type]
+    known = _fields(model_type)
+    sizes = {name: value for name, value in _SIZES.items() if name in known}
+    sizes |= {name: blocks for name in _COUNTS if name in known}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return cls(**(sizes | _EXTRA.get(model_type, {}) | overrides))
+
+
+@cache
+def _fields(model_type: str) -> frozenset[str]:
+    """The fields that a type's config has, under the names it keeps them by."""
+    cls = CONFIG_MAPPING[model_type]
+    aliases = getattr(cls, "attribute_map", {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = {*cls().to_dict(), *getattr(cls, "__dataclass_fields__", {})}
+    return frozenset(found - set(aliases))
+
+
+def tiny_model(
+    model_type: str = "llama",
+    blocks: int = 6,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    **overrides: Any,
+) -> Any:
+    """A causal language model with random weights in which every block matters, in eval mode.
+
+    Args:
+        model_type: As in `config.json`.
+        blocks: How many blocks.
+        seed: Of the weights.
+        dtype: Of the weights.
+        **overrides: Config fields.
+    """
+    config = tiny_config(model_type, blocks, **overrides)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if not parameter.is_floating_point():
+                continue
+            noise = torch.empty(parameter.shape).normal_(0.0, 0.2, generator=generator)
+            if parameter.dim() < 2 or "norm" in name:
+                # Gains and biases stay near what the architecture initialises them to.
+                parameter.add_(0.2 * noise)
+            else:
+                parameter.copy_(noise)
+    return model.to(dtype)
+
+
+@cache
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of about 300 tokens, with `<s>` and `</s>`."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([_TEXT], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def save_tiny(
+    folder: Path,
+    model_type: str = "llama",
+    blocks: int = 6,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    tokenizer: bool = True,
+    max_shard_size: str = "5GB",
+    **overrides: Any,
+) -> Path:
+    """Save a tiny model as a checkpoint folder.
+
+    Args:
+        folder: Where; it is made.
+        model_type: As in `config.json`.
+        blocks: How many blocks.
+        seed: Of the weights.
+        dtype: Of the weights.
+        tokenizer: Save the tiny tokenizer beside it.
+        max_shard_size: As `save_pretrained` takes it, such as `"20KB"`.
+        **overrides: Config fields.
+
+    Returns:
+        The folder.
+    """
+    model = tiny_model(model_type, blocks, seed, dtype, **overrides)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    if tokenizer:
+        tiny_tokenizer().save_pretrained(folder)
+    return folder
