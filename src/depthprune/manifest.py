@@ -15,8 +15,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA = 1
-
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
@@ -29,7 +27,9 @@ class Estimate(_Record):
     stderr: float
     windows: int
     tokens: int = Field(description="Scored tokens, summed over the windows.")
-    perplexity: float | None = Field(None, description="exp(loss), where the objective has one.")
+    perplexity: float | None = Field(
+        default=None, description="exp(loss), where the objective has one."
+    )
 
 
 class SourceModel(_Record):
@@ -40,7 +40,9 @@ class SourceModel(_Record):
     model_type: str
     blocks: int
     revision: str | None = None
-    fingerprint: str | None = Field(None, description="Of the weights' headers and sampled bytes.")
+    fingerprint: str | None = Field(
+        default=None, description="Of the weights' headers and sampled bytes."
+    )
 
 
 class WindowRecord(_Record):
@@ -150,7 +152,9 @@ class Size(_Record):
     parameters_after: int
     bytes_before: int
     bytes_after: int
-    bytes_source: int | None = Field(None, description="The file the model came from, if a GGUF.")
+    bytes_source: int | None = Field(
+        default=None, description="The file the model came from, if a GGUF."
+    )
 
 
 class ParityRecord(_Record):
@@ -162,7 +166,8 @@ class ParityRecord(_Record):
     logits_difference: float = Field(description="Largest absolute difference.")
     bitwise: bool
     float32_difference: float | None = Field(
-        None, description="Relative to the scale, when the first comparison was not bitwise."
+        default=None,
+        description="Relative to the scale, when the first comparison was not bitwise.",
     )
     generated_tokens: int
 
@@ -189,21 +194,23 @@ class Versions(_Record):
 class Manifest(_Record):
     """The whole of `depthprune.json`."""
 
-    schema_: Literal[1] = Field(SCHEMA, alias="schema")
+    schema_: Literal[1] = Field(default=1, alias="schema")
     created: str = Field(description="UTC, ISO 8601.")
-    command: str | None = Field(None, description="The command line that makes this again.")
+    command: str | None = Field(default=None, description="The command line that makes this again.")
     model: SourceModel
     removed: list[int] = Field(description="Original block numbers, sorted.")
     kept: list[int]
     dtype: str = Field(description="Of the tensors written.")
-    measured_dtype: str | None = Field(None, description="That the losses were computed in.")
+    measured_dtype: str | None = Field(
+        default=None, description="That the losses were computed in."
+    )
     device: str | None = None
     calibration: list[CalibrationRecord] | None = None
     objective: str | None = None
     search: SearchRecord | None = None
-    dense: Estimate | None = Field(None, description="The dense model on the calibration.")
-    pruned: Estimate | None = Field(None, description="The removed set on the calibration.")
-    blocks: list[BlockScore] | None = Field(None, description="Each block removed alone.")
+    dense: Estimate | None = Field(default=None, description="The dense model on the calibration.")
+    pruned: Estimate | None = Field(default=None, description="The removed set on the calibration.")
+    blocks: list[BlockScore] | None = Field(default=None, description="Each block removed alone.")
     path: list[PathPoint] | None = None
     held_out: list[HeldOut] | None = None
     size: Size | None = None

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from depthprune.errors import ModelError
-from depthprune.models.architectures import architectures, find
+from depthprune.models.architectures import Pattern, architectures, find
 from depthprune.models.checkpoint import Checkpoint, open_checkpoint
 from depthprune.models.config_fields import FIELDS
 from depthprune.models.config_surgery import prune_config, text_section
@@ -109,7 +109,16 @@ def test_lists_that_the_file_leaves_out_are_cut_all_the_same(
         for name, value in text_section(full).items()
         if FIELDS.get(name) in ("slice", "remap") and _derived(full, name, value, tmp_path)
     ]
-    terse = {name: value for name, value in full.items() if name not in lists}
+    row = find(model_type)
+    assert row is not None
+    periods = [str(p.period) for p in row.patterns if isinstance(p, Pattern)]
+    for absent in (lists, [*lists, *periods]):
+        _check_derived_lists(model_type, _without(full, *absent), lists, tmp_path)
+
+
+def _check_derived_lists(
+    model_type: str, terse: dict[str, Any], lists: list[str], tmp_path: Path
+) -> None:
     before = _load(terse, tmp_path)
     for removed in [removed for removed in SETS if _allowed(model_type, removed)]:
         try:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depthprune.calibration import Calibration, Window
-from depthprune.errors import EvaluationError
 from depthprune.evaluator.cost import Cost
 from depthprune.evaluator.memory import available_memory
 from depthprune.evaluator.score import Score, Weighting, score_of
@@ -106,8 +105,6 @@ class Evaluator:
 
     def _scored(self, sets: Sequence[RemovedSet]) -> list[Score]:
         missing = sorted({s for s in sets if s not in self._scores})
-        if missing and () not in self._scores:
-            missing = sorted({*missing, ()})
         if missing:
             self._compute(missing)
         return [self._scores[s] for s in sets]
@@ -131,11 +128,6 @@ class Evaluator:
             plain_block_tokens=sum(self.blocks - len(s) for s in sets) * tokens,
             seconds=time.monotonic() - began,
         )
-        if not any(self._scores[s].finite for s in sets) and not self._scores[()].finite:
-            raise EvaluationError(
-                f"{self.objective.name}: the loss is NaN or infinite, for the dense model too; "
-                "check the weights, or compute in another --dtype (float32)"
-            )
 
     def _walk(
         self,
@@ -154,7 +146,7 @@ class Evaluator:
                 group = states[first : first + together]
                 stacked = group[0] if len(group) == 1 else torch.cat(group)
                 answer = self.model.anatomy.call(block, stacked, inputs)
-                answers.extend(answer.split(len(batch.tokens)) if len(group) > 1 else [answer])
+                answers.extend(answer.chunk(len(group)))
             self._cost += Cost(block_tokens=size * len(states))
             step.advance(size * len(states))
             return answers
@@ -176,7 +168,8 @@ class Evaluator:
         self._cost += Cost(head_tokens=len(rows))
         values = torch.cat(chunks).double().cpu().numpy()
         sums = np.bincount(rows.numpy(), weights=values, minlength=len(batch.tokens))
-        return sums / batch.scored.sum(1).numpy()
+        means: NDArray[np.float64] = sums / batch.scored.sum(1).numpy()
+        return means
 
     def _states_that_fit(self) -> int:
         widest_batch = max(batch.tokens.numel() for batch in self._batches)
@@ -186,7 +179,7 @@ class Evaluator:
         memory = self._memory
         if memory is None:
             memory = int(available_memory(weight.device) * _MEMORY_SHARE)
-        return max(2, memory // bytes_a_state)
+        return max(2, int(memory // bytes_a_state))
 
 
 def _call_tokens(model: Model) -> int:

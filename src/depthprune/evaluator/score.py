@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from depthprune.errors import EvaluationError
+
 Losses = NDArray[np.float64]
 
 
@@ -87,6 +89,20 @@ class Score:
     def finite(self) -> bool:
         """Whether every window's loss is finite."""
         return math.isfinite(self.loss)
+
+    def require_finite(self) -> Score:
+        """The score itself.
+
+        Raises:
+            EvaluationError: If the loss is NaN or infinite.
+        """
+        if self.finite:
+            return self
+        what = f"without blocks {', '.join(map(str, self.removed))}" if self.removed else ""
+        raise EvaluationError(
+            f"the loss of the model {what or 'with every block'} is NaN or infinite; compute in "
+            "another --dtype (float32), or check the weights"
+        )
 
 
 def score_of(removed: tuple[int, ...], losses: Losses, weighting: Weighting) -> Score:

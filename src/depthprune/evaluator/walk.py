@@ -44,7 +44,8 @@ def walk(
             if keeping:
                 following[prefix] = (answers[prefix], keeping)
             if dropping:
-                following[(*prefix, block)] = (state, dropping)
+                shorter = (*prefix, block)
+                following[shorter] = (state, dropping)
         waiting = following
     while waiting:
         prefix, (state, _) = waiting.popitem()
@@ -69,9 +70,7 @@ def _prefixes(sets: Iterable[RemovedSet], blocks: int) -> Iterator[set[RemovedSe
         yield {tuple(b for b in s if b < block) for s in members if block not in s}
 
 
-def split_to_fit(
-    sets: Sequence[RemovedSet], blocks: int, limit: int
-) -> list[list[RemovedSet]]:
+def split_to_fit(sets: Sequence[RemovedSet], blocks: int, limit: int) -> list[list[RemovedSet]]:
     """Divide sets into walks that each hold at most `limit` states.
 
     Neighbours in lexicographic order share the longest prefixes, so the cut costs few block runs.

@@ -7,7 +7,7 @@ guess. With `verify`, the cut is reloaded and compared with the original before 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -31,6 +31,7 @@ def apply(
     overwrite: bool = False,
     command: str | None = None,
     progress: Progress = SILENT,
+    finish: Callable[[Manifest, Path], Manifest] | None = None,
 ) -> Surgery:
     """Write a checkpoint without some of its blocks.
 
@@ -43,6 +44,8 @@ def apply(
         overwrite: Replace what an earlier run wrote in `out`.
         command: The command line that repeats this, for the manifest.
         progress: Shows long steps.
+        finish: Adds files to the folder before it is published; gives the manifest that names
+            them.
 
     Returns:
         What was written.
@@ -72,7 +75,10 @@ def apply(
     with staged(target, overwrite=overwrite) as stage:
         surgery = write_pruned(opened, blocks, stage, progress=progress)
         parity = _verify(opened, stage, blocks, progress) if verify else None
-        _manifest(opened, surgery, str(checkpoint), command, parity).write(stage / MANIFEST_NAME)
+        manifest = _manifest(opened, surgery, str(checkpoint), command, parity)
+        if finish is not None:
+            manifest = finish(manifest, stage)
+        manifest.write(stage / MANIFEST_NAME)
     return surgery
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from depthprune.models.architectures import Architecture, Need, Pattern, Prefix
 
 _BY_FIELD = """
-apertus arcee aria_text bamba biogpt bitnet cohere deepseek_v2 doge
-ernie4_5 falcon falcon_mamba flex_olmo gemma glm glm4 gpt_neox granite
-granitemoe granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hyperclovax internlm3
-iquestcoder jais2 jetmoe lfm2 llama mamba mellum minicpm3 minimax_m2 minimax_m3_vl_text ministral
-ministral3 mistral mixtral nanochat nemotron olmo olmo2 olmoe opt persimmon phi phi3 phimoe 
-qwen3_moe recurrent_gemma seed_oss solar_open stablelm starcoder2 youtu
+apertus arcee aria_text bamba biogpt bitnet cohere deepseek_v2 doge ernie4_5 falcon falcon_mamba
+flex_olmo gemma glm glm4 gpt_neox granite granitemoe granitemoeshared helium hunyuan_v1_dense
+hunyuan_v1_moe hyperclovax internlm3 iquestcoder jais2 jetmoe lfm2 llama mamba mellum minicpm3
+minimax_m2 minimax_m3_vl_text ministral ministral3 mistral mixtral nanochat nemotron olmo olmo2
+olmoe opt persimmon phi phi3 phimoe qwen3_moe recurrent_gemma seed_oss solar_open stablelm
+starcoder2 youtu
 """
 """Types for which the rules for fields say everything."""
 

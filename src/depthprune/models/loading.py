@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def load_module(source: ModelSource, dtype: torch.dtype, device: torch.device) -
     elif not source.allow_pickle:
         options["use_safetensors"] = True
     try:
-        with quiet_transformers():
+        with quiet_transformers(), _no_gguf_bar():
             module, info = AutoModelForCausalLM.from_pretrained(str(source.folder), **options)
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -190,6 +191,22 @@ def _gguf_options(file: Path) -> dict[str, Any]:
     if hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     return options
+
+
+@contextmanager
+def _no_gguf_bar() -> Iterator[None]:
+    """The bar of transformers' GGUF reader listens to no setting, so it is replaced."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    bar = getattr(reader, "tqdm", None)
+    if bar is None:
+        yield
+        return
+    reader.tqdm = partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        reader.tqdm = bar
 
 
 def _forget_quantization(module: Any) -> None:

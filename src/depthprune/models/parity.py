@@ -45,7 +45,7 @@ def verify_checkpoint(
         ParityError: If they differ, saying in what.
     """
     model = load(original, dtype=dtype, device=device, tokenizer=_NO_TOKENIZER)
-    return verify(model, pruned, removed, progress=progress)
+    return verify(model, reload(pruned, model.dtype, model.device), removed, progress=progress)
 
 
 _NO_TOKENIZER = object()
@@ -53,13 +53,13 @@ _NO_TOKENIZER = object()
 
 
 def verify(
-    model: Model, pruned: Path, removed: Sequence[int], *, progress: Progress = SILENT
+    model: Model, module: nn.Module, removed: Sequence[int], *, progress: Progress = SILENT
 ) -> ParityRecord:
-    """Check a pruned checkpoint against the masked form of a loaded model.
+    """Check a reloaded checkpoint against the masked form of a loaded model.
 
     Args:
         model: The original.
-        pruned: Folder of the checkpoint.
+        module: The checkpoint, as `reload` gave it.
         removed: The blocks that it lacks.
         progress: Where the work shows itself.
 
@@ -69,12 +69,9 @@ def verify(
     Raises:
         ParityError: If they differ, saying in what.
     """
-    with progress.step("parity: the saved model against the measured one", 4, "check") as step:
+    with progress.step("parity: the saved model against the measured one", 3, "checks") as step:
         tokens = _probe(model.anatomy)
         theirs = _masked_logits(model.anatomy, removed, tokens)
-        step.advance()
-        module = reload(pruned, DTYPES[model.dtype], model.device)
-        step.advance()
         ours = _logits(module, tokens)
         difference = relative_difference(ours, theirs)
         bitwise = torch.equal(ours, theirs)
@@ -99,7 +96,7 @@ def verify(
     )
 
 
-def reload(folder: Path, dtype: torch.dtype, device: str) -> nn.Module:
+def reload(folder: Path, dtype: str, device: str) -> nn.Module:
     """Load a checkpoint as its users will, and refuse one that does not fit its config.
 
     Raises:
@@ -110,7 +107,7 @@ def reload(folder: Path, dtype: torch.dtype, device: str) -> nn.Module:
     try:
         with quiet_transformers():
             module, info = AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=dtype, local_files_only=True, output_loading_info=True
+                str(folder), dtype=DTYPES[dtype], local_files_only=True, output_loading_info=True
             )
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -119,7 +116,8 @@ def reload(folder: Path, dtype: torch.dtype, device: str) -> nn.Module:
         keys = sorted(str(key) for key in info.get(kind) or ())
         if keys:
             raise ParityError(
-                f"the written checkpoint has {len(keys)} {kind.replace('_', ' ')}, such as {keys[0]}"
+                f"the written checkpoint has {len(keys)} {kind.replace('_', ' ')}, such as "
+                f"{keys[0]}; nothing was kept"
             )
     return module.to(device).eval()  # type: ignore[no-any-return]
 

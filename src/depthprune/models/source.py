@@ -57,6 +57,14 @@ class ModelSource:
             return fingerprint_file(self.gguf)
         return fingerprint(self.checkpoint) if self.checkpoint is not None else None
 
+    def bytes_on_disk(self) -> int:
+        """Bytes of the weight files."""
+        if self.gguf is not None:
+            return self.gguf.stat().st_size
+        if self.checkpoint is not None:
+            return self.checkpoint.bytes
+        return sum(file.stat().st_size for file in self.folder.glob("*.bin"))
+
     def tokenizer(self) -> Any:
         """The model's tokenizer.
 

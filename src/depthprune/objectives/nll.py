@@ -26,13 +26,15 @@ class NLL:
 
     def token_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """See `Objective.token_losses`; computed in float32 whatever the logits' dtype."""
-        rows = (
-            max(1, _ROWS_BYTES // (4 * logits.shape[-1]))
-            if logits.device.type == "cpu"
-            else len(logits)
-        )
+        rows = len(logits)
+        if logits.device.type == "cpu":
+            rows = max(1, _ROWS_BYTES // (4 * logits.shape[-1]))
         losses = [
-            functional.cross_entropy(part.float(), aim, reduction="none")
-            for part, aim in zip(logits.split(rows), targets.split(rows), strict=True)
+            functional.cross_entropy(
+                logits[first : first + rows].float(),
+                targets[first : first + rows],
+                reduction="none",
+            )
+            for first in range(0, len(logits), rows)
         ]
         return torch.cat(losses)

@@ -63,17 +63,19 @@ Plan: TypeAlias = Generator[Ask | Grown, Any, RemovedSet]
 
 
 class Search(Protocol):
-    """An algorithm that chooses a removed set.
+    """An algorithm that chooses a removed set."""
 
-    Attributes:
-        name: By which it is asked for.
-        summary: A line about it.
-        grows: Whether its sets at all sizes up to `k` are nested and reported as `Grown`.
-    """
+    @property
+    def name(self) -> str:
+        """By which it is asked for."""
 
-    name: str
-    summary: str
-    grows: bool
+    @property
+    def summary(self) -> str:
+        """A line about it."""
+
+    @property
+    def grows(self) -> bool:
+        """Whether its sets at all sizes up to `k` are nested and reported as `Grown`."""
 
     def plan(self, space: Space, rng: random.Random) -> Plan:
         """Start a search; `rng` is its only source of chance."""

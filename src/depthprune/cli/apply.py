@@ -1,0 +1,56 @@
+"""`depthprune apply`: surgery alone."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from depthprune.cli import options
+from depthprune.cli.console import TerminalProgress, note, show
+from depthprune.outputs import MANIFEST_NAME
+
+
+def apply(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder with safetensors.")
+    ],
+    remove: Annotated[
+        str, typer.Option(metavar="BLOCKS", help="Which blocks go, such as 4,12-14,25.")
+    ],
+    out: options.Out,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Load both models and compare their logits."),
+    ] = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Write a checkpoint without some blocks; no model is loaded unless --verify."""
+    from depthprune.manifest import Manifest
+    from depthprune.models.apply import apply as cut
+    from depthprune.report.publish import write_report
+
+    surgery = cut(
+        checkpoint,
+        remove,
+        out,
+        verify=verify,
+        overwrite=overwrite,
+        command="depthprune " + shlex.join(sys.argv[1:]),
+        progress=TerminalProgress(),
+        finish=write_report,
+    )
+    for warning in surgery.warnings:
+        note(f"warning: {warning}")
+    written = (out / MANIFEST_NAME).read_text(encoding="utf-8")
+    if json:
+        sys.stdout.write(written)
+        return
+    from depthprune.report.terminal import prune_summary
+
+    show(prune_summary(Manifest.model_validate_json(written), out / "report.html"))

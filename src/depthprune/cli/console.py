@@ -1,0 +1,145 @@
+"""What the terminal shows: results on stdout, everything else on stderr.
+
+A step that takes over two seconds shows how far it is, its rate and the time left: as a bar where
+stderr is a terminal, as a line now and then where it is not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from depthprune.progress import Step
+from depthprune.report.numbers import duration, format_count
+
+_SHOW_AFTER = 2.0
+_LINE_EVERY = 10.0
+
+
+def show(result: RenderableType) -> None:
+    """Print a result on stdout."""
+    Console(highlight=False).print(result)
+
+
+def note(message: str) -> None:
+    """Print a line on stderr."""
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+
+
+def show_json(document: Any) -> None:
+    """Print one JSON document on stdout; NaN and infinities become null."""
+    text = json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write(text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+class _Rate:
+    """Counts what is done and tells the rate."""
+
+    def __init__(self, total: float | None, unit: str) -> None:
+        self.total = total
+        self.unit = unit
+        self.done = 0.0
+        self.began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def words(self) -> str:
+        if not self.done or not self.unit:
+            return ""
+        rate = self.done / max(self.seconds, 1e-9)
+        if rate < 1:
+            return f"{1 / rate:.1f} s a {self.unit.removesuffix('s')}"
+        return f"{format_count(round(rate))} {self.unit}/s"
+
+    def left(self) -> str:
+        if not self.total or not self.done:
+            return ""
+        return f"{duration(self.seconds * (self.total / self.done - 1))} left"
+
+
+class _LineStep:
+    """A step on a stderr that is no terminal: a line once in a while."""
+
+    def __init__(self, label: str, rate: _Rate) -> None:
+        self._label = label
+        self._rate = rate
+        self._next = _SHOW_AFTER
+
+    def advance(self, amount: float = 1.0) -> None:
+        self._rate.done += amount
+        if self._rate.seconds < self._next:
+            return
+        self._next = self._rate.seconds + _LINE_EVERY
+        share = f"{self._rate.done / self._rate.total:.0%}" if self._rate.total else ""
+        facts = [part for part in (share, self._rate.words(), self._rate.left()) if part]
+        note(f"{self._label}: {', '.join(facts)}")
+
+
+class _BarStep:
+    """A step on a terminal: a bar, drawn only once it has taken a while."""
+
+    def __init__(self, bar: Progress, task: TaskID, rate: _Rate) -> None:
+        self._bar = bar
+        self._task = task
+        self._rate = rate
+
+    def advance(self, amount: float = 1.0) -> None:
+        self._rate.done += amount
+        self._bar.update(
+            self._task,
+            advance=amount,
+            rate=self._rate.words(),
+            visible=self._rate.seconds >= _SHOW_AFTER,
+        )
+
+
+class TerminalProgress:
+    """Shows steps on stderr."""
+
+    @contextmanager
+    def step(self, label: str, total: float | None, unit: str) -> Iterator[Step]:
+        """See `depthprune.progress.Progress.step`."""
+        rate = _Rate(total, unit)
+        if sys.stderr.isatty():
+            with self._bar(total) as bar:
+                task = bar.add_task(label, total=total, rate="", visible=total is None)
+                yield _BarStep(bar, task, rate)
+        else:
+            yield _LineStep(label, rate)
+        if rate.seconds >= _SHOW_AFTER:
+            note(f"{label}: done in {duration(rate.seconds)}")
+
+    def _bar(self, total: float | None) -> Progress:
+        columns: list[Any] = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
+        if total is not None:
+            columns += [BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}")]
+            columns += [TimeRemainingColumn()]
+        return Progress(*columns, console=Console(stderr=True), transient=True)

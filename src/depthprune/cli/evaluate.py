@@ -1,0 +1,67 @@
+"""`depthprune evaluate`: objective values of a model on named data."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from depthprune.cli import options
+from depthprune.cli.console import TerminalProgress, show, show_json
+from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, Reader
+from depthprune.models.removal import check_removed, parse_blocks
+
+
+def evaluate(
+    model: options.ModelName,
+    calibration: options.Calibrations = None,
+    objective: options.Objective = "nll",
+    remove: Annotated[
+        str, typer.Option(metavar="BLOCKS", help="Evaluate without these blocks: 4,12-14.")
+    ] = "",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    memory: options.Memory = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.RemoteCode = False,
+    allow_pickle: options.Pickle = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure a model on each -c apart, with standard errors between windows.
+
+    Nothing is chosen here, so consecutive windows (order=first, windows=all) run to the end of
+    the text; random ones are those that prune draws for the same spec.
+    """
+    states = options.parse_size(memory, "--memory")
+    removed = parse_blocks(remove) if remove else ()
+
+    from depthprune.calibration import calibrate, parse_calibration
+    from depthprune.evaluator import Evaluator
+    from depthprune.objectives import OBJECTIVES
+    from depthprune.study.judge import estimate
+
+    kind = OBJECTIVES.get(objective)()
+    specs = parse_calibration(calibration or [DEFAULT_CALIBRATION])
+    loading = Loading(model, dtype, device, revision, trust_remote_code, allow_pickle)
+    source = loading.find()
+    if removed:
+        check_removed(removed, source.blocks)
+    reader = Reader(source.tokenizer())
+    drawn = [calibrate(spec, reader, split="whole") for spec in specs]
+    progress = TerminalProgress()
+    loaded = loading.load(source, reader.tokenizer, progress)
+    rows = []
+    for spec, each in zip(specs, drawn, strict=True):
+        evaluator = Evaluator(loaded, each, kind, memory=states, progress=progress)
+        score = evaluator.score([removed])[0].require_finite()
+        rows.append((spec.line(), kind.name, estimate(score, kind)))
+    if not json:
+        from depthprune.report.terminal import evaluate_table
+
+        show(evaluate_table(rows))
+        return
+    results = [
+        {"calibration": spec, "objective": name, **found.model_dump()} for spec, name, found in rows
+    ]
+    show_json({"schema": 1, "dtype": loaded.dtype, "removed": list(removed), "results": results})

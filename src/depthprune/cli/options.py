@@ -1,0 +1,94 @@
+"""Arguments and flags that more than one verb takes, and reading their values."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from depthprune.errors import UsageError
+
+ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A folder, a hub id, a .gguf file, or demo.")
+]
+Calibrations = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads this at run time, on Python 3.10 too
+    typer.Option(
+        "-c",
+        "--calibration",
+        metavar="SPEC",
+        help="SOURCE[,key=value]…, such as text:wiki.txt,windows=64,length=512; several are mixed "
+        "by weight=. See: depthprune calibrations.",
+    ),
+]
+Objective = Annotated[str, typer.Option(help="What is scored. See: depthprune objectives.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="auto, float32, bfloat16 or float16; auto takes bfloat16 where the processor "
+        "multiplies it natively."
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Memory = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="SIZE", help="What hidden states may take, such as 4GB; default half."),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what depthprune wrote in OUT before.")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Revision = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Branch, tag or commit of a hub id."),
+]
+RemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let the model's own Python code run.")
+]
+Pickle = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read pickled weights where there are no safetensors."),
+]
+Out = Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="Folder to write.")]
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_size(text: str | None, flag: str) -> int | None:
+    """Bytes of a text such as `4GB`, `512MiB` or `1e9`; None stays None.
+
+    Raises:
+        UsageError: If it is no size above zero.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    units = {**_UNITS, **_BINARY_UNITS}
+    try:
+        if found and found[2] in units and float(found[1]) > 0:
+            return int(float(found[1]) * units[found[2]])
+    except ValueError:
+        pass
+    raise UsageError(f"{flag}: expected a size such as 4GB or 512MiB, got {text!r}")
+
+
+def parse_share(text: str | None, flag: str) -> float | None:
+    """A fraction from a text such as `5%`; None stays None.
+
+    A bare number is refused: 5 could mean 5 % or 500 %.
+
+    Raises:
+        UsageError: If it is no percentage from 0.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*%", text.strip())
+    if not found:
+        raise UsageError(f"{flag}: expected a percentage such as 5%, got {text!r}")
+    return float(found[1]) / 100

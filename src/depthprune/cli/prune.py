@@ -1,0 +1,100 @@
+"""`depthprune prune`: search, surgery, parity, report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from depthprune.cli import options
+from depthprune.cli.console import TerminalProgress, note, show
+from depthprune.cli.session import Loading
+from depthprune.errors import UsageError
+
+
+def prune(
+    model: options.ModelName,
+    out: options.Out,
+    k: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("-k", help="How many blocks go."),
+    ] = None,
+    max_increase: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="SHARE",
+            help="Instead of -k: the most blocks whose held-out loss grows by no more than this, "
+            "such as 5%.",
+        ),
+    ] = None,
+    calibration: options.Calibrations = None,
+    objective: options.Objective = "nll",
+    search: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="How removed sets are chosen (default one-shot; greedy with --max-increase). "
+            "See: depthprune searches."
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the search; the calibration's draw has its own.")
+    ] = 0,
+    protect: Annotated[
+        str, typer.Option(metavar="BLOCKS", help="Blocks that stay, such as 0,29 or 0-3.")
+    ] = "",
+    prompt: Annotated[
+        str, typer.Option(help="What both models continue in the report.")
+    ] = "The most important thing about a good library is",
+    bench: Annotated[
+        bool, typer.Option("--bench/--no-bench", help="Measure speed before and after.")
+    ] = True,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    memory: options.Memory = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.RemoteCode = False,
+    allow_pickle: options.Pickle = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Find the blocks that can go, remove them, prove it and write a checkpoint."""
+    if (k is None) == (max_increase is None):
+        raise UsageError("-k: expected either -k K or --max-increase SHARE, one of them")
+    limit = options.parse_share(max_increase, "--max-increase")
+    states = options.parse_size(memory, "--memory")
+    if out.suffix == ".gguf":
+        raise UsageError(f"-o {out}: GGUF output is not supported; give a folder")
+
+    # The job pulls in torch, which takes a second that a wrong flag should not cost.
+    from depthprune.cli.prune_job import PruneJob
+
+    job = PruneJob(
+        loading=Loading(model, dtype, device, revision, trust_remote_code, allow_pickle),
+        out=out,
+        k=k,
+        max_increase=limit,
+        specs=tuple(calibration or ()),
+        objective=objective,
+        search=search or ("one-shot" if limit is None else "greedy"),
+        seed=seed,
+        protect=protect,
+        prompt=prompt,
+        bench=bench,
+        memory=states,
+        overwrite=overwrite,
+        command="depthprune " + shlex.join(sys.argv[1:]),
+        progress=TerminalProgress(),
+    )
+    manifest = job.run()
+    if json:
+        sys.stdout.write(manifest.model_dump_json(indent=2, by_alias=True) + "\n")
+        return
+    from depthprune.report.terminal import prune_summary
+
+    for removed in manifest.search.not_finite if manifest.search else ():
+        note(f"warning: the loss without {removed} is NaN or infinite; it ranked last")
+    show(prune_summary(manifest, Path(out) / "report.html"))

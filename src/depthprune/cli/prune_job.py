@@ -1,0 +1,316 @@
+"""The main job, step by step: check, search, judge, cut, prove, measure, write.
+
+The order puts what is cheap and can fail before what is dear: arguments, files and text are
+checked before weights are loaded; the output appears only after parity holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from depthprune.calibration import Calibration, parse_calibration
+from depthprune.cli.console import TerminalProgress, note
+from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, Reader, mixture
+from depthprune.errors import UsageError
+from depthprune.evaluator import Evaluator, RemovedSet
+from depthprune.manifest import (
+    CalibrationRecord,
+    Cost,
+    HeldOut,
+    Manifest,
+    ParityRecord,
+    PathPoint,
+    Sample,
+    SearchRecord,
+    Size,
+    SourceModel,
+    Speed,
+    Step,
+    WindowRecord,
+    versions,
+)
+from depthprune.models.loading import Model
+from depthprune.models.materialize import dense_checkpoint
+from depthprune.models.parity import reload, verify
+from depthprune.models.removal import parse_blocks
+from depthprune.models.source import ModelSource
+from depthprune.models.speed import (
+    NEW_TOKENS,
+    PROMPT_TOKENS,
+    REPEATS,
+    continuation,
+    measure,
+    spread,
+)
+from depthprune.models.surgery import Surgery, write_pruned
+from depthprune.objectives import OBJECTIVES, Objective
+from depthprune.outputs import MANIFEST_NAME, check_target, staged
+from depthprune.report.publish import write_report
+from depthprune.search import SEARCHES, Result, make_space, search
+from depthprune.study.judge import Judge, SizeRule, block_scores, estimate, path_points
+
+_TEMPERATURE = 0.7
+_SAMPLE_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was learned of the removed set before anything is written."""
+
+    result: Result
+    evaluator: Evaluator
+    held_out: list[HeldOut]
+    path: list[PathPoint] | None
+
+
+@dataclass(frozen=True)
+class PruneJob:
+    """Everything that `prune` was asked for."""
+
+    loading: Loading
+    out: Path
+    k: int | None
+    max_increase: float | None
+    specs: tuple[str, ...]
+    objective: str
+    search: str
+    seed: int
+    protect: str
+    prompt: str
+    bench: bool
+    memory: int | None
+    overwrite: bool
+    command: str
+    progress: TerminalProgress
+
+    def run(self) -> Manifest:
+        """Do it all.
+
+        Returns:
+            The manifest that was written.
+
+        Raises:
+            DepthpruneError: If any step fails; then OUT is as it was before.
+        """
+        objective = OBJECTIVES.get(self.objective)()
+        self._check_search()
+        parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
+        check_target(self.out, overwrite=self.overwrite)
+        source = self.loading.find()
+        self._refuse_self(source)
+        protect = parse_blocks(self.protect, "--protect") if self.protect else ()
+        k = self.k
+        if k is None:
+            k = source.blocks - max(1, len(protect))
+        make_space(source.blocks, k, protect)
+        tokenizer = source.tokenizer()
+        calibration = mixture(self.specs, Reader(tokenizer))
+        calibration.held_out()
+        model = self.loading.load(source, tokenizer, self.progress)
+        make_space(model.blocks, k, protect)
+        measured = self._measure(model, calibration, objective, k, protect)
+        return self._write(model, calibration, measured)
+
+    def _check_search(self) -> None:
+        algorithm = SEARCHES.get(self.search)()
+        if self.max_increase is not None and not algorithm.grows:
+            raise UsageError(
+                f"--search {self.search}: its sets do not grow one by one, which --max-increase "
+                "needs; take greedy or one-shot, or give -k"
+            )
+
+    def _refuse_self(self, source: ModelSource) -> None:
+        if source.gguf is None and self.out.exists() and self.out.samefile(source.folder):
+            raise UsageError(f"-o {self.out}: is the model's own folder; choose another")
+
+    def _measure(
+        self,
+        model: Model,
+        calibration: Calibration,
+        objective: Objective,
+        k: int,
+        protect: RemovedSet,
+    ) -> Measured:
+        shared: dict[str, Any] = {"memory": self.memory, "progress": self.progress}
+        evaluator = Evaluator(model, calibration, objective, **shared)
+        judge = Judge(model, calibration, objective, **shared)
+        rule = None if self.max_increase is None else SizeRule(judge, self.max_increase)
+        result = search(self.search, evaluator, k=k, seed=self.seed, protect=protect, enough=rule)
+        if rule is not None:
+            result = self._shortened(result, rule, evaluator)
+        draw_path = bool(result.path) and (rule is not None or self.search == "greedy")
+        path = path_points(result.path, evaluator, judge) if draw_path else None
+        return Measured(result, evaluator, judge.held_out(result.removed), path)
+
+    def _shortened(self, result: Result, rule: SizeRule, evaluator: Evaluator) -> Result:
+        if not rule.chosen:
+            raise UsageError(
+                f"--max-increase: removing any one block raises the held-out loss from "
+                f"{rule.dense:.4f} above {rule.limit:.4f}; allow more"
+            )
+        from dataclasses import replace
+
+        score = evaluator.score([rule.chosen])[0]
+        return replace(result, removed=rule.chosen, score=score, k=len(rule.chosen))
+
+    def _write(self, model: Model, calibration: Calibration, measured: Measured) -> Manifest:
+        removed = measured.result.removed
+        with (
+            staged(self.out, overwrite=self.overwrite) as stage,
+            dense_checkpoint(model, self.out, progress=self.progress) as dense,
+        ):
+            prefix = None
+            if model.source.checkpoint is None:
+                prefix = f"{model.anatomy.blocks.path}."
+            surgery = write_pruned(
+                dense, removed, stage, block_prefix=prefix, progress=self.progress
+            )
+            for warning in surgery.warnings:
+                note(f"warning: {warning}")
+            module = reload(stage, model.dtype, model.device)
+            parity = verify(model, module, removed, progress=self.progress)
+            speed = self._speed(model, module) if self.bench else None
+            manifest = self._manifest(model, calibration, measured, surgery, parity, speed, module)
+            manifest = write_report(manifest, stage)
+            manifest.write(stage / MANIFEST_NAME)
+        return manifest
+
+    def _speed(self, model: Model, module: nn.Module) -> Speed:
+        before, after = measure([model.module, module], progress=self.progress)
+        return Speed(
+            prefill_before=spread(before.prefill),
+            prefill_after=spread(after.prefill),
+            decode_before=spread(before.decode),
+            decode_after=spread(after.decode),
+            prompt_tokens=PROMPT_TOKENS,
+            new_tokens=NEW_TOKENS,
+            repeats=REPEATS,
+        )
+
+    def _sample(self, model: Model, module: nn.Module) -> Sample:
+        before, after = (
+            continuation(
+                each,
+                model.tokenizer,
+                self.prompt,
+                seed=self.seed,
+                temperature=_TEMPERATURE,
+                new_tokens=_SAMPLE_TOKENS,
+            )
+            for each in (model.module, module)
+        )
+        return Sample(
+            prompt=self.prompt,
+            before=before,
+            after=after,
+            seed=self.seed,
+            temperature=_TEMPERATURE,
+        )
+
+    def _manifest(
+        self,
+        model: Model,
+        calibration: Calibration,
+        measured: Measured,
+        surgery: Surgery,
+        parity: ParityRecord,
+        speed: Speed | None,
+        module: nn.Module,
+    ) -> Manifest:
+        evaluator, result = measured.evaluator, measured.result
+        free = [b for b in range(model.blocks) if b not in result.protect]
+        return Manifest(
+            schema=1,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            command=self.command,
+            model=source_model(model.source, model.blocks),
+            removed=list(result.removed),
+            kept=list(surgery.kept),
+            dtype=surgery.dtype,
+            measured_dtype=model.dtype,
+            device=model.device,
+            calibration=[calibration_record(part) for part in calibration.parts],
+            objective=evaluator.objective.name,
+            search=search_record(result, self.max_increase),
+            dense=estimate(evaluator.dense, evaluator.objective),
+            pruned=estimate(result.score, evaluator.objective),
+            blocks=block_scores(evaluator, free),
+            path=measured.path,
+            held_out=measured.held_out,
+            size=_size(model, surgery),
+            speed=speed,
+            parity=parity,
+            sample=self._sample(model, module),
+            versions=versions(),
+            files=list(surgery.files),
+        )
+
+
+def source_model(source: ModelSource, blocks: int) -> SourceModel:
+    """A model's source as the manifest has it."""
+    return SourceModel(
+        name=source.name,
+        kind=source.kind,
+        model_type=source.model_type,
+        blocks=blocks,
+        revision=source.revision,
+        fingerprint=source.fingerprint(),
+    )
+
+
+def calibration_record(part: Any) -> CalibrationRecord:
+    """One source of a calibration as the manifest has it."""
+    return CalibrationRecord(
+        spec=part.spec.line(),
+        fingerprint=part.fingerprint,
+        weight=part.share,
+        tokens=part.tokens,
+        windows=[
+            WindowRecord(document=w.document, start=w.start, length=len(w.tokens))
+            for w in part.windows
+        ],
+    )
+
+
+def search_record(result: Result, max_increase: float | None) -> SearchRecord:
+    """A search's result as the manifest has it."""
+    return SearchRecord(
+        name=result.search,
+        seed=result.seed,
+        k=result.k,
+        protect=list(result.protect),
+        max_increase=max_increase,
+        trace=[
+            Step(
+                evaluations=point.cost.evaluations,
+                block_tokens=point.cost.block_tokens,
+                removed=list(point.removed),
+                loss=point.loss,
+            )
+            for point in result.trace
+        ],
+        cost=Cost(
+            evaluations=result.cost.evaluations,
+            block_tokens=result.cost.block_tokens,
+            head_tokens=result.cost.head_tokens,
+            plain_block_tokens=result.cost.plain_block_tokens,
+            seconds=result.cost.seconds,
+        ),
+        not_finite=[list(removed) for removed in result.not_finite],
+    )
+
+
+def _size(model: Model, surgery: Surgery) -> Size:
+    gguf = model.source.gguf
+    return Size(
+        parameters_before=surgery.parameters_before,
+        parameters_after=surgery.parameters_after,
+        bytes_before=surgery.bytes_before,
+        bytes_after=surgery.bytes_after,
+        bytes_source=gguf.stat().st_size if gguf else None,
+    )

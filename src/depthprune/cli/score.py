@@ -1,0 +1,98 @@
+"""`depthprune score`: the loss of removing each block alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from depthprune.cli import options
+from depthprune.cli.console import TerminalProgress, note, show, show_json
+from depthprune.cli.session import Loading, Reader, mixture
+from depthprune.errors import OutputError, UsageError
+
+
+def score(
+    model: options.ModelName,
+    calibration: options.Calibrations = None,
+    objective: options.Objective = "nll",
+    figure: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("-o", "--out", metavar="FILE", help="A .svg or .png of the losses as bars."),
+    ] = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    memory: options.Memory = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.RemoteCode = False,
+    allow_pickle: options.Pickle = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Score the removal of each block alone, as a table and a figure."""
+    states = options.parse_size(memory, "--memory")
+    _check_figure(figure, overwrite)
+
+    from depthprune.evaluator import Evaluator
+    from depthprune.objectives import OBJECTIVES
+    from depthprune.study.judge import block_scores, estimate
+
+    kind = OBJECTIVES.get(objective)()
+    loading = Loading(model, dtype, device, revision, trust_remote_code, allow_pickle)
+    source = loading.find()
+    reader = Reader(source.tokenizer())
+    drawn = mixture(calibration, reader)
+    progress = TerminalProgress()
+    loaded = loading.load(source, reader.tokenizer, progress)
+    evaluator = Evaluator(loaded, drawn, kind, memory=states, progress=progress)
+    rows = block_scores(evaluator, range(loaded.blocks))
+    dense = estimate(evaluator.dense.require_finite(), kind)
+    for row in rows:
+        if row.loss == float("inf"):
+            note(f"warning: the loss without block {row.block} is NaN or infinite")
+    if figure is not None:
+        _draw(rows, dense.loss, figure)
+    if json:
+        show_json(
+            {
+                "schema": 1,
+                "model": model,
+                "dtype": loaded.dtype,
+                "calibration": [part.spec.line() for part in drawn.parts],
+                "fingerprint": drawn.fingerprint,
+                "objective": kind.name,
+                "dense": dense.model_dump(),
+                "blocks": [row.model_dump() for row in rows],
+            }
+        )
+        return
+    from depthprune.report.terminal import score_table
+
+    show(score_table(rows, dense))
+
+
+def _check_figure(figure: Path | None, overwrite: bool) -> None:
+    if figure is None:
+        return
+    if figure.suffix not in (".svg", ".png"):
+        raise UsageError(f"-o {figure}: expected a file ending in .svg or .png")
+    if not figure.absolute().parent.is_dir():
+        raise OutputError(f"-o {figure}: its folder does not exist; make it first")
+    if figure.exists() and not overwrite:
+        raise OutputError(f"-o {figure}: exists; choose another name, or pass --overwrite")
+
+
+def _draw(rows: list, dense: float, path: Path) -> None:  # type: ignore[type-arg]
+    from depthprune.outputs import whole_file
+    from depthprune.report.export import png, svg
+    from depthprune.report.figures import block_bars
+
+    drawing = block_bars(rows, dense_loss=dense)
+    with whole_file(path) as partial:
+        if path.suffix == ".png":
+            png(drawing, partial)
+        else:
+            title = "Loss of removing each block alone"
+            partial.write_text(svg(drawing, title, title), encoding="utf-8")

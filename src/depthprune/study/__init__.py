@@ -1,0 +1,1 @@
+"""Judging what a search chose, on data that it did not see."""

@@ -1,0 +1,161 @@
+"""Losses that are reported: on held-out windows, paired with the dense model.
+
+A search's own loss flatters what it chose. What is reported is measured on windows of the same
+sources that no draw contains, and the difference between two models is taken window by window.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from depthprune.calibration import Calibration
+from depthprune.evaluator import Evaluator, RemovedSet, Score, increase
+from depthprune.manifest import BlockScore, Estimate, HeldOut, PathPoint
+from depthprune.models.loading import Model
+from depthprune.objectives import Objective
+from depthprune.progress import SILENT, Progress
+
+
+class Judge:
+    """Scores removed sets on held-out windows, each source apart.
+
+    Args:
+        model: The original.
+        calibration: Whose sources are held out from.
+        objective: As the search's.
+        memory: Bytes that hidden states may take.
+        progress: Where the work shows itself.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        calibration: Calibration,
+        objective: Objective,
+        *,
+        memory: int | None = None,
+        progress: Progress = SILENT,
+    ) -> None:
+        self._parts = calibration.parts
+        self._evaluators = [
+            Evaluator(model, held, objective, memory=memory, progress=progress)
+            for held in calibration.held_out()
+        ]
+
+    def held_out(self, removed: RemovedSet) -> list[HeldOut]:
+        """Before and after, for each source.
+
+        Raises:
+            EvaluationError: If a loss is NaN or infinite.
+        """
+        records = []
+        for part, evaluator in zip(self._parts, self._evaluators, strict=True):
+            dense, pruned = evaluator.score([(), removed])
+            grown, stderr = increase(pruned.require_finite(), dense.require_finite())
+            records.append(
+                HeldOut(
+                    calibration=part.spec.line(),
+                    dense=estimate(dense, evaluator.objective),
+                    pruned=estimate(pruned, evaluator.objective),
+                    increase=grown,
+                    increase_stderr=stderr,
+                )
+            )
+        return records
+
+    def mixed(self, sets: Sequence[RemovedSet]) -> list[tuple[float, float]]:
+        """The mixture's held-out loss of each set, and its standard error."""
+        columns = [evaluator.score([(), *sets])[1:] for evaluator in self._evaluators]
+        shares = [part.share for part in self._parts]
+        mixed = []
+        for scores in zip(*columns, strict=True):
+            loss = sum(w * s.loss for w, s in zip(shares, scores, strict=True))
+            variance = sum((w * s.stderr) ** 2 for w, s in zip(shares, scores, strict=True))
+            mixed.append((loss, math.sqrt(variance)))
+        return mixed
+
+
+class SizeRule:
+    """The largest k whose held-out loss grows by no more than a limit, along a nested path.
+
+    Sizes are tried in turn. Held-out loss along a path is all but monotone; the search is told to
+    stop once `patience` sizes in a row are above the limit, and the largest size below it counts.
+
+    Args:
+        judge: Measures the held-out loss.
+        max_increase: Allowed growth of the loss, as a fraction of the dense model's.
+        patience: How many sizes above the limit end the search.
+    """
+
+    def __init__(self, judge: Judge, max_increase: float, *, patience: int = 2) -> None:
+        self._judge = judge
+        self._patience = patience
+        self._above = 0
+        dense = judge.mixed([()])[0][0]
+        self.dense = dense
+        self.limit = dense + max_increase * abs(dense)
+        self.chosen: RemovedSet = ()
+
+    def __call__(self, removed: RemovedSet) -> bool:
+        """Judge the next size; True if the search has gone far enough."""
+        loss = self._judge.mixed([removed])[0][0]
+        if loss <= self.limit:
+            self.chosen = removed
+            self._above = 0
+        else:
+            self._above += 1
+        return self._above >= self._patience
+
+
+def estimate(score: Score, objective: Objective) -> Estimate:
+    """A score as the manifest has it."""
+    perplexity = _exp(score.loss) if objective.has_perplexity else None
+    return Estimate(
+        loss=score.loss,
+        stderr=score.stderr,
+        windows=score.windows,
+        tokens=score.tokens,
+        perplexity=perplexity,
+    )
+
+
+def _exp(loss: float) -> float:
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+def block_scores(evaluator: Evaluator, blocks: Sequence[int]) -> list[BlockScore]:
+    """The loss of removing each of these blocks alone, against the dense model."""
+    dense, *scores = evaluator.score([(), *((block,) for block in blocks)])
+    rows = []
+    for block, score in zip(blocks, scores, strict=True):
+        grown, stderr = increase(score, dense)
+        rows.append(
+            BlockScore(
+                block=block,
+                loss=score.loss,
+                stderr=score.stderr,
+                increase=grown,
+                increase_stderr=stderr,
+            )
+        )
+    return rows
+
+
+def path_points(path: Sequence[RemovedSet], evaluator: Evaluator, judge: Judge) -> list[PathPoint]:
+    """Calibration and held-out loss at each size of a path, the dense model first."""
+    sets = [(), *path]
+    scores = evaluator.score(sets)
+    return [
+        PathPoint(
+            k=len(removed),
+            removed=list(removed),
+            loss=score.loss,
+            held_out=held_out,
+            held_out_stderr=stderr,
+        )
+        for removed, score, (held_out, stderr) in zip(sets, scores, judge.mixed(sets), strict=True)
+    ]
