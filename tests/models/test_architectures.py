@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_tiny, tiny_config
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -18,6 +17,7 @@ from depthprune.models.checkpoint import Checkpoint, open_checkpoint
 from depthprune.models.config_fields import FIELDS
 from depthprune.models.config_surgery import prune_config, text_section
 from depthprune.models.surgery import write_pruned
+from tiny import save_tiny, tiny_config
 
 BLOCKS = 6
 SETS = [(2,), (0,), (5,), (2, 3), (1, 2, 4)]

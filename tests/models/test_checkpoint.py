@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import save_tiny
 
 from depthprune.errors import CheckpointError, ModelError
 from depthprune.models.checkpoint import INDEX, find_block_prefix, open_checkpoint, split_name
+from tiny import save_tiny
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_a_config_that_is_not_text_is_refused(folder: Path) -> None:
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="no weights; expected model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"no weights; expected model\.safetensors"):
         open_checkpoint(tmp_path)
 
 

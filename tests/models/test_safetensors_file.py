@@ -24,7 +24,9 @@ def write_raw(path: Path, header: Any, data: bytes = b"", length: int | None = N
     return path
 
 
-def entry(begin: int, end: int, dtype: str = "U8", shape: list[int] | None = None) -> dict[str, Any]:
+def entry(
+    begin: int, end: int, dtype: str = "U8", shape: list[int] | None = None
+) -> dict[str, Any]:
     return {
         "dtype": dtype,
         "shape": [end - begin] if shape is None else shape,
@@ -113,9 +115,7 @@ def pieces_of(header: SafetensorsFile) -> list[Piece]:
     return [Piece(f"new.{t.name}", header.path, t) for t in header.tensors]
 
 
-def test_a_composed_file_holds_the_same_tensors_under_new_names(
-    file: Path, tmp_path: Path
-) -> None:
+def test_a_composed_file_holds_the_same_tensors_under_new_names(file: Path, tmp_path: Path) -> None:
     header = read_header(file)
     size = write_file(tmp_path / "y", pieces_of(header), header.metadata)
     again = read_header(tmp_path / "y")
@@ -130,7 +130,11 @@ def test_a_composed_file_holds_the_same_tensors_under_new_names(
 def test_the_widest_dtypes_come_first_so_that_all_stay_aligned(file: Path, tmp_path: Path) -> None:
     header = read_header(file)
     write_file(tmp_path / "y", reversed(pieces_of(header)), {})
-    assert [t.dtype for t in read_header(tmp_path / "y").tensors if t.nbytes] == ["I64", "F32", "I8"]
+    assert [t.dtype for t in read_header(tmp_path / "y").tensors if t.nbytes] == [
+        "I64",
+        "F32",
+        "I8",
+    ]
 
 
 def test_neighbours_are_copied_as_one_run(file: Path) -> None:

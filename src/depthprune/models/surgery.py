@@ -196,7 +196,8 @@ def _config(
             f"{plan.dropped_extra} multi-token-prediction layer(s) beyond the last block were "
             "left out; they were trained for the whole model"
         )
-    for part in (config, text_section(config)):
+    # The text section is the config itself unless it is nested.
+    for part in {id(part): part for part in (config, text_section(config))}.values():
         for name in _NAMING_MODULES:
             if part.get(name):
                 part[name] = rename_modules(part[name], prefix, kept, name)

@@ -1,0 +1,170 @@
+"""The evaluator's losses are those of plain forwards through models with the blocks taken out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import depthprune as dp
+from depthprune.errors import UsageError
+from depthprune.evaluator import evaluator as evaluator_module
+from depthprune.search import search
+from tiny import save_tiny
+
+TEXT = "the river rises in the hills behind the town where the old road crosses it by a bridge "
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("text") / "river.txt"
+    words = TEXT.split()
+    rng = np.random.default_rng(0)
+    file.write_text(" ".join(rng.choice(words, 3000)), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama: Path) -> dp.Model:
+    return dp.load(tiny_llama, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def calibration(model: dp.Model, text: Path) -> dp.Calibration:
+    return dp.calibrate(
+        [f"text:{text},windows=5,length=40", f"text:{text},windows=3,length=24,weight=3,seed=1"],
+        model,
+    )
+
+
+def _plain_losses(folder: Path, calibration: dp.Calibration, removed: tuple[int, ...]) -> Any:
+    """The slow reference: a model whose list of blocks is shorter, one window at a time."""
+    module: Any = dp.load(folder, dtype="float32", device="cpu").module
+    kept = [b for i, b in enumerate(module.model.layers) if i not in removed]
+    module.model.layers = nn.ModuleList(kept)
+    module.config.num_hidden_layers = len(kept)
+    losses = []
+    with torch.inference_mode():
+        for window in calibration.windows:
+            ids = torch.from_numpy(window.tokens)[None]
+            logits = module(input_ids=ids, use_cache=False).logits[0, :-1]
+            losses.append(functional.cross_entropy(logits, ids[0, 1:]).item())
+    first, second = losses[:5], losses[5:]
+    return losses, 0.25 * np.mean(first) + 0.75 * np.mean(second)
+
+
+@pytest.mark.parametrize("removed", [(), (0,), (5,), (2, 3), (0, 1, 4, 5)])
+def test_a_score_is_that_of_plain_forwards(
+    tiny_llama: Path, model: dp.Model, calibration: dp.Calibration, removed: tuple[int, ...]
+) -> None:
+    score = dp.Evaluator(model, calibration).score([removed])[0]
+    losses, mean = _plain_losses(tiny_llama, calibration, removed)
+    np.testing.assert_allclose(score.window_losses, losses, rtol=1e-5)
+    assert score.loss == pytest.approx(mean, rel=1e-5)
+    assert score.windows == 8
+    assert score.tokens == 5 * 39 + 3 * 23
+
+
+def test_greedy_takes_the_path_of_plain_forwards(
+    tiny_llama: Path, model: dp.Model, calibration: dp.Calibration
+) -> None:
+    path: list[tuple[int, ...]] = []
+    removed: tuple[int, ...] = ()
+    for _ in range(3):
+        sets = [tuple(sorted((*removed, b))) for b in range(6) if b not in removed]
+        removed = min(sets, key=lambda s: _plain_losses(tiny_llama, calibration, s)[1])
+        path.append(removed)
+    result = search("greedy", dp.Evaluator(model, calibration), k=3)
+    assert result.path == tuple(path)
+
+
+def test_block_tokens_are_the_distinct_prefixes_and_no_set_is_paid_twice(
+    model: dp.Model, calibration: dp.Calibration
+) -> None:
+    evaluator = dp.Evaluator(model, calibration)
+    singles = [(b,) for b in range(6)]
+    evaluator.score([(), *singles])
+    tokens = calibration.tokens
+    assert evaluator.cost.block_tokens == 21 * tokens
+    assert evaluator.cost.plain_block_tokens == (6 + 6 * 5) * tokens
+    assert evaluator.cost.head_tokens == 7 * (5 * 39 + 3 * 23)
+    assert evaluator.cost.evaluations == 6
+    before = evaluator.cost
+    evaluator.score([*singles, ()])
+    assert evaluator.cost == before
+
+
+def test_little_memory_changes_the_cost_and_not_the_losses(
+    model: dp.Model, calibration: dp.Calibration
+) -> None:
+    sets = [s for n in (1, 2) for s in itertools.combinations(range(6), n)]
+    roomy = dp.Evaluator(model, calibration)
+    tight = dp.Evaluator(model, calibration, memory=1)
+    for a, b in zip(roomy.score(sets), tight.score(sets), strict=True):
+        np.testing.assert_allclose(a.window_losses, b.window_losses, rtol=1e-5)
+    assert tight.cost.block_tokens > roomy.cost.block_tokens
+
+
+def test_many_states_in_one_call_change_no_loss(
+    model: dp.Model, calibration: dp.Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = list(itertools.combinations(range(6), 2))
+    one_by_one = dp.Evaluator(model, calibration).score(sets)
+    monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": 1 << 20})
+    together = dp.Evaluator(model, calibration).score(sets)
+    monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": 1})
+    apart = dp.Evaluator(model, calibration).score(sets)
+    for a, b, c in zip(one_by_one, together, apart, strict=True):
+        np.testing.assert_allclose(a.window_losses, b.window_losses, rtol=1e-5)
+        np.testing.assert_allclose(a.window_losses, c.window_losses, rtol=1e-5)
+
+
+def test_the_head_never_holds_all_logits(model: dp.Model, text: Path) -> None:
+    calibration = dp.calibrate(f"text:{text},windows=2,length=300", model)
+    rows: list[int] = []
+    hook = model.module.lm_head.register_forward_hook(  # type: ignore[union-attr]
+        lambda module, args, output: rows.append(output.shape[1])
+    )
+    dp.Evaluator(model, calibration).score([(1,)])
+    hook.remove()
+    assert max(rows) <= 128
+    assert sum(rows) == 2 * 299
+
+
+def test_windows_of_different_lengths_are_never_padded(model: dp.Model, text: Path) -> None:
+    mixed = dp.calibrate(
+        [f"text:{text},windows=2,length=31", f"text:{text},windows=2,length=64,seed=5"], model
+    )
+    both = dp.Evaluator(model, mixed).score([(2,)])[0].window_losses
+    apart = [
+        dp.Evaluator(model, dp.calibrate(part.spec, model)).score([(2,)])[0].window_losses
+        for part in mixed.parts
+    ]
+    np.testing.assert_allclose(both, np.concatenate(apart), rtol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_ranks_last(tmp_path: Path, text: Path) -> None:
+    folder = save_tiny(tmp_path / "broken")
+    model = dp.load(folder, dtype="float32", device="cpu")
+    with torch.no_grad():
+        model.module.model.layers[3].mlp.down_proj.weight.fill_(math.nan)  # type: ignore
+    evaluator = dp.Evaluator(model, dp.calibrate(f"text:{text},windows=2,length=32", model))
+    broken, healed = evaluator.score([(1,), (3,)])
+    assert broken.loss == math.inf
+    assert not broken.finite
+    assert healed.finite
+
+
+@pytest.mark.parametrize("removed", [(6,), (-1,), (1, 1)])
+def test_a_set_that_does_not_fit_the_model_is_refused(
+    model: dp.Model, calibration: dp.Calibration, removed: tuple[int, ...]
+) -> None:
+    with pytest.raises(UsageError):
+        dp.Evaluator(model, calibration).score([removed])

@@ -1,0 +1,53 @@
+"""Standard errors are between windows, stratified by source and paired for differences."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from depthprune.evaluator.score import Weighting, increase, score_of
+
+ONE = Weighting(np.zeros(4, dtype=int), (1.0,), np.full(4, 10))
+TWO = Weighting(np.array([0, 0, 0, 1, 1]), (0.25, 0.75), np.full(5, 10))
+
+
+def test_one_source_gives_the_usual_standard_error_of_the_mean() -> None:
+    losses = np.array([1.0, 2.0, 3.0, 6.0])
+    score = score_of((), losses, ONE)
+    assert score.loss == pytest.approx(3.0)
+    assert score.stderr == pytest.approx(losses.std(ddof=1) / 2)
+
+
+def test_sources_count_by_their_shares_and_not_by_their_windows() -> None:
+    losses = np.array([1.0, 2.0, 3.0, 10.0, 12.0])
+    score = score_of((), losses, TWO)
+    assert score.loss == pytest.approx(0.25 * 2 + 0.75 * 11)
+    first, second = losses[:3].var(ddof=1) / 3, losses[3:].var(ddof=1) / 2
+    assert score.stderr == pytest.approx(math.sqrt(0.25**2 * first + 0.75**2 * second))
+
+
+def test_longer_windows_count_for_more() -> None:
+    weighting = Weighting(np.zeros(2, dtype=int), (1.0,), np.array([30, 10]))
+    assert score_of((), np.array([1.0, 5.0]), weighting).loss == pytest.approx(2.0)
+
+
+def test_a_single_window_has_no_standard_error() -> None:
+    weighting = Weighting(np.zeros(1, dtype=int), (1.0,), np.array([10]))
+    assert math.isnan(score_of((), np.array([1.0]), weighting).stderr)
+
+
+def test_an_increase_is_paired_window_by_window() -> None:
+    base = score_of((), np.array([1.0, 5.0, 2.0, 9.0]), ONE)
+    shifted = score_of((1,), base.window_losses + 0.5, ONE)
+    grown, stderr = increase(shifted, base)
+    assert grown == pytest.approx(0.5)
+    assert stderr == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_one_window_that_is_not_finite_makes_the_loss_infinite(bad: float) -> None:
+    score = score_of((2,), np.array([1.0, bad, 2.0, 3.0]), ONE)
+    assert score.loss == math.inf
+    assert increase(score, score_of((), np.ones(4), ONE))[0] == math.inf

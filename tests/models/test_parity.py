@@ -1,0 +1,92 @@
+"""Parity catches what loads and runs and is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import save_tiny
+
+from depthprune.errors import ParityError
+from depthprune.models.apply import apply
+from depthprune.models.loading import load
+from depthprune.models.parity import reload, verify, verify_checkpoint
+
+REMOVED = (1, 4)
+
+
+@pytest.fixture
+def pruned(tiny_llama: Path, tmp_path: Path) -> Path:
+    apply(tiny_llama, REMOVED, tmp_path / "pruned")
+    return tmp_path / "pruned"
+
+
+def test_a_right_cut_is_exact(tiny_llama: Path, pruned: Path) -> None:
+    record = verify_checkpoint(tiny_llama, pruned, REMOVED, dtype="float32", device="cpu")
+    assert record.bitwise
+    assert record.logits_difference == 0
+    assert record.generated_tokens == 16
+
+
+def test_bfloat16_that_is_not_bitwise_must_be_exact_in_float32(
+    tiny_llama: Path, pruned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "equal", lambda a, b: a.dtype == torch.int64)
+    record = verify_checkpoint(tiny_llama, pruned, REMOVED, dtype="bfloat16", device="cpu")
+    assert record.dtype == "bfloat16"
+    assert record.float32_difference is not None
+    assert record.float32_difference <= 1e-5
+
+
+def test_the_models_come_back_in_their_own_dtype(tiny_llama: Path, pruned: Path) -> None:
+    model = load(tiny_llama, dtype="bfloat16", device="cpu")
+    before = {name: p.clone() for name, p in model.module.named_parameters()}
+    verify(model, reload(pruned, "bfloat16", "cpu"), REMOVED)
+    assert all(torch.equal(before[name], p) for name, p in model.module.named_parameters())
+
+
+def test_another_removed_set_is_told_apart(tiny_llama: Path, pruned: Path) -> None:
+    with pytest.raises(ParityError, match="logits differ"):
+        verify_checkpoint(tiny_llama, pruned, (1, 3), dtype="float32", device="cpu")
+
+
+def test_a_missing_key_is_named(tiny_llama: Path, pruned: Path) -> None:
+    file = pruned / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.layers.2.mlp.up_proj.weight"]
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ParityError, match=r"missing keys.*layers\.2\.mlp\.up_proj"):
+        verify_checkpoint(tiny_llama, pruned, REMOVED, dtype="float32", device="cpu")
+
+
+def test_a_left_over_block_is_named(tiny_llama: Path, pruned: Path) -> None:
+    config = json.loads((pruned / "config.json").read_text())
+    config["num_hidden_layers"] -= 1
+    (pruned / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ParityError, match="unexpected keys"):
+        verify_checkpoint(tiny_llama, pruned, REMOVED, dtype="float32", device="cpu")
+
+
+def test_a_stale_list_of_layer_types_is_caught(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "gemma", "gemma3_text", sliding_window=4)
+    apply(source, (5,), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    config["layer_types"] = config["layer_types"][::-1]
+    if len(set(config["layer_types"])) == 1:
+        config["layer_types"][0] = "full_attention"
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ParityError, match="logits differ"):
+        verify_checkpoint(source, tmp_path / "out", (5,), dtype="float32", device="cpu")
+
+
+def test_apply_with_verify_leaves_nothing_behind_when_parity_fails(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("depthprune.models.parity.FLOAT32_LIMIT", -1.0)
+    monkeypatch.setattr(torch, "equal", lambda a, b: False)
+    with pytest.raises(ParityError):
+        apply(tiny_llama, REMOVED, tmp_path / "out", verify=True)
+    assert list(tmp_path.iterdir()) == []
