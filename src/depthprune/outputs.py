@@ -26,13 +26,21 @@ def check_target(out: Path, *, overwrite: bool) -> None:
 
     Raises:
         OutputError: If `out` is a file, holds anything and `overwrite` is False, or holds files
-            that depthprune did not write where it would have to write its own.
+            that depthprune did not write where it would have to write its own; or if its folder
+            cannot be written.
     """
+    parent = _nearest_folder(out)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"-o {out}: {parent} cannot be written; choose another path")
     if not os.path.lexists(out):
-        _nearest_folder(out)
         return
     if not out.is_dir():
         raise OutputError(f"-o {out}: expected a folder, found a file; choose another path")
+    if os.path.ismount(out) or out.samefile(Path.cwd()):
+        raise OutputError(
+            f"-o {out}: a mount point or the current folder cannot be replaced as a whole; name a "
+            "folder inside it"
+        )
     if not any(out.iterdir()):
         return
     if not overwrite:
@@ -102,11 +110,44 @@ def staged(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     check_target(out, overwrite=overwrite)
     stage: Path | None = None
     try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.absolute().parent))
-        stage.chmod(0o777 & ~_umask())
-        yield stage
-        _publish(stage, out)
+        with _disk_errors(out):
+            parent = out.absolute().parent
+            parent.mkdir(parents=True, exist_ok=True)
+            stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=parent))
+            stage.chmod(0o777 & ~_umask())
+            yield stage
+            _publish(stage, out)
+    finally:
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write beside `path`, which takes its place when the block ends well.
+
+    Raises:
+        OutputError: When the disk is full, or the folder cannot be written.
+    """
+    partial: Path | None = None
+    try:
+        with _disk_errors(path):
+            parent = path.absolute().parent
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=parent)
+            os.close(handle)
+            partial = Path(name)
+            partial.chmod(0o666 & ~_umask())
+            yield partial
+            os.replace(partial, path)
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OutputError(
@@ -117,23 +158,6 @@ def staged(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 f"-o {out}: cannot be written ({error.strerror}); choose another path"
             ) from error
         raise
-    finally:
-        if stage is not None:
-            shutil.rmtree(stage, ignore_errors=True)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, which takes its place when the block ends well."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.absolute().parent)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        partial.chmod(0o666 & ~_umask())
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from depthprune.calibration.stdlib import code_documents, prose_documents
 from depthprune.errors import CalibrationError, UsageError
@@ -62,10 +62,9 @@ def read_documents(source: Source, name: str, target: str, options: Mapping[str,
     return documents
 
 
-def _bytes(target: str) -> bytes:
-    path = Path(target).expanduser()
+def _opened(target: str) -> BinaryIO:
     try:
-        return path.read_bytes()
+        return Path(target).expanduser().open("rb")
     except IsADirectoryError as error:
         raise CalibrationError(f"{target}: expected a file, found a folder") from error
     except FileNotFoundError as error:
@@ -75,7 +74,8 @@ def _bytes(target: str) -> bytes:
 
 
 def _utf8(target: str) -> str:
-    data = _bytes(target)
+    with _opened(target) as file:
+        data = file.read()
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -122,8 +122,8 @@ def _parquet(target: str, options: Mapping[str, str]) -> Iterator[Document]:
             "parquet: needs the extra 'data'; run: pip install 'depthprune[data]'"
         ) from error
     field = options.get("field", "text")
-    if not Path(target).expanduser().is_file():
-        raise CalibrationError(f"{target}: no such file; check the path")
+    with _opened(target):
+        pass
     try:
         file = parquet.ParquetFile(Path(target).expanduser())
     except (pyarrow.ArrowException, OSError) as error:
@@ -138,8 +138,9 @@ def _parquet(target: str, options: Mapping[str, str]) -> Iterator[Document]:
         number = 0
         for batch in file.iter_batches(columns=[field]):
             for value in batch.column(0).to_pylist():
+                where = f"{target}:{number}"
                 if value is not None:
-                    yield Document(f"{target}:{number}", _field({field: value}, field, target))
+                    yield Document(where, _field({field: value}, field, where))
                 number += 1
 
 

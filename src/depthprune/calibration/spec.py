@@ -50,7 +50,7 @@ class CalibrationSpec(BaseModel):
             "length": self.length,
             "order": self.order,
             "seed": self.seed,
-            "weight": f"{self.weight:g}",
+            "weight": repr(self.weight).removesuffix(".0"),
             "pack": str(self.pack).lower(),
             "bos": str(self.bos).lower(),
             "format": self.format,
@@ -78,22 +78,25 @@ def parse_spec(text: str, options: dict[str, tuple[str, ...]]) -> CalibrationSpe
     if source not in options:
         raise unknown("calibration source", source, options)
     own = options[source]
-    values: dict[str, Any] = {"source": source, "target": target}
+    values: dict[str, Any] = {}
     extra: dict[str, str] = {}
-    keys = [k for k in CalibrationSpec.model_fields if k not in ("source", "target", "options")]
+    problems: list[str] = []
     for key, value in pairs:
         if key in extra or key in values:
-            raise UsageError(f"calibration {text!r}: {key}= is given twice; give it once")
-        if key in own:
+            problems.append(f"{key}= is given twice; give it once")
+        elif key in own:
             extra[key] = value
-        elif key in keys:
+        elif key in _EXPECTED:
             values[key] = value
         else:
-            raise unknown(f"key in calibration {text!r}:", key, [*keys, *own])
+            problems.append(str(unknown("key", key, [*_EXPECTED, *own])))
     try:
-        return CalibrationSpec(**values, options=extra)
+        spec = CalibrationSpec(source=source, target=target, options=extra, **values)
     except ValidationError as error:
-        raise UsageError(f"calibration {text!r}: {_problems(error)}") from error
+        problems.extend(_problems(error))
+    if problems:
+        raise UsageError(f"calibration {text!r}: {'; '.join(problems)}")
+    return spec
 
 
 def _split(text: str) -> tuple[str, list[tuple[str, str]]]:
@@ -123,6 +126,6 @@ _EXPECTED = {
 }
 
 
-def _problems(error: ValidationError) -> str:
+def _problems(error: ValidationError) -> list[str]:
     wrong = {str(e["loc"][0]): e["input"] for e in error.errors()}
-    return "; ".join(f"{key}= expects {_EXPECTED[key]}, got {got!r}" for key, got in wrong.items())
+    return [f"{key}= expects {_EXPECTED[key]}, got {got!r}" for key, got in wrong.items()]

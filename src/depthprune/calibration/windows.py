@@ -141,7 +141,7 @@ def _cut_packed(
     if split == "held-out":
         length = min(length, high - low)
     room = (high - low) // length if length else 0
-    if room < 1 or length < 2:
+    if room < 1 or length + spec.bos < 2:
         raise _too_short(spec, total, high - low, split)
     count = room if spec.windows == "all" else spec.windows
     if count > room:

@@ -13,7 +13,6 @@ app = typer.Typer(
     name="depthprune",
     help="Remove whole Transformer blocks from a causal language model: find the blocks that your "
     "data can spare, prove what was lost and won, write an ordinary checkpoint.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -13,6 +13,7 @@ from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, note, show
 from depthprune.cli.session import Loading
 from depthprune.errors import UsageError
+from depthprune.models.removal import format_blocks
 
 
 def prune(
@@ -90,11 +91,14 @@ def prune(
         progress=TerminalProgress(),
     )
     manifest = job.run()
+    for removed in manifest.search.not_finite if manifest.search else ():
+        note(
+            f"warning: the loss without blocks {format_blocks(removed)} is NaN or infinite; it "
+            "ranked last"
+        )
     if json:
         sys.stdout.write(manifest.model_dump_json(indent=2, by_alias=True) + "\n")
         return
     from depthprune.report.terminal import prune_summary
 
-    for removed in manifest.search.not_finite if manifest.search else ():
-        note(f"warning: the loss without {removed} is NaN or infinite; it ranked last")
     show(prune_summary(manifest, Path(out) / "report.html"))

@@ -107,13 +107,15 @@ def search(
     space = make_space(evaluator.blocks, k, protect)
     run = _Run(algorithm, evaluator, space, enough)
     removed = run.to_the_end(algorithm.plan(space, random.Random(seed)))
+    # The result's own score is the caller's, not the search's: counts stay comparable.
+    cost = evaluator.cost - run.before
     score = evaluator.score([removed])[0].require_finite()
     return Result(
         removed=removed,
         score=score,
         path=tuple(run.path),
         trace=tuple(run.trace),
-        cost=evaluator.cost - run.before,
+        cost=cost,
         not_finite=tuple(sorted(run.not_finite)),
         search=algorithm.name,
         seed=seed,
@@ -166,6 +168,7 @@ class _Run:
         self.before = evaluator.cost
         self.path: list[RemovedSet] = []
         self.trace: list[TracePoint] = []
+        self.best: Score | None = None
         self.not_finite: set[RemovedSet] = set()
 
     def to_the_end(self, plan: Plan) -> RemovedSet:
@@ -178,8 +181,12 @@ class _Run:
             if isinstance(event, Grown):
                 self.path.append(self._checked(event.removed))
                 answer = self.enough(event.removed) if self.enough else False
-            else:
+            elif isinstance(event, Ask) and event.sets:
                 answer = self._scores(event)
+            else:
+                raise EvaluationError(
+                    f"search {self.algorithm.name!r} gave {event!r}, which asks for nothing"
+                )
 
     def _scores(self, ask: Ask) -> list[Score]:
         sets = [self._checked(s) for s in ask.sets]
@@ -193,8 +200,10 @@ class _Run:
                 f"{self.algorithm.name}: the loss of all {len(scores)} candidates is NaN or "
                 "infinite; compute in another --dtype (float32), or check the weights"
             )
-        best = min(scores, key=lambda s: (-len(s.removed), s.loss, s.removed))
-        self.trace.append(TracePoint(self.evaluator.cost - self.before, best.removed, best.loss))
+        seen = [*scores, *([self.best] if self.best else [])]
+        self.best = min(seen, key=lambda s: (-len(s.removed), s.loss, s.removed))
+        spent = self.evaluator.cost - self.before
+        self.trace.append(TracePoint(spent, self.best.removed, self.best.loss))
         return scores
 
     def _checked(self, removed: object, *, final: bool = False) -> RemovedSet:
@@ -202,8 +211,8 @@ class _Run:
         right = (
             isinstance(removed, tuple)
             and 0 < len(removed) <= self.space.k
+            and all(type(block) is int and block in free for block in removed)
             and list(removed) == sorted(set(removed))
-            and free.issuperset(removed)
         )
         if final and right and self.enough is None:
             right = len(removed) == self.space.k  # type: ignore[arg-type]

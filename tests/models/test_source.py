@@ -1,0 +1,119 @@
+"""MODEL is a folder, a GGUF file, a hub id or demo, and is checked before weights are read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from depthprune.errors import CheckpointError, DepthpruneError, ModelError, UsageError
+from depthprune.models.loading import choose_device, choose_dtype, load
+from depthprune.models.source import demo_file, find_model
+
+
+@pytest.fixture
+def folder(tiny_llama: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+
+
+def test_a_folder_tells_its_blocks_and_type(tiny_llama: Path) -> None:
+    source = find_model(tiny_llama)
+    assert (source.kind, source.blocks, source.model_type) == ("folder", 6, "llama")
+    assert len(source.fingerprint() or "") == 64
+
+
+def test_demo_is_the_gguf_of_its_package() -> None:
+    source = find_model("demo")
+    assert (source.kind, source.blocks, source.model_type) == ("gguf", 30, "llama")
+    assert source.gguf == demo_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("no/such/folder", "no such folder or file"),
+        ("./missing", "no such folder or file"),
+        ("missing.gguf", "no such folder or file"),
+        ("owner/name", "the hub gave nothing"),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_clear_error(name: str, says: str) -> None:
+    with pytest.raises(ModelError, match=says) as caught:
+        find_model(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"x")
+    with pytest.raises(ModelError, match=r"expected a folder or a \.gguf file"):
+        find_model(tmp_path / "weights.bin")
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(40))
+    with pytest.raises(CheckpointError, match="not a GGUF language model, or damaged"):
+        find_model(tmp_path / "bad.gguf")
+
+
+def test_remote_code_is_refused_unless_asked_for(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="--trust-remote-code"):
+        find_model(folder)
+
+
+def test_pickled_weights_are_read_only_when_asked_for(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    with pytest.raises(DepthpruneError, match="pickle"):
+        find_model(folder)
+    model = load(folder, dtype="float32", device="cpu", allow_pickle=True)
+    assert model.blocks == 6
+
+
+def test_missing_weights_are_an_error_and_not_random_numbers(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.layers.2.mlp.up_proj.weight"]
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ModelError, match="1 missing keys"):
+        load(folder, dtype="float32", device="cpu")
+
+
+def test_a_folder_without_a_tokenizer_says_so(folder: Path) -> None:
+    for file in folder.glob("*token*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="no tokenizer could be read"):
+        find_model(folder).tokenizer()
+
+
+def test_auto_dtype_is_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for native, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(
+            "depthprune.models.loading._multiplies_bfloat16", lambda device, n=native: n
+        )
+        assert choose_dtype("auto", cpu) == expected
+    with pytest.raises(UsageError, match="--dtype: expected auto, float32"):
+        choose_dtype("int8", cpu)
+
+
+def test_an_unknown_device_is_one_clear_error() -> None:
+    with pytest.raises(UsageError, match="--device: expected auto, cpu"):
+        choose_device("tpu")
+
+
+@pytest.mark.slow
+def test_a_gguf_is_dequantised_to_what_its_file_says() -> None:
+    from gguf import GGUFReader, dequantize
+
+    model = load("demo", dtype="float32", device="cpu")
+    tensors = {tensor.name: tensor for tensor in GGUFReader(demo_file()).tensors}
+    theirs = tensors["blk.7.ffn_down.weight"]
+    ours = model.module.model.layers[7].mlp.down_proj.weight  # type: ignore[union-attr, index]
+    assert torch.equal(ours, torch.from_numpy(dequantize(theirs.data, theirs.tensor_type)))
+    assert model.blocks == 30
+    assert model.parameters == 134_515_008

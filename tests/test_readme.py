@@ -1,0 +1,63 @@
+"""Every command of the README runs, in order, as written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from demo import run
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def _commands() -> list[str]:
+    lines = "\n".join(_blocks("bash")).splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
+
+
+def test_the_two_commands_are_targets_of_the_makefile() -> None:
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
+    wanted = [command.split()[1] for command in _commands() if command.startswith("make ")]
+    assert wanted == ["demo", "test"]
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in wanted)
+
+
+def test_every_command_is_known_to_these_tests() -> None:
+    assert {command.split()[0] for command in _commands()} == {"make", "depthprune"}
+
+
+@pytest.mark.slow
+def test_every_command_and_the_python_run(tmp_path: Path) -> None:
+    from pydoc_data.topics import topics
+
+    (tmp_path / "my.txt").write_text("\n".join(topics.values()), encoding="utf-8")
+    for command in _commands():
+        if command.startswith("depthprune "):
+            # A quarter of the windows: the commands are what is tested, not the losses.
+            words = shlex.split(command.replace("windows=64,length=512", "windows=16,length=128"))
+            done = run(*words[1:], cwd=tmp_path)
+            assert done.returncode == 0, f"{command}\n{done.stderr}"
+    loading, python = _blocks("python")
+    script = f"{loading}\n{python}".replace("windows=64,length=512", "windows=4,length=128")
+    (tmp_path / "example.py").write_text(script, encoding="utf-8")
+    import os
+    import subprocess
+    import sys
+
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "example.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
