@@ -15,7 +15,8 @@ from depthprune.errors import ModelError
 from depthprune.models.architectures import Pattern, architectures, find
 from depthprune.models.checkpoint import Checkpoint, open_checkpoint
 from depthprune.models.config_fields import FIELDS
-from depthprune.models.config_surgery import prune_config, text_section
+from depthprune.models.config_sections import text_section
+from depthprune.models.config_surgery import prune_config
 from depthprune.models.surgery import write_pruned
 from tiny import save_tiny, tiny_config
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from depthprune.errors import CheckpointError, ModelError, UsageError
-from depthprune.models.config_surgery import count_blocks, cut_config, prune_config
+from depthprune.models.config_sections import count_blocks
+from depthprune.models.config_surgery import cut_config, prune_config
 
 REMOVED = (1, 4)
 

@@ -45,9 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str], debug: bool) -> int:
     try:
-        return app(words, prog_name="depthprune", standalone_mode=False) or DONE
+        status = app(words, prog_name="depthprune", standalone_mode=False) or DONE
+        # Typer turns Ctrl-C into this status by itself, in some versions without a word.
+        if status != INTERRUPTED:
+            return int(status)
     except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted; nothing was written", INTERRUPTED, debug)
+        pass
     except UsageError as error:
         return _say(str(error), WRONG_USAGE, debug)
     except DepthpruneError as error:
@@ -64,6 +67,7 @@ def _run(words: list[str], debug: bool) -> int:
         what = " ".join(str(error).split()) or "no message"
         advice = "" if debug else "; this is a bug: run again with --debug and report what it shows"
         return _say(f"{type(error).__name__}: {what}{advice}", FAILED, debug)
+    return _say("interrupted; nothing was written", INTERRUPTED, debug)
 
 
 def _say(message: str, status: int, debug: bool) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from depthprune.errors import CheckpointError, ModelError
-from depthprune.models.config_surgery import count_blocks, text_section
+from depthprune.models.config_sections import count_blocks, text_section
 from depthprune.models.safetensors_file import SafetensorsFile, Tensor, read_header
 
 WEIGHTS = "model.safetensors"

@@ -15,10 +15,9 @@ from typing import Any
 
 from depthprune.errors import CheckpointError, ModelError
 from depthprune.models.architectures import Architecture, Need, Pattern, Prefix, find
-from depthprune.models.config_fields import COUNTS, FIELDS, NOT_PER_BLOCK, SECTIONS, Action
+from depthprune.models.config_fields import FIELDS, NOT_PER_BLOCK, Action
+from depthprune.models.config_sections import Config, count_blocks, counts, text_section
 from depthprune.models.removal import check_removed
-
-Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,55 +32,6 @@ class ConfigCut:
 
     config: Config
     notes: tuple[str, ...]
-
-
-def text_section(config: Config) -> Config:
-    """The part of a config that describes the language model: a nested one, or all of it.
-
-    Args:
-        config: A whole `config.json`.
-    """
-    for name in SECTIONS:
-        section = config.get(name)
-        if isinstance(section, dict) and (_counts(section) or not _counts(config)):
-            return section
-    return config
-
-
-def count_blocks(config: Config) -> int:
-    """The number of blocks that a config states.
-
-    Args:
-        config: A whole `config.json`.
-
-    Raises:
-        CheckpointError: If it states none, one that is no positive number, or several that
-            disagree.
-    """
-    section = text_section(config)
-    counts = _counts(section)
-    row = find(str(section.get("model_type"))) or find(str(config.get("model_type")))
-    if row is not None and row.count in counts:
-        counts = {row.count: counts[row.count]}
-    if not counts:
-        raise CheckpointError(
-            f"config.json: expected the number of blocks under one of {', '.join(COUNTS)}, "
-            "found none; is this a causal language model?"
-        )
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{name}={value}" for name, value in counts.items())
-        raise CheckpointError(f"config.json: the numbers of blocks disagree ({listed}); correct it")
-    return next(iter(counts.values()))
-
-
-def _counts(section: Config) -> dict[str, int]:
-    return {
-        name: section[name]
-        for name in COUNTS
-        if isinstance(section.get(name), int)
-        and not isinstance(section[name], bool)
-        and section[name] > 0
-    }
 
 
 def prune_config(config: Config, removed: Iterable[int]) -> Config:
@@ -119,7 +69,7 @@ def cut_config(config: Config, removed: Iterable[int]) -> ConfigCut:
     for name in sorted(section, key=lambda name: FIELDS.get(name) != "sparse-step"):
         cut.rewrite(name)
     for part in (section, new):
-        for name, count in _counts(part).items():
+        for name, count in counts(part).items():
             if count == blocks:
                 part[name] = len(cut.kept)
     return ConfigCut(new, tuple(cut.notes))

@@ -21,7 +21,8 @@ from depthprune.errors import CheckpointError, ModelError
 from depthprune.models.byte_copy import write_file
 from depthprune.models.checkpoint import INDEX, WEIGHTS, Checkpoint, split_name
 from depthprune.models.config_fields import PREDICTION_COUNTS
-from depthprune.models.config_surgery import cut_config, text_section
+from depthprune.models.config_sections import text_section
+from depthprune.models.config_surgery import cut_config
 from depthprune.models.module_names import rename_modules
 from depthprune.models.removal import check_removed
 from depthprune.models.safetensors_file import Piece, SafetensorsFile

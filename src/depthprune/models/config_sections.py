@@ -1,0 +1,61 @@
+"""Where in a config the language model is described, and how many blocks it says there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from depthprune.errors import CheckpointError
+from depthprune.models.architectures import find
+from depthprune.models.config_fields import COUNTS, SECTIONS
+
+Config = dict[str, Any]
+
+
+def text_section(config: Config) -> Config:
+    """The part of a config that describes the language model: a nested one, or all of it.
+
+    Args:
+        config: A whole `config.json`.
+    """
+    for name in SECTIONS:
+        section = config.get(name)
+        if isinstance(section, dict) and (counts(section) or not counts(config)):
+            return section
+    return config
+
+
+def count_blocks(config: Config) -> int:
+    """The number of blocks that a config states.
+
+    Args:
+        config: A whole `config.json`.
+
+    Raises:
+        CheckpointError: If it states none, one that is no positive number, or several that
+            disagree.
+    """
+    section = text_section(config)
+    stated = counts(section)
+    row = find(str(section.get("model_type"))) or find(str(config.get("model_type")))
+    if row is not None and row.count in stated:
+        stated = {row.count: stated[row.count]}
+    if not stated:
+        raise CheckpointError(
+            f"config.json: expected the number of blocks under one of {', '.join(COUNTS)}, "
+            "found none; is this a causal language model?"
+        )
+    if len(set(stated.values())) > 1:
+        listed = ", ".join(f"{name}={value}" for name, value in stated.items())
+        raise CheckpointError(f"config.json: the numbers of blocks disagree ({listed}); correct it")
+    return next(iter(stated.values()))
+
+
+def counts(section: Config) -> dict[str, int]:
+    """Every number of blocks that a section states, by the name of its field."""
+    return {
+        name: section[name]
+        for name in COUNTS
+        if isinstance(section.get(name), int)
+        and not isinstance(section[name], bool)
+        and section[name] > 0
+    }
