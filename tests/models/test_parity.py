@@ -78,8 +78,16 @@ def test_a_stale_list_of_layer_types_is_caught(tmp_path: Path) -> None:
     if len(set(config["layer_types"])) == 1:
         config["layer_types"][0] = "full_attention"
     (tmp_path / "out" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ParityError, match="logits differ"):
+    with pytest.raises(ParityError, match="layer_types is"):
         verify_checkpoint(source, tmp_path / "out", (5,), dtype="float32", device="cpu")
+
+
+def test_a_block_that_is_set_up_otherwise_is_caught(tiny_llama: Path, pruned: Path) -> None:
+    model = load(tiny_llama, dtype="float32", device="cpu")
+    module = reload(pruned, "float32", "cpu")
+    module.model.layers[2].self_attn.attention_dropout = 0.5  # type: ignore[union-attr, index]
+    with pytest.raises(ParityError, match=r"layers\.2\.self_attn\.attention_dropout is 0\.5"):
+        verify(model, module, REMOVED)
 
 
 def test_apply_with_verify_leaves_nothing_behind_when_parity_fails(

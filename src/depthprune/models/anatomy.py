@@ -216,5 +216,6 @@ def _prove(anatomy: Anatomy, tokens: Tensor, inputs: Inputs, reference: Tensor) 
             raise ModelError(
                 f"{type(anatomy.module).__name__}: replaying {anatomy.blocks.path} block by block "
                 f"differs from {what} by {difference:.1e} of the logits' scale (limit "
-                f"{limit:.0e}); its blocks exchange more than hidden states, so it cannot be searched"
+                f"{limit:.0e}); its blocks exchange more than hidden states, so it cannot "
+                "be searched"
             )

@@ -9,7 +9,7 @@ round differently, so there a difference must also vanish in float32.
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ def verify(
     """
     with progress.step("parity: the saved model against the measured one", 3, "checks") as step:
         tokens = _probe(model.anatomy)
+        _check_settings(model, module, removed)
         theirs = _masked_logits(model.anatomy, removed, tokens)
         ours = _logits(module, tokens)
         difference = relative_difference(ours, theirs)
@@ -140,6 +141,51 @@ def _logits(module: nn.Module, tokens: Tensor) -> Tensor:
 def _masked_logits(anatomy: Anatomy, removed: Sequence[int], tokens: Tensor) -> Tensor:
     with anatomy.masked(removed) as module:
         return _logits(module, tokens)
+
+
+def _check_settings(model: Model, module: nn.Module, removed: Sequence[int]) -> None:
+    """Each kept block must be set up as it was.
+
+    A wrong layer type may show in no logit of a short text: a window of 4,096 tokens is no window
+    on 96. So lists of the config with an entry a block, and every plain attribute inside the
+    blocks, are compared with those of the original. A number that follows the block's is its own.
+    """
+    blocks = model.anatomy.blocks
+    kept = [index for index in range(len(blocks)) if index not in set(removed)]
+    new = module.get_submodule(blocks.path)
+    if len(list(new.children())) != len(kept):
+        raise ParityError(f"the written checkpoint has {len(list(new.children()))} blocks")
+    before, after = (
+        _block_lists(each, n) for each, n in ((model.module, len(blocks)), (module, len(kept)))
+    )
+    for name in before.keys() & after.keys():
+        expected = [before[name][index] for index in kept]
+        if after[name] != expected:
+            raise _set_otherwise(f"config.{name}", expected, after[name])
+    for place, (index, block) in enumerate(zip(kept, new.children(), strict=True)):
+        theirs, ours = dict(_settings(blocks.modules[index])), dict(_settings(block))
+        for name in theirs.keys() & ours.keys():
+            if (theirs[name], ours[name]) != (index, place) and theirs[name] != ours[name]:
+                raise _set_otherwise(f"{blocks.path}.{place}.{name}", theirs[name], ours[name])
+
+
+def _block_lists(module: Any, count: int) -> dict[str, list[Any]]:
+    config = module.config.get_text_config().to_dict()
+    return {k: v for k, v in config.items() if isinstance(v, list) and len(v) == count}
+
+
+def _settings(block: nn.Module) -> Iterator[tuple[str, Any]]:
+    for path, module in block.named_modules():
+        for name, value in vars(module).items():
+            if value is None or isinstance(value, (bool, int, float, str)):
+                yield f"{path}.{name}".lstrip("."), value
+
+
+def _set_otherwise(name: str, expected: object, got: object) -> ParityError:
+    return ParityError(
+        f"the written checkpoint sets up a block otherwise: {name} is {got!r}, and was "
+        f"{expected!r}; nothing was kept"
+    )
 
 
 def _float32_difference(
