@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_model
 from torch import Tensor, nn
 
 from depthprune.errors import ModelError
 from depthprune.models.anatomy import find_anatomy
 from depthprune.models.replay import relative_difference
+from tiny import tiny_model
 
 TYPES = (
     "llama",

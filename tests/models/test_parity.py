@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import save_tiny
 
 from depthprune.errors import ParityError
 from depthprune.models.apply import apply
 from depthprune.models.loading import load
 from depthprune.models.parity import reload, verify, verify_checkpoint
+from tiny import save_tiny
 
 REMOVED = (1, 4)
 

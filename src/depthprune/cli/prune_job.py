@@ -6,7 +6,7 @@ checked before weights are loaded; the output appears only after parity holds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import nn
 from depthprune.calibration import Calibration, parse_calibration
 from depthprune.cli.console import TerminalProgress, note
 from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, Reader, mixture
-from depthprune.errors import UsageError
+from depthprune.errors import ModelError, UsageError
 from depthprune.evaluator import Evaluator, RemovedSet
 from depthprune.manifest import (
     CalibrationRecord,
@@ -34,6 +34,7 @@ from depthprune.manifest import (
     WindowRecord,
     versions,
 )
+from depthprune.models.architectures import find
 from depthprune.models.loading import Model
 from depthprune.models.materialize import dense_checkpoint
 from depthprune.models.parity import reload, verify
@@ -102,7 +103,7 @@ class PruneJob:
         parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
         check_target(self.out, overwrite=self.overwrite)
         source = self.loading.find()
-        self._refuse_self(source)
+        self._check_source(source)
         protect = parse_blocks(self.protect, "--protect") if self.protect else ()
         k = self.k
         if k is None:
@@ -124,9 +125,15 @@ class PruneJob:
                 "needs; take greedy or one-shot, or give -k"
             )
 
-    def _refuse_self(self, source: ModelSource) -> None:
+    def _check_source(self, source: ModelSource) -> None:
+        """Refuse before the search what surgery would refuse after it."""
         if source.gguf is None and self.out.exists() and self.out.samefile(source.folder):
             raise UsageError(f"-o {self.out}: is the model's own folder; choose another")
+        row = find(source.model_type)
+        if row is not None and row.status == "refused":
+            raise ModelError(f"model_type {row.model_type}: cannot be depth-pruned; {row.why}")
+        if source.checkpoint is not None:
+            _ = source.checkpoint.block_prefix
 
     def _measure(
         self,
@@ -153,8 +160,6 @@ class PruneJob:
                 f"--max-increase: removing any one block raises the held-out loss from "
                 f"{rule.dense:.4f} above {rule.limit:.4f}; allow more"
             )
-        from dataclasses import replace
-
         score = evaluator.score([rule.chosen])[0]
         return replace(result, removed=rule.chosen, score=score, k=len(rule.chosen))
 

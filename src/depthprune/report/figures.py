@@ -119,7 +119,8 @@ def block_bars(
         if not math.isfinite(score.increase):
             _above(axes, score.block, 0.0, numbers.fixed(score.increase, 0), len(scores))
         elif clipped and score.increase > high:
-            _above(axes, score.block, high, f"{score.increase:.3g}", len(scores))
+            places = 1 if abs(score.increase) < 10 else 0
+            _above(axes, score.block, high, numbers.fixed(score.increase, places), len(scores))
             _break_mark(axes, score.block, high)
     axes.axhline(0, color=MUTED, lw=0.8)
     axes.set(xlim=(-0.7, max((score.block for score in scores), default=0) + 0.7), ylim=(low, high))
