@@ -87,7 +87,7 @@ def test_removed_blocks_are_marked_without_colour():
 
 def test_a_bar_that_runs_off_the_axis_carries_its_value():
     figure = drawings()["blocks"]
-    assert {"9.87", "1.32"} <= set(texts(figure))
+    assert {"9.9", "1.3"} <= set(texts(figure))
     assert figure.axes[0].get_ylim()[1] < 1
 
 

@@ -104,7 +104,7 @@ class PruneJob:
         check_target(self.out, overwrite=self.overwrite)
         source = self.loading.find()
         self._check_source(source)
-        protect = parse_blocks(self.protect, "--protect") if self.protect else ()
+        protect = self._protected(source)
         k = self.k
         if k is None:
             k = source.blocks - max(1, len(protect))
@@ -124,6 +124,16 @@ class PruneJob:
                 f"--search {self.search}: its sets do not grow one by one, which --max-increase "
                 "needs; take greedy or one-shot, or give -k"
             )
+
+    def _protected(self, source: ModelSource) -> RemovedSet:
+        """The blocks that the user protects, and those without which its type makes no model."""
+        asked = parse_blocks(self.protect, "--protect") if self.protect else ()
+        row = find(source.model_type)
+        needed = {block % source.blocks for block in row.keep} if row is not None else set()
+        if needed.difference(asked):
+            which = ", ".join(map(str, sorted(needed)))
+            note(f"note: block {which} stays: a {source.model_type} model needs it")
+        return tuple(sorted({*asked, *needed}))
 
     def _check_source(self, source: ModelSource) -> None:
         """Refuse before the search what surgery would refuse after it."""
