@@ -109,6 +109,17 @@ def find_anatomy(module: nn.Module) -> Anatomy:
         ModelError: If there is no list of blocks, or calling them one by one does not give what
             the model gives.
     """
+    try:
+        return _find(module)
+    except (RuntimeError, TypeError, ValueError, KeyError, IndexError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(
+            f"{type(module).__name__}: cannot be called block by block ({lines[0][:200]}); it "
+            "cannot be searched with this version of transformers"
+        ) from error
+
+
+def _find(module: nn.Module) -> Anatomy:
     tokens = _probe(module, batch=2)
     reference, blocks = _find_blocks(module, tokens)
     inputs = _record(module, blocks, tokens)
