@@ -38,7 +38,6 @@ _SIZES: dict[str, Any] = {
     "num_heads": 2,
     "num_key_value_heads": 2,
     "head_dim": 16,
-    "kv_channels": 16,
     "vocab_size": VOCAB,
     "max_position_embeddings": 128,
     "n_positions": 128,
