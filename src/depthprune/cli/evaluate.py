@@ -8,7 +8,7 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, show, show_json
-from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, Reader
+from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, read_tokenizer
 from depthprune.models.removal import check_removed, parse_blocks
 
 
@@ -47,9 +47,10 @@ def evaluate(
     source = loading.find()
     if removed:
         check_removed(removed, source.blocks)
-    reader = Reader(source.tokenizer())
-    drawn = [calibrate(spec, reader, split="whole") for spec in specs]
     progress = TerminalProgress()
+    reader = read_tokenizer(source, progress)
+    with progress.step("reading and tokenising the text", None, ""):
+        drawn = [calibrate(spec, reader, split="whole") for spec in specs]
     loaded = loading.load(source, reader.tokenizer, progress)
     rows = []
     for spec, each in zip(specs, drawn, strict=True):

@@ -15,7 +15,7 @@ from torch import nn
 
 from depthprune.calibration import Calibration, parse_calibration
 from depthprune.cli.console import TerminalProgress, note
-from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, Reader, mixture
+from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, mixture, read_tokenizer
 from depthprune.errors import ModelError, UsageError
 from depthprune.evaluator import Evaluator, RemovedSet
 from depthprune.manifest import (
@@ -109,10 +109,10 @@ class PruneJob:
         if k is None:
             k = source.blocks - max(1, len(protect))
         make_space(source.blocks, k, protect)
-        tokenizer = source.tokenizer()
-        calibration = mixture(self.specs, Reader(tokenizer))
+        reader = read_tokenizer(source, self.progress)
+        calibration = mixture(self.specs, reader, self.progress)
         calibration.held_out()
-        model = self.loading.load(source, tokenizer, self.progress)
+        model = self.loading.load(source, reader.tokenizer, self.progress)
         make_space(model.blocks, k, protect)
         measured = self._measure(model, calibration, objective, k, protect)
         return self._write(model, calibration, measured)
@@ -187,7 +187,8 @@ class PruneJob:
             )
             for warning in surgery.warnings:
                 note(f"warning: {warning}")
-            module = reload(stage, model.dtype, model.device)
+            with self.progress.step("reloading the written checkpoint", None, ""):
+                module = reload(stage, model.dtype, model.device)
             parity = verify(model, module, removed, progress=self.progress)
             speed = self._speed(model, module) if self.bench else None
             manifest = self._manifest(model, calibration, measured, surgery, parity, speed, module)

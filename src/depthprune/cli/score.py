@@ -9,7 +9,7 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, note, show, show_json
-from depthprune.cli.session import Loading, Reader, mixture
+from depthprune.cli.session import Loading, mixture, read_tokenizer
 from depthprune.errors import OutputError, UsageError
 
 
@@ -41,10 +41,10 @@ def score(
 
     kind = OBJECTIVES.get(objective)()
     loading = Loading(model, dtype, device, revision, trust_remote_code, allow_pickle)
-    source = loading.find()
-    reader = Reader(source.tokenizer())
-    drawn = mixture(calibration, reader)
     progress = TerminalProgress()
+    source = loading.find()
+    reader = read_tokenizer(source, progress)
+    drawn = mixture(calibration, reader, progress)
     loaded = loading.load(source, reader.tokenizer, progress)
     evaluator = Evaluator(loaded, drawn, kind, memory=states, progress=progress)
     rows = block_scores(evaluator, range(loaded.blocks))

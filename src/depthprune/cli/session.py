@@ -56,11 +56,18 @@ class Reader:
     tokenizer: Any
 
 
-def mixture(specs: Sequence[str] | None, reader: Reader) -> Calibration:
+def read_tokenizer(source: ModelSource, progress: TerminalProgress) -> Reader:
+    """A model's tokenizer; one inside a GGUF takes a few seconds."""
+    with progress.step(f"reading the tokenizer of {source.name}", None, ""):
+        return Reader(source.tokenizer())
+
+
+def mixture(specs: Sequence[str] | None, reader: Reader, progress: TerminalProgress) -> Calibration:
     """The calibration that `-c` flags name, mixed, with a word about one that is too small."""
     from depthprune.calibration import calibrate
 
-    calibration = calibrate(list(specs or [DEFAULT_CALIBRATION]), reader)
+    with progress.step("reading and tokenising the calibration text", None, ""):
+        calibration = calibrate(list(specs or [DEFAULT_CALIBRATION]), reader)
     for warning in calibration.warnings():
         note(f"warning: {warning}")
     return calibration
