@@ -15,23 +15,22 @@ from torch import nn
 
 from depthprune.calibration import Calibration, parse_calibration
 from depthprune.cli.console import TerminalProgress, note
+from depthprune.cli.records import (
+    calibration_record,
+    search_record,
+    size_record,
+    source_model,
+)
 from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, mixture, read_tokenizer
 from depthprune.errors import ModelError, UsageError
 from depthprune.evaluator import Evaluator, RemovedSet
 from depthprune.manifest import (
-    CalibrationRecord,
-    Cost,
     HeldOut,
     Manifest,
     ParityRecord,
     PathPoint,
     Sample,
-    SearchRecord,
-    Size,
-    SourceModel,
     Speed,
-    Step,
-    WindowRecord,
     versions,
 )
 from depthprune.models.architectures import find
@@ -258,75 +257,10 @@ class PruneJob:
             blocks=block_scores(evaluator, free),
             path=measured.path,
             held_out=measured.held_out,
-            size=_size(model, surgery),
+            size=size_record(model, surgery),
             speed=speed,
             parity=parity,
             sample=self._sample(model, module),
             versions=versions(),
             files=list(surgery.files),
         )
-
-
-def source_model(source: ModelSource, blocks: int) -> SourceModel:
-    """A model's source as the manifest has it."""
-    return SourceModel(
-        name=source.name,
-        kind=source.kind,
-        model_type=source.model_type,
-        blocks=blocks,
-        revision=source.revision,
-        fingerprint=source.fingerprint(),
-    )
-
-
-def calibration_record(part: Any) -> CalibrationRecord:
-    """One source of a calibration as the manifest has it."""
-    return CalibrationRecord(
-        spec=part.spec.line(),
-        fingerprint=part.fingerprint,
-        weight=part.share,
-        tokens=part.tokens,
-        windows=[
-            WindowRecord(document=w.document, start=w.start, length=len(w.tokens))
-            for w in part.windows
-        ],
-    )
-
-
-def search_record(result: Result, max_increase: float | None) -> SearchRecord:
-    """A search's result as the manifest has it."""
-    return SearchRecord(
-        name=result.search,
-        seed=result.seed,
-        k=result.k,
-        protect=list(result.protect),
-        max_increase=max_increase,
-        trace=[
-            Step(
-                evaluations=point.cost.evaluations,
-                block_tokens=point.cost.block_tokens,
-                removed=list(point.removed),
-                loss=point.loss,
-            )
-            for point in result.trace
-        ],
-        cost=Cost(
-            evaluations=result.cost.evaluations,
-            block_tokens=result.cost.block_tokens,
-            head_tokens=result.cost.head_tokens,
-            plain_block_tokens=result.cost.plain_block_tokens,
-            seconds=result.cost.seconds,
-        ),
-        not_finite=[list(removed) for removed in result.not_finite],
-    )
-
-
-def _size(model: Model, surgery: Surgery) -> Size:
-    gguf = model.source.gguf
-    return Size(
-        parameters_before=surgery.parameters_before,
-        parameters_after=surgery.parameters_after,
-        bytes_before=surgery.bytes_before,
-        bytes_after=surgery.bytes_after,
-        bytes_source=gguf.stat().st_size if gguf else None,
-    )
