@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from depthprune.calibration.spec import CalibrationSpec
     from depthprune.evaluator.cost import Cost
     from depthprune.evaluator.evaluator import Evaluator
+    from depthprune.evaluator.memo import Memo
     from depthprune.evaluator.score import Score, increase
     from depthprune.models.apply import apply
     from depthprune.models.loading import Model, load
@@ -44,6 +45,7 @@ _PLACES = {
     "CalibrationSpec": "calibration.spec",
     "Cost": "evaluator.cost",
     "Evaluator": "evaluator.evaluator",
+    "Memo": "evaluator.memo",
     "Model": "models.loading",
     "Result": "search.driver",
     "Score": "evaluator.score",
@@ -65,6 +67,7 @@ __all__ = [
     "DepthpruneError",
     "EvaluationError",
     "Evaluator",
+    "Memo",
     "Model",
     "ModelError",
     "OutputError",

@@ -98,7 +98,10 @@ class Cost(_Record):
     evaluations: int = Field(description="Removed sets scored, the dense model apart.")
     block_tokens: int
     head_tokens: int
-    plain_block_tokens: int = Field(description="What one plain forward for each set would cost.")
+    plain_block_tokens: int = Field(
+        description="What plain forwards for the sets and windows computed would cost."
+    )
+    recalled: int = Field(default=0, description="Losses of a set on a window that a memo gave.")
     seconds: float
 
 

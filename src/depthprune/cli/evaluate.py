@@ -8,7 +8,7 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, show, show_json
-from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, read_tokenizer
+from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, open_memo, read_tokenizer
 from depthprune.models.removal import check_removed, parse_blocks
 
 
@@ -22,6 +22,7 @@ def evaluate(
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     memory: options.Memory = None,
+    memo: options.MemoPlace = None,
     revision: options.Revision = None,
     trust_remote_code: options.RemoteCode = False,
     allow_pickle: options.Pickle = False,
@@ -53,10 +54,11 @@ def evaluate(
         drawn = [calibrate(spec, reader, split="whole") for spec in specs]
     loaded = loading.load(source, reader.tokenizer, progress)
     rows = []
-    for spec, each in zip(specs, drawn, strict=True):
-        evaluator = Evaluator(loaded, each, kind, memory=states, progress=progress)
-        score = evaluator.score([removed])[0].require_finite()
-        rows.append((spec.line(), kind.name, estimate(score, kind)))
+    with open_memo(memo, source) as store:
+        for spec, each in zip(specs, drawn, strict=True):
+            evaluator = Evaluator(loaded, each, kind, memory=states, memo=store, progress=progress)
+            score = evaluator.score([removed])[0].require_finite()
+            rows.append((spec.line(), kind.name, estimate(score, kind)))
     if not json:
         from depthprune.report.terminal import evaluate_table
 

@@ -36,6 +36,14 @@ Memory = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(metavar="SIZE", help="What hidden states may take, such as 4GB; default half."),
 ]
+MemoPlace = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--memo",
+        metavar="PATH|off",
+        help="Store of losses, computed once for all runs; by default in the user's cache folder.",
+    ),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what depthprune wrote in OUT before.")
 ]

@@ -21,10 +21,12 @@ from depthprune.cli.records import (
     size_record,
     source_model,
 )
-from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, mixture, read_tokenizer
+from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, mixture, open_memo, read_tokenizer
 from depthprune.errors import ModelError, UsageError
-from depthprune.evaluator import Evaluator, RemovedSet
+from depthprune.evaluator import Evaluator, Memo, RemovedSet
 from depthprune.manifest import (
+    BlockScore,
+    Estimate,
     HeldOut,
     Manifest,
     ParityRecord,
@@ -64,6 +66,8 @@ class Measured:
 
     result: Result
     evaluator: Evaluator
+    dense: Estimate
+    blocks: list[BlockScore]
     held_out: list[HeldOut]
     path: list[PathPoint] | None
 
@@ -84,6 +88,7 @@ class PruneJob:
     prompt: str
     bench: bool
     memory: int | None
+    memo: str | None
     overwrite: bool
     command: str
     progress: TerminalProgress
@@ -113,7 +118,8 @@ class PruneJob:
         calibration.held_out()
         model = self.loading.load(source, reader.tokenizer, self.progress)
         make_space(model.blocks, k, protect)
-        measured = self._measure(model, calibration, objective, k, protect)
+        with open_memo(self.memo, source) as memo:
+            measured = self._measure(model, calibration, objective, k, protect, memo)
         return self._write(model, calibration, measured)
 
     def _check_search(self) -> None:
@@ -151,17 +157,27 @@ class PruneJob:
         objective: Objective,
         k: int,
         protect: RemovedSet,
+        memo: Memo | None,
     ) -> Measured:
-        shared: dict[str, Any] = {"memory": self.memory, "progress": self.progress}
+        shared: dict[str, Any] = {"memory": self.memory, "memo": memo, "progress": self.progress}
         evaluator = Evaluator(model, calibration, objective, **shared)
         judge = Judge(model, calibration, objective, **shared)
         rule = None if self.max_increase is None else SizeRule(judge, self.max_increase)
         result = search(self.search, evaluator, k=k, seed=self.seed, protect=protect, enough=rule)
         if rule is not None:
             result = self._shortened(result, rule, evaluator)
-        draw_path = bool(result.path) and (rule is not None or self.search == "greedy")
-        path = path_points(result.path, evaluator, judge) if draw_path else None
-        return Measured(result, evaluator, judge.held_out(result.removed), path)
+        # A path that the search did not score itself is worth its cost only to a size rule.
+        known = bool(result.path) and all(evaluator.has_scored(s) for s in result.path)
+        path = path_points(result.path, evaluator, judge) if known or rule is not None else None
+        free = [block for block in range(model.blocks) if block not in protect]
+        return Measured(
+            result=result,
+            evaluator=evaluator,
+            dense=estimate(evaluator.dense, objective),
+            blocks=block_scores(evaluator, free),
+            held_out=judge.held_out(result.removed),
+            path=path,
+        )
 
     def _shortened(self, result: Result, rule: SizeRule, evaluator: Evaluator) -> Result:
         if not rule.chosen:
@@ -238,7 +254,6 @@ class PruneJob:
         module: nn.Module,
     ) -> Manifest:
         evaluator, result = measured.evaluator, measured.result
-        free = [b for b in range(model.blocks) if b not in result.protect]
         return Manifest(
             schema=1,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -252,9 +267,9 @@ class PruneJob:
             calibration=[calibration_record(part) for part in calibration.parts],
             objective=evaluator.objective.name,
             search=search_record(result, self.max_increase),
-            dense=estimate(evaluator.dense, evaluator.objective),
+            dense=measured.dense,
             pruned=estimate(result.score, evaluator.objective),
-            blocks=block_scores(evaluator, free),
+            blocks=measured.blocks,
             path=measured.path,
             held_out=measured.held_out,
             size=size_record(model, surgery),

@@ -66,6 +66,7 @@ def search_record(result: Result, max_increase: float | None) -> SearchRecord:
             block_tokens=result.cost.block_tokens,
             head_tokens=result.cost.head_tokens,
             plain_block_tokens=result.cost.plain_block_tokens,
+            recalled=result.cost.recalled,
             seconds=result.cost.seconds,
         ),
         not_finite=[list(removed) for removed in result.not_finite],

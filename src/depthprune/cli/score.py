@@ -9,7 +9,7 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, note, show, show_json
-from depthprune.cli.session import Loading, mixture, read_tokenizer
+from depthprune.cli.session import Loading, mixture, open_memo, read_tokenizer
 from depthprune.errors import OutputError, UsageError
 
 
@@ -24,6 +24,7 @@ def score(
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     memory: options.Memory = None,
+    memo: options.MemoPlace = None,
     revision: options.Revision = None,
     trust_remote_code: options.RemoteCode = False,
     allow_pickle: options.Pickle = False,
@@ -46,8 +47,9 @@ def score(
     reader = read_tokenizer(source, progress)
     drawn = mixture(calibration, reader, progress)
     loaded = loading.load(source, reader.tokenizer, progress)
-    evaluator = Evaluator(loaded, drawn, kind, memory=states, progress=progress)
-    rows = block_scores(evaluator, range(loaded.blocks))
+    with open_memo(memo, source) as store:
+        evaluator = Evaluator(loaded, drawn, kind, memory=states, memo=store, progress=progress)
+        rows = block_scores(evaluator, range(loaded.blocks))
     dense = estimate(evaluator.dense.require_finite(), kind)
     for row in rows:
         if row.loss == float("inf"):

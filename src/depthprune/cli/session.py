@@ -5,14 +5,17 @@ Everything that needs no weights is refused before they are loaded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from depthprune.cli.console import TerminalProgress, note
 
 if TYPE_CHECKING:
     from depthprune.calibration import Calibration
+    from depthprune.evaluator.memo import Memo
     from depthprune.models.loading import Model
     from depthprune.models.source import ModelSource
 
@@ -60,6 +63,36 @@ def read_tokenizer(source: ModelSource, progress: TerminalProgress) -> Reader:
     """A model's tokenizer; one inside a GGUF takes a few seconds."""
     with progress.step(f"reading the tokenizer of {source.name}", None, ""):
         return Reader(source.tokenizer())
+
+
+@contextmanager
+def open_memo(place: str | None, source: ModelSource) -> Iterator[Memo | None]:
+    """The memo that `--memo` names, with a word about what it cannot do and what it leaves aside.
+
+    Args:
+        place: A path, `off`, or None for the default place.
+        source: The model whose losses are looked up.
+    """
+    from depthprune.evaluator.memo import Memo
+
+    if place == "off":
+        yield None
+        return
+    with Memo.open(Path(place).expanduser() if place else None) as memo:
+        weights = source.fingerprint()
+        if weights is not None and memo.changed(source.identity, weights):
+            note(f"note: the weights of {source.name} changed; losses in the memo are not reused")
+        _say(memo)
+        try:
+            yield memo
+        finally:
+            _say(memo)
+
+
+def _say(memo: Memo) -> None:
+    for line in memo.notes:
+        note(f"warning: {line}")
+    memo.notes.clear()
 
 
 def mixture(specs: Sequence[str] | None, reader: Reader, progress: TerminalProgress) -> Calibration:

@@ -19,6 +19,7 @@ class Cost:
         head_tokens: Tokens whose logits were computed.
         plain_block_tokens: Block-tokens that one plain forward pass for each scored set, the dense
             model included, would have cost.
+        recalled: Losses (of one set on one window) that a memo gave.
         seconds: Wall time inside the evaluator.
     """
 
@@ -26,6 +27,7 @@ class Cost:
     block_tokens: int = 0
     head_tokens: int = 0
     plain_block_tokens: int = 0
+    recalled: int = 0
     seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
@@ -35,6 +37,7 @@ class Cost:
             self.block_tokens + other.block_tokens,
             self.head_tokens + other.head_tokens,
             self.plain_block_tokens + other.plain_block_tokens,
+            self.recalled + other.recalled,
             self.seconds + other.seconds,
         )
 
@@ -45,5 +48,6 @@ class Cost:
             self.block_tokens - other.block_tokens,
             self.head_tokens - other.head_tokens,
             self.plain_block_tokens - other.plain_block_tokens,
+            self.recalled - other.recalled,
             self.seconds - other.seconds,
         )

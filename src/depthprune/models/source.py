@@ -51,6 +51,13 @@ class ModelSource:
     trust_remote_code: bool = False
     allow_pickle: bool = False
 
+    @property
+    def identity(self) -> str:
+        """A name that means the same model in every working folder."""
+        if self.kind == "hub":
+            return self.name
+        return str((self.gguf or self.folder).resolve())
+
     def fingerprint(self) -> str | None:
         """Of the weights; None for pickled weights."""
         if self.gguf is not None:

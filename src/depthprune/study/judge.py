@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from depthprune.calibration import Calibration
-from depthprune.evaluator import Evaluator, RemovedSet, Score, increase
+from depthprune.evaluator import Evaluator, Memo, RemovedSet, Score, increase
 from depthprune.manifest import BlockScore, Estimate, HeldOut, PathPoint
 from depthprune.models.loading import Model
 from depthprune.objectives import Objective
@@ -25,6 +25,7 @@ class Judge:
         calibration: Whose sources are held out from.
         objective: As the search's.
         memory: Bytes that hidden states may take.
+        memo: Store of losses.
         progress: Where the work shows itself.
     """
 
@@ -35,11 +36,12 @@ class Judge:
         objective: Objective,
         *,
         memory: int | None = None,
+        memo: Memo | None = None,
         progress: Progress = SILENT,
     ) -> None:
         self._parts = calibration.parts
         self._evaluators = [
-            Evaluator(model, held, objective, memory=memory, progress=progress)
+            Evaluator(model, held, objective, memory=memory, memo=memo, progress=progress)
             for held in calibration.held_out()
         ]
 

@@ -1,0 +1,123 @@
+"""`depthprune memo`: shows and prunes the store of losses."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from depthprune.cli import options
+from depthprune.cli.console import note, show, show_json
+from depthprune.errors import UsageError
+from depthprune.report.numbers import format_bytes
+
+if TYPE_CHECKING:
+    from depthprune.evaluator.memo import ContextStatistics, MemoStatistics
+
+_SHORT = 12
+
+
+def memo(
+    memo: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads this at run time, on Python 3.10 too
+        typer.Option(metavar="PATH", help="The store; by default the one in your cache folder."),
+    ] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete the losses that the flags below name.")
+    ] = False,
+    older_than: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(metavar="DAYS", min=0, help="Prune what was not used for so many days."),
+    ] = None,
+    weights: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="PREFIX", help="Prune what was measured on the weights listed so."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Prune everything.")] = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show the store of losses that all runs share, or prune it."""
+    _check(prune, older_than, weights, everything)
+
+    from depthprune.evaluator.memo import Memo, MemoStatistics, default_path
+
+    place = default_path() if memo is None else memo
+    pruned: int | None = 0 if prune else None
+    if os.path.exists(place):
+        with Memo.open(place) as store:
+            for line in store.notes:
+                note(f"warning: {line}")
+            if prune:
+                pruned = store.prune(
+                    older_than_days=older_than, weights=weights, everything=everything
+                )
+            found = store.statistics()
+    elif memo is None:
+        # Looking makes no file.
+        found = MemoStatistics(0, 0, 0, ())
+    else:
+        raise UsageError(f"--memo {memo}: no such file; a run with --memo {memo} makes it")
+    if json:
+        show_json(_document(place, found, pruned))
+        return
+    if found.contexts:
+        show(_table(found))
+    show(Text(_summary(place, found, pruned)))
+
+
+def _check(prune: bool, older_than: float | None, weights: str | None, everything: bool) -> None:
+    some = older_than is not None or weights is not None
+    if not prune and (some or everything):
+        raise UsageError("--older-than, --weights and --all say what to prune; add --prune")
+    if prune and not (some or everything):
+        raise UsageError("--prune: expected --older-than DAYS, --weights PREFIX or --all")
+    if some and everything:
+        raise UsageError("--all prunes everything; drop --older-than and --weights, or drop --all")
+    if weights == "":
+        raise UsageError("--weights: expected the beginning of a fingerprint, got nothing")
+
+
+def _table(found: MemoStatistics) -> Table:
+    columns = ("model", "weights", "dtype", "device", "torch", "objective", "losses", "last used")
+    repaired = any(row.context.recovery for row in found.contexts)
+    table = Table(*columns, *(["recovery"] if repaired else []), box=None, pad_edge=False)
+    for row in found.contexts:
+        context = row.context
+        used = datetime.fromtimestamp(row.used).strftime("%Y-%m-%d %H:%M")
+        cells = [", ".join(row.names), context.weights[:_SHORT], context.dtype, context.device]
+        cells += [context.torch, context.objective, f"{row.losses:,}", used, context.recovery]
+        table.add_row(*(Text(cell) for cell in cells[: len(table.columns)]))
+    return table
+
+
+def _summary(place: Path, found: MemoStatistics, pruned: int | None) -> str:
+    losses = sum(row.losses for row in found.contexts)
+    held = f"{losses:,} losses of {found.sets:,} sets on {found.windows:,} windows"
+    if not losses:
+        held = "nothing is stored"
+    gone = "" if pruned is None else f"{pruned:,} losses pruned; "
+    return f"{gone}{place}: {held}, {format_bytes(found.bytes)}"
+
+
+def _document(place: Path, found: MemoStatistics, pruned: int | None) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "path": str(place),
+        "bytes": found.bytes,
+        "sets": found.sets,
+        "windows": found.windows,
+        "losses": sum(row.losses for row in found.contexts),
+        "pruned": pruned,
+        "contexts": [_row(row) for row in found.contexts],
+    }
+
+
+def _row(row: ContextStatistics) -> dict[str, Any]:
+    used = datetime.fromtimestamp(row.used, timezone.utc).isoformat(timespec="seconds")
+    return {**vars(row.context), "names": row.names, "losses": row.losses, "last_used": used}

@@ -1,0 +1,140 @@
+"""With a memo nothing is computed twice, and what comes out is what would have come out without."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import depthprune as dp
+from depthprune.evaluator.memo import Memo
+from depthprune.search import search
+
+SETS = [(), (1,), (2, 4)]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama: Path) -> dp.Model:
+    return dp.load(tiny_llama, dtype="bfloat16", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def calibration(model: dp.Model) -> dp.Calibration:
+    return dp.calibrate(
+        ["stdlib-prose,windows=6,length=48", "stdlib-code,windows=5,length=33"], model
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "memo.sqlite"
+
+
+def test_a_second_run_computes_nothing(
+    model: dp.Model, calibration: dp.Calibration, place: Path
+) -> None:
+    with Memo.open(place) as memo:
+        first = dp.Evaluator(model, calibration, memo=memo).score(SETS)
+    with Memo.open(place) as memo:
+        evaluator = dp.Evaluator(model, calibration, memo=memo)
+        second = evaluator.score(SETS)
+    assert evaluator.cost.block_tokens == evaluator.cost.head_tokens == 0
+    assert evaluator.cost.recalled == len(SETS) * 11
+    assert second == first == dp.Evaluator(model, calibration).score(SETS)
+
+
+def test_a_window_that_two_calibrations_share_is_scored_once(model: dp.Model, place: Path) -> None:
+    few = dp.calibrate("stdlib-prose,windows=4,length=64,order=first", model)
+    more = dp.calibrate("stdlib-prose,windows=7,length=64,order=first", model)
+    with Memo.open(place) as memo:
+        dp.Evaluator(model, few, memo=memo).score([(3,)])
+        evaluator = dp.Evaluator(model, more, memo=memo)
+        evaluator.score([(3,)])
+    assert evaluator.cost.recalled == 4
+    assert evaluator.cost.block_tokens == 5 * 3 * 64
+
+
+def test_another_dtype_shares_nothing(
+    model: dp.Model, calibration: dp.Calibration, tiny_llama: Path, place: Path
+) -> None:
+    with Memo.open(place) as memo:
+        dp.Evaluator(model, calibration, memo=memo).score(SETS)
+        wide = dp.load(tiny_llama, dtype="float32", device="cpu")
+        evaluator = dp.Evaluator(wide, calibration, memo=memo)
+        evaluator.score(SETS)
+    assert evaluator.cost.recalled == 0
+
+
+def test_a_run_that_stops_halfway_is_finished_identically(
+    model: dp.Model, calibration: dp.Calibration, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = search("greedy", dp.Evaluator(model, calibration), k=3)
+    walks = 0
+    walk = dp.Evaluator._walk
+
+    def stopping(self: dp.Evaluator, *arguments: object) -> None:
+        nonlocal walks
+        walks += 1
+        if walks > 3:
+            raise KeyboardInterrupt
+        walk(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("depthprune.evaluator.evaluator._CALL_TOKENS", {"cpu": 96})
+    monkeypatch.setattr(dp.Evaluator, "_walk", stopping)
+    with Memo.open(place) as memo, pytest.raises(KeyboardInterrupt):
+        search("greedy", dp.Evaluator(model, calibration, memo=memo), k=3)
+    monkeypatch.setattr(dp.Evaluator, "_walk", walk)
+    with Memo.open(place) as memo:
+        evaluator = dp.Evaluator(model, calibration, memo=memo)
+        resumed = search("greedy", evaluator, k=3)
+    assert evaluator.cost.recalled > 0
+    assert (resumed.removed, resumed.path) == (whole.removed, whole.path)
+    assert [p.loss for p in resumed.trace] == pytest.approx([p.loss for p in whole.trace], rel=1e-2)
+
+
+SCRIPT = """
+import sys
+import depthprune as dp
+from depthprune.evaluator.memo import Memo
+from pathlib import Path
+model = dp.load(sys.argv[1], dtype="bfloat16", device="cpu")
+calibration = dp.calibrate("stdlib-prose,windows=40,length=64", model)
+with Memo.open(Path(sys.argv[2])) as memo:
+    evaluator = dp.Evaluator(model, calibration, memo=memo)
+    print("ready", flush=True)
+    result = dp.search("greedy", evaluator, k=4)
+print(result.removed, repr(result.score.loss), evaluator.cost.recalled, flush=True)
+"""
+
+
+def _start(tiny_llama: Path, place: Path) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", SCRIPT, str(tiny_llama), str(place)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.mark.slow
+def test_a_killed_search_ends_as_one_that_was_never_killed(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    output, _ = _start(tiny_llama, tmp_path / "whole.sqlite").communicate()
+    rng = np.random.default_rng(0)
+    for delay in rng.uniform(0.02, 0.6, size=4):
+        process = _start(tiny_llama, tmp_path / "killed.sqlite")
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            process.wait(timeout=delay)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        process.stdout.close()
+        process.wait()
+    resumed, _ = _start(tiny_llama, tmp_path / "killed.sqlite").communicate()
+    whole_line, resumed_line = (text.splitlines()[1] for text in (output, resumed))
+    assert resumed_line.rsplit(" ", 1)[0] == whole_line.rsplit(" ", 1)[0]
+    assert int(resumed_line.rsplit(" ", 1)[1]) > 0
