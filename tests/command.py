@@ -1,0 +1,59 @@
+"""The command line, run in this process."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from depthprune.cli import main
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        status: The exit status.
+        out: What it wrote on stdout.
+        err: What it wrote on stderr.
+    """
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """The one JSON document on stdout of a run that went well."""
+        assert self.status == 0, self.err
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> str:
+        """The one line in which a run was refused; stdout must be empty, warnings may precede."""
+        *before, last = self.err.splitlines()
+        assert self.out == ""
+        assert [line for line in before if not line.startswith("warning: ")] == []
+        assert last.startswith("error: ")
+        assert "this is a bug" not in last
+        return last.removeprefix("error: ")
+
+
+Command = Callable[..., Outcome]
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> Outcome:
+    """Run `depthprune` with these words; the process's signal handlers stay as they were."""
+    capsys.readouterr()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as left:
+            main([str(word) for word in words])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    return Outcome(int(left.value.code or 0), *capsys.readouterr())
