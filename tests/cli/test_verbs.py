@@ -275,7 +275,7 @@ def test_a_block_whose_removal_overflows_ranks_last_and_is_named(
     assert found["search"]["not_finite"][0] == [1]
     assert found["blocks"][1]["loss"] == "Infinity"
     assert math.isfinite(found["pruned"]["loss"])
-    assert "warning: the loss without blocks 1 is NaN or infinite; it ranked last" in outcome.err
+    assert "warning: the loss without block 1 is NaN or infinite; it ranked last" in outcome.err
 
 
 def test_score_names_a_block_whose_removal_overflows(
@@ -310,7 +310,7 @@ def test_evaluate_refuses_a_loss_that_is_not_finite(
 ) -> None:
     outcome = depthprune("evaluate", overflowing, "-c", spec, "--remove", "1", *_EXACT)
     assert outcome.status == FAILED
-    assert "without blocks 1 is NaN or infinite" in outcome.error
+    assert "without block 1 is NaN or infinite" in outcome.error
 
 
 def test_score_gives_each_block_its_increase(

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str], debug: bool) -> int:
     try:
-        status = app(words, prog_name="depthprune", standalone_mode=False) or DONE
+        status = app(words, prog_name="depthprune", standalone_mode=False, obj=words) or DONE
         # Typer turns Ctrl-C into this status by itself, in some versions without a word.
         if status != INTERRUPTED:
             return int(status)

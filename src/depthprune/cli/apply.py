@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +9,12 @@ from typing import Annotated
 import typer
 
 from depthprune.cli import options
-from depthprune.cli.console import TerminalProgress, note, show
+from depthprune.cli.console import TerminalProgress, command_line, note, show
 from depthprune.outputs import MANIFEST_NAME
 
 
 def apply(
+    context: typer.Context,
     checkpoint: Annotated[
         Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder with safetensors.")
     ],
@@ -41,7 +41,7 @@ def apply(
         out,
         verify=verify,
         overwrite=overwrite,
-        command="depthprune " + shlex.join(sys.argv[1:]),
+        command=command_line(context),
         progress=TerminalProgress(),
         finish=write_report,
     )

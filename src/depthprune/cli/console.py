@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import typer
 from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
@@ -32,9 +34,15 @@ _SHOW_AFTER = 2.0
 _LINE_EVERY = 10.0
 
 
+def command_line(context: typer.Context) -> str:
+    """The command that this run was, as one would type it again."""
+    words = context.obj if isinstance(context.obj, list) else sys.argv[1:]
+    return shlex.join(["depthprune", *words])
+
+
 def show(result: RenderableType) -> None:
     """Print a result on stdout."""
-    Console(highlight=False).print(result)
+    Console(highlight=False).print(result, crop=False)
 
 
 def note(message: str) -> None:

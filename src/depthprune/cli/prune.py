@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -10,13 +9,14 @@ from typing import Annotated, Optional
 import typer
 
 from depthprune.cli import options
-from depthprune.cli.console import TerminalProgress, note, show
+from depthprune.cli.console import TerminalProgress, command_line, note, show
 from depthprune.cli.session import Loading
 from depthprune.errors import UsageError
-from depthprune.models.removal import format_blocks
+from depthprune.models.removal import name_blocks
 
 
 def prune(
+    context: typer.Context,
     model: options.ModelName,
     out: options.Out,
     k: Annotated[
@@ -89,15 +89,12 @@ def prune(
         memory=states,
         memo=memo,
         overwrite=overwrite,
-        command="depthprune " + shlex.join(sys.argv[1:]),
+        command=command_line(context),
         progress=TerminalProgress(),
     )
     manifest = job.run()
     for removed in manifest.search.not_finite if manifest.search else ():
-        note(
-            f"warning: the loss without blocks {format_blocks(removed)} is NaN or infinite; it "
-            "ranked last"
-        )
+        note(f"warning: the loss without {name_blocks(removed)} is NaN or infinite; it ranked last")
     if json:
         sys.stdout.write(manifest.model_dump_json(indent=2, by_alias=True) + "\n")
         return

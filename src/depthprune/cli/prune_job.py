@@ -112,6 +112,8 @@ class PruneJob:
         k = self.k
         if k is None:
             k = source.blocks - max(1, len(protect))
+            if k < 1:
+                raise UsageError("--protect: leaves no block that may go; protect fewer")
         make_space(source.blocks, k, protect)
         reader = read_tokenizer(source, self.progress)
         calibration = mixture(self.specs, reader, self.progress)

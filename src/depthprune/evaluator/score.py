@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthprune.errors import EvaluationError
+from depthprune.models.removal import name_blocks
 
 Losses = NDArray[np.float64]
 
@@ -98,9 +99,9 @@ class Score:
         """
         if self.finite:
             return self
-        what = f"without blocks {', '.join(map(str, self.removed))}" if self.removed else ""
+        what = f"without {name_blocks(self.removed)}" if self.removed else "with every block"
         raise EvaluationError(
-            f"the loss of the model {what or 'with every block'} is NaN or infinite; compute in "
+            f"the loss of the model {what} is NaN or infinite; compute in "
             "another --dtype (float32), or check the weights"
         )
 

@@ -126,3 +126,9 @@ def _refuse_twice(blocks: Iterable[int], flag: str) -> None:
     twice = sorted(block for block, count in Counter(blocks).items() if count > 1)
     if twice:
         raise UsageError(f"{flag}: block {twice[0]} is named twice; name each block once")
+
+
+def name_blocks(blocks: Iterable[int]) -> str:
+    """Blocks in words: `"block 4"`, or `"blocks 4,12-14"`."""
+    numbers = tuple(blocks)
+    return f"block{'s' if len(numbers) > 1 else ''} {format_blocks(numbers)}"

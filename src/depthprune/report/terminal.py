@@ -103,9 +103,12 @@ def prune_summary(manifest: Manifest, report_path: Path | None = None) -> Render
         parts.append(_continuations(manifest.sample))
     facts = [("removed", numbers.block_list(manifest.removed))]
     facts.append(("parity", summary.parity_words(manifest.parity)))
-    if report_path is not None:
-        facts.append(("report", str(report_path)))
     parts.append(_pairs(facts))
+    if report_path is not None:
+        # On a line of its own, never folded, so that it can be copied.
+        line = Text.assemble(("report  ", "bold"), _plain(str(report_path)))
+        line.no_wrap, line.overflow = True, "ignore"
+        parts.append(line)
     return Group(*parts)
 
 

@@ -1,0 +1,105 @@
+"""One-shot, exact: the prefix walk against one plain forward for each candidate.
+
+Both score the removal of each block of the demo model alone, on the same windows, in the same
+dtype and attention. The plain way is what peers do: for each candidate a transformers forward of
+the model without that block (one batch, `use_cache=False`), and the cross-entropy of all its logits. Beside
+them stands the time that the bare matrix products take (the blocks' projections and the head, of
+the same shapes and number as the walk runs them), which no evaluator can undercut.
+
+    python benchmarks/one_shot.py --repeats 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+import depthprune as dp
+from depthprune.calibration import Calibration
+from depthprune.models.loading import Model
+
+
+def walked(model: Model, calibration: Calibration) -> tuple[list[float], Any]:
+    evaluator = dp.Evaluator(model, calibration)
+    scores = evaluator.score([(), *((block,) for block in range(model.blocks))])
+    return [score.loss for score in scores], evaluator.cost
+
+
+@torch.inference_mode()
+def plain(model: Model, calibration: Calibration) -> list[float]:
+    tokens = torch.from_numpy(np.stack([window.tokens for window in calibration.windows]))
+    losses = []
+    for removed in [(), *((block,) for block in range(model.blocks))]:
+        with model.anatomy.masked(removed) as module:
+            logits = module(input_ids=tokens, use_cache=False).logits
+        targets = tokens[:, 1:].reshape(-1)
+        flat = logits[:, :-1].reshape(len(targets), -1).float()
+        losses.append(functional.cross_entropy(flat, targets).item())
+    return losses
+
+
+@torch.inference_mode()
+def products(model: Model, cost: Any, length: int) -> None:
+    """The walk's matrix products alone: every linear map of a block, and the head's."""
+    block = model.anatomy.blocks.modules[0]
+    maps = [m for m in block.modules() if isinstance(m, nn.Linear)]
+    dtype = maps[0].weight.dtype
+    inputs = {m.in_features: torch.randn(1, length, m.in_features, dtype=dtype) for m in maps}
+    for _ in range(cost.block_tokens // length):
+        for linear in maps:
+            linear(inputs[linear.in_features])
+    head: Any = model.module.get_output_embeddings()  # type: ignore[operator]
+    chunk = torch.randn(1, 128, head.in_features, dtype=dtype)
+    for _ in range(cost.head_tokens // 128):
+        head(chunk)
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    began = time.perf_counter()
+    answer = work()
+    return time.perf_counter() - began, answer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--windows", type=int, default=4)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    model = dp.load(options.model)
+    spec = f"stdlib-prose,windows={options.windows},length={options.length},seed=0"
+    calibration = dp.calibrate(spec, model)
+    walked(model, dp.calibrate(f"stdlib-prose,windows=1,length={options.length}", model))
+    times: dict[str, list[float]] = {"plain": [], "walk": [], "products": []}
+    for _ in range(options.repeats):
+        seconds, theirs = timed(lambda: plain(model, calibration))
+        times["plain"].append(seconds)
+        seconds, (ours, cost) = timed(lambda: walked(model, calibration))
+        times["walk"].append(seconds)
+        times["products"].append(timed(lambda c=cost: products(model, c, options.length))[0])  # type: ignore[misc]
+        worst = max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True))
+    limit = 1e-5 if model.dtype == "float32" else 1e-2
+    assert worst <= limit, f"losses differ by {worst:.1e}"
+    print(f"{model.blocks + 1} sets, {calibration.tokens:,} tokens, {model.dtype}, {model.device}")
+    print(f"block-tokens {cost.block_tokens:,} of {cost.plain_block_tokens:,} for plain forwards")
+    print(f"{'':10}{'median s':>10}{'low':>8}{'high':>8}{'plain ÷':>9}")
+    middle = statistics.median(times["plain"])
+    for name, values in times.items():
+        median = statistics.median(values)
+        row = f"{median:>10.2f}{min(values):>8.2f}{max(values):>8.2f}{middle / median:>9.2f}"
+        print(f"{name:10}{row}")
+    share = statistics.median(times["products"]) / statistics.median(times["walk"])
+    print(f"the walk runs at {share:.2f} of the bare products' rate; losses within {worst:.1e}")
+
+
+if __name__ == "__main__":
+    main()
