@@ -2,9 +2,9 @@
 
 Both score the removal of each block of the demo model alone, on the same windows, in the same
 dtype and attention. The plain way is what peers do: for each candidate a transformers forward of
-the model without that block (one batch, `use_cache=False`), and the cross-entropy of all its logits. Beside
-them stands the time that the bare matrix products take (the blocks' projections and the head, of
-the same shapes and number as the walk runs them), which no evaluator can undercut.
+the model without that block (one batch, `use_cache=False`), and the cross-entropy of all its
+logits. Beside them stands the time that the bare matrix products take (the blocks' projections and
+the head, of the same shapes and number as the walk runs them), which no evaluator can undercut.
 
     python benchmarks/one_shot.py --repeats 3
 """
