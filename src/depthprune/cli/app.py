@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from depthprune.cli import apply, bench, evaluate, listings, prune, score
+from depthprune.cli import apply, bench, evaluate, listings, memo, prune, score
 from depthprune.manifest import versions
 
 app = typer.Typer(
@@ -44,3 +44,4 @@ app.command("searches")(listings.searches)
 app.command("objectives")(listings.objectives)
 app.command("calibrations")(listings.calibrations)
 app.command("architectures")(listings.architectures)
+app.command("memo")(memo.memo)

@@ -45,30 +45,33 @@ def memo(
     """Show the store of losses that all runs share, or prune it."""
     _check(prune, older_than, weights, everything)
 
-    from depthprune.evaluator.memo import Memo, MemoStatistics, default_path
+    from depthprune.evaluator.memo import MemoStatistics, default_path
 
-    place = default_path() if memo is None else memo
-    pruned: int | None = 0 if prune else None
+    place = default_path() if memo is None else memo.expanduser()
+    found, pruned = MemoStatistics(0, 0, 0, ()), 0
+    # Looking at a default place where nothing is yet makes no file.
     if os.path.exists(place):
-        with Memo.open(place) as store:
-            for line in store.notes:
-                note(f"warning: {line}")
-            if prune:
-                pruned = store.prune(
-                    older_than_days=older_than, weights=weights, everything=everything
-                )
-            found = store.statistics()
-    elif memo is None:
-        # Looking makes no file.
-        found = MemoStatistics(0, 0, 0, ())
-    else:
+        found, pruned = _open(place, prune, older_than, weights, everything)
+    elif memo is not None:
         raise UsageError(f"--memo {memo}: no such file; a run with --memo {memo} makes it")
     if json:
-        show_json(_document(place, found, pruned))
-        return
-    if found.contexts:
-        show(_table(found))
-    show(Text(_summary(place, found, pruned)))
+        show_json(_document(place, found, pruned if prune else None))
+    else:
+        _print(place, found, pruned if prune else None)
+
+
+def _open(
+    place: Path, prune: bool, older_than: float | None, weights: str | None, everything: bool
+) -> tuple[MemoStatistics, int]:
+    from depthprune.evaluator.memo import Memo
+
+    pruned = 0
+    with Memo.open(place) as store:
+        for line in store.notes:
+            note(f"warning: {line}")
+        if prune:
+            pruned = store.prune(older_than_days=older_than, weights=weights, everything=everything)
+        return store.statistics(), pruned
 
 
 def _check(prune: bool, older_than: float | None, weights: str | None, everything: bool) -> None:
@@ -81,6 +84,12 @@ def _check(prune: bool, older_than: float | None, weights: str | None, everythin
         raise UsageError("--all prunes everything; drop --older-than and --weights, or drop --all")
     if weights == "":
         raise UsageError("--weights: expected the beginning of a fingerprint, got nothing")
+
+
+def _print(place: Path, found: MemoStatistics, pruned: int | None) -> None:
+    if found.contexts:
+        show(_table(found))
+    show(Text(_summary(place, found, pruned)))
 
 
 def _table(found: MemoStatistics) -> Table:

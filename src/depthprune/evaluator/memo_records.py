@@ -1,0 +1,96 @@
+"""What the memo is asked for and answers, and where it lies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depthprune.errors import OutputError
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a loss depends on besides the window and the removed set.
+
+    Attributes:
+        weights: Fingerprint of the weights.
+        dtype: What the model computes in.
+        device: Kind of the device: `cpu`, `cuda` or `mps`.
+        torch: Version of torch.
+        objective: The objective's name with all its parameters.
+        recovery: What was done to repair the pruned model, if anything.
+    """
+
+    weights: str
+    dtype: str
+    device: str
+    torch: str
+    objective: str
+    recovery: str = ""
+
+    def key(self) -> str:
+        """SHA-256 of all fields, in hexadecimal."""
+        return hashlib.sha256(json.dumps(astuple(self)).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """The losses of one removed set on the windows asked for, and where they are known.
+
+    The losses are NaN where they are not known; a known one may be NaN or infinite too.
+    """
+
+    losses: NDArray[np.float64]
+    known: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ContextStatistics:
+    """A context, its models' names, its number of losses and its last use (seconds since 1970)."""
+
+    context: Context
+    names: tuple[str, ...]
+    losses: int
+    used: float
+
+
+@dataclass(frozen=True)
+class MemoStatistics:
+    """A memo's size on disk, its distinct sets and windows, and its contexts, last used first."""
+
+    bytes: int
+    sets: int
+    windows: int
+    contexts: tuple[ContextStatistics, ...]
+
+
+def window_key(tokens: NDArray[np.int64], scored: NDArray[np.bool_]) -> bytes:
+    """Sixteen bytes that stand for a window: its tokens, and which of them count."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(len(tokens).to_bytes(8, "little") + len(scored).to_bytes(8, "little"))
+    digest.update(tokens.astype("<i8").tobytes())
+    digest.update(np.packbits(scored).tobytes())
+    return digest.digest()
+
+
+def default_path() -> Path:
+    """The memo's place in the user's cache folder."""
+    try:
+        if sys.platform == "win32":
+            folder = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            folder = Path.home() / "Library" / "Caches"
+        else:
+            # The XDG specification has a relative path ignored.
+            named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+            folder = named if named.is_absolute() else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise OutputError(f"memo: {error}; set HOME, or pass --memo PATH or --memo off") from error
+    return folder / "depthprune" / "memo.sqlite"
