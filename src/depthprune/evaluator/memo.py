@@ -43,7 +43,14 @@ from depthprune.evaluator.memo_records import (
 from depthprune.evaluator.walk import RemovedSet
 
 __all__ = [
-"Context", "ContextStatistics", "Memo", "MemoStatistics", "Remembered", "default_path", "window_key",]
+    "Context",
+    "ContextStatistics",
+    "Memo",
+    "MemoStatistics",
+    "Remembered",
+    "default_path",
+    "window_key",
+]
 
 _TOUCH_EVERY = 3600.0
 _DAY = 86_400.0
