@@ -129,7 +129,7 @@ def test_no_finite_candidate_is_an_error_that_names_the_search(name: str) -> Non
 
 def test_a_result_that_is_not_finite_is_an_error_that_names_it() -> None:
     landscape = table(3, {(0, 1): math.inf}, otherwise=1.0)
-    with pytest.raises(EvaluationError, match="without blocks 0, 1 is NaN or infinite"):
+    with pytest.raises(EvaluationError, match="without blocks 0,1 is NaN or infinite"):
         search("one-shot", landscape, k=2)
 
 
