@@ -46,6 +46,12 @@ class OutputError(DepthpruneError):
     """An output exists already, or could not be written whole."""
 
 
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """The first line of another library's message, or the error's kind where it has none."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:limit]
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not known, with the nearest known one.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from depthprune.calibration.stdlib import code_documents, prose_documents
-from depthprune.errors import CalibrationError, UsageError
+from depthprune.errors import CalibrationError, UsageError, first_line
 from depthprune.plugins import Registry
 
 
@@ -127,8 +127,7 @@ def _parquet(target: str, options: Mapping[str, str]) -> Iterator[Document]:
     try:
         file = parquet.ParquetFile(Path(target).expanduser())
     except (pyarrow.ArrowException, OSError) as error:
-        line = str(error).splitlines()[0]
-        raise CalibrationError(f"{target}: not a Parquet file ({line})") from error
+        raise CalibrationError(f"{target}: not a Parquet file ({first_line(error)})") from error
     with file:
         if field not in file.schema_arrow.names:
             have = ", ".join(file.schema_arrow.names)
@@ -158,9 +157,8 @@ def _hub(target: str, options: Mapping[str, str]) -> Iterator[Document]:
             target, options.get("name"), split=split, revision=options.get("revision")
         )
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CalibrationError(
-            f"hub:{target}: could not be reached or read ({lines[0][:200]}); check its name, "
+            f"hub:{target}: could not be reached or read ({first_line(error)}); check its name, "
             "name=, split= and the network, or download it and use jsonl: or parquet:"
         ) from error
     for number, row in enumerate(rows):

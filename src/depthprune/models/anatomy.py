@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depthprune.errors import ModelError
+from depthprune.errors import ModelError, first_line
 from depthprune.models.head import Head, find_head
 from depthprune.models.replay import (
     Blocks,
@@ -112,9 +112,8 @@ def find_anatomy(module: nn.Module) -> Anatomy:
     try:
         return _find(module)
     except (RuntimeError, TypeError, ValueError, KeyError, IndexError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
-            f"{type(module).__name__}: cannot be called block by block ({lines[0][:200]}); it "
+            f"{type(module).__name__}: cannot be called block by block ({first_line(error)}); it "
             "cannot be searched with this version of transformers"
         ) from error
 

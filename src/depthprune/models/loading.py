@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthprune.errors import ModelError, UsageError
+from depthprune.errors import ModelError, UsageError, first_line
 from depthprune.models.anatomy import Anatomy, find_anatomy
 from depthprune.models.source import ModelSource, find_model
 
@@ -116,9 +116,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        line = str(error).splitlines()[0]
         raise UsageError(
-            f"--device: expected auto, cpu, cuda, cuda:N or mps, got {name!r} ({line})"
+            f"--device: expected auto, cpu, cuda, cuda:N or mps, got {name!r} ({first_line(error)})"
         ) from error
     return device
 
@@ -173,9 +172,8 @@ def load_module(source: ModelSource, dtype: torch.dtype, device: torch.device) -
         with quiet_transformers(), _no_gguf_bar():
             module, info = AutoModelForCausalLM.from_pretrained(str(source.folder), **options)
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
-            f"{source.name}: transformers cannot load it ({lines[0][:300]})"
+            f"{source.name}: transformers cannot load it ({first_line(error, 300)})"
         ) from error
     _refuse_partial(source.name, info)
     if source.gguf is not None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depthprune.errors import ParityError
+from depthprune.errors import ParityError, first_line
 from depthprune.manifest import ParityRecord
 from depthprune.models.anatomy import Anatomy
 from depthprune.models.loading import DTYPES, Model, load, quiet_transformers
@@ -111,8 +111,9 @@ def reload(folder: Path, dtype: str, device: str) -> nn.Module:
                 str(folder), dtype=DTYPES[dtype], local_files_only=True, output_loading_info=True
             )
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ParityError(f"the written checkpoint does not load ({lines[0][:300]})") from error
+        raise ParityError(
+            f"the written checkpoint does not load ({first_line(error, 300)})"
+        ) from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(str(key) for key in info.get(kind) or ())
         if keys:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from depthprune.errors import CheckpointError, ModelError
+from depthprune.errors import CheckpointError, ModelError, first_line
 from depthprune.models.checkpoint import Checkpoint, open_checkpoint
 from depthprune.models.fingerprint import fingerprint, fingerprint_file
 
@@ -91,7 +91,7 @@ class ModelSource:
         except Exception as error:
             raise ModelError(
                 f"{self.name}: no tokenizer could be read from {self.gguf or self.folder} "
-                f"({_first_line(error)}); put the tokenizer's files beside the weights"
+                f"({first_line(error)}); put the tokenizer's files beside the weights"
             ) from error
 
 
@@ -206,7 +206,7 @@ def _gguf_facts(file: Path) -> tuple[str, int]:
         return architecture, int(fields[f"{architecture}.block_count"].contents())
     except (KeyError, ValueError, IndexError, OSError, OverflowError) as error:
         raise CheckpointError(
-            f"{file}: not a GGUF language model, or damaged ({_first_line(error)})"
+            f"{file}: not a GGUF language model, or damaged ({first_line(error)})"
         ) from error
 
 
@@ -222,11 +222,6 @@ def _download(name: str, revision: str | None, trust_remote_code: bool, allow_pi
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:
         raise ModelError(
-            f"{name}: no such folder, and the hub gave nothing ({_first_line(error)}); "
+            f"{name}: no such folder, and the hub gave nothing ({first_line(error)}); "
             "check the name and the network, or download it and give the folder"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]
