@@ -44,6 +44,10 @@ class Landscape:
                 self.asked += [each] if each else []
         return [self._known[each] for each in sets]
 
+    def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
+        """Exact scores: a formula need not race."""
+        return self.score([(), *removed])[1:]
+
 
 def additive(damage: Sequence[float]) -> Landscape:
     """Each block's removal costs its own damage, whatever else is removed."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from depthprune.evaluator.cost import Cost
     from depthprune.evaluator.evaluator import Evaluator
     from depthprune.evaluator.memo import Memo
+    from depthprune.evaluator.racing import Racing
     from depthprune.evaluator.score import Score, increase
     from depthprune.models.apply import apply
     from depthprune.models.loading import Model, load
@@ -47,6 +48,7 @@ _PLACES = {
     "Evaluator": "evaluator.evaluator",
     "Memo": "evaluator.memo",
     "Model": "models.loading",
+    "Racing": "evaluator.racing",
     "Result": "search.driver",
     "Score": "evaluator.score",
     "apply": "models.apply",
@@ -72,6 +74,7 @@ __all__ = [
     "ModelError",
     "OutputError",
     "ParityError",
+    "Racing",
     "Result",
     "Score",
     "UsageError",

@@ -71,12 +71,15 @@ class BlockScore(_Record):
     stderr: float
     increase: float = Field(description="Loss minus the dense model's, on the same windows.")
     increase_stderr: float
+    windows: int | None = Field(
+        default=None, description="On how many windows, where a race did not need all."
+    )
 
 
 class Step(_Record):
     """One step of a search: the best set so far against what was spent."""
 
-    evaluations: int
+    evaluations: float
     block_tokens: int
     removed: list[int]
     loss: float
@@ -95,7 +98,10 @@ class PathPoint(_Record):
 class Cost(_Record):
     """What the search spent: counted, not estimated, except for `seconds`."""
 
-    evaluations: int = Field(description="Removed sets scored, the dense model apart.")
+    evaluations: float = Field(
+        description="Removed sets scored, one on half of the windows counting half; the dense "
+        "model apart."
+    )
     block_tokens: int
     head_tokens: int
     plain_block_tokens: int = Field(
@@ -105,14 +111,22 @@ class Cost(_Record):
     seconds: float
 
 
+class RacingRecord(_Record):
+    """How sure the search was of each choice; null where every set was scored on every window."""
+
+    delta: float = Field(description="Chance that an ask drops a set that it should have kept.")
+    tolerance: float = Field(description="Losses within this share of each other are ties.")
+
+
 class SearchRecord(_Record):
-    """The search and how it went."""
+    """The search and how it went. With racing, the losses of its trace are estimates."""
 
     name: str
     seed: int
     k: int
     protect: list[int]
     max_increase: float | None = None
+    racing: RacingRecord | None = None
     trace: list[Step]
     cost: Cost
     not_finite: list[list[int]] = Field(description="Sets whose loss was NaN or infinite.")

@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import depthprune as dp
 from command import Command, Outcome
 from depthprune.cli import DONE, FAILED, INTERRUPTED, WRONG_USAGE, prune_job
-from depthprune.evaluator import evaluator
+from depthprune.evaluator import passes
 from depthprune.models import byte_copy
 from depthprune.study.judge import Judge
 from tiny import save_tiny
@@ -216,7 +216,7 @@ def _terminate(*arguments: object, **options: object) -> None:
 @pytest.mark.parametrize("act", [_interrupt, _terminate])
 @pytest.mark.parametrize(
     ("room", "name"),
-    [(evaluator.Evaluator, "_walk"), (prune_job, "verify"), (prune_job, "write_report")],
+    [(passes.Passes, "_group"), (prune_job, "verify"), (prune_job, "write_report")],
 )
 def test_an_interrupt_leaves_nothing_and_exits_130(
     room: Any,

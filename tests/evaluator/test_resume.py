@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import depthprune as dp
 from depthprune.evaluator.memo import Memo
+from depthprune.evaluator.passes import Passes
 from depthprune.search import search
 
 SETS = [(), (1,), (2, 4)]
@@ -75,20 +77,20 @@ def test_a_run_that_stops_halfway_is_finished_identically(
 ) -> None:
     whole = search("greedy", dp.Evaluator(model, calibration), k=3)
     walks = 0
-    walk = dp.Evaluator._walk
+    walk = Passes._group
 
-    def stopping(self: dp.Evaluator, *arguments: object) -> None:
+    def stopping(self: Passes, *arguments: Any) -> Any:
         nonlocal walks
         walks += 1
         if walks > 3:
             raise KeyboardInterrupt
-        walk(self, *arguments)  # type: ignore[arg-type]
+        return walk(self, *arguments)
 
     monkeypatch.setattr("depthprune.evaluator.evaluator._CALL_TOKENS", {"cpu": 96})
-    monkeypatch.setattr(dp.Evaluator, "_walk", stopping)
+    monkeypatch.setattr(Passes, "_group", stopping)
     with Memo.open(place) as memo, pytest.raises(KeyboardInterrupt):
         search("greedy", dp.Evaluator(model, calibration, memo=memo), k=3)
-    monkeypatch.setattr(dp.Evaluator, "_walk", walk)
+    monkeypatch.setattr(Passes, "_group", walk)
     with Memo.open(place) as memo:
         evaluator = dp.Evaluator(model, calibration, memo=memo)
         resumed = search("greedy", evaluator, k=3)
@@ -101,7 +103,9 @@ SCRIPT = """
 import sys
 import depthprune as dp
 from depthprune.evaluator.memo import Memo
+from depthprune.evaluator.passes import Passes
 from pathlib import Path
+from typing import Any
 model = dp.load(sys.argv[1], dtype="bfloat16", device="cpu")
 calibration = dp.calibrate("stdlib-prose,windows=40,length=64", model)
 with Memo.open(Path(sys.argv[2])) as memo:

@@ -10,7 +10,7 @@ from depthprune.calibration.calibration import (
 from depthprune.calibration.presets import PRESETS, Preset
 from depthprune.calibration.sources import SOURCES, Document, Source
 from depthprune.calibration.spec import CalibrationSpec
-from depthprune.calibration.windows import Window
+from depthprune.calibration.windows import Item, Window
 
 __all__ = [
     "NOISY_BELOW",
@@ -19,6 +19,7 @@ __all__ = [
     "Calibration",
     "CalibrationSpec",
     "Document",
+    "Item",
     "Part",
     "Preset",
     "Source",

@@ -27,6 +27,22 @@ _HELD_OUT = 10
 
 
 @dataclass(frozen=True)
+class Item:
+    """What makes a window an item: a prompt and its options, each read as prompt + that option.
+
+    Attributes:
+        spans: Start and stop of each option's tokens in the window's; the prompt stands before the
+            first, and the options follow one another without gaps.
+        answer: Index of the right option.
+        bytes: UTF-8 bytes of each option's text.
+    """
+
+    spans: tuple[tuple[int, int], ...]
+    answer: int
+    bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Window:
     """One sequence of tokens scored as a unit.
 
@@ -36,12 +52,14 @@ class Window:
         document: Name of the document in which it begins.
         start: Position of its first text token among the source's tokens (within its document,
             where windows do not run across documents).
+        item: For a window that is an item, its options; `scored` marks the tokens of all.
     """
 
     tokens: Tokens
     scored: NDArray[np.bool_]
     document: str
     start: int
+    item: Item | None = None
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,10 @@ def evaluate(
 
     from depthprune.calibration import calibrate, parse_calibration
     from depthprune.evaluator import Evaluator
-    from depthprune.objectives import OBJECTIVES
+    from depthprune.objectives import parse_objective
     from depthprune.study.judge import estimate
 
-    kind = OBJECTIVES.get(objective)()
+    kind = parse_objective(objective)
     specs = parse_calibration(calibration or [DEFAULT_CALIBRATION])
     loading = Loading(model, dtype, device, revision, trust_remote_code, allow_pickle)
     source = loading.find()
@@ -56,7 +56,9 @@ def evaluate(
     rows = []
     with open_memo(memo, source) as store:
         for spec, each in zip(specs, drawn, strict=True):
-            evaluator = Evaluator(loaded, each, kind, memory=states, memo=store, progress=progress)
+            evaluator = Evaluator(
+                loaded, each, kind, memory=states, memo=store, plain=True, progress=progress
+            )
             score = evaluator.score([removed])[0].require_finite()
             rows.append((spec.line(), kind.name, estimate(score, kind)))
     if not json:

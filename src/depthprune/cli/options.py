@@ -44,6 +44,17 @@ MemoPlace = Annotated[
         help="Store of losses, computed once for all runs; by default in the user's cache folder.",
     ),
 ]
+Exact = Annotated[bool, typer.Option("--exact", help="Score every set on every window; no racing.")]
+Delta = Annotated[
+    float,
+    typer.Option(help="Racing: the chance that a choice drops a set that it should have kept."),
+]
+Tolerance = Annotated[
+    str, typer.Option(metavar="SHARE", help="Racing: losses this close are ties, such as 0.1%.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Tell what the search would cost, and write nothing.")
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what depthprune wrote in OUT before.")
 ]

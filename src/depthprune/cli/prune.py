@@ -56,6 +56,10 @@ def prune(
     device: options.Device = "auto",
     memory: options.Memory = None,
     memo: options.MemoPlace = None,
+    exact: options.Exact = False,
+    delta: options.Delta = 0.01,
+    tolerance: options.Tolerance = "0.1%",
+    dry_run: options.DryRun = False,
     revision: options.Revision = None,
     trust_remote_code: options.RemoteCode = False,
     allow_pickle: options.Pickle = False,
@@ -71,9 +75,13 @@ def prune(
     if out.suffix == ".gguf":
         raise UsageError(f"-o {out}: GGUF output is not supported; give a folder")
 
+    tie = options.parse_share(tolerance, "--tolerance")
+
     # The job pulls in torch, which takes a second that a wrong flag should not cost.
     from depthprune.cli.prune_job import PruneJob
+    from depthprune.evaluator import Racing
 
+    racing = Racing(delta, tie or 0.0)
     job = PruneJob(
         loading=Loading(model, dtype, device, revision, trust_remote_code, allow_pickle),
         out=out,
@@ -88,10 +96,16 @@ def prune(
         bench=bench,
         memory=states,
         memo=memo,
+        racing=None if exact else racing,
         overwrite=overwrite,
         command=command_line(context),
         progress=TerminalProgress(),
     )
+    if dry_run:
+        from depthprune.cli.dry_run import tell
+
+        tell(job, json=json)
+        return
     manifest = job.run()
     for removed in manifest.search.not_finite if manifest.search else ():
         note(f"warning: the loss without {name_blocks(removed)} is NaN or infinite; it ranked last")

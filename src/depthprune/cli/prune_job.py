@@ -23,7 +23,7 @@ from depthprune.cli.records import (
 )
 from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, mixture, open_memo, read_tokenizer
 from depthprune.errors import ModelError, UsageError
-from depthprune.evaluator import Evaluator, Memo, RemovedSet
+from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet
 from depthprune.manifest import (
     BlockScore,
     Estimate,
@@ -50,7 +50,7 @@ from depthprune.models.speed import (
     spread,
 )
 from depthprune.models.surgery import Surgery, write_pruned
-from depthprune.objectives import OBJECTIVES, Objective
+from depthprune.objectives import Mixture, parse_objective
 from depthprune.outputs import MANIFEST_NAME, check_target, staged
 from depthprune.report.publish import write_report
 from depthprune.search import SEARCHES, Result, make_space, search
@@ -58,6 +58,17 @@ from depthprune.study.judge import Judge, SizeRule, block_scores, estimate, path
 
 _TEMPERATURE = 0.7
 _SAMPLE_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be searched, checked and loaded."""
+
+    model: Model
+    calibration: Calibration
+    objective: Mixture
+    k: int
+    protect: RemovedSet
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,7 @@ class PruneJob:
     bench: bool
     memory: int | None
     memo: str | None
+    racing: Racing | None
     overwrite: bool
     command: str
     progress: TerminalProgress
@@ -102,7 +114,18 @@ class PruneJob:
         Raises:
             DepthpruneError: If any step fails; then OUT is as it was before.
         """
-        objective = OBJECTIVES.get(self.objective)()
+        task = self.prepare()
+        with open_memo(self.memo, task.model.source) as memo:
+            measured = self._measure(task, memo)
+        return self._write(task.model, task.calibration, measured)
+
+    def prepare(self) -> Task:
+        """Check everything, draw the calibration and load the model.
+
+        Raises:
+            DepthpruneError: If anything that was asked for cannot be.
+        """
+        objective = parse_objective(self.objective)
         self._check_search()
         parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
         check_target(self.out, overwrite=self.overwrite)
@@ -120,9 +143,7 @@ class PruneJob:
         calibration.held_out()
         model = self.loading.load(source, reader.tokenizer, self.progress)
         make_space(model.blocks, k, protect)
-        with open_memo(self.memo, source) as memo:
-            measured = self._measure(model, calibration, objective, k, protect, memo)
-        return self._write(model, calibration, measured)
+        return Task(model, calibration, objective, k, protect)
 
     def _check_search(self) -> None:
         algorithm = SEARCHES.get(self.search)()
@@ -154,22 +175,20 @@ class PruneJob:
 
     def _measure(
         self,
-        model: Model,
-        calibration: Calibration,
-        objective: Objective,
-        k: int,
-        protect: RemovedSet,
+        task: Task,
         memo: Memo | None,
     ) -> Measured:
+        model, calibration, objective = task.model, task.calibration, task.objective
+        k, protect = task.k, task.protect
         shared: dict[str, Any] = {"memory": self.memory, "memo": memo, "progress": self.progress}
-        evaluator = Evaluator(model, calibration, objective, **shared)
+        evaluator = Evaluator(model, calibration, objective, racing=self.racing, **shared)
         judge = Judge(model, calibration, objective, **shared)
         rule = None if self.max_increase is None else SizeRule(judge, self.max_increase)
         result = search(self.search, evaluator, k=k, seed=self.seed, protect=protect, enough=rule)
         if rule is not None:
             result = self._shortened(result, rule, evaluator)
         # A path that the search did not score itself is worth its cost only to a size rule.
-        known = bool(result.path) and all(evaluator.has_scored(s) for s in result.path)
+        known = bool(result.path) and all(evaluator.has_asked(s) for s in result.path)
         path = path_points(result.path, evaluator, judge) if known or rule is not None else None
         free = [block for block in range(model.blocks) if block not in protect]
         return Measured(
@@ -268,7 +287,7 @@ class PruneJob:
             device=model.device,
             calibration=[calibration_record(part) for part in calibration.parts],
             objective=evaluator.objective.name,
-            search=search_record(result, self.max_increase),
+            search=search_record(result, self.max_increase, self.racing),
             dense=measured.dense,
             pruned=estimate(result.score, evaluator.objective),
             blocks=measured.blocks,

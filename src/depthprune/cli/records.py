@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from depthprune.calibration import Part
+from depthprune.evaluator import Racing
 from depthprune.manifest import (
     CalibrationRecord,
     Cost,
+    RacingRecord,
     SearchRecord,
     Size,
     SourceModel,
@@ -44,7 +46,9 @@ def calibration_record(part: Part) -> CalibrationRecord:
     )
 
 
-def search_record(result: Result, max_increase: float | None) -> SearchRecord:
+def search_record(
+    result: Result, max_increase: float | None, racing: Racing | None
+) -> SearchRecord:
     """A search's result as the manifest has it."""
     return SearchRecord(
         name=result.search,
@@ -52,6 +56,9 @@ def search_record(result: Result, max_increase: float | None) -> SearchRecord:
         k=result.k,
         protect=list(result.protect),
         max_increase=max_increase,
+        racing=None
+        if racing is None
+        else RacingRecord(delta=racing.delta, tolerance=racing.tolerance),
         trace=[
             Step(
                 evaluations=point.cost.evaluations,

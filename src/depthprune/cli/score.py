@@ -37,10 +37,10 @@ def score(
     _check_figure(figure, overwrite)
 
     from depthprune.evaluator import Evaluator
-    from depthprune.objectives import OBJECTIVES
+    from depthprune.objectives import parse_objective
     from depthprune.study.judge import block_scores, estimate
 
-    kind = OBJECTIVES.get(objective)()
+    kind = parse_objective(objective)
     loading = Loading(model, dtype, device, revision, trust_remote_code, allow_pickle)
     progress = TerminalProgress()
     source = loading.find()

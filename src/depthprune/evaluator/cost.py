@@ -14,7 +14,8 @@ class Cost:
     """What an evaluator has spent so far.
 
     Attributes:
-        evaluations: Removed sets scored over all windows; the dense model is not counted.
+        evaluations: Removed sets that were asked for, a set on half of the windows counting half;
+            the dense model is not counted.
         block_tokens: Tokens times blocks that were run.
         head_tokens: Tokens whose logits were computed.
         plain_block_tokens: Block-tokens that one plain forward pass for each scored set, the dense
@@ -23,7 +24,7 @@ class Cost:
         seconds: Wall time inside the evaluator.
     """
 
-    evaluations: int = 0
+    evaluations: float = 0.0
     block_tokens: int = 0
     head_tokens: int = 0
     plain_block_tokens: int = 0

@@ -1,53 +1,47 @@
-"""The evaluator: scores many removed sets on one calibration under one objective, exactly.
+"""The evaluator: scores many removed sets on one calibration under one objective.
 
-Windows of one length are taken a few at a time; for each such batch all sets are walked together
-(see `walk`), and the head runs on chunks of tokens, so no tensor of tokens × vocabulary is held.
-Windows are never padded: one of another length makes a batch of its own. Every score is over all
-windows, and a set that was scored is not computed again; with a memo, nor is what any earlier run
-computed, and what is computed is stored as soon as a batch has been walked.
+`score` is exact: every set on every window, each shared part of the work done once (see `walk`),
+nothing computed that this evaluator or its memo knows. `compare` answers a search that wants the
+best few of many: it races them (see `racing`), unless it is told to be exact.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from depthprune.calibration import Calibration, Window
+from depthprune.calibration import Calibration
+from depthprune.errors import UsageError
+from depthprune.evaluator.combine import Combination
 from depthprune.evaluator.cost import Cost
-from depthprune.evaluator.memo import Context, Memo, Remembered, window_key
-from depthprune.evaluator.memory import available_memory
-from depthprune.evaluator.score import Score, Weighting, score_of
-from depthprune.evaluator.walk import RemovedSet, block_runs, split_to_fit, walk
-from depthprune.models.loading import Model
+from depthprune.evaluator.heads import Heads
+from depthprune.evaluator.ledger import Ledger
+from depthprune.evaluator.memo import Context, Memo
+from depthprune.evaluator.memory import state_budget
+from depthprune.evaluator.packing import reads_packed_items
+from depthprune.evaluator.passes import Passes
+from depthprune.evaluator.race import Race
+from depthprune.evaluator.racing import Racing
+from depthprune.evaluator.score import Score
+from depthprune.evaluator.sheets import Sheet, lay_out
+from depthprune.evaluator.walk import RemovedSet
+from depthprune.models.cpu_attention import fast_attention
+from depthprune.models.loading import DTYPES, Model
 from depthprune.models.removal import check_removed
-from depthprune.models.replay import Inputs
-from depthprune.objectives import OBJECTIVES, Objective
-from depthprune.progress import SILENT, Progress, Step
+from depthprune.objectives import Mixture, Objective, parse_objective
+from depthprune.progress import SILENT, Progress
+
+DEFAULT_RACING = Racing()
 
 _CALL_TOKENS = {"cpu": 1024}
 _CALL_TOKENS_ELSEWHERE = 16_384
-_HEAD_CHUNK = 128
-_MEMORY_SHARE = 0.5
-
-
-_Work: TypeAlias = list[tuple[tuple[int, ...], list[list[RemovedSet]]]]
-"""Places of windows, each with the walks that their sets are divided into."""
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Windows of one length that are run together."""
-
-    tokens: Tensor
-    scored: Tensor
-    places: NDArray[np.int64]
+_ITEM_TOKENS = {"cpu": 512}
+_ITEM_TOKENS_ELSEWHERE = 2048
 
 
 class Evaluator:
@@ -56,33 +50,53 @@ class Evaluator:
     Args:
         model: A loaded model.
         calibration: What it is scored on.
-        objective: A name, or an objective itself.
+        objective: A name such as `nll`, `kl:top=64` or `nll:0.5+cosine:0.5`, or an objective.
         memory: Bytes that hidden states may take; by default half of what is free.
         memo: Store of losses that are computed once for all runs; None keeps them to this object.
+        racing: How `compare` races; None makes it exact.
+        plain: Compute attention as transformers does also where products are faster, so that
+            losses are to the bit those of a plain forward.
         progress: Where long work shows itself.
+
+    Raises:
+        UsageError: If the objective is unknown or cannot judge the calibration, or `memory` is
+            below what two states of the longest window take.
     """
 
     def __init__(
         self,
         model: Model,
         calibration: Calibration,
-        objective: str | Objective = "nll",
+        objective: str | Objective | Mixture = "nll",
         *,
         memory: int | None = None,
         memo: Memo | None = None,
+        racing: Racing | None = DEFAULT_RACING,
+        plain: bool = False,
         progress: Progress = SILENT,
     ) -> None:
         self.model = model
         self.calibration = calibration
-        self.objective = OBJECTIVES.get(objective)() if isinstance(objective, str) else objective
+        self.objective = parse_objective(objective)
+        self.racing = racing
         self.progress = progress
-        self._memory = memory
+        windows = calibration.windows
+        judged = np.array(self.objective.judged(windows))
+        self._combination = Combination(self.objective, judged, calibration)
+        self._heads = Heads(model, self.objective, windows, judged)
+        budget = state_budget(model, windows, memory, _call_tokens(model))
+        self._passes = Passes(model, self._heads, windows, budget.bytes)
+        self._sheet_tokens = budget.sheet_tokens
+        self._products = torch.device(model.device).type == "cpu" and not plain
+        contexts = _contexts(model, self.objective, self._products) if memo is not None else []
+        self._ledger = Ledger(windows, judged, memo, contexts)
+        self._order = _order(calibration)
+        self._packs: bool | None = None
         self._scores: dict[RemovedSet, Score] = {}
-        self._cost = Cost()
-        self._weighting = _weighting(calibration)
-        self._memo = memo
-        self._context = None if memo is None else _context(model, self.objective)
-        self._keys = [window_key(w.tokens, w.scored) for w in calibration.windows] if memo else []
+        self._asked: dict[RemovedSet, NDArray[np.bool_]] = {}
+        self._asked_windows = 0
+        self._plain_block_tokens = 0
+        self._seconds = 0.0
 
     @property
     def blocks(self) -> int:
@@ -92,201 +106,198 @@ class Evaluator:
     @property
     def cost(self) -> Cost:
         """What has been spent so far."""
-        return self._cost
+        return Cost(
+            evaluations=self._asked_windows / len(self._order),
+            block_tokens=self._passes.block_tokens,
+            head_tokens=self._heads.head_tokens,
+            plain_block_tokens=self._plain_block_tokens,
+            recalled=self._ledger.recalled,
+            seconds=self._seconds,
+        )
 
     @property
     def dense(self) -> Score:
         """The score of the model with every block."""
         return self._scored([()])[0]
 
-    def has_scored(self, removed: RemovedSet) -> bool:
-        """Whether the score of a sorted set is at hand."""
-        return removed in self._scores
+    def has_asked(self, removed: RemovedSet) -> bool:
+        """Whether a sorted set was scored before, be it on some of the windows."""
+        return removed in self._asked
 
-    def score(self, removed: Iterable[Sequence[int]]) -> list[Score]:
-        """Score removed sets over all windows.
+    def known(self, removed: Sequence[RemovedSet]) -> list[Score]:
+        """Scores of sorted sets over the windows that they were scored on; over all if on none."""
+        unseen = [s for s in removed if not self._ledger.known(s).any()]
+        self._scored(unseen)
+        return [self._at_hand(s) for s in removed]
+
+    def _at_hand(self, removed: RemovedSet) -> Score:
+        if removed in self._scores or self._ledger.known(removed).all():
+            return self._scored([removed])[0]
+        places = np.flatnonzero(self._ledger.known(removed)).tolist()
+        return self._combination.score(removed, self._ledger.losses(removed), places)
+
+    def score(self, removed: Iterable[Sequence[int]], *, windows: int | None = None) -> list[Score]:
+        """Score removed sets exactly.
 
         Args:
             removed: Sets of original block numbers, in any order; `()` is the dense model.
+            windows: On how many windows, the first of a fixed random order; None for all.
 
         Returns:
             One score a set, in the order given.
 
         Raises:
-            UsageError: If a set names a block twice, or one that does not exist.
+            UsageError: If a set names a block twice, or one that does not exist, or there are
+                fewer windows.
         """
-        sets = [check_removed(s, self.blocks) if len(s) else () for s in removed]
-        return self._scored(sets)
+        sets = self._checked(removed)
+        count = len(self.calibration.windows)
+        if windows is None or windows == count:
+            return self._scored(sets)
+        if not 1 <= windows < count:
+            raise UsageError(f"windows: expected 1 to {count}, got {windows}")
+        self._scale()
+        places = sorted(self._order[:windows])
+        self._compute(sets, places)
+        return [self._combination.score(s, self._ledger.losses(s), places) for s in sets]
+
+    def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
+        """Find the `keep` best of some sets.
+
+        The `keep` lowest of the losses answered are those of the best. With racing the losses are
+        estimates from as many windows as it took, and `Score.windows` says how many those were; a
+        set that dropped out never ranks above one that did not.
+
+        Args:
+            removed: Distinct sets, as for `score`.
+            keep: How many of them are wanted.
+
+        Returns:
+            One score a set, in the order given.
+        """
+        sets = self._checked(removed)
+        # The dense model shares its way with the candidates: with them it is all but free.
+        if self.racing is None or keep >= len(sets) or not self._combination.races:
+            return self._scored([(), *sets])[1:]
+        self._scale()
+        race = Race(sets, keep, self.racing, self._combination, self._order, self._least())
+        for places, contenders in race:
+            self._compute([(), *contenders], places)
+            race.tell({s: self._ledger.losses(s) for s in contenders})
+        return race.scores()
+
+    def _checked(self, removed: Iterable[Sequence[int]]) -> list[RemovedSet]:
+        return [check_removed(s, self.blocks) if len(s) else () for s in removed]
 
     def _scored(self, sets: Sequence[RemovedSet]) -> list[Score]:
-        missing = sorted({s for s in sets if s not in self._scores})
+        self._scale()
+        missing = [s for s in dict.fromkeys(sets) if s not in self._scores]
         if missing:
-            self._compute(missing)
+            self._compute(missing, range(len(self.calibration.windows)))
+            for removed in missing:
+                losses = self._ledger.losses(removed)
+                self._scores[removed] = self._combination.score(removed, losses)
         return [self._scores[s] for s in sets]
 
-    def _compute(self, sets: Sequence[RemovedSet]) -> None:
+    def _scale(self) -> None:
+        """For a mixture, have the dense model's losses, which the components are divided by."""
+        if self._combination.scaled:
+            self._compute([()], range(len(self.calibration.windows)))
+            self._combination.scale_by(self._ledger.losses(()))
+
+    def _compute(self, sets: Iterable[RemovedSet], places: Sequence[int]) -> None:
+        """Make every loss of these sets on these windows known."""
         began = time.monotonic()
-        recalled = self._recall(sets)
-        losses = {removed: found.losses for removed, found in recalled.items()}
+        sets = list(sets)
+        self._note_asked(sets, places)
         work = [
-            (places, split_to_fit(members, self.blocks, self._states_that_fit()))
-            for places, members in _missing(recalled).items()
+            (list(self._sheets(unknown)), sorted(members))
+            for unknown, members in self._ledger.missing(sets, places).items()
         ]
-        with self.progress.step(_label(sets), self._block_tokens(work), "block-tokens") as step:
-            for places, walks in work:
-                for batch in _batches(self.calibration.windows, places, _call_tokens(self.model)):
-                    inputs = self.model.anatomy.record(batch.tokens)
-                    for group in walks:
-                        self._walk(batch, inputs, group, losses, step)
-        for removed, values in losses.items():
-            self._scores[removed] = score_of(removed, values, self._weighting)
-        self._cost += Cost(
-            evaluations=sum(1 for s in sets if s),
-            plain_block_tokens=self._plain_block_tokens(work),
-            recalled=sum(int(found.known.sum()) for found in recalled.values()),
-            seconds=time.monotonic() - began,
+        total = sum(self._passes.planned(sheets, members) for sheets, members in work)
+        if work:
+            count = len({removed for _, members in work for removed in members})
+            with (
+                self.progress.step(_label(count), total, "block-tokens") as step,
+                self._attention(),
+            ):
+                for sheets, members in work:
+                    for sheet, found in self._passes.run(sheets, members, step):
+                        self._count_plain(sheet, found)
+                        self._ledger.note(sheet.places, found)
+        self._seconds += time.monotonic() - began
+
+    def _note_asked(self, sets: Sequence[RemovedSet], places: Sequence[int]) -> None:
+        """Count evaluations: as asked for, whoever computed them, so that a resumed run agrees."""
+        where = np.asarray(places)
+        for removed in sets:
+            if removed:
+                asked = self._asked.setdefault(removed, np.zeros(len(self._order), np.bool_))
+                self._asked_windows += int((~asked[where]).sum())
+                asked[where] = True
+
+    def _count_plain(self, sheet: Sheet, sets: Iterable[RemovedSet]) -> None:
+        """What plain forwards for these sets on this sheet would cost."""
+        tokens = sum(_plain_tokens(self.calibration, place) for place in sheet.places)
+        self._plain_block_tokens += sum(tokens * (self.blocks - len(s)) for s in sets)
+
+    def _sheets(self, places: Sequence[int]) -> Iterator[Sheet]:
+        windows = self.calibration.windows
+        if self._packs is None:
+            self._packs = reads_packed_items(self.model, windows)
+        device = torch.device(self.model.device).type
+        return lay_out(
+            windows,
+            places,
+            text_tokens=self._sheet_tokens,
+            item_tokens=min(self._sheet_tokens, _ITEM_TOKENS.get(device, _ITEM_TOKENS_ELSEWHERE)),
+            packs=self._packs,
+            dtype=DTYPES[self.model.dtype],
         )
 
-    def _recall(self, sets: Sequence[RemovedSet]) -> dict[RemovedSet, Remembered]:
-        """What the memo knows of these sets, or that nothing is known."""
-        if self._memo is not None and self._context is not None:
-            return self._memo.look_up(self._context, sets, self._keys)
-        count = len(self.calibration.windows)
-        return {s: Remembered(np.full(count, np.nan), np.zeros(count, np.bool_)) for s in sets}
+    def _least(self) -> int:
+        """Windows that fill half a call."""
+        mean = self.calibration.tokens / len(self.calibration.windows)
+        return max(1, int(self._sheet_tokens / (2 * mean)))
 
-    def _block_tokens(self, work: _Work) -> int:
-        """What the walks will cost."""
-        return sum(
-            self._window_tokens(places) * block_runs(group, self.blocks)
-            for places, walks in work
-            for group in walks
-        )
-
-    def _plain_block_tokens(self, work: _Work) -> int:
-        """What plain forwards for the same sets and windows would cost."""
-        return sum(
-            self._window_tokens(places) * (self.blocks - len(removed))
-            for places, walks in work
-            for group in walks
-            for removed in group
-        )
-
-    def _window_tokens(self, places: Sequence[int]) -> int:
-        return sum(len(self.calibration.windows[place].tokens) for place in places)
-
-    def _walk(
-        self,
-        batch: _Batch,
-        inputs: Inputs,
-        sets: Sequence[RemovedSet],
-        losses: dict[RemovedSet, NDArray[np.float64]],
-        step: Step,
-    ) -> None:
-        size = batch.tokens.numel()
-        together = max(1, _stacked_tokens(self.model) // size)
-
-        def advance(block: int, states: list[Tensor]) -> list[Tensor]:
-            answers: list[Tensor] = []
-            for first in range(0, len(states), together):
-                group = states[first : first + together]
-                stacked = group[0] if len(group) == 1 else torch.cat(group)
-                answer = self.model.anatomy.call(block, stacked, inputs)
-                answers.extend(answer.chunk(len(group)))
-            self._cost += Cost(block_tokens=size * len(states))
-            step.advance(size * len(states))
-            return answers
-
-        found = {}
-        for removed, state in walk(sets, self.blocks, inputs.states, advance):
-            found[removed] = losses[removed][batch.places] = self._head(batch, state)
-        if self._memo is not None and self._context is not None:
-            keys = [self._keys[place] for place in batch.places]
-            self._memo.store_all(self._context, keys, found)
-
-    @torch.inference_mode()
-    def _head(self, batch: _Batch, state: Tensor) -> NDArray[np.float64]:
-        """Mean loss of each window of a batch, the head run on chunks of scored tokens."""
-        rows, columns = batch.scored.nonzero(as_tuple=True)
-        targets = batch.tokens[rows, columns].to(state.device)
-        before = state[rows.to(state.device), columns.to(state.device) - 1]
-        chunks = []
-        for first in range(0, len(rows), _HEAD_CHUNK):
-            part = slice(first, first + _HEAD_CHUNK)
-            logits = self.model.anatomy.head(before[part].unsqueeze(0))[0]
-            chunks.append(self.objective.token_losses(logits, targets[part].to(logits.device)))
-        self._cost += Cost(head_tokens=len(rows))
-        values = torch.cat(chunks).double().cpu().numpy()
-        sums = np.bincount(rows.numpy(), weights=values, minlength=len(batch.tokens))
-        means: NDArray[np.float64] = sums / batch.scored.sum(1).numpy()
-        return means
-
-    def _states_that_fit(self) -> int:
-        longest = max(len(window.tokens) for window in self.calibration.windows)
-        widest_batch = max(longest, _call_tokens(self.model))
-        embeddings = self.model.module.get_input_embeddings()  # type: ignore[operator]
-        weight = next(embeddings.parameters())
-        bytes_a_state = widest_batch * int(weight.shape[-1]) * weight.element_size()
-        memory = self._memory
-        if memory is None:
-            memory = int(available_memory(weight.device) * _MEMORY_SHARE)
-        return max(2, int(memory // bytes_a_state))
+    @contextmanager
+    def _attention(self) -> Iterator[None]:
+        with fast_attention() if self._products else nullcontext():
+            yield
 
 
 def _call_tokens(model: Model) -> int:
     return _CALL_TOKENS.get(torch.device(model.device).type, _CALL_TOKENS_ELSEWHERE)
 
 
-def _stacked_tokens(model: Model) -> int:
-    """Tokens up to which states share a call.
-
-    On a processor none do: it gains little once a batch fills a call, and there a low-precision
-    product may round by what it is stacked with, which would make a resumed run differ.
-    """
-    return 0 if torch.device(model.device).type == "cpu" else _CALL_TOKENS_ELSEWHERE
+def _label(sets: int) -> str:
+    return f"scoring {sets} set{'s' if sets > 1 else ''} of blocks"
 
 
-def _label(sets: Sequence[RemovedSet]) -> str:
-    return f"scoring {len(sets)} set{'s' if len(sets) > 1 else ''} of blocks"
+def _plain_tokens(calibration: Calibration, place: int) -> int:
+    """Tokens of one window in plain forwards: of an item, its prompt once for each option."""
+    window = calibration.windows[place]
+    if window.item is None:
+        return len(window.tokens)
+    prompt = window.item.spans[0][0]
+    return len(window.tokens) + prompt * (len(window.item.spans) - 1)
 
 
-def _context(model: Model, objective: Objective) -> Context | None:
-    """What losses depend on; None for weights that have no fingerprint, which are not stored."""
+def _contexts(model: Model, objective: Mixture, products: bool) -> list[Context]:
+    """What losses depend on; none for weights that have no fingerprint, which are not stored."""
     weights = model.source.fingerprint()
     if weights is None:
-        return None
-    device = torch.device(model.device).type
-    return Context(weights, model.dtype, device, torch.__version__, objective.name)
+        return []
+    # Attention by products rounds differently from transformers' own.
+    device = torch.device(model.device).type + ("+products" if products else "")
+    return [
+        Context(weights, model.dtype, device, torch.__version__, component.objective.name)
+        for component in objective.components
+    ]
 
 
-def _missing(recalled: dict[RemovedSet, Remembered]) -> dict[tuple[int, ...], list[RemovedSet]]:
-    """Sets by the places of the windows that are still to be computed for them."""
-    groups: dict[tuple[int, ...], list[RemovedSet]] = {}
-    for removed, found in recalled.items():
-        places = tuple(np.flatnonzero(~found.known).tolist())
-        if places:
-            groups.setdefault(places, []).append(removed)
-    return groups
-
-
-def _batches(
-    windows: Sequence[Window], places: Sequence[int], call_tokens: int
-) -> Iterator[_Batch]:
-    by_length: dict[int, list[int]] = {}
-    for place in places:
-        by_length.setdefault(len(windows[place].tokens), []).append(place)
-    for length, alike in by_length.items():
-        size = max(1, call_tokens // length)
-        for first in range(0, len(alike), size):
-            chosen = alike[first : first + size]
-            yield _Batch(
-                torch.from_numpy(np.stack([windows[p].tokens for p in chosen])),
-                torch.from_numpy(np.stack([windows[p].scored for p in chosen])),
-                np.asarray(chosen),
-            )
-
-
-def _weighting(calibration: Calibration) -> Weighting:
-    groups = [i for i, part in enumerate(calibration.parts) for _ in part.windows]
-    tokens = [int(window.scored.sum()) for window in calibration.windows]
-    shares = tuple(part.share for part in calibration.parts)
-    return Weighting(np.asarray(groups), shares, np.asarray(tokens))
+def _order(calibration: Calibration) -> list[int]:
+    """The order in which windows are drawn for races: random, and the same for one calibration."""
+    seed = int.from_bytes(bytes.fromhex(calibration.fingerprint[:16]), "little")
+    rng = np.random.default_rng(seed)
+    return [int(place) for place in rng.permutation(len(calibration.windows))]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from depthprune.calibration import Item
 from depthprune.errors import OutputError
 
 
@@ -71,12 +72,16 @@ class MemoStatistics:
     contexts: tuple[ContextStatistics, ...]
 
 
-def window_key(tokens: NDArray[np.int64], scored: NDArray[np.bool_]) -> bytes:
-    """Sixteen bytes that stand for a window: its tokens, and which of them count."""
+def window_key(
+    tokens: NDArray[np.int64], scored: NDArray[np.bool_], item: Item | None = None
+) -> bytes:
+    """Sixteen bytes that stand for a window: its tokens, which of them count, and its options."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(len(tokens).to_bytes(8, "little") + len(scored).to_bytes(8, "little"))
     digest.update(tokens.astype("<i8").tobytes())
     digest.update(np.packbits(scored).tobytes())
+    if item is not None:
+        digest.update(json.dumps(astuple(item)).encode())
     return digest.digest()
 
 

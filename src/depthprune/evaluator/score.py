@@ -8,7 +8,8 @@ by window, since both saw the same windows.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,8 @@ class Weighting:
         weights = np.zeros(len(self.groups))
         for index, share in enumerate(self.shares):
             inside = self.groups == index
-            weights[inside] = share * self.tokens[inside] / self.tokens[inside].sum()
+            if inside.any():
+                weights[inside] = share * self.tokens[inside] / self.tokens[inside].sum()
         return weights
 
 
@@ -74,7 +76,7 @@ class Score:
         stderr: Its standard error between windows; NaN with a single window.
         windows: Number of windows.
         tokens: Number of scored tokens.
-        window_losses: The windows' mean losses, shape (windows,).
+        window_losses: The losses of all the calibration's windows; NaN where one was not seen.
         weighting: How they were put together.
     """
 
@@ -90,6 +92,11 @@ class Score:
     def finite(self) -> bool:
         """Whether every window's loss is finite."""
         return math.isfinite(self.loss)
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is over all windows of the calibration, and not an estimate from some."""
+        return self.windows == len(self.window_losses)
 
     def require_finite(self) -> Score:
         """The score itself.
@@ -120,14 +127,41 @@ def score_of(removed: tuple[int, ...], losses: Losses, weighting: Weighting) -> 
     )
 
 
+def partial_score(
+    removed: tuple[int, ...], losses: Losses, weighting: Weighting, places: Sequence[int]
+) -> Score:
+    """A score over some of the windows.
+
+    Args:
+        removed: The set.
+        losses: Of all windows, known at `places`.
+        weighting: Of all windows.
+        places: The windows to count.
+    """
+    where = np.asarray(places)
+    seen = replace(weighting, groups=weighting.groups[where], tokens=weighting.tokens[where])
+    score = score_of(removed, losses[where], seen)
+    known = np.full(len(losses), np.nan)
+    known[where] = losses[where]
+    return replace(score, window_losses=known, weighting=weighting)
+
+
 def increase(score: Score, base: Score) -> tuple[float, float]:
     """How much higher one loss is than another on the same windows, and its paired standard error.
 
     Args:
         score: Of one set.
         base: Of another on the same calibration, most often the dense model's.
+
+    Where one of the two is an estimate from some of the windows, both are taken on those.
     """
     if not (score.finite and base.finite):
         return math.inf, math.nan
     paired = score.window_losses - base.window_losses
-    return score.loss - base.loss, score.weighting.stderr(paired)
+    if score.exact and base.exact:
+        return score.loss - base.loss, score.weighting.stderr(paired)
+    # Both are finite, so what is not a number was not seen.
+    common = partial_score(
+        score.removed, paired, score.weighting, np.flatnonzero(~np.isnan(paired)).tolist()
+    )
+    return common.loss, common.stderr

@@ -11,7 +11,7 @@ refused here, and never measured wrongly later.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,17 +58,38 @@ class Anatomy:
         embeddings = self.module.get_input_embeddings()  # type: ignore[operator]
         return next(embeddings.parameters()).device  # type: ignore[no-any-return]
 
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one token's hidden state."""
+        weight = next(self.module.get_input_embeddings().parameters())  # type: ignore[operator]
+        return int(weight.shape[-1] * weight.element_size())
+
+    @property
+    def largest_block_bytes(self) -> int:
+        """Bytes of the weights of the largest block."""
+        return max(
+            sum(p.numel() * p.element_size() for p in block.parameters())
+            for block in self.blocks.modules
+        )
+
     @torch.inference_mode()
-    def record(self, tokens: Tensor) -> Inputs:
+    def record(self, tokens: Tensor, arguments: Mapping[str, Tensor] | None = None) -> Inputs:
         """What the model passes to each block for these tokens; no block is computed.
 
         Args:
             tokens: Token ids, shape (batch, length), int64, without padding.
+            arguments: What the model is told besides: an attention mask, positions.
 
         Returns:
             The hidden states before block 0 and every block's call.
         """
-        return _record(self.module, self.blocks, tokens.to(self.device))
+        more = {name: value.to(self.device) for name, value in (arguments or {}).items()}
+        return _record(self.module, self.blocks, tokens.to(self.device), more)
+
+    @contextmanager
+    def holding(self, block: int) -> Iterator[None]:
+        """Inside the context, the weights of a block are in memory."""
+        yield
 
     @torch.inference_mode()
     def call(self, block: int, states: Tensor, inputs: Inputs) -> Tensor:
@@ -196,10 +217,12 @@ def _is_states(value: Any, tokens: Tensor) -> bool:
     )
 
 
-def _record(module: nn.Module, blocks: Blocks, tokens: Tensor) -> Inputs:
+def _record(
+    module: nn.Module, blocks: Blocks, tokens: Tensor, more: Mapping[str, Tensor] | None = None
+) -> Inputs:
     recorder = Recorder(blocks)
     with recorder.recording():
-        module(input_ids=tokens, use_cache=False)
+        module(input_ids=tokens, use_cache=False, **(more or {}))
     return recorder.inputs()
 
 

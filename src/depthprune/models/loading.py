@@ -40,6 +40,7 @@ class Model:
         anatomy: Its blocks and head.
         dtype: Name of the dtype it computes in.
         device: Where it computes.
+        streamed: Whether its blocks are read from disk whenever they run.
     """
 
     source: ModelSource
@@ -48,6 +49,7 @@ class Model:
     anatomy: Anatomy
     dtype: str
     device: str
+    streamed: bool = False
 
     @property
     def blocks(self) -> int:

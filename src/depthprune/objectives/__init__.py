@@ -1,19 +1,70 @@
 """Objectives: one file each, found by name.
 
 Other packages add theirs through the entry-point group `depthprune.objectives`: a callable that
-takes no arguments and gives an `Objective`.
+gives an `Objective`; the fields of a dataclass are its parameters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from depthprune.objectives.base import Objective
+from depthprune.objectives.base import Objective, TokenObjective
+from depthprune.objectives.choices import Accuracy, Margin, OptionCE
+from depthprune.objectives.cosine import Cosine
+from depthprune.objectives.kl import KL
+from depthprune.objectives.mixture import Component, Mixture, mix
 from depthprune.objectives.nll import NLL
+from depthprune.parameters import build
 from depthprune.plugins import Registry
 
-OBJECTIVES: Registry[Callable[[], Objective]] = Registry(
-    "objective", "depthprune.objectives", {"nll": NLL}
+OBJECTIVES: Registry[Callable[..., Objective]] = Registry(
+    "objective",
+    "depthprune.objectives",
+    {
+        "nll": NLL,
+        "kl": KL,
+        "margin": Margin,
+        "option-ce": OptionCE,
+        "accuracy": Accuracy,
+        "cosine": Cosine,
+    },
 )
 
-__all__ = ["NLL", "OBJECTIVES", "Objective"]
+__all__ = [
+    "KL",
+    "NLL",
+    "OBJECTIVES",
+    "Accuracy",
+    "Component",
+    "Cosine",
+    "Margin",
+    "Mixture",
+    "Objective",
+    "OptionCE",
+    "TokenObjective",
+    "parse_objective",
+]
+
+
+def parse_objective(text: str | Objective | Mixture) -> Mixture:
+    """The objective that a text names: `nll`, `kl:top=64`, `nll:0.5+option-ce:by=byte:0.5`.
+
+    Raises:
+        UsageError: If an objective, a parameter or a weight is wrong.
+    """
+    if isinstance(text, Mixture):
+        return text
+    if not isinstance(text, str):
+        return mix([Component(text, 1.0)])
+    return mix([_component(part) for part in text.split("+")])
+
+
+def _component(text: str) -> Component:
+    """One part of a mixture; what follows the last colon is its weight if it is a number."""
+    rest, colon, last = text.strip().rpartition(":")
+    if colon and "=" not in last:
+        try:
+            return Component(build(OBJECTIVES, rest), float(last))
+        except ValueError:
+            pass
+    return Component(build(OBJECTIVES, text), 1.0)

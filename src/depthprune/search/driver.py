@@ -37,6 +37,9 @@ class Scorer(Protocol):
     def score(self, removed: Iterable[Sequence[int]]) -> list[Score]:
         """Exact scores of removed sets, in the order given."""
 
+    def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
+        """Scores by which the `keep` best of some sets come first, in the order given."""
+
 
 @dataclass(frozen=True)
 class TracePoint:
@@ -192,8 +195,7 @@ class _Run:
         sets = [self._checked(s) for s in ask.sets]
         if len(set(sets)) != len(sets):
             raise EvaluationError(f"search {self.algorithm.name!r} asked for one set twice")
-        # The dense model shares its way with the first candidates: with them it is all but free.
-        scores = self.evaluator.score([(), *sets])[1:]
+        scores = self.evaluator.compare(sets, ask.keep)
         self.not_finite.update(s.removed for s in scores if not s.finite)
         if not any(s.finite for s in scores):
             raise EvaluationError(

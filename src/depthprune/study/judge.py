@@ -13,7 +13,7 @@ from depthprune.calibration import Calibration
 from depthprune.evaluator import Evaluator, Memo, RemovedSet, Score, increase
 from depthprune.manifest import BlockScore, Estimate, HeldOut, PathPoint
 from depthprune.models.loading import Model
-from depthprune.objectives import Objective
+from depthprune.objectives import Mixture, Objective
 from depthprune.progress import SILENT, Progress
 
 
@@ -33,7 +33,7 @@ class Judge:
         self,
         model: Model,
         calibration: Calibration,
-        objective: Objective,
+        objective: str | Objective | Mixture,
         *,
         memory: int | None = None,
         memo: Memo | None = None,
@@ -41,7 +41,9 @@ class Judge:
     ) -> None:
         self._parts = calibration.parts
         self._evaluators = [
-            Evaluator(model, held, objective, memory=memory, memo=memo, progress=progress)
+            Evaluator(
+                model, held, objective, memory=memory, memo=memo, plain=True, progress=progress
+            )
             for held in calibration.held_out()
         ]
 
@@ -110,7 +112,7 @@ class SizeRule:
         return self._above >= self._patience
 
 
-def estimate(score: Score, objective: Objective) -> Estimate:
+def estimate(score: Score, objective: Objective | Mixture) -> Estimate:
     """A score as the manifest has it."""
     perplexity = _exp(score.loss) if objective.has_perplexity else None
     return Estimate(
@@ -130,18 +132,23 @@ def _exp(loss: float) -> float:
 
 
 def block_scores(evaluator: Evaluator, blocks: Sequence[int]) -> list[BlockScore]:
-    """The loss of removing each of these blocks alone, against the dense model."""
-    dense, *scores = evaluator.score([(), *((block,) for block in blocks)])
+    """The loss of removing each of these blocks alone, against the dense model.
+
+    Where a race saw some of the windows only, the figures are of those.
+    """
+    dense = evaluator.dense
+    scores = evaluator.known([(block,) for block in blocks])
     rows = []
     for block, score in zip(blocks, scores, strict=True):
         grown, stderr = increase(score, dense)
         rows.append(
             BlockScore(
                 block=block,
-                loss=score.loss,
+                loss=score.loss if score.exact else dense.loss + grown,
                 stderr=score.stderr,
                 increase=grown,
                 increase_stderr=stderr,
+                windows=None if score.exact else score.windows,
             )
         )
     return rows

@@ -1,0 +1,69 @@
+"""`--dry-run`: what a search would cost, told before it is paid for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from depthprune.cli.console import show, show_json
+from depthprune.report.numbers import duration, format_bytes, format_count
+
+if TYPE_CHECKING:
+    from depthprune.cli.prune_job import PruneJob
+    from depthprune.evaluator.plan import Plan
+
+
+def tell(job: PruneJob, *, json: bool) -> None:
+    """Rehearse the search of a job and print what it would cost.
+
+    Raises:
+        DepthpruneError: If the job cannot be done.
+    """
+    from depthprune.evaluator.plan import Rehearsal, measure_speed, plan_of
+    from depthprune.search import search
+
+    task = job.prepare()
+    windows = task.calibration.windows
+    rehearsal = Rehearsal(
+        task.model.blocks,
+        tokens=task.calibration.tokens,
+        scored=sum(int(window.scored.sum()) for window in windows),
+        windows=len(windows),
+        compares=any(c.objective.compares for c in task.objective.components),
+    )
+    search(job.search, rehearsal, k=task.k, seed=job.seed, protect=task.protect)
+    with job.progress.step("measuring the speed of this machine", None, ""):
+        longest = max(windows, key=lambda window: len(window.tokens))
+        speed = measure_speed(task.model, longest)
+    plan = plan_of(rehearsal, task.model, windows, speed)
+    if json:
+        show_json({"schema": 1, "search": job.search, "k": task.k, **asdict(plan)})
+        return
+    show(_table(plan, job, task.calibration.tokens))
+
+
+def _table(plan: Plan, job: PruneJob, tokens: int) -> Table:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column()
+    saved = plan.plain_block_tokens / max(plan.block_tokens, 1)
+    time = f"about {duration(plan.seconds)}"
+    if job.racing is not None:
+        time += ", every set on every window; racing (the default) takes less"
+    rows = [
+        ("sets", f"{plan.evaluations:,.0f} on {tokens:,} tokens"),
+        (
+            "block-tokens",
+            f"{format_count(plan.block_tokens)}; plain forwards would take "
+            f"{format_count(plan.plain_block_tokens)}, {saved:.2f} times as many",
+        ),
+        ("head-tokens", format_count(plan.head_tokens)),
+        ("states", f"up to {format_bytes(plan.state_bytes)} at once"),
+        ("weights read", format_bytes(plan.weight_bytes) if plan.weight_bytes else "none again"),
+        ("time", time),
+    ]
+    for name, value in rows:
+        grid.add_row(name, value)
+    return grid

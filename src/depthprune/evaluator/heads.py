@@ -1,0 +1,127 @@
+"""From final hidden states to the losses of windows, a chunk of tokens at a time.
+
+No tensor of tokens × vocabulary is ever held. An objective that compares with the dense model is
+given the dense model's outputs for the chunk, made once from its own final state for all sets that
+were walked beside it; nothing of the dense model is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from depthprune.calibration import Window
+from depthprune.evaluator.sheets import Sheet
+from depthprune.evaluator.walk import RemovedSet
+from depthprune.models.loading import Model
+from depthprune.objectives import Mixture
+
+Found = dict[RemovedSet, NDArray[np.float64]]
+"""Losses by set, shape (components, windows of the sheet); NaN where a component does not judge."""
+
+_CHUNK = {"cpu": 256}
+_CHUNK_ELSEWHERE = 2048
+
+
+class Heads:
+    """Turns final states into losses.
+
+    Args:
+        model: Whose head is run.
+        objective: One or more objectives.
+        windows: All windows of the calibration.
+        judged: For each component, which windows it judges, shape (components, windows).
+
+    Attributes:
+        head_tokens: Tokens whose logits were computed so far.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        objective: Mixture,
+        windows: Sequence[Window],
+        judged: NDArray[np.bool_],
+    ) -> None:
+        self.head_tokens = 0
+        self._model = model
+        self._objectives = [component.objective for component in objective.components]
+        self._windows = windows
+        self._judged = judged
+        self._chunk = _CHUNK.get(torch.device(model.device).type, _CHUNK_ELSEWHERE)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the dense model must be walked beside the sets."""
+        return any(objective.compares for objective in self._objectives)
+
+    @property
+    def runs_head(self) -> bool:
+        """Whether logits are computed."""
+        return any(objective.reads == "logits" for objective in self._objectives)
+
+    @torch.inference_mode()
+    def losses(self, sheet: Sheet, finals: Iterator[tuple[RemovedSet, Tensor]]) -> Found:
+        """The losses of each set on a sheet's windows.
+
+        Args:
+            sheet: The windows.
+            finals: Each set with its state behind the last block; with a comparing objective the
+                dense model, `()`, is among them.
+        """
+        if not self.compares:
+            found: Found = {}
+            for removed, state in finals:
+                found |= self._windows_of(sheet, {removed: state})
+            return found
+        return self._windows_of(sheet, dict(finals))
+
+    def _windows_of(self, sheet: Sheet, states: Mapping[RemovedSet, Tensor]) -> Found:
+        tokens: dict[RemovedSet, list[Tensor]] = {removed: [] for removed in states}
+        for first in range(0, len(sheet.targets), self._chunk):
+            part = slice(first, first + self._chunk)
+            for removed, losses in self._tokens_of(sheet, states, part):
+                tokens[removed].append(losses)
+        return {
+            removed: self._window_losses(sheet, torch.cat(parts, dim=1).double().numpy())
+            for removed, parts in tokens.items()
+        }
+
+    def _tokens_of(
+        self, sheet: Sheet, states: Mapping[RemovedSet, Tensor], part: slice
+    ) -> Iterator[tuple[RemovedSet, Tensor]]:
+        """Each set's token losses of one chunk, shape (components, tokens)."""
+        dense = self._outputs(states[()], sheet, part) if self.compares else {}
+        for removed, state in states.items():
+            outputs = dense if removed == () and dense else self._outputs(state, sheet, part)
+            rows = []
+            for objective in self._objectives:
+                seen = outputs[objective.reads]
+                other = dense.get(objective.reads) if objective.compares else None
+                targets = sheet.targets[part].to(seen.device)
+                rows.append(objective.token_losses(seen, targets, other).cpu())
+            yield removed, torch.stack(rows)
+
+    def _outputs(self, state: Tensor, sheet: Sheet, part: slice) -> dict[str, Tensor]:
+        rows, columns = sheet.rows[part].to(state.device), sheet.columns[part].to(state.device)
+        before = state[rows, columns]
+        outputs = {"states": before}
+        if self.runs_head:
+            outputs["logits"] = self._model.anatomy.head(before.unsqueeze(0))[0]
+            self.head_tokens += len(before)
+        return outputs
+
+    def _window_losses(self, sheet: Sheet, tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+        ends = np.cumsum(sheet.counts)
+        answer = np.full((len(tokens), len(sheet.places)), np.nan)
+        for row, objective in enumerate(self._objectives):
+            for column, (place, losses) in enumerate(
+                zip(sheet.places, np.split(tokens[row], ends[:-1]), strict=True)
+            ):
+                if self._judged[row, place]:
+                    answer[row, column] = objective.window_loss(losses, self._windows[place])
+        return answer

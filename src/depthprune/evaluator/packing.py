@@ -1,0 +1,57 @@
+"""Whether a model reads packed items exactly, shown on the items themselves.
+
+A packed row needs a model that takes a mask and positions for every token and mixes tokens by
+attention alone. Rather than list such models, the longest item is run both ways through all
+blocks, and the losses of its tokens are compared: states would not do, whose few massive
+activations hide any difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from depthprune.calibration import Window
+from depthprune.evaluator.sheets import Sheet, option_rows, packed
+from depthprune.models.loading import DTYPES, Model
+from depthprune.objectives.nll import token_nll
+
+_TOLERANCE = {torch.float32: 1e-4}
+_LOW_PRECISION_TOLERANCE = 5e-2
+"""Nats a token, in the mean; what is read wrongly differs by tenths."""
+
+
+@torch.inference_mode()
+def reads_packed_items(model: Model, windows: Sequence[Window]) -> bool:
+    """Whether the longest item gives the same losses packed as with a row for each option.
+
+    It costs that item twice through every block; a model whose blocks are read from disk is not
+    tried.
+    """
+    items = [place for place, window in enumerate(windows) if window.item is not None]
+    if not items or model.streamed:
+        return False
+    longest = max(items, key=lambda place: len(windows[place].tokens))
+    dtype = DTYPES[model.dtype]
+    # Beside another item: what stands in one row must not be seen by the next.
+    places = tuple(dict.fromkeys((items[0], longest)))
+    try:
+        together = _losses(model, packed(windows, places, dtype))
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return False
+    apart = torch.cat([_losses(model, option_rows(windows, place)) for place in places])
+    limit = _TOLERANCE.get(dtype, _LOW_PRECISION_TOLERANCE)
+    return bool((together - apart).abs().mean() <= limit)
+
+
+def _losses(model: Model, sheet: Sheet) -> Tensor:
+    """−log p of the scored tokens under the dense model, shape (scored,)."""
+    inputs = model.anatomy.record(sheet.tokens, sheet.arguments)
+    states = inputs.states
+    for block in range(model.blocks):
+        states = model.anatomy.call(block, states, inputs)
+    before = states[sheet.rows.to(states.device), sheet.columns.to(states.device)]
+    logits = model.anatomy.head(before.unsqueeze(0))[0]
+    return token_nll(logits, sheet.targets.to(logits.device))

@@ -1,0 +1,174 @@
+"""Running sheets of windows through the blocks, and going on when memory runs out.
+
+Where the model is in memory, sheets are run one after the other, each through all blocks. Where its
+blocks are read from disk, all sheets advance together behind one reading of each block. States at
+the same block share a call where the device gains by it; on a processor none do: it gains little
+once a sheet fills a call, and there a low-precision product may round by what it is stacked with,
+which would make a resumed run differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from depthprune.calibration import Window
+from depthprune.errors import EvaluationError
+from depthprune.evaluator.heads import Found, Heads
+from depthprune.evaluator.sheets import Sheet, halves
+from depthprune.evaluator.states import Held, Vault
+from depthprune.evaluator.walk import RemovedSet, block_runs, split_to_fit, walk
+from depthprune.models.loading import Model
+from depthprune.models.replay import Inputs
+from depthprune.progress import Step
+
+_STACKED_TOKENS = {"cpu": 0}
+_STACKED_TOKENS_ELSEWHERE = 16_384
+
+
+class Passes:
+    """Runs sheets through a model for many sets.
+
+    Args:
+        model: The model.
+        heads: Makes losses of final states.
+        windows: All windows of the calibration.
+        budget: Bytes that hidden states may take.
+
+    Attributes:
+        block_tokens: Tokens times blocks run so far.
+    """
+
+    def __init__(self, model: Model, heads: Heads, windows: Sequence[Window], budget: int) -> None:
+        self.block_tokens = 0
+        self._model = model
+        self._heads = heads
+        self._windows = windows
+        self._budget = budget
+        device = torch.device(model.device).type
+        self._stacked = _STACKED_TOKENS.get(device, _STACKED_TOKENS_ELSEWHERE)
+
+    def planned(self, sheets: Sequence[Sheet], sets: Sequence[RemovedSet]) -> int:
+        """Block-tokens that `run` will spend, if memory does not run out."""
+        total = 0
+        for group in self._groups(sheets):
+            size = sum(sheet.size for sheet in group)
+            walks = self._walks(group, sets)
+            total += sum(size * block_runs(walk, self._model.blocks) for walk in walks)
+        return total
+
+    def run(
+        self, sheets: Sequence[Sheet], sets: Sequence[RemovedSet], step: Step
+    ) -> Iterator[tuple[Sheet, Found]]:
+        """Run all sets on all sheets.
+
+        Yields:
+            A sheet with the losses of some of the sets; all have come when it ends.
+
+        Raises:
+            EvaluationError: If memory runs out with one window and two states.
+        """
+        waiting = list(reversed(self._groups(sheets)))
+        while waiting:
+            group = waiting.pop()
+            try:
+                yield from self._group(group, sets, step)
+            except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise
+                waiting.extend(reversed(self._smaller(group, error)))
+
+    def _groups(self, sheets: Sequence[Sheet]) -> list[list[Sheet]]:
+        """Sheets that advance together."""
+        return [list(sheets)] if self._model.streamed and sheets else [[s] for s in sheets]
+
+    def _walks(self, sheets: Sequence[Sheet], sets: Sequence[RemovedSet]) -> list[list[RemovedSet]]:
+        """Sets that are walked together; the dense model is among each, if it is compared with."""
+        limit = len(sets) + 1
+        if not self._model.streamed:
+            size = sum(sheet.size for sheet in sheets) * self._model.anatomy.state_bytes
+            limit = max(2, self._budget // size)
+        if not self._heads.compares:
+            return split_to_fit(sets, self._model.blocks, limit)
+        others = [removed for removed in sets if removed]
+        walks = split_to_fit(others, self._model.blocks, max(2, limit - 1))
+        return [[(), *members] for members in walks] or [[()]]
+
+    def _group(
+        self, sheets: Sequence[Sheet], sets: Sequence[RemovedSet], step: Step
+    ) -> Iterator[tuple[Sheet, Found]]:
+        anatomy = self._model.anatomy
+        inputs = [anatomy.record(sheet.tokens, sheet.arguments) for sheet in sheets]
+        vault = Vault(self._budget if self._model.streamed else None)
+        wanted = set(sets)
+        for members in self._walks(sheets, sets):
+            start = tuple(vault.put(each.states) for each in inputs)
+
+            def advance(block: int, states: list[tuple[Held, ...]]) -> list[tuple[Held, ...]]:
+                columns = []
+                with anatomy.holding(block):
+                    for place, (sheet, each) in enumerate(zip(sheets, inputs, strict=True)):
+                        column = [state[place] for state in states]
+                        columns.append(self._advance(block, sheet, each, column, vault))
+                        step.advance(sheet.size * len(states))
+                return list(zip(*columns, strict=True))
+
+            finals = list(walk(members, self._model.blocks, start, advance))
+            del start
+            for place, sheet in enumerate(sheets):
+                found = self._heads.losses(sheet, _released(finals, place))
+                yield sheet, {removed: row for removed, row in found.items() if removed in wanted}
+
+    def _advance(
+        self, block: int, sheet: Sheet, inputs: Inputs, states: list[Held], vault: Vault
+    ) -> list[Held]:
+        """One block on the states of one sheet."""
+        together = max(1, self._stacked // sheet.size)
+        answers: list[Held] = []
+        for first in range(0, len(states), together):
+            group = [state.get() for state in states[first : first + together]]
+            stacked = group[0] if len(group) == 1 else torch.cat(group)
+            answer = self._model.anatomy.call(block, stacked, inputs)
+            # A part of a stacked answer must not keep the whole of it alive.
+            parts = [answer] if len(group) == 1 else [p.clone() for p in answer.chunk(len(group))]
+            answers.extend(vault.put(part) for part in parts)
+        self.block_tokens += sheet.size * len(states)
+        return answers
+
+    def _smaller(self, sheets: list[Sheet], error: BaseException) -> list[list[Sheet]]:
+        """The same work in smaller pieces."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        size = max(sheet.size for sheet in sheets)
+        if self._stacked >= 2 * size:
+            self._stacked //= 2
+            return [sheets]
+        if len(sheets) > 1:
+            middle = len(sheets) // 2
+            return [sheets[:middle], sheets[middle:]]
+        state = size * self._model.anatomy.state_bytes
+        if self._budget >= 4 * state and not self._model.streamed:
+            self._budget = max(2 * state, self._budget // 2)
+            return [sheets]
+        if len(sheets[0].places) > 1:
+            return [[half] for half in halves(self._windows, sheets[0])]
+        raise EvaluationError(
+            f"one window of {sheets[0].size} tokens does not fit in the memory of "
+            f"{self._model.device}; take a shorter length=, another --device, or --stream"
+        ) from error
+
+
+def _released(
+    finals: list[tuple[RemovedSet, tuple[Held, ...]]], place: int
+) -> Iterator[tuple[RemovedSet, Tensor]]:
+    for removed, states in finals:
+        yield removed, states[place].get()
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    words = str(error)
+    return "can't allocate memory" in words or "out of memory" in words

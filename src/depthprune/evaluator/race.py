@@ -1,0 +1,126 @@
+"""One race: which sets go on to which windows, and what is said of them in the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depthprune.evaluator.combine import Combination
+from depthprune.evaluator.racing import Racing, bound_for, decide, rounds
+from depthprune.evaluator.score import Score
+from depthprune.evaluator.walk import RemovedSet
+
+Losses = NDArray[np.float64]
+
+
+class Race:
+    """Iterate for the next windows and the sets still to be scored on them; then tell the losses.
+
+    Args:
+        sets: The candidates.
+        keep: How many of them are wanted, fewer than there are.
+        settings: How sure the race must be.
+        combination: Makes losses of windows of those by component.
+        order: The order in which windows are drawn.
+        least: Windows that make a round worth its call.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[RemovedSet],
+        keep: int,
+        settings: Racing,
+        combination: Combination,
+        order: Sequence[int],
+        least: int,
+    ) -> None:
+        self._sets = list(sets)
+        self._keep = keep
+        self._settings = settings
+        self._combination = combination
+        groups = combination.weighting.groups.tolist()
+        self._rounds = rounds(groups, order, least)
+        width = None
+        if combination.bounds is not None:
+            width = combination.bounds[1] - combination.bounds[0]
+        self._bound = bound_for(settings, len(sets), keep, len(order), width)
+        self._contenders = list(sets)
+        self._kept: list[RemovedSet] = []
+        self._seen: list[int] = []
+        self._places: dict[RemovedSet, list[int]] = {removed: [] for removed in sets}
+        self._losses: dict[RemovedSet, Losses] = {}
+
+    def __iter__(self) -> Iterator[tuple[list[int], list[RemovedSet]]]:
+        """Rounds, until the best are known; `tell` is called after each."""
+        for places in self._rounds:
+            if not self._contenders or len(self._kept) >= self._keep:
+                return
+            self._seen = [*self._seen, *places]
+            yield sorted(places), list(self._contenders)
+
+    def tell(self, losses: Mapping[RemovedSet, Losses]) -> None:
+        """What the contenders' losses are, by component, known on all windows seen so far."""
+        for removed in self._contenders:
+            self._losses[removed] = self._combination.windows(losses[removed])
+            self._places[removed] = self._seen
+        finite = [s for s in self._contenders if np.isfinite(self._losses[s][self._seen]).all()]
+        open_places = self._keep - len(self._kept)
+        if len(finite) <= open_places:
+            # What is left are all those that can be kept; nothing more is to be decided.
+            self._kept.extend(finite)
+            self._contenders = []
+            return
+        table = np.stack([self._losses[removed][self._seen] for removed in finite])
+        strata = self._combination.strata(self._seen)
+        tie = self._settings.tolerance * abs(float(table.mean(axis=1).min()))
+        decision = decide(table, strata, open_places, self._bound, tie)
+        self._kept.extend(s for s, kept in zip(finite, decision.kept, strict=True) if kept)
+        self._contenders = [
+            removed
+            for removed, kept, dropped in zip(finite, decision.kept, decision.dropped, strict=True)
+            if not kept and not dropped
+        ]
+
+    def scores(self) -> list[Score]:
+        """The answer, in the order of the sets.
+
+        A set that saw fewer windows than the best is compared with it on those that both saw. One
+        that dropped out has at least the loss of the worst that is kept, and a hair more.
+        """
+        found = {s: self._combined(s) for s in self._sets}
+        chosen = self._chosen(found)
+        reference = max(chosen, key=lambda s: (found[s].windows, -found[s].loss))
+        losses = {s: self._estimate(s, reference, found) for s in self._sets}
+        worst = max((losses[s] for s in chosen if math.isfinite(losses[s])), default=-math.inf)
+        return [
+            replace(
+                found[s],
+                loss=losses[s] if s in chosen else max(losses[s], math.nextafter(worst, math.inf)),
+            )
+            for s in self._sets
+        ]
+
+    def _combined(self, removed: RemovedSet) -> Score:
+        places = sorted(self._places[removed])
+        return self._combination.put_together(removed, self._losses[removed], places)
+
+    def _chosen(self, found: Mapping[RemovedSet, Score]) -> list[RemovedSet]:
+        rest = sorted(
+            (s for s in self._sets if s not in self._kept),
+            key=lambda s: (s not in self._contenders, found[s].loss, s),
+        )
+        return [*self._kept, *rest][: self._keep]
+
+    def _estimate(
+        self, removed: RemovedSet, reference: RemovedSet, found: Mapping[RemovedSet, Score]
+    ) -> float:
+        ours, best = found[removed], found[reference]
+        if ours.windows == best.windows or not (ours.finite and best.finite):
+            return ours.loss
+        places = sorted(self._places[removed])
+        there = self._combination.put_together(reference, self._losses[reference], places)
+        return best.loss + ours.loss - there.loss

@@ -1,0 +1,137 @@
+"""Where hidden states wait for their next block: in memory up to a budget, then in a file.
+
+A walk that must read each block once holds every state of every sheet, which may be more than fits.
+Each block visits all states in turn, so which of them lie in the file makes no difference to how
+much is read and written; those that came first stay in memory. The file has no name, so nothing is
+left of it however the process ends.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import torch
+from torch import Tensor
+
+from depthprune.errors import EvaluationError
+
+
+class Held:
+    """One state; `get` gives the tensor as it was put."""
+
+    def get(self) -> Tensor:
+        """The state."""
+        raise NotImplementedError
+
+
+class _InMemory(Held):
+    def __init__(self, tensor: Tensor, vault: Vault) -> None:
+        self._tensor = tensor
+        self._vault = vault
+        self._bytes = tensor.numel() * tensor.element_size()
+        vault.in_memory += self._bytes
+
+    def get(self) -> Tensor:
+        return self._tensor
+
+    def __del__(self) -> None:
+        self._vault.in_memory -= self._bytes
+
+
+class _InFile(Held):
+    def __init__(self, tensor: Tensor, vault: Vault) -> None:
+        self._shape, self._dtype, self._device = tensor.shape, tensor.dtype, tensor.device
+        self._vault = vault
+        self._bytes = tensor.numel() * tensor.element_size()
+        self._place = vault.write(tensor)
+
+    def get(self) -> Tensor:
+        raw = self._vault.read(self._place, self._bytes)
+        return raw.view(self._dtype).view(self._shape).to(self._device)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_place"):
+            self._vault.free(self._place, self._bytes)
+
+
+class Vault:
+    """Holds states.
+
+    Args:
+        budget: Bytes that may be held in memory; None for no limit.
+
+    Attributes:
+        in_memory: Bytes held in memory now.
+        written: Bytes written to the file so far.
+    """
+
+    def __init__(self, budget: int | None = None) -> None:
+        self.in_memory = 0
+        self.written = 0
+        self._budget = budget
+        self._file: BinaryIO | None = None
+        self._end = 0
+        self._gaps: dict[int, list[int]] = {}
+
+    def put(self, tensor: Tensor) -> Held:
+        """Hold a state until the answer is dropped.
+
+        Raises:
+            EvaluationError: If the disk is full.
+        """
+        size = tensor.numel() * tensor.element_size()
+        if self._budget is None or self.in_memory + size <= self._budget:
+            return _InMemory(tensor, self)
+        return _InFile(tensor, self)
+
+    def write(self, tensor: Tensor) -> int:
+        """Write a state to the file; the answer is its place."""
+        flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        gaps = self._gaps.get(len(flat))
+        place = gaps.pop() if gaps else self._end
+        self._end = max(self._end, place + len(flat))
+        try:
+            file = self._opened()
+            file.seek(place)
+            file.write(flat.numpy().data)
+        except OSError as error:
+            raise EvaluationError(
+                f"hidden states past --memory go to a file in {_folder()}, which cannot be written "
+                f"({error.strerror}); free space there, set TMPDIR, or raise --memory"
+            ) from error
+        self.written += len(flat)
+        return place
+
+    def read(self, place: int, size: int) -> Tensor:
+        """Read what was written at a place, shape (size,), uint8."""
+        file = self._opened()
+        file.seek(place)
+        data = file.read(size)
+        if len(data) != size:
+            raise EvaluationError("the file of hidden states was cut short; run again")
+        return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+    def free(self, place: int, size: int) -> None:
+        """Let a place be used again."""
+        self._gaps.setdefault(size, []).append(place)
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            file = tempfile.TemporaryFile(prefix="depthprune-", dir=_folder())  # noqa: SIM115
+            self._file = cast(BinaryIO, file)
+        return self._file
+
+
+def _folder() -> str:
+    """TMPDIR, or else a folder on disk: the usual /tmp is memory on many systems."""
+    on_disk = Path("/var/tmp")
+    if "TMPDIR" not in os.environ and on_disk.is_dir() and os.access(on_disk, os.W_OK):
+        return str(on_disk)
+    return tempfile.gettempdir()

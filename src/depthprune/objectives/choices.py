@@ -1,0 +1,146 @@
+"""Objectives of items: a prompt, its options, and which of them is right.
+
+All start from ll, the log-likelihood of an option given the prompt. How ll is measured decides
+much: summed over tokens it is the option's probability and favours short options; the mean over
+tokens or UTF-8 bytes is not a probability, and favours none by its length.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from depthprune.calibration import Window
+from depthprune.errors import UsageError
+from depthprune.objectives.base import TokenLosses, TokenObjective, option_losses
+from depthprune.objectives.nll import token_nll
+
+_BY = ("sum", "token", "byte")
+
+
+class _Choices(TokenObjective, ABC):
+    items_only: ClassVar[bool] = True
+
+    def token_losses(self, outputs: Tensor, targets: Tensor, dense: Tensor | None) -> Tensor:
+        """See `Objective.token_losses`: −log p of each token of each option."""
+        return token_nll(outputs, targets)
+
+    @abstractmethod
+    def window_loss(self, losses: TokenLosses, window: Window) -> float:
+        """See `Objective.window_loss`."""
+
+
+def likelihoods(losses: TokenLosses, window: Window, by: str) -> TokenLosses:
+    """The log-likelihood of each option of an item, shape (options,).
+
+    Args:
+        losses: −log p of the options' tokens, in order.
+        window: The item.
+        by: `sum`, `token` (mean over the option's tokens) or `byte` (mean over the bytes of its
+            text, as lm-evaluation-harness's `acc_norm`).
+    """
+    options = option_losses(losses, window)
+    divisors = np.ones(len(options))
+    if by == "token":
+        divisors = np.array([float(len(option)) for option in options])
+    elif by == "byte" and window.item is not None:
+        divisors = np.array(window.item.bytes, dtype=np.float64)
+    answer: TokenLosses = np.array([-option.sum() for option in options]) / divisors
+    return answer
+
+
+@dataclass(frozen=True)
+class Margin(_Choices):
+    """−[(n−1)·ll(right) − Σ ll(wrong)], ll a mean over tokens; unbounded below.
+
+    An item of four options weighs three times one of two; `normalised` divides by n−1.
+    Source: PuDDing (arXiv 2502.04348); arXiv 2604.24938, calibration (b).
+    """
+
+    normalised: bool = False
+
+    summary: ClassVar[str] = (
+        "how far the right option's likelihood is above the wrong ones'; normalised=true|false"
+    )
+
+    @property
+    def name(self) -> str:
+        """With the parameters that are not the defaults."""
+        return "margin:normalised=true" if self.normalised else "margin"
+
+    def window_loss(self, losses: TokenLosses, window: Window) -> float:
+        """See `Objective.window_loss`."""
+        found = likelihoods(losses, window, "token")
+        right = found[window.item.answer]  # type: ignore[union-attr]
+        others = len(found) - 1
+        margin = others * right - (found.sum() - right)
+        return -float(margin / others if self.normalised else margin)
+
+
+@dataclass(frozen=True)
+class OptionCE(_Choices):
+    """−log softmax(ll over the options)[right]; bounded below by 0.
+
+    Attributes:
+        by: How ll is measured: `sum`, `token` or `byte`.
+    """
+
+    by: str = "sum"
+
+    summary: ClassVar[str] = "cross-entropy of the right option among all; by=sum|token|byte"
+
+    def __post_init__(self) -> None:
+        _check_by("option-ce", self.by)
+
+    @property
+    def name(self) -> str:
+        """With the parameters that are not the defaults."""
+        return "option-ce" if self.by == "sum" else f"option-ce:by={self.by}"
+
+    def window_loss(self, losses: TokenLosses, window: Window) -> float:
+        """See `Objective.window_loss`."""
+        found = likelihoods(losses, window, self.by)
+        top = found.max()
+        total = top + np.log(np.exp(found - top).sum())
+        return float(total - found[window.item.answer])  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True)
+class Accuracy(_Choices):
+    """1 − accuracy: 0 where the most likely option is the right one, 1 where it is not.
+
+    Of options that are equally likely the first counts, as in lm-evaluation-harness, where `sum`
+    is `acc` and `byte` is `acc_norm`.
+
+    Attributes:
+        by: How ll is measured: `sum`, `token` or `byte`.
+    """
+
+    by: str = "sum"
+
+    summary: ClassVar[str] = "share of items whose most likely option is wrong; by=sum|token|byte"
+    bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        _check_by("accuracy", self.by)
+
+    @property
+    def name(self) -> str:
+        """With the parameters that are not the defaults."""
+        return "accuracy" if self.by == "sum" else f"accuracy:by={self.by}"
+
+    def window_loss(self, losses: TokenLosses, window: Window) -> float:
+        """See `Objective.window_loss`; NaN where a likelihood is."""
+        found = likelihoods(losses, window, self.by)
+        if np.isnan(found).any():
+            return float("nan")
+        return float(int(np.argmax(found)) != window.item.answer)  # type: ignore[union-attr]
+
+
+def _check_by(name: str, by: str) -> None:
+    if by not in _BY:
+        raise UsageError(f"{name}: by: expected {', '.join(_BY)}, got {by!r}")

@@ -1,0 +1,37 @@
+"""Random items and windows of text as calibrations, for tests of the evaluator."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from depthprune.calibration import Item, Window
+
+
+def random_item(rng: np.random.Generator, vocabulary: int = 300, longest: int = 9) -> Window:
+    """An item with a prompt of 1 to `longest` tokens and 2 to 4 options of 1 to 4."""
+    lengths = [int(rng.integers(1, longest)), *rng.integers(1, 5, size=rng.integers(2, 5)).tolist()]
+    ends = np.cumsum(lengths).tolist()
+    spans = tuple(itertools.pairwise(ends))
+    tokens = rng.integers(3, vocabulary, size=ends[-1])
+    item = Item(spans, int(rng.integers(len(spans))), tuple(3 * (b - a) for a, b in spans))
+    return Window(tokens, np.arange(len(tokens)) >= lengths[0], "items", 0, item)
+
+
+def random_text(rng: np.random.Generator, length: int = 24, vocabulary: int = 300) -> Window:
+    """A window of random tokens, all but the first scored."""
+    return Window(rng.integers(3, vocabulary, size=length), np.arange(length) > 0, "text", 0)
+
+
+def calibration_of(*parts: list[Window]) -> Any:
+    """What the evaluator needs of a calibration, each list a source of equal share."""
+    windows = tuple(window for part in parts for window in part)
+    return SimpleNamespace(
+        windows=windows,
+        tokens=sum(len(w.tokens) for w in windows),
+        parts=tuple(SimpleNamespace(windows=part, share=1 / len(parts)) for part in parts),
+        fingerprint=f"{len(windows):064x}",
+    )

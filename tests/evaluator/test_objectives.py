@@ -1,0 +1,182 @@
+"""Every objective through the evaluator is what plain forwards give by its definition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from items import calibration_of, random_item, random_text
+from torch import Tensor
+
+import depthprune as dp
+from depthprune.calibration import Window
+from depthprune.errors import EvaluationError
+from depthprune.evaluator import evaluator as evaluator_module
+from depthprune.evaluator.packing import reads_packed_items
+from tiny import tiny_model
+
+SETS = [(), (1,), (2, 4), (0, 5)]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama: Path) -> dp.Model:
+    return dp.load(tiny_llama, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[Window]:
+    rng = np.random.default_rng(0)
+    return [random_text(rng, length) for length in (24, 24, 17, 24)]
+
+
+@pytest.fixture(scope="module")
+def items() -> list[Window]:
+    rng = np.random.default_rng(1)
+    return [random_item(rng) for _ in range(9)]
+
+
+@torch.inference_mode()
+def _logits(model: dp.Model, tokens: np.ndarray, removed: tuple[int, ...]) -> Tensor:
+    with model.anatomy.masked(removed) as module:
+        ids = torch.from_numpy(tokens)[None]
+        return module(input_ids=ids, use_cache=False).logits[0].double()
+
+
+def _item_losses(model: dp.Model, window: Window, removed: tuple[int, ...]) -> list[np.ndarray]:
+    """−log p of each option's tokens, each option read behind the prompt alone."""
+    assert window.item is not None
+    prompt = window.tokens[: window.item.spans[0][0]]
+    losses = []
+    for first, last in window.item.spans:
+        option = window.tokens[first:last]
+        log = _logits(model, np.concatenate([prompt, option]), removed).log_softmax(-1)
+        steps = np.arange(len(option))
+        losses.append(-log[len(prompt) - 1 + steps, option].numpy())
+    return losses
+
+
+@pytest.mark.parametrize("together", [1, 1 << 14])
+def test_kl_is_taken_against_the_dense_model(
+    model: dp.Model, texts: list[Window], together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": together})
+    scores = dp.Evaluator(model, calibration_of(texts), "kl").score(SETS)
+    for score in scores:
+        for window, loss in zip(texts, score.window_losses, strict=True):
+            p = _logits(model, window.tokens, ())[:-1].log_softmax(-1)
+            q = _logits(model, window.tokens, score.removed)[:-1].log_softmax(-1)
+            assert loss == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), abs=1e-5)
+    assert scores[0].loss == 0
+
+
+def test_kl_walks_the_dense_model_beside_the_sets_and_stores_none_of_it(
+    model: dp.Model, texts: list[Window]
+) -> None:
+    evaluator = dp.Evaluator(model, calibration_of(texts), "kl")
+    evaluator.score([(3,)])
+    tokens = sum(len(w.tokens) for w in texts)
+    assert evaluator.cost.block_tokens == (6 + 2) * tokens
+    assert evaluator.cost.head_tokens == 2 * sum(len(w.tokens) - 1 for w in texts)
+
+
+def test_little_memory_splits_the_sets_and_keeps_the_dense_model_beside_each(
+    model: dp.Model, texts: list[Window]
+) -> None:
+    sets = [(a, b) for a in range(6) for b in range(a + 1, 6)]
+    calibration = calibration_of(texts)
+    roomy = dp.Evaluator(model, calibration, "kl").score(sets)
+    tight = dp.Evaluator(model, calibration, "kl", memory=2 * 24 * 32 * 4).score(sets)
+    for a, b in zip(roomy, tight, strict=True):
+        np.testing.assert_allclose(a.window_losses, b.window_losses, atol=1e-6)
+
+
+def test_cosine_compares_final_states_and_runs_no_head(
+    model: dp.Model, texts: list[Window]
+) -> None:
+    evaluator = dp.Evaluator(model, calibration_of(texts), "cosine")
+    score = evaluator.score([(2, 4)])[0]
+    norm = model.module.model.norm  # type: ignore[union-attr]
+    seen: list[Tensor] = []
+    hook = norm.register_forward_pre_hook(lambda module, args: seen.append(args[0][0].double()))
+    for window, loss in zip(texts, score.window_losses, strict=True):
+        seen.clear()
+        for removed in ((), (2, 4)):
+            _logits(model, window.tokens, removed)
+        dense, pruned = (states[:-1] for states in seen)
+        expected = 1 - torch.cosine_similarity(dense, pruned, dim=-1).mean()
+        assert loss == pytest.approx(float(expected), abs=1e-5)
+    hook.remove()
+    assert evaluator.cost.head_tokens == 0
+
+
+@pytest.mark.parametrize("objective", ["margin", "option-ce", "option-ce:by=byte", "accuracy"])
+@pytest.mark.parametrize("row", [1, 1 << 14])
+def test_objectives_of_items_read_each_option_behind_the_prompt_alone(
+    model: dp.Model, items: list[Window], objective: str, row: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluator_module, "_ITEM_TOKENS", {"cpu": row})
+    evaluator = dp.Evaluator(model, calibration_of(items), objective)
+    judge = evaluator.objective.components[0].objective
+    for score in evaluator.score(SETS):
+        for window, loss in zip(items, score.window_losses, strict=True):
+            tokens = np.concatenate(_item_losses(model, window, score.removed))
+            assert loss == pytest.approx(judge.window_loss(tokens, window), abs=1e-4)
+
+
+def test_the_prompt_is_computed_once_for_all_options(model: dp.Model, items: list[Window]) -> None:
+    assert reads_packed_items(model, items)
+    evaluator = dp.Evaluator(model, calibration_of(items), "option-ce")
+    evaluator.score([()])
+    assert evaluator.cost.block_tokens == 6 * sum(len(w.tokens) for w in items)
+
+
+@pytest.mark.parametrize("model_type", ["mistral", "mamba", "qwen3_next", "gpt2", "bloom"])
+def test_a_model_that_cannot_read_packed_items_reads_a_row_an_option(
+    model_type: str, tmp_path: Path
+) -> None:
+    """Windowed attention, recurrence and learned positions: whichever way, the losses are plain."""
+    module = tiny_model(model_type)
+    module.save_pretrained(tmp_path)
+    other = _loaded(tmp_path, module)
+    rng = np.random.default_rng(2)
+    items = [random_item(rng, longest=30) for _ in range(4)]
+    for score in dp.Evaluator(other, calibration_of(items), "option-ce").score([(), (1, 3)]):
+        for window, loss in zip(items, score.window_losses, strict=True):
+            ll = np.array([-row.sum() for row in _item_losses(other, window, score.removed)])
+            expected = np.log(np.exp(ll).sum()) - ll[window.item.answer]  # type: ignore[union-attr]
+            assert loss == pytest.approx(float(expected), rel=1e-3, abs=1e-3)
+
+
+def _loaded(folder: Path, module: Any) -> dp.Model:
+    from depthprune.models.anatomy import find_anatomy
+    from depthprune.models.source import find_model
+
+    module.eval()
+    source = find_model(folder)
+    return dp.Model(source, module, None, find_anatomy(module), "float32", "cpu")
+
+
+def test_a_mixture_divides_each_objective_by_the_dense_models_value(
+    model: dp.Model, texts: list[Window], items: list[Window]
+) -> None:
+    both = calibration_of(texts, items)
+    mixed = dp.Evaluator(model, both, "nll:1+option-ce:3").score(SETS)
+    nll = dp.Evaluator(model, calibration_of(texts), "nll").score(SETS)
+    choices = dp.Evaluator(model, calibration_of(items), "option-ce").score(SETS)
+    for score, text, item in zip(mixed, nll, choices, strict=True):
+        expected = 0.25 * text.loss / nll[0].loss
+        tokens = [int(w.scored.sum()) for w in items]
+        dense = np.average(choices[0].window_losses, weights=tokens)
+        expected += 0.75 * np.average(item.window_losses, weights=tokens) / dense
+        assert score.loss == pytest.approx(expected, rel=1e-5)
+    assert mixed[0].loss == pytest.approx(1.0)
+
+
+def test_a_mixture_with_what_is_zero_for_the_dense_model_is_refused(
+    model: dp.Model, texts: list[Window]
+) -> None:
+    with pytest.raises(EvaluationError, match="kl is 0 for the dense model"):
+        dp.Evaluator(model, calibration_of(texts), "nll+kl").score([(1,)])
