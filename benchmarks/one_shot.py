@@ -3,8 +3,10 @@
 Both score the removal of each block of the demo model alone, on the same windows, in the same
 dtype. The plain way is what peers do: for each candidate a transformers forward of the model
 without that block (one batch, `use_cache=False`), and the cross-entropy of all its logits; once
-with the attention that transformers takes, once with the evaluator's own. Beside them stands the time that the bare matrix products take (the blocks' projections and
-the head, of the same shapes and number as the walk runs them), which no evaluator can undercut.
+with the attention that transformers takes, once with the evaluator's own (`plain, same`), whose
+losses the walk's must equal. Beside them stands the time that the bare matrix products take (the
+blocks' projections and the head, of the same shapes and number as the walk runs them), which no
+evaluator can undercut.
 
     python benchmarks/one_shot.py --repeats 3
 """
@@ -69,6 +71,10 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - began, answer
 
 
+def _difference(ours: list[float], theirs: list[float]) -> float:
+    return max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo")
@@ -81,7 +87,7 @@ def main() -> None:
     calibration = dp.calibrate(spec, model)
     walked(model, dp.calibrate(f"stdlib-prose,windows=1,length={options.length}", model))
     times: dict[str, list[float]] = {"plain": [], "plain, same": [], "walk": [], "products": []}
-    worst = 0.0
+    worst = rounding = 0.0
     for _ in range(options.repeats):
         seconds, theirs = timed(lambda: plain(model, calibration))
         times["plain"].append(seconds)
@@ -91,10 +97,9 @@ def main() -> None:
         seconds, (ours, cost) = timed(lambda: walked(model, calibration))
         times["walk"].append(seconds)
         times["products"].append(timed(lambda c=cost: products(model, c, options.length))[0])  # type: ignore[misc]
-        for reference in (theirs, same):
-            worst = max(worst, *(abs(a - b) / b for a, b in zip(ours, reference, strict=True)))
-    limit = 1e-5 if model.dtype == "float32" else 1e-2
-    assert worst <= limit, f"losses differ by {worst:.1e}"
+        worst = max(worst, _difference(ours, same))
+        rounding = max(rounding, _difference(ours, theirs))
+    assert worst <= 1e-5, f"losses differ by {worst:.1e}"
     print(f"{model.blocks + 1} sets, {calibration.tokens:,} tokens, {model.dtype}, {model.device}")
     print(f"block-tokens {cost.block_tokens:,} of {cost.plain_block_tokens:,} for plain forwards")
     print(f"{'':12}{'median s':>10}{'low':>8}{'high':>8}{'÷ walk':>9}")
@@ -103,7 +108,8 @@ def main() -> None:
         median = statistics.median(values)
         print(f"{name:12}{median:>10.2f}{min(values):>8.2f}{max(values):>8.2f}{ratio:>9.2f}")
     share = statistics.median(a / b for a, b in zip(times["products"], times["walk"], strict=True))
-    print(f"the walk runs at {share:.2f} of the bare products' rate; losses within {worst:.1e}")
+    print(f"the walk runs at {share:.2f} of the bare products' rate")
+    print(f"losses within {worst:.1e} with the same attention, {rounding:.1e} with the other")
 
 
 if __name__ == "__main__":
