@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +29,9 @@ from depthprune.evaluator.racing import Racing
 def decisions(
     evaluator: dp.Evaluator, exact: dp.Result, orders: int, settings: Racing, least: int
 ) -> list[tuple[float, float]]:
-    """For each decision of the exact path and each order: how much worse than the best, and the
-    share of the losses that were looked at.
+    """For each decision of the exact path and each order: how much worse than the best it chose.
+
+    The second figure is the share of the losses that were looked at.
     """
     answers = []
     rng = np.random.default_rng(0)
@@ -78,10 +80,11 @@ def main() -> None:
         spec = f"text:{options.text},windows={options.windows},length={options.length},seed={draw}"
         calibration = dp.calibrate(spec, model)
         with Memo.open(options.memo) as memo:
-            evaluator = dp.Evaluator(model, calibration, memo=memo, racing=None)
+            shared: Any = {"memo": memo, "plain": True}
+            evaluator = dp.Evaluator(model, calibration, racing=None, **shared)
             exact = dp.search("greedy", evaluator, k=options.k)
             raced = dp.search(
-                "greedy", dp.Evaluator(model, calibration, memo=memo, racing=settings), k=options.k
+                "greedy", dp.Evaluator(model, calibration, racing=settings, **shared), k=options.k
             )
             found = decisions(evaluator, exact, options.orders, settings, least)
         every += found
@@ -93,8 +96,9 @@ def main() -> None:
     worse = sum(each > settings.tolerance for each, _ in every)
     cost = statistics.mean(share for _, share in every)
     print(
-        f"{len(every)} decisions: {worse} worse than a tie ({settings.tolerance:.1%}), the worst by "
-        f"{max(each for each, _ in every):.2%}; {cost:.2f} of the losses were looked at"
+        f"{len(every)} decisions: {worse} worse than a tie ({settings.tolerance:.1%}), "
+        f"the worst by {max(each for each, _ in every):.2%}; "
+        f"{cost:.2f} of the losses were looked at"
     )
     print(
         f"end to end: regret {statistics.mean(regrets):.2%} in the mean, {max(regrets):.2%} at most"

@@ -67,6 +67,42 @@ def test_prune_removes_what_the_search_finds(
     assert [b["block"] for b in found["blocks"]] == list(range(6))
 
 
+def test_exact_scores_every_set_on_every_window_and_racing_says_how_sure_it_was(
+    prune: Command,
+) -> None:
+    exact = prune("-k", 1, "--search", "greedy", "--exact", "--json").document["search"]
+    assert exact["racing"] is None
+    assert exact["cost"]["evaluations"] == 6
+    raced = prune("-k", 1, "--delta", 0.05, "--tolerance", "5%", "--overwrite", "--json").document
+    assert raced["search"]["racing"] == {"delta": 0.05, "tolerance": 0.05}
+
+
+def test_a_dry_run_tells_the_cost_and_writes_nothing(prune: Command, tmp_path: Path) -> None:
+    plan = prune("-k", 2, "--search", "greedy", "--dry-run", "--json").document
+    assert plan["evaluations"] == 6 + 5
+    assert plan["plain_block_tokens"] > plan["block_tokens"] > 0
+    assert plan["seconds"] > 0
+    words = prune("-k", 2, "--search", "greedy", "--dry-run").out
+    assert "11 on 256 tokens" in words
+    assert _names(tmp_path) == set()
+
+
+def test_a_budget_below_two_states_is_refused(prune: Command, tmp_path: Path) -> None:
+    outcome = prune("-k", 2, "--memory", "64")
+    assert outcome.status == WRONG_USAGE
+    assert (
+        "--memory: expected at least 8192 bytes (two states of 32 tokens), got 64" in outcome.error
+    )
+    assert _names(tmp_path) == set()
+
+
+def test_prune_by_a_divergence_from_the_dense_model(prune: Command) -> None:
+    found = prune("-k", 1, "--objective", "kl:top=16", "--json").document
+    assert found["objective"] == "kl:top=16"
+    assert found["dense"] == {**found["dense"], "loss": 0.0, "perplexity": None}
+    assert found["pruned"]["loss"] > 0
+
+
 def test_prune_prints_its_manifest_and_nothing_else(prune: Command, tmp_path: Path) -> None:
     outcome = prune("-k", 2, "--json")
     assert outcome.out == (tmp_path / "out" / "depthprune.json").read_text(encoding="utf-8")

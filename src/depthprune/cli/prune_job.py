@@ -140,6 +140,7 @@ class PruneJob:
         make_space(source.blocks, k, protect)
         reader = read_tokenizer(source, self.progress)
         calibration = mixture(self.specs, reader, self.progress)
+        objective.judged(calibration.windows)
         calibration.held_out()
         model = self.loading.load(source, reader.tokenizer, self.progress)
         make_space(model.blocks, k, protect)

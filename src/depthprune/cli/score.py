@@ -46,6 +46,7 @@ def score(
     source = loading.find()
     reader = read_tokenizer(source, progress)
     drawn = mixture(calibration, reader, progress)
+    kind.judged(drawn.windows)
     loaded = loading.load(source, reader.tokenizer, progress)
     with open_memo(memo, source) as store:
         evaluator = Evaluator(loaded, drawn, kind, memory=states, memo=store, progress=progress)
