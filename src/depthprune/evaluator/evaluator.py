@@ -187,11 +187,14 @@ class Evaluator:
 
         def advance(block: int, states: list[Tensor]) -> list[Tensor]:
             answers: list[Tensor] = []
-            for first in range(0, len(states), together):
-                group = states[first : first + together]
-                stacked = group[0] if len(group) == 1 else torch.cat(group)
-                answer = self.model.anatomy.call(block, stacked, inputs)
-                answers.extend(answer.chunk(len(group)))
+            if not states:
+                return answers
+            with self.model.anatomy.holding(block):
+                for first in range(0, len(states), together):
+                    group = states[first : first + together]
+                    stacked = group[0] if len(group) == 1 else torch.cat(group)
+                    answer = self.model.anatomy.call(block, stacked, inputs)
+                    answers.extend(answer.chunk(len(group)))
             self._cost += Cost(block_tokens=size * len(states))
             step.advance(size * len(states))
             return answers

@@ -104,7 +104,7 @@ def load(
         ModelError: If the model cannot be loaded whole, or its blocks cannot be found.
         UsageError: If `dtype`, `device` or `device_map` is unknown, or they exclude each other.
     """
-    _check_device_map(device_map, device, stream)
+    check_placement(device_map, device, stream)
     source = (
         name
         if isinstance(name, ModelSource)
@@ -129,7 +129,12 @@ def load(
     return Model(source, module, tokenizer, anatomy, kind, str(anatomy.device))
 
 
-def _check_device_map(device_map: DeviceMap | None, device: str, stream: bool) -> None:
+def check_placement(device_map: DeviceMap | None, device: str, stream: bool) -> None:
+    """Refuse a device map that is unknown, excluded by another flag, or cannot be had here.
+
+    Raises:
+        UsageError: Saying which.
+    """
     if device_map is None:
         return
     if stream or device != "auto":

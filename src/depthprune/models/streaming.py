@@ -118,7 +118,7 @@ class Reader:
                 pinned = tensor.device.type == "cuda"
                 self._scratch = torch.empty(stored.nbytes, dtype=torch.uint8, pin_memory=pinned)
             raw = self._scratch[: stored.nbytes]
-        view = memoryview(raw.numpy())
+        view = memoryview(raw.numpy())  # type: ignore[arg-type]
         file.seek(stored.begin)
         while view:
             count = file.readinto(view)
@@ -202,9 +202,7 @@ class Stream:
                 slot.fill(before)
             self._spare = buffer
 
-    def _lay_out(
-        self, like: Sequence[torch.Tensor]
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def _lay_out(self, like: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """A buffer on the device, and tensors inside it of the shapes and dtypes of `like`."""
         sizes = [tensor.numel() * tensor.element_size() for tensor in like]
         padded = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
@@ -319,9 +317,7 @@ def stream_into(
     missing = sorted(n for n in absent if known[n].is_meta or _is_own_buffer(module, n))
     unexpected = sorted(checkpoint.tensors.keys() - slots.keys())
     if missing and unexpected:
-        raise _refusal(
-            name, f"its files call {unexpected[0]} what the model may call {missing[0]}"
-        )
+        raise _refusal(name, f"its files call {unexpected[0]} what the model may call {missing[0]}")
     return Streamed(stream, tuple(missing), tuple(unexpected))
 
 
@@ -330,10 +326,11 @@ def _refusal(name: str, why: str) -> ModelError:
 
 
 def _list_of(name: str, module: nn.Module, path: str) -> nn.ModuleList:
+    found: nn.Module | None
     try:
         found = module.get_submodule(path)
     except AttributeError:
-        found = None  # type: ignore[assignment]
+        found = None
     if not isinstance(found, nn.ModuleList):
         raise _refusal(name, f"its files hold the blocks as {path}.*, which the model has no")
     return found
