@@ -37,9 +37,9 @@ class Loading:
 
     def find(self) -> ModelSource:
         """The model's files, checked."""
-        from depthprune.models.loading import check_placement
+        from depthprune.models.placement import check_placement
+        from depthprune.models.skeleton import check_streamable
         from depthprune.models.source import find_model
-        from depthprune.models.streaming import check_streamable
 
         check_placement(self.device_map, self.device, self.stream)
         source = find_model(

@@ -8,34 +8,29 @@ streamed (see `streaming`), one larger than a device is laid on several by accel
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
 
 from depthprune.errors import ModelError, UsageError, first_line
 from depthprune.models.anatomy import Anatomy, find_anatomy
-from depthprune.models.skeleton import build_skeleton
+from depthprune.models.placement import DeviceMap, check_placement, first_device
+from depthprune.models.skeleton import Streamed, build_skeleton, check_streamable, stream_into
 from depthprune.models.source import ModelSource, find_model
-from depthprune.models.streaming import Stream, Streamed, check_streamable, stream_into
+from depthprune.models.streaming import Stream
 
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-
-DeviceMap: TypeAlias = str | Mapping[str, str | int]
-"""Which module stands on which device: a way of choosing, or names of modules and devices."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +110,7 @@ def load(
             allow_pickle=allow_pickle,
         )
     )
-    place = choose_device(_first_device(device_map) or device)
+    place = choose_device(first_device(device_map) or device)
     kind = choose_dtype(dtype, place)
     if stream:
         check_streamable(source)
@@ -127,33 +122,6 @@ def load(
         module = load_module(source, DTYPES[kind], place, device_map)
         anatomy = find_anatomy(module)
     return Model(source, module, tokenizer, anatomy, kind, str(anatomy.device))
-
-
-def check_placement(device_map: DeviceMap | None, device: str, stream: bool) -> None:
-    """Refuse a device map that is unknown, excluded by another flag, or cannot be had here.
-
-    Raises:
-        UsageError: Saying which.
-    """
-    if device_map is None:
-        return
-    if stream or device != "auto":
-        other = "--stream" if stream else f"--device {device}"
-        raise UsageError(f"--device-map: cannot be combined with {other}; give one of them")
-    if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
-        raise UsageError(
-            f"--device-map: expected {', '.join(DEVICE_MAPS)} or modules by name, "
-            f"got {device_map!r}"
-        )
-    if importlib.util.find_spec("accelerate") is None:
-        raise UsageError("--device-map: needs accelerate; run: pip install accelerate")
-
-
-def _first_device(device_map: DeviceMap | None) -> str | None:
-    if device_map is None or isinstance(device_map, str):
-        return None
-    first = next(iter(device_map.values()), None)
-    return f"cuda:{first}" if isinstance(first, int) else first
 
 
 def choose_device(name: str) -> torch.device:

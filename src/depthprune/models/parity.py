@@ -19,14 +19,8 @@ from torch import Tensor, nn
 from depthprune.errors import ParityError, first_line
 from depthprune.manifest import ParityRecord
 from depthprune.models.anatomy import Anatomy
-from depthprune.models.loading import (
-    DTYPES,
-    DeviceMap,
-    Model,
-    load,
-    load_streamed,
-    quiet_transformers,
-)
+from depthprune.models.loading import DTYPES, Model, load, load_streamed, quiet_transformers
+from depthprune.models.placement import DeviceMap
 from depthprune.models.replay import relative_difference
 from depthprune.models.source import find_model
 from depthprune.progress import SILENT, Progress

@@ -7,9 +7,6 @@ bytes go straight from the file into one buffer that all blocks share: a mapping
 take no copy, but its pages may be dropped and read again while the block is in use, and no one
 could say how many bytes were read. Meanwhile the system is asked to fetch the next block, which
 costs no memory of this process.
-
-The tensors of the files must be those of the model, by name and shape. What transformers would
-convert while loading is refused, never guessed.
 """
 
 from __future__ import annotations
@@ -26,13 +23,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthprune.errors import CheckpointError, ModelError
-from depthprune.models.checkpoint import Checkpoint
+from depthprune.errors import CheckpointError
 from depthprune.models.safetensors_file import Tensor as Stored
-from depthprune.models.skeleton import first_converted, may_be_absent, tie
-from depthprune.models.source import ModelSource
 
-_DTYPES = {
+STORED_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -44,6 +38,8 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+"""Dtypes of the format that torch computes in."""
+
 _ALIGNMENT = 64
 """Bytes; what torch aligns its own tensors to, so that products run the same code on these."""
 
@@ -109,7 +105,7 @@ class Reader:
                 raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
     def _read(self, file: Any, slot: Slot, tensor: torch.Tensor) -> None:
-        stored, dtype = slot.stored, _DTYPES[slot.stored.dtype]
+        stored, dtype = slot.stored, STORED_DTYPES[slot.stored.dtype]
         direct = tensor.dtype == dtype and tensor.device.type == "cpu"
         if direct:
             raw = tensor.flatten().view(torch.uint8)
@@ -248,123 +244,3 @@ def _ask_for(slots: Sequence[Slot]) -> None:
                 os.posix_fadvise(handle, stored.begin, stored.nbytes, os.POSIX_FADV_WILLNEED)
         finally:
             os.close(handle)
-
-
-@dataclass(frozen=True)
-class Streamed:
-    """A filled skeleton.
-
-    Attributes:
-        stream: Its blocks.
-        missing: Names of the model that no file has a tensor for.
-        unexpected: Tensors of the files that the model has no name for.
-    """
-
-    stream: Stream
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-
-
-def check_streamable(source: ModelSource) -> Checkpoint:
-    """The checkpoint of a source whose blocks may be read one by one.
-
-    Raises:
-        ModelError: If it is a GGUF, pickled or quantised.
-    """
-    if source.gguf is not None:
-        raise _refusal(source.name, "a GGUF file's weights are packed")
-    if source.checkpoint is None:
-        raise _refusal(source.name, "its weights are pickled")
-    sections = (source.checkpoint.config, source.checkpoint.text_config)
-    if any(section.get("quantization_config") for section in sections):
-        raise _refusal(source.name, "its weights are quantised")
-    return source.checkpoint
-
-
-def stream_into(
-    name: str, module: nn.Module, checkpoint: Checkpoint, device: torch.device
-) -> Streamed:
-    """Fill a skeleton's tensors outside the blocks, and have the blocks fill themselves.
-
-    Args:
-        name: The model, for messages.
-        module: As `build_skeleton` gave it.
-        checkpoint: Its weights.
-        device: Where it computes.
-
-    Raises:
-        ModelError: If the files' tensors are not those of the model.
-    """
-    slots, absent = _match(name, module, checkpoint)
-    path = checkpoint.block_prefix.rstrip(".")
-    inside: list[list[Slot]] = [[] for _ in _list_of(name, module, path)]
-    outside: list[Slot] = []
-    for target, slot in slots.items():
-        number = target.removeprefix(f"{path}.").partition(".")[0]
-        (inside[int(number)] if target.startswith(f"{path}.") else outside).append(slot)
-    reader = Reader()
-    held = [torch.empty(s.content.shape, dtype=s.content.dtype, device=device) for s in outside]
-    reader.read(outside, held)
-    for slot, tensor in zip(outside, held, strict=True):
-        slot.fill(tensor)
-    tie(module, absent)
-    stream = Stream(path, list(_list_of(name, module, path)), inside, reader, device)
-    for owner in module.modules():
-        for key, buffer in owner._buffers.items():
-            if buffer is not None and not buffer.is_meta:
-                owner._buffers[key] = buffer.to(device)
-    known = module.state_dict()
-    missing = sorted(n for n in absent if known[n].is_meta or _is_own_buffer(module, n))
-    unexpected = sorted(checkpoint.tensors.keys() - slots.keys())
-    if missing and unexpected:
-        raise _refusal(name, f"its files call {unexpected[0]} what the model may call {missing[0]}")
-    return Streamed(stream, tuple(missing), tuple(unexpected))
-
-
-def _refusal(name: str, why: str) -> ModelError:
-    return ModelError(f"{name}: {why}, so it cannot be streamed; load it whole without --stream")
-
-
-def _list_of(name: str, module: nn.Module, path: str) -> nn.ModuleList:
-    found: nn.Module | None
-    try:
-        found = module.get_submodule(path)
-    except AttributeError:
-        found = None
-    if not isinstance(found, nn.ModuleList):
-        raise _refusal(name, f"its files hold the blocks as {path}.*, which the model has no")
-    return found
-
-
-def _match(
-    name: str, module: nn.Module, checkpoint: Checkpoint
-) -> tuple[dict[str, Slot], set[str]]:
-    """The module's stored tensors by name, and the names for which there is none."""
-    converted = first_converted(module, checkpoint)
-    if converted is not None:
-        raise _refusal(name, f"transformers converts {converted} as it loads it")
-    files = {tensor.name: shard.path for shard in checkpoint.shards for tensor in shard.tensors}
-    slots: dict[str, Slot] = {}
-    absent: set[str] = set()
-    for target, empty in module.state_dict().items():
-        stored = checkpoint.tensors.get(target)
-        if stored is None:
-            absent.add(target)
-            continue
-        if stored.shape != tuple(empty.shape):
-            raise _refusal(
-                name,
-                f"{target} has the shape {stored.shape} in the files and {tuple(empty.shape)} "
-                "in the model",
-            )
-        if stored.dtype not in _DTYPES:
-            raise _refusal(name, f"{target} is stored as {stored.dtype}")
-        parent, _, attribute = target.rpartition(".")
-        slots[target] = Slot(module.get_submodule(parent), attribute, files[target], stored)
-    return slots, absent
-
-
-def _is_own_buffer(module: nn.Module, name: str) -> bool:
-    """Whether a name is a buffer that should have been stored."""
-    parent, _, attribute = name.rpartition(".")
-    return attribute in module.get_submodule(parent)._buffers and not may_be_absent(module, name)
