@@ -58,7 +58,7 @@ def _parameters_on_meta() -> Iterator[None]:
     def register_empty(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
         register(self, name, param)
         if param is not None and not param.is_meta:
-            self._parameters[name] = nn.Parameter(param.detach().to("meta"), requires_grad=False)
+            self._parameters[name] = nn.Parameter(param.detach().to("meta"), param.requires_grad)
 
     nn.Module.register_parameter = register_empty  # type: ignore[method-assign]
     try:
@@ -81,7 +81,7 @@ def _keep_in_float32(module: Any, dtype: torch.dtype) -> None:
         if wide.search(name) and parameter.is_floating_point():
             parent, _, attribute = name.rpartition(".")
             owner = module.get_submodule(parent)
-            owner._parameters[attribute] = nn.Parameter(parameter.float(), requires_grad=False)
+            owner._parameters[attribute] = nn.Parameter(parameter.detach().float())
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def stream_into(
         number = target.removeprefix(f"{path}.").partition(".")[0]
         (inside[int(number)] if target.startswith(f"{path}.") else outside).append(slot)
     reader = Reader()
-    held = [torch.empty(s.content.shape, dtype=s.content.dtype, device=device) for s in outside]
+    held = [slot.room(device) for slot in outside]
     reader.read(outside, held)
     for slot, tensor in zip(outside, held, strict=True):
         slot.fill(tensor)

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthprune.errors import CheckpointError
+from depthprune.errors import CheckpointError, ModelError
 from depthprune.models.safetensors_file import Tensor as Stored
 
 STORED_DTYPES = {
@@ -40,8 +40,8 @@ STORED_DTYPES = {
 }
 """Dtypes of the format that torch computes in."""
 
-_ALIGNMENT = 64
-"""Bytes; what torch aligns its own tensors to, so that products run the same code on these."""
+_ALIGNMENT = 512
+"""Bytes; the widest that torch aligns its own tensors to, on any device."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,39 @@ class Slot:
         is_parameter = self.attribute in self.owner._parameters
         return self.owner._parameters if is_parameter else self.owner._buffers
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor in memory, in the dtype of what is there now."""
+        return self.content.numel() * self.content.element_size()
+
+    def view_of(self, raw: torch.Tensor) -> torch.Tensor:
+        """Bytes seen as a tensor of the shape and dtype of what is there now."""
+        return raw.view(self.content.dtype).view(self.content.shape)
+
+    def room(self, device: torch.device) -> torch.Tensor:
+        """An uninitialised tensor of the shape and dtype of what is there now."""
+        shift = self.shift(device)
+        return self.view_of(
+            torch.empty(shift + self.nbytes, dtype=torch.uint8, device=device)[shift:]
+        )
+
+    def shift(self, device: torch.device) -> int:
+        """How far from an aligned address the tensor begins when its model is loaded whole.
+
+        There a tensor that needs no conversion is a mapping of the file, aligned as it lies in
+        it; and a product of one row rounds otherwise where its matrix is aligned otherwise.
+        """
+        mapped = device.type == "cpu" and self.content.dtype == STORED_DTYPES[self.stored.dtype]
+        fits = self.stored.begin % self.content.element_size() == 0
+        return self.stored.begin % _ALIGNMENT if mapped and fits else 0
+
     def fill(self, tensor: torch.Tensor) -> None:
         """Put a tensor in place of the one there, as a parameter where that is one."""
-        wrap = self._table is self.owner._parameters and not isinstance(tensor, nn.Parameter)
-        content = nn.Parameter(tensor, requires_grad=False) if wrap else tensor
-        self._table[self.attribute] = content
+        before = self.content
+        if isinstance(before, nn.Parameter) and not isinstance(tensor, nn.Parameter):
+            # Products may round by whether gradients could be wanted, even where none are recorded.
+            tensor = nn.Parameter(tensor, requires_grad=before.requires_grad)
+        self._table[self.attribute] = tensor
 
 
 class Reader:
@@ -183,7 +211,7 @@ class Stream:
         empty = [slot.content for slot in slots]
         # Whether gradients are recorded, and how, is the business of the pass, not of the weights.
         with torch.inference_mode(False), torch.no_grad():
-            buffer, tensors = self._lay_out(empty)
+            buffer, tensors = self._lay_out(slots)
             self._reader.read(slots, tensors)
             for slot, tensor in zip(slots, tensors, strict=True):
                 slot.fill(tensor)
@@ -198,19 +226,18 @@ class Stream:
                 slot.fill(before)
             self._spare = buffer
 
-    def _lay_out(self, like: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """A buffer on the device, and tensors inside it of the shapes and dtypes of `like`."""
-        sizes = [tensor.numel() * tensor.element_size() for tensor in like]
-        padded = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
+    def _lay_out(self, slots: Sequence[Slot]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """A buffer on the device, and inside it a tensor for each slot."""
+        needed = sum(slot.nbytes + 2 * _ALIGNMENT for slot in slots)
         buffer, self._spare = self._spare, None
-        if buffer is None or len(buffer) < sum(padded):
+        if buffer is None or len(buffer) < needed:
             buffer = None  # let go before the larger one is taken
-            buffer = torch.empty(sum(padded), dtype=torch.uint8, device=self._device)
-        tensors, begin = [], 0
-        for tensor, size, step in zip(like, sizes, padded, strict=True):
-            part = buffer[begin : begin + size]
-            tensors.append(part.view(tensor.dtype).view(tensor.shape))
-            begin += step
+            buffer = torch.empty(needed, dtype=torch.uint8, device=self._device)
+        tensors, free = [], 0
+        for slot in slots:
+            begin = free + slot.shift(self._device)
+            tensors.append(slot.view_of(buffer[begin : begin + slot.nbytes]))
+            free = -(-(begin + slot.nbytes) // _ALIGNMENT) * _ALIGNMENT
         return buffer, tensors
 
     def _load_around(self, index: int, block: nn.Module) -> None:
@@ -223,6 +250,11 @@ class Stream:
 
         @functools.wraps(original)
         def forward(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if torch.is_grad_enabled():
+                raise ModelError(
+                    "a streamed model keeps no weights to compute gradients with; run it inside "
+                    "torch.inference_mode()"
+                )
             with self.holding(index):
                 return original(*args, **kwargs)
 
