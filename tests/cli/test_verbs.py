@@ -568,3 +568,47 @@ def test_a_reader_that_goes_away_is_no_reason_to_complain() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == FAILED
+
+
+@pytest.mark.parametrize("verb", ["score", "evaluate"])
+def test_streaming_changes_no_number(
+    depthprune: Command, tiny_llama: Path, spec: str, verb: str
+) -> None:
+    words = (verb, tiny_llama, "-c", spec, "--memo", "off", "--json")
+    assert depthprune(*words, "--stream").document == depthprune(*words).document
+
+
+def test_a_streamed_prune_writes_and_proves_the_same_checkpoint(
+    depthprune: Command, tiny_llama: Path, spec: str, tmp_path: Path
+) -> None:
+    words = ("prune", tiny_llama, "-k", 2, "-c", spec, "--memo", "off", "--json", "--no-bench")
+    held = depthprune(*words, "-o", tmp_path / "held").document
+    outcome = depthprune(*words, "-o", tmp_path / "streamed", "--stream")
+    streamed = outcome.document
+    assert "speed and the sample are left out" in outcome.err
+    assert streamed["removed"] == held["removed"]
+    assert streamed["parity"]["bitwise"]
+    assert (streamed["sample"], streamed["speed"]) == (None, None)
+    first, second = (tmp_path / name / "model.safetensors" for name in ("held", "streamed"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_what_cannot_be_streamed_is_refused_before_any_text_is_read(
+    depthprune: Command, tiny_llama: Path, tmp_path: Path, no_weights: None
+) -> None:
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    for file in tiny_llama.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    refused = depthprune("score", folder, "-c", "text:nowhere.txt", "--stream")
+    assert refused.status == 1
+    assert "cannot be streamed; load it whole without --stream" in refused.error
+
+
+def test_a_device_map_excludes_streaming(depthprune: Command, tiny_llama: Path) -> None:
+    refused = depthprune("score", tiny_llama, "--stream", "--device-map", "auto")
+    assert refused.status == 2
+    assert refused.error == ("--device-map: cannot be combined with --stream; give one of them")

@@ -21,6 +21,8 @@ def evaluate(
     ] = "",
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    stream: options.Stream = False,
+    device_map: options.DeviceMap = None,
     memory: options.Memory = None,
     memo: options.MemoPlace = None,
     revision: options.Revision = None,
@@ -44,7 +46,9 @@ def evaluate(
 
     kind = parse_objective(objective)
     specs = parse_calibration(calibration or [DEFAULT_CALIBRATION])
-    loading = Loading(model, dtype, device, revision, trust_remote_code, allow_pickle)
+    loading = Loading(
+        model, dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
+    )
     source = loading.find()
     if removed:
         check_removed(removed, source.blocks)

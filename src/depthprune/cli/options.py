@@ -32,6 +32,21 @@ Dtype = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Stream = Annotated[
+    bool,
+    typer.Option(
+        "--stream",
+        help="For a model larger than memory: read each block from the files when it is run.",
+    ),
+]
+DeviceMap = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="HOW",
+        help="Lay the blocks on several devices: auto, balanced, balanced_low_0 or sequential; "
+        "needs accelerate.",
+    ),
+]
 Memory = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(metavar="SIZE", help="What hidden states may take, such as 4GB; default half."),

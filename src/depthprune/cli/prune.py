@@ -50,10 +50,16 @@ def prune(
         str, typer.Option(help="What both models continue in the report.")
     ] = "The most important thing about a good library is",
     bench: Annotated[
-        bool, typer.Option("--bench/--no-bench", help="Measure speed before and after.")
-    ] = True,
+        Optional[bool],  # noqa: UP045
+        typer.Option(
+            "--bench/--no-bench",
+            help="Measure speed before and after (the default, except with --stream).",
+        ),
+    ] = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    stream: options.Stream = False,
+    device_map: options.DeviceMap = None,
     memory: options.Memory = None,
     memo: options.MemoPlace = None,
     exact: options.Exact = False,
@@ -83,7 +89,9 @@ def prune(
 
     racing = Racing(delta, tie or 0.0)
     job = PruneJob(
-        loading=Loading(model, dtype, device, revision, trust_remote_code, allow_pickle),
+        loading=Loading(
+            model, dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
+        ),
         out=out,
         k=k,
         max_increase=limit,
@@ -93,7 +101,7 @@ def prune(
         seed=seed,
         protect=protect,
         prompt=prompt,
-        bench=bench,
+        bench=not stream if bench is None else bench,
         memory=states,
         memo=memo,
         racing=None if exact else racing,

@@ -138,6 +138,9 @@ class PruneJob:
             if k < 1:
                 raise UsageError("--protect: leaves no block that may go; protect fewer")
         make_space(source.blocks, k, protect)
+        if self.loading.stream:
+            left = "the sample is" if self.bench else "speed and the sample are"
+            note(f"note: a streamed model reads its weights for every token; {left} left out")
         reader = read_tokenizer(source, self.progress)
         calibration = mixture(self.specs, reader, self.progress)
         objective.judged(calibration.windows)
@@ -225,7 +228,13 @@ class PruneJob:
             for warning in surgery.warnings:
                 note(f"warning: {warning}")
             with self.progress.step("reloading the written checkpoint", None, ""):
-                module = reload(stage, model.dtype, model.device)
+                module = reload(
+                    stage,
+                    model.dtype,
+                    model.device,
+                    stream=self.loading.stream,
+                    device_map=self.loading.device_map,
+                )
             parity = verify(model, module, removed, progress=self.progress)
             speed = self._speed(model, module) if self.bench else None
             manifest = self._manifest(model, calibration, measured, surgery, parity, speed, module)
@@ -245,7 +254,9 @@ class PruneJob:
             repeats=REPEATS,
         )
 
-    def _sample(self, model: Model, module: nn.Module) -> Sample:
+    def _sample(self, model: Model, module: nn.Module) -> Sample | None:
+        if self.loading.stream:
+            return None  # every token would read all the weights
         before, after = (
             continuation(
                 each,

@@ -23,6 +23,8 @@ def score(
     ] = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    stream: options.Stream = False,
+    device_map: options.DeviceMap = None,
     memory: options.Memory = None,
     memo: options.MemoPlace = None,
     revision: options.Revision = None,
@@ -41,7 +43,9 @@ def score(
     from depthprune.study.judge import block_scores, estimate
 
     kind = parse_objective(objective)
-    loading = Loading(model, dtype, device, revision, trust_remote_code, allow_pickle)
+    loading = Loading(
+        model, dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
+    )
     progress = TerminalProgress()
     source = loading.find()
     reader = read_tokenizer(source, progress)

@@ -32,24 +32,39 @@ class Loading:
     revision: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    stream: bool = False
+    device_map: str | None = None
 
     def find(self) -> ModelSource:
         """The model's files, checked."""
+        from depthprune.models.placement import check_placement
+        from depthprune.models.skeleton import check_streamable
         from depthprune.models.source import find_model
 
-        return find_model(
+        check_placement(self.device_map, self.device, self.stream)
+        source = find_model(
             self.name,
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
             allow_pickle=self.allow_pickle,
         )
+        if self.stream:
+            check_streamable(source)
+        return source
 
     def load(self, source: ModelSource, tokenizer: Any, progress: TerminalProgress) -> Model:
         """The loaded model."""
         from depthprune.models.loading import load
 
         with progress.step(f"loading {self.name}", None, ""):
-            return load(source, dtype=self.dtype, device=self.device, tokenizer=tokenizer)
+            return load(
+                source,
+                dtype=self.dtype,
+                device=self.device,
+                tokenizer=tokenizer,
+                stream=self.stream,
+                device_map=self.device_map,
+            )
 
 
 @dataclass(frozen=True)

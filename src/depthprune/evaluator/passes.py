@@ -107,6 +107,8 @@ class Passes:
             start = tuple(vault.put(each.states) for each in inputs)
 
             def advance(block: int, states: list[tuple[Held, ...]]) -> list[tuple[Held, ...]]:
+                if not states:
+                    return []
                 columns = []
                 with anatomy.holding(block):
                     for place, (sheet, each) in enumerate(zip(sheets, inputs, strict=True)):

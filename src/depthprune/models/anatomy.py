@@ -12,7 +12,7 @@ refused here, and never measured wrongly later.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ from depthprune.models.replay import (
     relative_difference,
     stack_call,
 )
+from depthprune.models.streaming import Stream
 
 _PROBE_LENGTH = 16
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
@@ -45,12 +46,14 @@ class Anatomy:
         module: The whole causal language model, in evaluation mode.
         blocks: The blocks, in order, and the dotted name of their list.
         head: What turns the last block's output into logits.
+        stream: Where the blocks' weights come from, if they are not held.
     """
 
     module: nn.Module
     blocks: Blocks
     head: Head
     _axes: tuple[dict[str, int], ...] = field(repr=False)
+    stream: Stream | None = field(default=None, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -86,10 +89,16 @@ class Anatomy:
         more = {name: value.to(self.device) for name, value in (arguments or {}).items()}
         return _record(self.module, self.blocks, tokens.to(self.device), more)
 
-    @contextmanager
-    def holding(self, block: int) -> Iterator[None]:
-        """Inside the context, the weights of a block are in memory."""
-        yield
+    def holding(self, block: int) -> AbstractContextManager[None]:
+        """Inside the context the block's weights are in memory, however often it is called.
+
+        A streamed model reads them on entering and lets them go afterwards; a call outside such
+        a context reads them for itself. For a model that is loaded whole there is nothing to do.
+
+        Args:
+            block: Original block number.
+        """
+        return nullcontext() if self.stream is None else self.stream.holding(block)
 
     @torch.inference_mode()
     def call(self, block: int, states: Tensor, inputs: Inputs) -> Tensor:
@@ -102,10 +111,15 @@ class Anatomy:
             inputs: What `record` gave for that batch.
 
         Returns:
-            The block's output, of the same shape.
+            The block's output, of the same shape, on the block's device.
         """
+        states = states.to(self._device_of(block))
         args, kwargs = stack_call(inputs, block, states, self._axes[block])
         return hidden_of(self.blocks.modules[block](*args, **kwargs))
+
+    def _device_of(self, block: int) -> torch.device:
+        first = next(self.blocks.modules[block].parameters(), None)
+        return self.device if first is None or first.is_meta else first.device
 
     @contextmanager
     def masked(self, removed: Sequence[int]) -> Iterator[nn.Module]:
@@ -120,18 +134,21 @@ class Anatomy:
 
 
 @torch.inference_mode()
-def find_anatomy(module: nn.Module) -> Anatomy:
+def find_anatomy(module: nn.Module, stream: Stream | None = None) -> Anatomy:
     """Find a causal language model's blocks and head, and prove that replaying them is exact.
+
+    Every block is run in two passes over the model, whatever is proved in them.
 
     Args:
         module: A model from transformers, in evaluation mode.
+        stream: Where its blocks' weights come from, if they are not held.
 
     Raises:
         ModelError: If there is no list of blocks, or calling them one by one does not give what
             the model gives.
     """
     try:
-        return _find(module)
+        return _find(module, stream)
     except (RuntimeError, TypeError, ValueError, KeyError, IndexError) as error:
         raise ModelError(
             f"{type(module).__name__}: cannot be called block by block ({first_line(error)}); it "
@@ -139,14 +156,19 @@ def find_anatomy(module: nn.Module) -> Anatomy:
         ) from error
 
 
-def _find(module: nn.Module) -> Anatomy:
+def _find(module: nn.Module, stream: Stream | None) -> Anatomy:
     tokens = _probe(module, batch=2)
-    reference, blocks = _find_blocks(module, tokens)
+    reference, last, blocks = _find_blocks(module, tokens)
+    if stream is not None and stream.path != blocks.path:
+        raise ModelError(
+            f"{type(module).__name__}: its files hold the blocks as {stream.path}, and it runs "
+            f"{blocks.path}, so it cannot be streamed; load it whole without --stream"
+        )
     inputs = _record(module, blocks, tokens)
     wider = _record(module, blocks, _probe(module, batch=3))
     axes = tuple(batch_axes(a, b) for a, b in zip(inputs.calls, wider.calls, strict=True))
-    head = find_head(module, blocks, tokens, reference)
-    anatomy = Anatomy(module, blocks, head, axes)
+    head = find_head(module, blocks, last, reference)
+    anatomy = Anatomy(module, blocks, head, axes, stream)
     _prove(anatomy, tokens, inputs, reference)
     return anatomy
 
@@ -167,9 +189,11 @@ def _candidates(module: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     ]
 
 
-def _find_blocks(module: nn.Module, tokens: Tensor) -> tuple[Tensor, Blocks]:
+def _find_blocks(module: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Blocks]:
+    """The model's logits, the output of its last block, and its blocks."""
     order: dict[nn.Module, list[int]] = {}
     lengths: dict[nn.Module, int] = {}
+    outputs: dict[nn.Module, Tensor] = {}
     clock = iter(range(1 << 30))
 
     def note(member: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -178,9 +202,12 @@ def _find_blocks(module: nn.Module, tokens: Tensor) -> tuple[Tensor, Blocks]:
         with suppress(TypeError, IndexError, KeyError):
             if states and hidden_of(output).shape == states[0].shape:
                 lengths[member] = 0 if isinstance(output, Tensor) else len(output)
+                if member in ends:
+                    outputs[member] = hidden_of(output)
 
     lists = _candidates(module)
     members = {member for _, group in lists for member in group}
+    ends = {group[-1] for _, group in lists}
     handles = [m.register_forward_hook(note, with_kwargs=True) for m in members]
     try:
         reference = module(input_ids=tokens, use_cache=False).logits
@@ -205,7 +232,8 @@ def _find_blocks(module: nn.Module, tokens: Tensor) -> tuple[Tensor, Blocks]:
             "on hidden states); this model cannot be depth-pruned"
         )
     path, group = max(outer, key=lambda item: sum(p.numel() for p in item[1].parameters()))
-    return reference, Blocks(path, tuple(group), {member: lengths[member] for member in group})
+    blocks = Blocks(path, tuple(group), {member: lengths[member] for member in group})
+    return reference, outputs[group[-1]], blocks
 
 
 def _is_states(value: Any, tokens: Tensor) -> bool:
@@ -228,17 +256,8 @@ def _record(
 
 def _prove(anatomy: Anatomy, tokens: Tensor, inputs: Inputs, reference: Tensor) -> None:
     """Compare the replay with the model's own forward, dense, skipped, and stacked."""
-    count = len(anatomy.blocks)
-    skip = count // 2
-    states, skipped = inputs.states, inputs.states
-    for index in range(count):
-        if index == skip:
-            states = anatomy.call(index, states, inputs)
-        else:
-            both = anatomy.call(index, torch.cat([states, skipped]), inputs)
-            states, skipped = both.chunk(2)
-    with anatomy.masked((skip,)):
-        masked = anatomy.module(input_ids=tokens, use_cache=False).logits
+    skip = len(anatomy.blocks) // 2
+    masked, states, skipped = _replay_beside(anatomy, tokens, inputs, skip)
     limit = _TOLERANCE.get(reference.dtype, _LOW_PRECISION_TOLERANCE)
     for what, ours, theirs in (
         ("the dense model", states, reference),
@@ -252,3 +271,39 @@ def _prove(anatomy: Anatomy, tokens: Tensor, inputs: Inputs, reference: Tensor) 
                 f"{limit:.0e}); its blocks exchange more than hidden states, so it cannot "
                 "be searched"
             )
+
+
+def _replay_beside(
+    anatomy: Anatomy, tokens: Tensor, inputs: Inputs, skip: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the model without a block, and replay each block as the model comes to it.
+
+    So a streamed model reads its blocks once for both.
+
+    Returns:
+        The model's own logits without the block, and the replayed states behind the last block,
+        dense and without the block.
+    """
+    blocks = anatomy.blocks
+    own = {block: block.forward for block in blocks.modules}
+    numbers = {block: index for index, block in enumerate(blocks.modules)}
+    reached: set[int] = set()
+    states, skipped = inputs.states, inputs.states
+
+    def run(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nonlocal states, skipped
+        index = numbers[block]
+        if index in reached:  # the replay below, calling the block in its turn
+            return own[block](*args, **kwargs)
+        reached.add(index)
+        with anatomy.holding(index):
+            if index == skip:
+                states = anatomy.call(index, states, inputs)
+                return blocks.pass_on(block, args, kwargs)
+            both = anatomy.call(index, torch.cat([states, skipped.to(states.device)]), inputs)
+            states, skipped = both.chunk(2)
+            return own[block](*args, **kwargs)
+
+    with patched(dict.fromkeys(blocks.modules, run)):
+        masked = anatomy.module(input_ids=tokens, use_cache=False).logits
+    return masked, states, skipped

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depthprune.models.replay import Blocks, hidden_of, patched
+from depthprune.models.replay import Blocks, patched
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Head:
         return states
 
     def _through_the_model(self, states: Tensor) -> Tensor:
-        def give(original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return self.blocks.answer(original.__self__, states)
+        def give(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return self.blocks.answer(block, states)
 
         device = next(self.module.get_input_embeddings().parameters()).device  # type: ignore[operator]
         tokens = torch.zeros(states.shape[:2], dtype=torch.long, device=device)
@@ -56,35 +56,36 @@ class Head:
 
 
 @torch.inference_mode()
-def find_head(module: nn.Module, blocks: Blocks, tokens: Tensor, reference: Tensor) -> Head:
+def find_head(module: nn.Module, blocks: Blocks, last: Tensor, reference: Tensor) -> Head:
     """The head of a model, as a chain of modules where that is exact.
 
     Args:
         module: The whole model.
         blocks: Its blocks, in order.
-        tokens: Probe token ids, shape (batch, length).
+        last: The last block's output for some tokens, shape (batch, length, width).
         reference: The model's own logits for them.
     """
-    last, links = _links(module, blocks, tokens)
+    links = _links(module, blocks, last)
     chain = Head(module, blocks, tuple(links))
     if links:
         try:
             logits = chain(last)
         except (TypeError, RuntimeError, ValueError):
             return Head(module, blocks, None)
-        if logits.shape == reference.shape and torch.equal(logits, reference):
+        same_shape = logits.shape == reference.shape
+        if same_shape and torch.equal(logits.to(reference.device), reference):
             return chain
     return Head(module, blocks, None)
 
 
-def _links(module: nn.Module, blocks: Blocks, tokens: Tensor) -> tuple[Tensor, list[nn.Module]]:
-    """The last block's output, and the outermost modules run after it, in order."""
-    seen: dict[str, Tensor] = {}
+def _links(module: nn.Module, blocks: Blocks, last: Tensor) -> list[nn.Module]:
+    """The outermost modules run after the last block, in order; no block is computed."""
     links: list[nn.Module] = []
     inside: list[nn.Module] = []
+    behind: list[nn.Module] = []
 
     def enter(child: nn.Module, args: Any) -> None:
-        if "states" in seen:
+        if behind:
             if not inside:
                 links.append(child)
             inside.append(child)
@@ -93,17 +94,14 @@ def _links(module: nn.Module, blocks: Blocks, tokens: Tensor) -> tuple[Tensor, l
         if inside and inside[-1] is child:
             inside.pop()
 
-    def note(child: nn.Module, args: Any, output: Any) -> None:
-        seen["states"] = hidden_of(output)
-
     handles = []
     for child in module.modules():
         handles.append(child.register_forward_pre_hook(enter))
         handles.append(child.register_forward_hook(leave))
-    handles.append(blocks.modules[-1].register_forward_hook(note))
+    handles.append(blocks.modules[-1].register_forward_hook(lambda child, *_: behind.append(child)))
     try:
-        module(input_ids=tokens, use_cache=False)
+        Head(module, blocks, None)(last)
     finally:
         for handle in handles:
             handle.remove()
-    return seen["states"], links
+    return links

@@ -2,7 +2,8 @@
 
 `dtype="auto"` takes bfloat16 where the processor multiplies it natively, else float32: the same
 model costs half the memory and, on such a processor, less than half the time. Missing weights are
-an error here; transformers would fill them with random numbers.
+an error here; transformers would fill them with random numbers. A model larger than memory is
+streamed (see `streaming`), one larger than a device is laid on several by accelerate.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from torch import nn
 
 from depthprune.errors import ModelError, UsageError, first_line
 from depthprune.models.anatomy import Anatomy, find_anatomy
+from depthprune.models.placement import DeviceMap, check_placement, first_device
+from depthprune.models.skeleton import Streamed, build_skeleton, check_streamable, stream_into
 from depthprune.models.source import ModelSource, find_model
+from depthprune.models.streaming import Stream
 
 DTYPES = {
     "float32": torch.float32,
@@ -40,7 +44,6 @@ class Model:
         anatomy: Its blocks and head.
         dtype: Name of the dtype it computes in.
         device: Where it computes.
-        streamed: Whether its blocks are read from disk whenever they run.
     """
 
     source: ModelSource
@@ -49,12 +52,21 @@ class Model:
     anatomy: Anatomy
     dtype: str
     device: str
-    streamed: bool = False
+
+    @property
+    def streamed(self) -> bool:
+        """Whether its blocks are read from disk whenever they run."""
+        return self.anatomy.stream is not None
 
     @property
     def blocks(self) -> int:
         """Number of blocks."""
         return len(self.anatomy.blocks)
+
+    @property
+    def stream(self) -> Stream | None:
+        """Where the blocks' weights come from, if they are not held."""
+        return self.anatomy.stream
 
     @property
     def parameters(self) -> int:
@@ -71,6 +83,8 @@ def load(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     tokenizer: Any = None,
+    stream: bool = False,
+    device_map: DeviceMap | None = None,
 ) -> Model:
     """Load a model.
 
@@ -82,11 +96,15 @@ def load(
         trust_remote_code: Let the model's own Python code run.
         allow_pickle: Accept pickled weights where there are no safetensors.
         tokenizer: A tokenizer already read, to save reading it again.
+        stream: Do not hold the blocks; read each from the files when it is about to run.
+        device_map: Lay the blocks on several devices, as transformers takes it: `auto`,
+            `balanced`, or modules by name; needs accelerate.
 
     Raises:
         ModelError: If the model cannot be loaded whole, or its blocks cannot be found.
-        UsageError: If `dtype` or `device` is unknown.
+        UsageError: If `dtype`, `device` or `device_map` is unknown, or they exclude each other.
     """
+    check_placement(device_map, device, stream)
     source = (
         name
         if isinstance(name, ModelSource)
@@ -97,11 +115,18 @@ def load(
             allow_pickle=allow_pickle,
         )
     )
-    place = choose_device(device)
+    place = choose_device(first_device(device_map) or device)
     kind = choose_dtype(dtype, place)
+    if stream:
+        check_streamable(source)
     tokenizer = tokenizer if tokenizer is not None else source.tokenizer()
-    module = load_module(source, DTYPES[kind], place)
-    return Model(source, module, tokenizer, find_anatomy(module), kind, str(place))
+    if stream:
+        module, filled = load_streamed(source, DTYPES[kind], place)
+        anatomy = find_anatomy(module, filled.stream)
+    else:
+        module = load_module(source, DTYPES[kind], place, device_map)
+        anatomy = find_anatomy(module)
+    return Model(source, module, tokenizer, anatomy, kind, str(anatomy.device))
 
 
 def choose_device(name: str) -> torch.device:
@@ -152,8 +177,19 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)
 
 
-def load_module(source: ModelSource, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def load_module(
+    source: ModelSource,
+    dtype: torch.dtype,
+    device: torch.device,
+    device_map: DeviceMap | None = None,
+) -> nn.Module:
     """The plain transformers model of a source, every weight in place.
+
+    Args:
+        source: The model's files.
+        dtype: What it is to compute in.
+        device: Where it is put, without a device map.
+        device_map: What is put where, as `load` takes it.
 
     Raises:
         ModelError: If transformers cannot load it, or weights are missing or do not fit.
@@ -170,6 +206,8 @@ def load_module(source: ModelSource, dtype: torch.dtype, device: torch.device) -
         options |= _gguf_options(source.gguf)
     elif not source.allow_pickle:
         options["use_safetensors"] = True
+    if device_map is not None:
+        options["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
     try:
         with quiet_transformers(), _no_gguf_bar():
             module, info = AutoModelForCausalLM.from_pretrained(str(source.folder), **options)
@@ -180,7 +218,45 @@ def load_module(source: ModelSource, dtype: torch.dtype, device: torch.device) -
     _refuse_partial(source.name, info)
     if source.gguf is not None:
         _forget_quantization(module)
-    return module.to(device).eval()  # type: ignore[no-any-return]
+    if device_map is None:
+        module.to(device)
+    elif any(parameter.is_meta for parameter in module.parameters()):
+        raise ModelError(
+            f"{source.name}: does not fit these devices, and parts of it would be moved for every "
+            "call; give more devices, or --stream"
+        )
+    return module.eval()  # type: ignore[no-any-return]
+
+
+def load_streamed(
+    source: ModelSource, dtype: torch.dtype, device: torch.device
+) -> tuple[nn.Module, Streamed]:
+    """The transformers model of a checkpoint, its blocks read when they are about to run.
+
+    Args:
+        source: The model's files.
+        dtype: What it is to compute in.
+        device: Where it computes.
+
+    Returns:
+        The model, and how its blocks are read.
+
+    Raises:
+        ModelError: If transformers cannot build it, weights are missing, or they are not stored
+            as the model holds them.
+    """
+    checkpoint = check_streamable(source)
+    try:
+        with quiet_transformers():
+            module = build_skeleton(source, dtype)
+    except Exception as error:
+        raise ModelError(
+            f"{source.name}: transformers cannot build it ({first_line(error, 300)})"
+        ) from error
+    with quiet_transformers():
+        filled = stream_into(source.name, module, checkpoint, device)
+    _refuse_partial(source.name, {"missing_keys": filled.missing})
+    return module, filled
 
 
 def _gguf_options(file: Path) -> dict[str, Any]:

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from depthprune.errors import ParityError, first_line
 from depthprune.manifest import ParityRecord
 from depthprune.models.anatomy import Anatomy
-from depthprune.models.loading import DTYPES, Model, load, quiet_transformers
+from depthprune.models.loading import DTYPES, Model, load, load_streamed, quiet_transformers
+from depthprune.models.placement import DeviceMap
 from depthprune.models.replay import relative_difference
+from depthprune.models.source import find_model
 from depthprune.progress import SILENT, Progress
 
 FLOAT32_LIMIT = 1e-5
@@ -28,6 +30,8 @@ LOW_PRECISION_LIMIT = 1e-2
 
 _WINDOWS, _LENGTH = 2, 96
 _PROMPT, _NEW = 16, 16
+_NEW_STREAMED = 4
+"""Each token of a streamed model reads all of its weights."""
 
 
 def verify_checkpoint(
@@ -83,7 +87,8 @@ def verify(
         if not bitwise and model.dtype != "float32":
             exact = _float32_difference(model, module, removed, tokens)
         step.advance()
-        _check_cache(module, tokens)
+        new = _NEW if model.stream is None else _NEW_STREAMED
+        _check_cache(module, tokens, new)
         step.advance()
     scale = theirs[theirs.isfinite()].abs().max().item()
     return ParityRecord(
@@ -93,23 +98,35 @@ def verify(
         logits_difference=difference * scale,
         bitwise=bitwise,
         float32_difference=exact,
-        generated_tokens=_NEW,
+        generated_tokens=new,
     )
 
 
-def reload(folder: Path, dtype: str, device: str) -> nn.Module:
+def reload(
+    folder: Path,
+    dtype: str,
+    device: str,
+    *,
+    stream: bool = False,
+    device_map: DeviceMap | None = None,
+) -> nn.Module:
     """Load a checkpoint as its users will, and refuse one that does not fit its config.
+
+    Args:
+        folder: The checkpoint.
+        dtype: Name of the dtype it computes in.
+        device: Where it computes.
+        stream: Read its blocks when they are about to run, for a model larger than memory.
+        device_map: Lay it on several devices instead, as `load` takes it.
 
     Raises:
         ParityError: If it cannot be loaded, or a key is missing, unexpected or mismatched.
     """
-    from transformers import AutoModelForCausalLM
-
     try:
-        with quiet_transformers():
-            module, info = AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=DTYPES[dtype], local_files_only=True, output_loading_info=True
-            )
+        if stream:
+            module, info = _streamed(folder, DTYPES[dtype], device)
+        else:
+            module, info = _whole(folder, DTYPES[dtype], device, device_map)
     except Exception as error:
         raise ParityError(
             f"the written checkpoint does not load ({first_line(error, 300)})"
@@ -121,7 +138,28 @@ def reload(folder: Path, dtype: str, device: str) -> nn.Module:
                 f"the written checkpoint has {len(keys)} {kind.replace('_', ' ')}, such as "
                 f"{keys[0]}; nothing was kept"
             )
-    return module.to(device).eval()  # type: ignore[no-any-return]
+    return module.eval()
+
+
+def _whole(
+    folder: Path, dtype: torch.dtype, device: str, device_map: DeviceMap | None
+) -> tuple[nn.Module, dict[str, Any]]:
+    from transformers import AutoModelForCausalLM
+
+    with quiet_transformers():
+        module, info = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            **({} if device_map is None else {"device_map": device_map}),
+        )
+    return (module.to(device) if device_map is None else module), info
+
+
+def _streamed(folder: Path, dtype: torch.dtype, device: str) -> tuple[nn.Module, dict[str, Any]]:
+    module, filled = load_streamed(find_model(folder), dtype, torch.device(device))
+    return module, {"unexpected_keys": filled.unexpected}
 
 
 def _probe(anatomy: Anatomy) -> Tensor:
@@ -216,13 +254,17 @@ def _differs(dtype: str, difference: float, limit: float) -> ParityError:
     )
 
 
-def _check_cache(module: Any, tokens: Tensor) -> None:
+def _check_cache(module: Any, tokens: Tensor, new: int) -> None:
     prompt = tokens[:1, :_PROMPT]
-    with_cache, without = (_continue(module, prompt, use_cache=flag) for flag in (True, False))
+
+    def both() -> Iterator[Tensor]:
+        return (_continue(module, prompt, new, use_cache=flag) for flag in (True, False))
+
+    with_cache, without = both()
     if not torch.equal(with_cache, without) and module.dtype != torch.float32:
         kind = module.dtype
         module.float()
-        with_cache, without = (_continue(module, prompt, use_cache=flag) for flag in (True, False))
+        with_cache, without = both()
         module.to(kind)
     if not torch.equal(with_cache, without):
         same = int((with_cache == without).long().cumprod(-1).sum()) - prompt.shape[1]
@@ -233,15 +275,15 @@ def _check_cache(module: Any, tokens: Tensor) -> None:
 
 
 @torch.inference_mode()
-def _continue(module: Any, prompt: Tensor, *, use_cache: bool) -> Tensor:
-    """Greedy continuation by exactly `_NEW` tokens."""
+def _continue(module: Any, prompt: Tensor, new: int, *, use_cache: bool) -> Tensor:
+    """Greedy continuation by exactly `new` tokens."""
     with quiet_transformers():
         return module.generate(  # type: ignore[no-any-return]
             prompt,
             attention_mask=torch.ones_like(prompt),
             do_sample=False,
-            min_new_tokens=_NEW,
-            max_new_tokens=_NEW,
+            min_new_tokens=new,
+            max_new_tokens=new,
             use_cache=use_cache,
             pad_token_id=0,
         )

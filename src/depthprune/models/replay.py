@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from depthprune.errors import ModelError
 
-Forward = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+Forward = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,29 @@ class Inputs:
 
     states: Tensor
     calls: tuple[Call, ...]
+    _copies: dict[tuple[int, torch.device], Tensor] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def call_on(self, block: int, device: torch.device) -> Call:
+        """A block's call with its tensors on a device; each is copied there once.
+
+        The calls share their masks and position embeddings, so copies are kept by tensor and not
+        by block.
+        """
+        call = self.calls[block]
+        if all(tensor.device == device for _, tensor in leaves((call.args, call.kwargs))):
+            return call
+        args, kwargs = _mapped((call.args, call.kwargs), lambda _, t: self._copy(t, device))
+        return Call(args, kwargs, call.slot)
+
+    def _copy(self, tensor: Tensor, device: torch.device) -> Tensor:
+        if tensor.device == device:
+            return tensor
+        key = (id(tensor), device)
+        if key not in self._copies:
+            self._copies[key] = tensor.to(device)
+        return self._copies[key]
 
 
 @dataclass(frozen=True)
@@ -67,9 +90,9 @@ class Blocks:
         length = self.lengths[block]
         return (states, *(None for _ in range(length - 1))) if length else states
 
-    def pass_on(self, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def pass_on(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A `forward` that hands on what it is given."""
-        return self.answer(original.__self__, states_of(args, kwargs)[1])
+        return self.answer(block, states_of(args, kwargs)[1])
 
 
 class _Reached(Exception):
@@ -80,16 +103,16 @@ class _Reached(Exception):
 def patched(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
     """Replace `forward` of some modules, on the instances only, for the length of the context.
 
-    Each replacement is called with the original bound method, the arguments and the keywords.
+    Each replacement is called with the module, the arguments and the keywords.
     """
 
-    def bind(original: Any, forward: Forward) -> Callable[..., Any]:
-        return lambda *args, **kwargs: forward(original, args, kwargs)
+    def bind(module: nn.Module, forward: Forward) -> Callable[..., Any]:
+        return lambda *args, **kwargs: forward(module, args, kwargs)
 
     before = {module: module.__dict__.get("forward") for module in forwards}
     try:
         for module, forward in forwards.items():
-            module.__dict__["forward"] = bind(module.forward, forward)
+            module.__dict__["forward"] = bind(module, forward)
         yield
     finally:
         for module, original in before.items():
@@ -116,7 +139,7 @@ class Recorder:
         except _Reached:
             pass
 
-    def _note(self, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _note(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         slot, states = states_of(args, kwargs)
         if self._states is None:
             self._states = states
@@ -124,7 +147,7 @@ class Recorder:
         self._calls.append(Call(tuple(args[1:]), rest, slot))
         if len(self._calls) == len(self._blocks):
             raise _Reached
-        return self._blocks.answer(original.__self__, states)
+        return self._blocks.answer(block, states)
 
     def inputs(self) -> Inputs:
         """What was recorded."""
@@ -194,30 +217,38 @@ def batch_axes(call: Call, wider: Call) -> dict[str, int]:
 def stack_call(
     inputs: Inputs, block: int, states: Tensor, axes: Mapping[str, int]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments that run `states` (several of the batch, one after the other) in one call."""
-    call = inputs.calls[block]
+    """The arguments that run `states` (several of the batch, one after the other) in one call.
+
+    They are on the device of `states`.
+    """
+    call = inputs.call_on(block, states.device)
     copies, rest = divmod(len(states), len(inputs.states))
     if rest or not copies:
         raise ValueError(f"{len(states)} rows are no multiple of the batch {len(inputs.states)}")
     args, kwargs = call.args, call.kwargs
     if copies > 1 and axes:
-        args, kwargs = _repeat((args, kwargs), copies, axes, "")
+        args, kwargs = _mapped((args, kwargs), lambda p, t: _repeat(t, copies, axes.get(p)))
     if call.slot == 0:
         return (states, *args), kwargs
     return args, {str(call.slot): states, **kwargs}
 
 
-def _repeat(value: Any, copies: int, axes: Mapping[str, int], path: str) -> Any:
+def _repeat(tensor: Tensor, copies: int, axis: int | None) -> Tensor:
+    if axis is None:
+        return tensor
+    repeats = [1] * tensor.dim()
+    repeats[axis] = copies
+    return tensor.repeat(repeats)
+
+
+def _mapped(value: Any, change: Callable[[str, Tensor], Tensor], path: str = "") -> Any:
+    """Nested tuples, lists and dicts with every tensor changed, given its path as in `leaves`."""
     if isinstance(value, Tensor):
-        if path not in axes:
-            return value
-        repeats = [1] * value.dim()
-        repeats[axes[path]] = copies
-        return value.repeat(repeats)
+        return change(path, value)
     if isinstance(value, dict):
-        return {k: _repeat(v, copies, axes, f"{path}.{k}") for k, v in value.items()}
+        return {k: _mapped(v, change, f"{path}.{k}") for k, v in value.items()}
     if isinstance(value, (tuple, list)):
-        items = [_repeat(v, copies, axes, f"{path}.{i}") for i, v in enumerate(value)]
+        items = [_mapped(v, change, f"{path}.{i}") for i, v in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items
     return value
 
@@ -227,7 +258,7 @@ def relative_difference(ours: Tensor, theirs: Tensor) -> float:
 
     NaN where exactly one of the two is NaN, or they are infinite differently.
     """
-    a, b = ours.double(), theirs.double()
+    a, b = ours.double(), theirs.to(ours.device).double()
     same = (a == b) | (a.isnan() & b.isnan())
     difference = torch.where(same, torch.zeros_like(a), (a - b).abs()).max().item()
     finite = b[b.isfinite()]

@@ -1,0 +1,278 @@
+"""Models larger than memory: a block's weights are read when it is about to run, then let go.
+
+Everything but the blocks is held. A block is filled for as long as someone holds it (`holding`),
+so whoever walks many states through a block reads it once for all of them; a forward pass that
+nobody prepared (the model's own, masked or generating) reads each block for its own call. The
+bytes go straight from the file into one buffer that all blocks share: a mapping of the file would
+take no copy, but its pages may be dropped and read again while the block is in use, and no one
+could say how many bytes were read. Meanwhile the system is asked to fetch the next block, which
+costs no memory of this process.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import types
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from depthprune.errors import CheckpointError, ModelError
+from depthprune.models.safetensors_file import Tensor as Stored
+
+STORED_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""Dtypes of the format that torch computes in."""
+
+_ALIGNMENT = 512
+"""Bytes; the widest that torch aligns its own tensors to, on any device."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor of a module, and the bytes of a file that fill it.
+
+    Attributes:
+        owner: The module that holds the tensor itself.
+        attribute: Its name there.
+        file: The weight file.
+        stored: Its entry in the file's header.
+    """
+
+    owner: nn.Module
+    attribute: str
+    file: Path
+    stored: Stored
+
+    @property
+    def content(self) -> torch.Tensor:
+        """What is there now."""
+        return self._table[self.attribute]  # type: ignore[no-any-return]
+
+    @property
+    def _table(self) -> dict[str, Any]:
+        is_parameter = self.attribute in self.owner._parameters
+        return self.owner._parameters if is_parameter else self.owner._buffers
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor in memory, in the dtype of what is there now."""
+        return self.content.numel() * self.content.element_size()
+
+    def view_of(self, raw: torch.Tensor) -> torch.Tensor:
+        """Bytes seen as a tensor of the shape and dtype of what is there now."""
+        return raw.view(self.content.dtype).view(self.content.shape)
+
+    def room(self, device: torch.device) -> torch.Tensor:
+        """An uninitialised tensor of the shape and dtype of what is there now."""
+        shift = self.shift(device)
+        return self.view_of(
+            torch.empty(shift + self.nbytes, dtype=torch.uint8, device=device)[shift:]
+        )
+
+    def shift(self, device: torch.device) -> int:
+        """How far from an aligned address the tensor begins when its model is loaded whole.
+
+        There a tensor that needs no conversion is a mapping of the file, aligned as it lies in
+        it; and a product of one row rounds otherwise where its matrix is aligned otherwise.
+        """
+        mapped = device.type == "cpu" and self.content.dtype == STORED_DTYPES[self.stored.dtype]
+        fits = self.stored.begin % self.content.element_size() == 0
+        return self.stored.begin % _ALIGNMENT if mapped and fits else 0
+
+    def fill(self, tensor: torch.Tensor) -> None:
+        """Put a tensor in place of the one there, as a parameter where that is one."""
+        before = self.content
+        if isinstance(before, nn.Parameter) and not isinstance(tensor, nn.Parameter):
+            # Products may round by whether gradients could be wanted, even where none are recorded.
+            tensor = nn.Parameter(tensor, requires_grad=before.requires_grad)
+        self._table[self.attribute] = tensor
+
+
+class Reader:
+    """Reads stored tensors into given ones, and counts the bytes."""
+
+    def __init__(self) -> None:
+        self.bytes_read = 0
+        self._scratch = torch.empty(0, dtype=torch.uint8)
+
+    def read(self, slots: Sequence[Slot], tensors: Sequence[torch.Tensor]) -> None:
+        """Fill each tensor with a slot's bytes, converted to its dtype and moved to its device.
+
+        Raises:
+            CheckpointError: If a file cannot be read, or has become shorter.
+        """
+        order = sorted(
+            zip(slots, tensors, strict=True), key=lambda pair: (pair[0].file, pair[0].stored.begin)
+        )
+        place = 0
+        while place < len(order):
+            path = order[place][0].file
+            try:
+                with open(path, "rb", buffering=0) as file:
+                    while place < len(order) and order[place][0].file == path:
+                        self._read(file, *order[place])
+                        place += 1
+            except OSError as error:
+                raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+
+    def _read(self, file: Any, slot: Slot, tensor: torch.Tensor) -> None:
+        stored, dtype = slot.stored, STORED_DTYPES[slot.stored.dtype]
+        direct = tensor.dtype == dtype and tensor.device.type == "cpu"
+        if direct:
+            raw = tensor.flatten().view(torch.uint8)
+        else:
+            if len(self._scratch) < stored.nbytes:
+                pinned = tensor.device.type == "cuda"
+                self._scratch = torch.empty(stored.nbytes, dtype=torch.uint8, pin_memory=pinned)
+            raw = self._scratch[: stored.nbytes]
+        view = memoryview(raw.numpy())  # type: ignore[arg-type]
+        file.seek(stored.begin)
+        while view:
+            count = file.readinto(view)
+            if not count:
+                raise CheckpointError(
+                    f"{slot.file}: ended within {stored.name}; it changed since it was opened"
+                )
+            view = view[count:]
+        if not direct:
+            tensor.copy_(raw.view(dtype).view(stored.shape))
+        self.bytes_read += stored.nbytes
+
+
+class Stream:
+    """The blocks of one model, each there only while it is held.
+
+    Attributes:
+        path: Dotted name of the list that holds them.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        blocks: Sequence[nn.Module],
+        slots: Sequence[Sequence[Slot]],
+        reader: Reader,
+        device: torch.device,
+    ) -> None:
+        self.path = path
+        self._slots = slots
+        self._reader = reader
+        self._device = device
+        self._spare: torch.Tensor | None = None
+        self._present: set[int] = set()
+        for slot in (slot for each in slots for slot in each):
+            slot.fill(slot.content.detach().to("meta"))
+        for index, block in enumerate(blocks):
+            self._load_around(index, block)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read from the weight files so far, those outside the blocks included."""
+        return self._reader.bytes_read
+
+    @property
+    def bytes_a_pass(self) -> int:
+        """Bytes of all blocks in the files: what one pass over them reads."""
+        return sum(slot.stored.nbytes for each in self._slots for slot in each)
+
+    @contextmanager
+    def holding(self, block: int) -> Iterator[None]:
+        """Inside the context the block's weights are present; they are read on entering.
+
+        Contexts of one block may be nested; the outermost reads and releases.
+
+        Args:
+            block: Original block number.
+
+        Raises:
+            CheckpointError: If the file cannot be read, or has become shorter.
+        """
+        if block in self._present:
+            yield
+            return
+        slots = self._slots[block]
+        empty = [slot.content for slot in slots]
+        # Whether gradients are recorded, and how, is the business of the pass, not of the weights.
+        with torch.inference_mode(False), torch.no_grad():
+            buffer, tensors = self._lay_out(slots)
+            self._reader.read(slots, tensors)
+            for slot, tensor in zip(slots, tensors, strict=True):
+                slot.fill(tensor)
+        self._present.add(block)
+        if block + 1 < len(self._slots):
+            _ask_for(self._slots[block + 1])
+        try:
+            yield
+        finally:
+            self._present.discard(block)
+            for slot, before in zip(slots, empty, strict=True):
+                slot.fill(before)
+            self._spare = buffer
+
+    def _lay_out(self, slots: Sequence[Slot]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """A buffer on the device, and inside it a tensor for each slot."""
+        needed = sum(slot.nbytes + 2 * _ALIGNMENT for slot in slots)
+        buffer, self._spare = self._spare, None
+        if buffer is None or len(buffer) < needed:
+            buffer = None  # let go before the larger one is taken
+            buffer = torch.empty(needed, dtype=torch.uint8, device=self._device)
+        tensors, free = [], 0
+        for slot in slots:
+            begin = free + slot.shift(self._device)
+            tensors.append(slot.view_of(buffer[begin : begin + slot.nbytes]))
+            free = -(-(begin + slot.nbytes) // _ALIGNMENT) * _ALIGNMENT
+        return buffer, tensors
+
+    def _load_around(self, index: int, block: nn.Module) -> None:
+        """Make the block's own `forward` hold it.
+
+        A hook would not do: hooks run around a replaced `forward` too, and a block that is
+        skipped or recorded needs no weights.
+        """
+        original = block.forward
+
+        @functools.wraps(original)
+        def forward(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if torch.is_grad_enabled():
+                raise ModelError(
+                    "a streamed model keeps no weights to compute gradients with; run it inside "
+                    "torch.inference_mode()"
+                )
+            with self.holding(index):
+                return original(*args, **kwargs)
+
+        block.forward = types.MethodType(forward, block)
+
+
+def _ask_for(slots: Sequence[Slot]) -> None:
+    """Have the system read these bytes ahead, where it takes such advice."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for path in {slot.file for slot in slots}:
+        ranges = [slot.stored for slot in slots if slot.file == path]
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except OSError:
+            return  # the read itself will say so
+        try:
+            for stored in ranges:
+                os.posix_fadvise(handle, stored.begin, stored.nbytes, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(handle)

@@ -1,0 +1,79 @@
+"""A model whose blocks are read from disk: one reading for all windows, and the same losses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from items import calibration_of, random_item, random_text
+
+import depthprune as dp
+from depthprune.errors import UsageError
+from depthprune.evaluator import passes as passes_module
+from depthprune.evaluator.states import Vault
+
+SETS = [(), *((b,) for b in range(6)), (1, 4)]
+
+
+@pytest.fixture(scope="module")
+def held(tiny_llama: Path) -> dp.Model:
+    return dp.load(tiny_llama, dtype="bfloat16", device="cpu")
+
+
+@pytest.fixture
+def streamed(tiny_llama: Path) -> dp.Model:
+    return dp.load(tiny_llama, dtype="bfloat16", device="cpu", stream=True)
+
+
+def _texts():
+    rng = np.random.default_rng(0)
+    return calibration_of([random_text(rng, length) for length in (700, 31, 700, 31, 900)])
+
+
+@pytest.mark.parametrize("objective", ["nll", "kl"])
+def test_all_windows_advance_behind_one_reading_of_each_block(
+    streamed: dp.Model, held: dp.Model, objective: str
+) -> None:
+    assert streamed.stream is not None
+    before = streamed.stream.bytes_read
+    scores = dp.Evaluator(streamed, _texts(), objective).score(SETS)
+    assert streamed.stream.bytes_read - before == streamed.stream.bytes_a_pass
+    assert scores == dp.Evaluator(held, _texts(), objective).score(SETS)
+
+
+def test_states_past_the_budget_go_to_disk_and_change_nothing(
+    streamed: dp.Model, held: dp.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vaults: list[Vault] = []
+
+    class Watched(Vault):
+        def __init__(self, budget: int | None = None) -> None:
+            super().__init__(budget)
+            vaults.append(self)
+
+    monkeypatch.setattr(passes_module, "Vault", Watched)
+    assert streamed.stream is not None
+    state, block = 2 * 32, streamed.anatomy.largest_block_bytes
+    evaluator = dp.Evaluator(streamed, _texts(), memory=2 * 900 * state + block)
+    before = streamed.stream.bytes_read
+    scores = evaluator.score(SETS)
+    assert vaults[0].written > 0
+    assert vaults[0].in_memory == 0
+    assert streamed.stream.bytes_read - before == streamed.stream.bytes_a_pass
+    for a, b in zip(scores, dp.Evaluator(held, _texts()).score(SETS), strict=True):
+        np.testing.assert_allclose(a.window_losses, b.window_losses, rtol=2e-3)
+
+
+def test_a_budget_below_a_block_is_refused(streamed: dp.Model) -> None:
+    with pytest.raises(UsageError, match="two states of 900 tokens and one block"):
+        dp.Evaluator(streamed, _texts(), memory=2 * 900 * 64 + 1)
+
+
+def test_items_are_read_a_row_an_option(streamed: dp.Model, held: dp.Model) -> None:
+    rng = np.random.default_rng(1)
+    items = calibration_of([random_item(rng) for _ in range(5)])
+    ours = dp.Evaluator(streamed, items, "option-ce").score([(), (2,)])
+    theirs = dp.Evaluator(held, items, "option-ce").score([(), (2,)])
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a.window_losses, b.window_losses, atol=0.1)
