@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from depthprune.errors import ParityError
 from depthprune.models.apply import apply
 from depthprune.models.loading import load
-from depthprune.models.parity import reload, verify, verify_checkpoint
+from depthprune.models.parity import reload, verify, verify_checkpoint, widened
 from tiny import save_tiny
 
 REMOVED = (1, 4)
@@ -98,3 +99,21 @@ def test_apply_with_verify_leaves_nothing_behind_when_parity_fails(
     with pytest.raises(ParityError):
         apply(tiny_llama, REMOVED, tmp_path / "out", verify=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_widened_model_is_put_back_tensor_by_tensor(tiny_llama: Path) -> None:
+    module = load(tiny_llama, dtype="bfloat16", device="cpu").module
+    before = {name: tensor.clone() for name, tensor in _tensors(module)}
+    assert {tensor.dtype for tensor in before.values()} == {torch.bfloat16, torch.float32}
+    with widened(module):
+        assert {tensor.dtype for _, tensor in _tensors(module)} == {torch.float32}
+    after = dict(_tensors(module))
+    assert after.keys() == before.keys()
+    for name, tensor in before.items():
+        assert after[name].dtype == tensor.dtype
+        assert torch.equal(after[name], tensor)
+
+
+def _tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -231,20 +232,34 @@ def _float32_difference(
     model: Model, module: nn.Module, removed: Sequence[int], tokens: Tensor
 ) -> float:
     """The same comparison with both models widened; they are put back afterwards."""
-    kind = DTYPES[model.dtype]
-    try:
-        model.module.float()
+    with widened(model.module):
         theirs = _masked_logits(model.anatomy, removed, tokens)
-        model.module.to(kind)
-        gc.collect()
-        module.float()
+    gc.collect()
+    with widened(module):
         difference = relative_difference(_logits(module, tokens), theirs)
-    finally:
-        model.module.to(kind)
-        module.to(kind)
     if not difference <= FLOAT32_LIMIT:
         raise _differs("float32", difference, FLOAT32_LIMIT)
     return difference
+
+
+@contextmanager
+def widened(module: nn.Module) -> Iterator[None]:
+    """Inside the context a model computes in float32; afterwards every tensor is as it was.
+
+    Some tensors are float32 in a model of another dtype (rotary frequencies, say), so they are put
+    back one by one and not all alike.
+    """
+    owners = list(module.modules())
+    parameters = [(p, p.dtype) for p in module.parameters()]
+    buffers = [(o, name, b) for o in owners for name, b in o._buffers.items() if b is not None]
+    try:
+        module.float()
+        yield
+    finally:
+        for parameter, dtype in parameters:
+            parameter.data = parameter.data.to(dtype)
+        for owner, name, buffer in buffers:
+            owner._buffers[name] = buffer
 
 
 def _differs(dtype: str, difference: float, limit: float) -> ParityError:
@@ -262,10 +277,8 @@ def _check_cache(module: Any, tokens: Tensor, new: int) -> None:
 
     with_cache, without = both()
     if not torch.equal(with_cache, without) and module.dtype != torch.float32:
-        kind = module.dtype
-        module.float()
-        with_cache, without = both()
-        module.to(kind)
+        with widened(module):
+            with_cache, without = both()
     if not torch.equal(with_cache, without):
         same = int((with_cache == without).long().cumprod(-1).sum()) - prompt.shape[1]
         raise ParityError(
