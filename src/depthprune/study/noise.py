@@ -237,12 +237,14 @@ def _ratio(above: Floats, below: Floats, scale: Floats) -> Floats:
 def _sphericity(scores: Floats) -> Floats:
     """Greenhouse and Geisser's ε of each response, from 1 / (levels − 1) to 1."""
     levels = scores.shape[1]
-    centred = scores - scores.mean(axis=0) - scores.mean(axis=1, keepdims=True)
+    centred = scores - scores.mean(axis=1, keepdims=True)
+    centred = centred - centred.mean(axis=0)
     covariance = np.einsum("usr,utr->rst", centred, centred)
     trace = np.einsum("rss->r", covariance)
     square = np.einsum("rst,rst->r", covariance, covariance)
     whole = np.ones_like(trace)
-    return np.divide(trace**2, (levels - 1) * square, out=whole, where=square > 0)
+    epsilon: Floats = np.divide(trace**2, (levels - 1) * square, out=whole, where=square > 0)
+    return epsilon
 
 
 def holm(p: Floats) -> Floats:

@@ -140,7 +140,7 @@ def _level(row: Row, factor: str) -> str | int | tuple[str, int]:
 
 
 def _code(values: Sequence[str | int | tuple[str, int]]) -> tuple[Ints, tuple[str, ...]]:
-    distinct = sorted(set(values))  # type: ignore[type-var]
+    distinct = sorted(set(values))
     number = {value: i for i, value in enumerate(distinct)}
     words = tuple(
         f"{value[0]}, draw {value[1]}" if isinstance(value, tuple) else str(value)

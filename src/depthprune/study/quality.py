@@ -110,7 +110,7 @@ def quality_against_cost(panel: Panel, kind: str) -> list[Point] | Unsaid:
     search, block = panel.codes["search"], panel.joint("model", "k", "objective", "unit")
     there = np.zeros((panel.count("search"), int(block.max()) + 1), dtype=np.bool_)
     there[search, block] = True
-    usable = there.all(axis=0)[block]
+    usable = np.logical_and.reduce(there, axis=0)[block]
     if not usable.any():
         return Unsaid("no configuration was searched by every search")
     means = panel.values[:, columns].mean(axis=1)

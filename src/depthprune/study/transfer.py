@@ -60,7 +60,7 @@ def transfer(panel: Panel, kind: str) -> Transfer | Unsaid:
     block = panel.joint("model", "k", "objective", "search", "seed")
     there = np.zeros((levels, int(block.max()) + 1), dtype=np.bool_)
     there[calibration, block] = True
-    usable = there.all(axis=0)[block]
+    usable = np.logical_and.reduce(there, axis=0)[block]
     if not usable.any():
         return Unsaid("no search under one objective was run on every calibration")
     rows = []

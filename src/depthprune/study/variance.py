@@ -232,7 +232,7 @@ class _Design:
         return self._bases[key]
 
     def _rank(self, terms: Sequence[Name]) -> int:
-        return self._basis(terms).shape[1]
+        return int(self._basis(terms).shape[1])
 
     def _rss(self, terms: Sequence[Name], y: Floats) -> float:
         basis = self._basis(terms)
