@@ -225,7 +225,6 @@ def test_of_pure_noise_an_effect_is_claimed_in_at_most_one_table_of_fifteen(desi
         for each in (found.p, found.size, found.floor)
     ]
     claims = noise.claimed(*stacked)
-    print("RATE", claims.any(axis=0).mean(), (noise.holm(stacked[0]) < 0.05).any(axis=0).mean())
     assert claims.any(axis=0).mean() <= MOST
 
 
