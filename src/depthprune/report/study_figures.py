@@ -1,8 +1,7 @@
-"""The figures of a study: what moves what, masks, overlap, variance, ranks, transfer, the front.
+"""The bars and points of a study: what moves what, variance, ranks, quality against cost.
 
-They are drawn as `figures` draws, in the page's colours. A shade is the colour of the blocks at an
-opacity, over whatever the page's ground is, so that it reads in light and dark; each shaded cell
-that has room also carries its number. Nothing is an image inside: cells are shapes, text is text.
+They are drawn as `figures` draws. What is not called an effect is hatched and hollow, and the noise
+floor is a dashed line with its name, so that neither rests on colour.
 """
 
 from __future__ import annotations
@@ -13,22 +12,19 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from depthprune.report import numbers
 from depthprune.report.export import INK, KEPT, MUTED, PAPER, REMOVED, RULE
 from depthprune.report.figures import own_style
+from depthprune.report.study_maps import plain
 from depthprune.study.answers import Estimate, Unsaid
 from depthprune.study.panel import Floats
 from depthprune.study.quality import Point
-from depthprune.study.transfer import Transfer
 from depthprune.study.variance import DRAW, Decomposition
 
 _WIDTH = 7.2
-_ROW = 0.19
 _MARKERS = "osD^vPX*<>hp"
-_NUMBERS_UP_TO = 14
 
 
 @dataclass(frozen=True)
@@ -85,16 +81,29 @@ def variance_bars(panels: Sequence[tuple[str, Decomposition]]) -> Figure:
         for place, name in enumerate(reversed(names)):
             if name in shares:
                 _bar(axes, place, 100 * shares[name], hollow=name == DRAW)
-                words = f" {numbers.fixed(100 * shares[name], 1)}"
-                axes.text(100 * shares[name], place, words, va="center", fontsize=8)
+                _beside(axes, 100 * shares[name], place, numbers.fixed(100 * shares[name], 1))
             else:
-                axes.text(0, place, " not estimated", va="center", fontsize=8, color=MUTED)
+                _beside(axes, 0, place, "not estimated")
         axes.set_yticks(range(len(names)), list(reversed(names)))
         _bar_axes(axes, f"% of the variance of {label} (η²)")
         axes.set_xlim(0, 1.18 * max([1.0, *(100 * share for share in shares.values())]))
         if DRAW in shares:
             _floor(axes, 100 * shares[DRAW])
     return figure
+
+
+def _beside(axes: Any, value: float, place: int, words: str) -> None:
+    # On a ground of its own, since the line of the noise floor may run through it.
+    ground = {"boxstyle": "square,pad=0.1", "fc": PAPER, "ec": "none"}
+    axes.annotate(
+        words,
+        (value, place),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        bbox=ground,
+    )
 
 
 def _row_of_axes(figure: Figure, count: int) -> list[Any]:
@@ -139,105 +148,6 @@ def _floor(axes: Any, value: float) -> None:
 
 
 @own_style
-def mask_map(labels: Sequence[str], shares: Floats) -> Figure:
-    """Which blocks each configuration removes; a shade is the share of its draws.
-
-    Args:
-        labels: The configurations, top to bottom.
-        shares: Shape (configurations, blocks), from 0 to 1.
-    """
-    rows, blocks = shares.shape
-    figure = Figure((_WIDTH, 0.55 + _ROW * rows), layout="constrained")
-    axes = _cells(figure, shares)
-    axes.set_yticks(np.arange(rows) + 0.5, labels, fontsize=7.5)
-    step = 1 if blocks <= 36 else 4
-    axes.set_xticks(np.arange(0, blocks, step) + 0.5, range(0, blocks, step), fontsize=7)
-    axes.set_xlabel("block")
-    return figure
-
-
-@own_style
-def jaccard_map(labels: Sequence[str], matrix: Floats) -> Figure:
-    """How far the sets of every two configurations agree.
-
-    Args:
-        labels: The configurations.
-        matrix: Mean Jaccard indices, shape (configurations, configurations); NaN is left blank.
-    """
-    count = len(labels)
-    side = min(_WIDTH - 1.6, 1.2 + 0.42 * count)
-    figure = Figure((_WIDTH, side + 0.9), layout="constrained")
-    axes = _cells(figure, matrix)
-    _numbers(axes, matrix, [[numbers.fixed(v, 2) for v in row] for row in matrix], matrix)
-    axes.set_yticks(np.arange(count) + 0.5, labels, fontsize=7.5)
-    axes.set_xticks(np.arange(count) + 0.5, labels, fontsize=7.5, rotation=45, ha="right")
-    return figure
-
-
-@own_style
-def transfer_map(matrix: Transfer, *, perplexity: bool) -> Figure:
-    """Chosen on the row, judged on the column; a shade is how far from the column's best.
-
-    Args:
-        matrix: By `study.transfer`.
-        perplexity: Whether its means are log-perplexities; else accuracies.
-    """
-    rows, columns = matrix.mean.shape
-    loss = matrix.mean if perplexity else -matrix.mean
-    gaps = loss - loss.min(axis=0)
-    shades = 0.9 * gaps / max(float(gaps.max()), 1e-12)
-    figure = Figure((_WIDTH, 0.9 + 0.36 * rows), layout="constrained")
-    axes = _cells(figure, shades)
-    values = np.exp(matrix.mean) if perplexity else 100 * matrix.mean
-    words = [[numbers.fixed(v, 1) for v in row] for row in values]
-    _numbers(axes, shades, words, shades)
-    for row, column in np.argwhere(matrix.same):
-        edge = {"edgecolor": REMOVED, "facecolor": "none", "linewidth": 2.0}
-        axes.add_patch(Rectangle((column + 0.06, row + 0.06), 0.88, 0.88, **edge))
-    axes.set_yticks(np.arange(rows) + 0.5, matrix.calibrations)
-    axes.set_xticks(np.arange(columns) + 0.5, matrix.evaluations)
-    axes.set_xlabel("judged on, " + ("perplexity" if perplexity else "accuracy in %"))
-    axes.set_ylabel("calibrated on")
-    return figure
-
-
-def _cells(figure: Figure, shades: Floats) -> Any:
-    axes = figure.add_subplot()
-    rows, columns = shades.shape
-    for row, column in np.ndindex(rows, columns):
-        shade = shades[row, column]
-        shape = Rectangle((column + 0.03, row + 0.05), 0.94, 0.9, facecolor=RULE, alpha=0.35, lw=0)
-        axes.add_patch(shape)
-        if np.isfinite(shade) and shade > 0:
-            axes.add_patch(
-                Rectangle(
-                    (column + 0.03, row + 0.05),
-                    0.94,
-                    0.9,
-                    facecolor=KEPT,
-                    alpha=min(1.0, float(shade)),
-                    linewidth=0,
-                )
-            )
-    axes.set(xlim=(0, columns), ylim=(rows, 0))
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return axes
-
-
-def _numbers(axes: Any, values: Floats, words: Sequence[Sequence[str]], shades: Floats) -> None:
-    if max(values.shape) > _NUMBERS_UP_TO:
-        return
-    for row, column in np.ndindex(*values.shape):
-        if np.isfinite(values[row, column]):
-            colour = PAPER if shades[row, column] > 0.55 else INK
-            place = (column + 0.5, row + 0.5)
-            text = words[row][column]
-            axes.text(*place, text, ha="center", va="center", fontsize=8, color=colour)
-
-
-@own_style
 def rank_scatter(perplexity: Floats, accuracy: Floats, searches: Sequence[str]) -> Figure:
     """The rank of each cell by perplexity and by accuracy, 1 the best, a marker a search.
 
@@ -259,7 +169,7 @@ def rank_scatter(perplexity: Floats, accuracy: Floats, searches: Sequence[str]) 
             ms=5,
             color=(KEPT, REMOVED, MUTED, INK)[i % 4],
             fillstyle="full" if i % 2 == 0 else "none",
-            label=name,
+            label=plain(name),
         )
     axes.set(xlabel="rank by perplexity, 1 the best", ylabel="rank by accuracy, 1 the best")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
@@ -299,7 +209,7 @@ def cost_front(points: Sequence[Point], *, perplexity: bool) -> Figure:
             fillstyle="full" if point.front else "none",
         )
         axes.annotate(
-            point.search,
+            plain(point.search),
             (point.cost, height(point)),
             xytext=(6, 4),
             textcoords="offset points",
