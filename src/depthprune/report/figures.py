@@ -27,7 +27,7 @@ _CELLS_A_ROW = 40
 _P = ParamSpec("_P")
 
 
-def _own_style(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
+def own_style(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
     """Draw under matplotlib's defaults, whatever the user's matplotlibrc says."""
 
     @functools.wraps(draw)
@@ -38,7 +38,7 @@ def _own_style(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
     return drawn
 
 
-@_own_style
+@own_style
 def mask_strip(blocks: int, removed: Collection[int], protect: Collection[int] = ()) -> Figure:
     """The blocks of the original model as numbered cells, first to last.
 
@@ -93,7 +93,7 @@ def _number(axes: Any, column: float, top: float, block: int, size: float, *, go
     )
 
 
-@_own_style
+@own_style
 def block_bars(
     scores: Sequence[BlockScore], removed: Collection[int] = (), dense_loss: float | None = None
 ) -> Figure:
@@ -188,7 +188,7 @@ def _above(axes: Any, block: int, height: float, text: str, blocks: int) -> None
     )
 
 
-@_own_style
+@own_style
 def path_curve(
     path: Sequence[PathPoint],
     *,
@@ -254,7 +254,7 @@ def _series(
         )
 
 
-@_own_style
+@own_style
 def speed_bars(speed: Speed) -> Figure:
     """Prefill and decode, before and after: medians as bars, the range of the repeats as whiskers.
 

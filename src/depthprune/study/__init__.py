@@ -1,1 +1,5 @@
-"""Judging what a search chose, on data that it did not see."""
+"""The study: judging what a search chose on data it did not see, and what a grid of them says.
+
+`table` is the record of a grid; `panel` turns it into arrays; every other module is one theme of
+statistics on them, and `findings` the sentences that a page shows.
+"""

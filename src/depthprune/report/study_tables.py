@@ -1,0 +1,289 @@
+"""The tables of a study's page, as words: every figure the page draws can be read here too.
+
+One template draws them all, and one script sorts, filters and saves them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from depthprune.report import numbers
+from depthprune.report.sheet import Cell, Sheet, interval, number, p_value
+from depthprune.study.answers import Unsaid
+from depthprune.study.correlation import Correlation
+from depthprune.study.effects import FACTORS, Effect, Part
+from depthprune.study.masks import contiguity
+from depthprune.study.overlap import agreement, jaccard_matrix
+from depthprune.study.panel import Panel
+from depthprune.study.permanova import permanova
+from depthprune.study.quality import Point, regret
+from depthprune.study.spread import spread
+from depthprune.study.table import Row
+from depthprune.study.transfer import Transfer
+from depthprune.study.variance import Decomposition, Term
+
+MEASURED = {"perplexity": "log-perplexity", "accuracy": "accuracy"}
+
+
+def effect_sheet(part: Part) -> Sheet:
+    """What each factor moves, its interval, its tests, and whether it is called an effect."""
+    rows = []
+    for measure in part.measures:
+        scale, places = (100, 2) if measure == "accuracy" else (1, 3)
+        unit = "points of accuracy" if measure == "accuracy" else "log-perplexity"
+        floor = part.floors[measure]
+        size = floor if isinstance(floor, Unsaid) else floor.value
+        rows.append(
+            (
+                Cell(f"draw, {unit}"),
+                number(size, places, scale=scale),
+                interval(floor, scale),
+                Cell(numbers.DASH),
+                Cell("the noise floor"),
+            )
+        )
+        for factor in FACTORS:
+            effect = part.effects[factor, measure]
+            if isinstance(effect, Unsaid):
+                what = (
+                    number(effect),
+                    Cell(numbers.DASH),
+                    Cell(numbers.DASH),
+                    Cell("cannot be said"),
+                )
+            else:
+                what = (
+                    number(effect.size.value, places, scale=scale),
+                    interval(effect.size, scale),
+                    p_value(min(effect.p.values()) if effect.p else Unsaid("not tested")),
+                    Cell(_claim(effect)),
+                )
+            rows.append((Cell(f"{factor}, {unit}"), *what))
+    head = ("Changing the", "Moves by", "95% interval", "p, adjusted", "Called an effect")
+    return Sheet("What changing one thing moves, all else equal", head, tuple(rows))
+
+
+def _claim(effect: Effect) -> str:
+    if effect.untested:
+        return f"cannot be said: {effect.untested.reason}"
+    return f"yes, on {', '.join(effect.claimed)}" if effect.claimed else "no"
+
+
+def variance_sheet(measure: str, found: Decomposition) -> Sheet:
+    """Every estimated term, and those that are not with the reason."""
+    rows = [
+        (
+            Cell(term.name),
+            Cell(str(term.df), term.df),
+            number(term.eta2, scale=1),
+            number(term.within),
+            number(term.omega2),
+            Cell(_judged(term)),
+        )
+        for term in found.terms
+    ]
+    rows.append(
+        (
+            Cell("residual"),
+            Cell(str(found.residual_df), found.residual_df),
+            number(found.residual),
+            *[Cell(numbers.DASH)] * 3,
+        )
+    )
+    rows += [
+        (Cell(name), *[Cell("not estimated")] * 4, Cell(why.reason))
+        for name, why in found.unsaid.items()
+    ]
+    head = ("Term", "df", "η²", "η² within model and k", "ω²", "Judged against")
+    caption = f"Variance of {MEASURED[measure]}: type II sums of squares over {found.cells} cells"
+    return Sheet(caption, head, tuple(rows))
+
+
+def _judged(term: Term) -> str:
+    return "the draws" if term.error == "draw" else "the residual"
+
+
+def contiguity_sheet(panel: Panel) -> Sheet:
+    """How clustered the sets of each calibration and search are."""
+    rows = []
+    for name, inside in _groups(panel, lambda row: f"{row.calibration.name}, {row.search}"):
+        found = [contiguity(row.removed, row.blocks) for row in inside]
+        shapes = [shape for shape in found if not isinstance(shape, Unsaid)]
+        if shapes:
+            means = (
+                np.mean([s.runs for s in shapes]),
+                np.mean([s.longest for s in shapes]),
+                np.mean([s.span for s in shapes]),
+                np.mean([s.mean_depth for s in shapes]),
+            )
+            places = (1, 1, 1, 2)
+            cells = [number(float(m), p) for m, p in zip(means, places, strict=True)]
+            rows.append((Cell(name), Cell(str(len(shapes)), len(shapes)), *cells))
+    head = ("Configuration", "Sets", "Runs", "Longest run", "Span", "Mean depth, 0 to 1")
+    return Sheet("How clustered the removed sets are, on average", head, tuple(rows))
+
+
+def agreement_sheet(panel: Panel) -> Sheet:
+    """Mean Jaccard indices against chance."""
+    words = {
+        "search": "two searches on the same draw",
+        "objective": "two objectives on the same draw",
+        "draw": "two draws of one configuration",
+        "calibration": "two calibrations under one search",
+    }
+    rows: list[tuple[Cell, ...]] = []
+    for vary, name in words.items():
+        found = agreement(panel, vary)
+        if isinstance(found, Unsaid):
+            rows.append((Cell(name), number(found), Cell(numbers.DASH), Cell("0", 0)))
+        else:
+            count = Cell(f"{found.pairs:,}", found.pairs)
+            rows.append((Cell(name), number(found.mean), number(found.chance), count))
+    head = ("Sets that differ by", "Mean Jaccard index", "By chance", "Pairs")
+    return Sheet("How far removed sets agree", head, tuple(rows))
+
+
+def pattern_sheet(panel: Panel) -> Sheet:
+    """PERMANOVA of the patterns by calibration and by search, at each k."""
+    rows: list[tuple[Cell, ...]] = []
+    for level, k in enumerate(panel.levels["k"]):
+        inside = np.flatnonzero(panel.codes["k"] == level)
+        cells = [panel.rows[i] for i in inside]
+        distances = 1 - jaccard_matrix([row.removed for row in cells], cells[0].blocks)
+        unit = panel.codes["unit"][inside]
+        for factor in ("calibration", "search"):
+            held = {"units": unit} if factor == "calibration" else {"within": unit}
+            found = permanova(distances, panel.codes[factor][inside], **held)
+            name = Cell(f"{factor}, k = {k}")
+            if isinstance(found, Unsaid):
+                rows.append((name, number(found), Cell(numbers.DASH), Cell(numbers.DASH)))
+            else:
+                rows.append((name, number(found.r2), number(found.f, 1), p_value(found.p)))
+    head = ("Factor", "R²", "Pseudo-F", "p, 999 permutations")
+    return Sheet("PERMANOVA on the Jaccard distances of the sets", head, tuple(rows))
+
+
+def rank_sheet(found: Correlation | Unsaid) -> Sheet:
+    """ρ and τ-b with their intervals."""
+    rows: tuple[tuple[Cell, ...], ...]
+    if isinstance(found, Unsaid):
+        rows = ((Cell("rank correlation"), number(found), Cell(numbers.DASH)),)
+    else:
+        rows = tuple(
+            (Cell(name), number(value.value, 2), interval(value))
+            for name, value in (("Spearman's ρ", found.spearman), ("Kendall's τ-b", found.kendall))
+        )
+    head = ("Coefficient", "Value", "95% interval")
+    return Sheet("Perplexity rank against accuracy rank", head, rows)
+
+
+def transfer_sheet(matrix: Transfer, *, perplexity: bool) -> Sheet:
+    """Chosen on the row, judged on the column."""
+    rows = []
+    for name, means, same in zip(matrix.calibrations, matrix.mean, matrix.same, strict=True):
+        values = np.exp(means) if perplexity else 100 * means
+        cells = [
+            Cell(numbers.fixed(float(v), 2) + (" (own domain)" if own else ""), float(v))
+            for v, own in zip(values, same, strict=True)
+        ]
+        rows.append((Cell(name), *cells))
+    caption = "perplexity, the exponential of the mean loss" if perplexity else "accuracy in %"
+    return Sheet(
+        f"Chosen on A, judged on B: {caption}", ("Calibrated on", *matrix.evaluations), tuple(rows)
+    )
+
+
+def spread_sheet(panel: Panel) -> Sheet:
+    """How far searches spread within a configuration, the mean over its draws."""
+    rows = []
+    for column, response in enumerate(panel.responses):
+        logarithm = response.kind == "perplexity"
+        raw = np.exp(panel.values[:, column]) if logarithm else panel.values[:, column]
+        index = {row: float(value) for row, value in zip(panel.rows, raw, strict=True)}
+        for name, inside in _groups(
+            panel, lambda row: f"{row.calibration.name}, {row.objective}, k = {row.k}"
+        ):
+            drawn = [
+                spread([index[row] for row in inside if row.draw == draw], logarithm=logarithm)
+                for draw in sorted({row.draw for row in inside})
+            ]
+            found = [each for each in drawn if not isinstance(each, Unsaid)]
+            if not found:
+                continue
+            figures = (
+                np.mean([f.variance for f in found]),
+                np.mean([f.range for f in found]),
+                np.mean([f.robust for f in found]),
+            )
+            cells = [number(float(figure), 4) for figure in figures]
+            rows.append((Cell(name), Cell(response.name), *cells))
+    head = ("Configuration", "Judged on", "σ² (ddof 0)", "Range", "Robust σ")
+    caption = (
+        "Spread between searches, the mean over draws; robust σ is of log-perplexity or accuracy"
+    )
+    return Sheet(caption, head, tuple(rows))
+
+
+def cost_sheet(points: Sequence[Point], rows: Sequence[Row], *, perplexity: bool) -> Sheet:
+    """Each search's cost, quality, regret, and whether it is on the front."""
+    lost = regret(rows)
+    found = []
+    for point in sorted(points, key=lambda point: point.cost):
+        regrets = [v for r, v in lost.items() if r.search == point.search and isinstance(v, float)]
+        own = float(np.mean(regrets)) if regrets else Unsaid("nothing to compare with")
+        quality = math.exp(point.quality) if perplexity else 100 * point.quality
+        found.append(
+            (
+                Cell(point.search),
+                Cell(f"{round(point.cost):,}", point.cost),
+                Cell(numbers.duration(point.seconds), point.seconds),
+                number(quality, 2),
+                number(own),
+                Cell("yes" if point.front else "no"),
+            )
+        )
+    measure = "Perplexity" if perplexity else "Accuracy, %"
+    head = ("Search", "Block-tokens", "Time", measure, "Mean regret in loss", "On the front")
+    return Sheet("What each search costs and gives, a cell on average", head, tuple(found))
+
+
+def cell_sheet(rows: Sequence[Row]) -> Sheet:
+    """The table itself, a row a cell, with every evaluation that any cell has."""
+    names = list(dict.fromkeys((e.name, e.kind) for row in rows for e in row.evaluations))
+    found = []
+    for row in rows:
+        values = {(e.name, e.kind): e for e in row.evaluations}
+        cells = [Cell(numbers.DASH)] * len(names)
+        for i, name in enumerate(names):
+            if name in values:
+                value, error = values[name].value, values[name].stderr
+                scale = 1 if name[1] == "perplexity" else 100
+                shown = numbers.with_error(scale * value, scale * (error or 0.0))
+                cells[i] = Cell(shown, value)
+        result = f"failed: {row.error}" if row.error else numbers.block_list(row.removed)
+        found.append(
+            (
+                Cell(row.calibration.name),
+                Cell(row.model),
+                Cell(str(row.k), row.k),
+                Cell(row.objective),
+                Cell(row.search),
+                Cell(str(row.draw), row.draw),
+                Cell(result),
+                number(row.loss),
+                *cells,
+            )
+        )
+    judged = [f"{name}, {'perplexity' if kind == 'perplexity' else '%'}" for name, kind in names]
+    head = ("Calibration", "Model", "k", "Objective", "Search", "Draw", "Removed", "Loss", *judged)
+    return Sheet("Every cell", head, tuple(found))
+
+
+def _groups(panel: Panel, name: Callable[[Row], str]) -> list[tuple[str, list[Row]]]:
+    found: dict[str, list[Row]] = {}
+    for row in panel.rows:
+        found.setdefault(name(row), []).append(row)
+    return list(found.items())

@@ -1,0 +1,150 @@
+"""A study's figures as SVG for its page, each with a title and a description in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy import stats
+
+from depthprune.report import numbers, study_figures, study_maps
+from depthprune.report.export import svg
+from depthprune.study.answers import Estimate, Unsaid
+from depthprune.study.effects import FACTORS, Effect, Part
+from depthprune.study.masks import masks
+from depthprune.study.overlap import jaccard_matrix
+from depthprune.study.panel import Floats, Ints, Panel
+from depthprune.study.quality import Point
+from depthprune.study.transfer import Transfer
+from depthprune.study.variance import Decomposition
+
+_MOST_ROWS = 64
+_MOST_GROUPS = 16
+_LABELS = {"perplexity": "log-perplexity", "accuracy": "points of accuracy"}
+
+
+def effects(part: Part) -> str:
+    """What changing each factor moves, against the noise floor."""
+    panels, words = [], []
+    for measure in part.measures:
+        scale = 100.0 if measure == "accuracy" else 1.0
+        sizes = []
+        for factor in FACTORS:
+            effect = part.effects[factor, measure]
+            if isinstance(effect, Effect):
+                size = _scaled(effect.size, scale)
+                sizes.append(study_figures.Size(factor, size, bool(effect.claimed)))
+                words.append(f"{factor}, {_LABELS[measure]}: {numbers.fixed(size.value, 3)}")
+        floor = part.floors[measure]
+        line = None if isinstance(floor, Unsaid) else scale * floor.value
+        if line is not None:
+            words.append(f"noise floor, {_LABELS[measure]}: {numbers.fixed(line, 3)}")
+        panels.append((_LABELS[measure], sizes, line))
+    return svg(
+        study_figures.effect_bars(panels), "What changing each thing moves", "; ".join(words)
+    )
+
+
+def _scaled(value: Estimate, scale: float) -> Estimate:
+    ends = value.interval
+    if isinstance(ends, Unsaid):
+        return replace(value, value=scale * value.value)
+    return replace(value, value=scale * value.value, low=scale * ends[0], high=scale * ends[1])
+
+
+def variance(known: Mapping[str, Decomposition]) -> str:
+    """The share of variance of each term."""
+    names = {"perplexity": "log-perplexity", "accuracy": "accuracy"}
+    panels = [(names[measure], found) for measure, found in known.items()]
+    words = [
+        f"{term.name}, {name}: {numbers.fixed(100 * term.within, 1)}%"
+        for name, found in panels
+        for term in found.terms
+        if term.within is not None
+    ]
+    return svg(study_figures.variance_bars(panels), "Share of variance by factor", "; ".join(words))
+
+
+def mask_map(panel: Panel) -> tuple[str, int]:
+    """The masks of the first configurations, and how many more there are."""
+    several = panel.count("k") > 1
+    names: dict[str, list[tuple[int, ...]]] = {}
+    for row in panel.rows:
+        name = f"{row.calibration.name}, {row.objective}, {row.search}"
+        names.setdefault(name + (f", k = {row.k}" if several else ""), []).append(row.removed)
+    blocks = max(row.blocks for row in panel.rows)
+    shown = sorted(names)[:_MOST_ROWS]
+    shares = np.stack([masks(names[name], blocks).mean(axis=0) for name in shown])
+    always = [
+        f"{name}: {numbers.block_list([int(b) for b in np.flatnonzero(share == 1)])}"
+        for name, share in zip(shown, shares, strict=True)
+    ]
+    figure = study_maps.mask_map(shown, shares)
+    description = f"Blocks that every draw removes. {'; '.join(always)}."
+    return svg(figure, "Removed blocks by configuration", description), len(names) - len(shown)
+
+
+def jaccard_map(panel: Panel) -> str:
+    """Mean Jaccard indices between groups of cells: by calibration and search if few enough."""
+    factors = ["calibration", "search"]
+    if panel.count("calibration") * panel.count("search") > _MOST_GROUPS:
+        factors = ["calibration"]
+    groups = panel.joint(*factors)
+    labels = []
+    for group in range(int(groups.max()) + 1):
+        first = int(np.flatnonzero(groups == group)[0])
+        labels.append(", ".join(panel.levels[f][panel.codes[f][first]] for f in factors))
+    matrix = _group_means(panel, groups)
+    between = matrix[~np.eye(len(matrix), dtype=bool)]
+    known = between[np.isfinite(between)]
+    words = (
+        f"Between groups from {numbers.fixed(float(known.min()), 2)} to "
+        f"{numbers.fixed(float(known.max()), 2)}."
+        if len(known)
+        else "There is one group only."
+    )
+    return svg(study_maps.jaccard_map(labels, matrix), "Mean Jaccard index between groups", words)
+
+
+def _group_means(panel: Panel, groups: Ints) -> Floats:
+    sets = [row.removed for row in panel.rows]
+    index = jaccard_matrix(sets, max(row.blocks for row in panel.rows))
+    alike = panel.codes["k"][:, None] == panel.codes["k"][None, :]
+    np.fill_diagonal(alike, val=False)
+    belongs = np.eye(int(groups.max()) + 1)[groups]
+    sums, counts = belongs.T @ (index * alike) @ belongs, belongs.T @ alike @ belongs
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+
+def rank_scatter(panel: Panel) -> str:
+    """Ranks by mean log-perplexity and mean accuracy, 1 the best."""
+    texts, tasks = panel.columns("perplexity"), panel.columns("accuracy")
+    x = stats.rankdata(panel.values[:, texts].mean(axis=1))
+    y = stats.rankdata(-panel.values[:, tasks].mean(axis=1))
+    figure = study_figures.rank_scatter(x, y, [row.search for row in panel.rows])
+    best = panel.rows[int(np.argmin(x))]
+    words = (
+        f"{len(x)} cells. The best by perplexity, {best.calibration.name} under {best.search}, has "
+        f"rank {numbers.fixed(float(y[np.argmin(x)]), 0)} by accuracy."
+    )
+    return svg(figure, "Rank by perplexity against rank by accuracy", words)
+
+
+def transfer_map(matrix: Transfer, measure: str) -> str:
+    """Chosen on the row, judged on the column."""
+    perplexity = measure == "perplexity"
+    loss = matrix.mean if perplexity else -matrix.mean
+    best = [
+        f"best on {name}: {matrix.calibrations[int(np.argmin(loss[:, i]))]}"
+        for i, name in enumerate(matrix.evaluations)
+    ]
+    figure = study_maps.transfer_map(matrix, perplexity=perplexity)
+    return svg(figure, f"Transfer matrix, {measure}", "; ".join(best))
+
+
+def cost_front(points: Sequence[Point], measure: str) -> str:
+    """Quality against cost."""
+    front = [point.search for point in points if point.front]
+    figure = study_figures.cost_front(points, perplexity=measure == "perplexity")
+    return svg(figure, f"{measure.capitalize()} against cost", f"On the front: {', '.join(front)}.")

@@ -1,0 +1,307 @@
+"""From a table to plain sentences, each with the numbers behind it.
+
+A sentence calls something an effect only where `noise.claimed` allows it. Everything else is given
+as a figure beside the noise floor, or as the reason why it cannot be said. Of calibration and
+search, one is said to matter more only if the interval of the difference leaves out 0; with an
+effect but without that they are `comparable`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from depthprune.study import words
+from depthprune.study.answers import Estimate, Unsaid
+from depthprune.study.correlation import Correlation, pooled
+from depthprune.study.effects import Effect, Part, analyse
+from depthprune.study.overlap import agreement
+from depthprune.study.panel import Panel
+from depthprune.study.quality import additivity_gap, quality_against_cost
+from depthprune.study.table import Row
+from depthprune.study.transfer import home, transfer
+
+Verdict: TypeAlias = Literal["calibration", "search", "comparable", "within noise", "unsaid"]
+_VERDICTS: dict[Verdict, str] = {
+    "calibration": "Calibration mattered more than search",
+    "search": "Search mattered more than calibration",
+    "comparable": "Calibration and search mattered comparably",
+    "within noise": "Neither calibration nor search can be told from noise",
+    "unsaid": "Whether calibration or search matters more cannot be said",
+}
+_MEASURED = {"perplexity": "log-perplexity", "accuracy": "accuracy"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence for a page.
+
+    Attributes:
+        topic: `verdict`, `shares`, `objective`, `blocks`, `ranks`, `transfer`, `cost`,
+            `additivity`, or `missing` for what cannot be said.
+        sentence: Plain text with a full stop.
+        numbers: What it rests on, by name; an interval is two values.
+        verdict: On calibration against search, where the sentence is about that.
+    """
+
+    topic: str
+    sentence: str
+    numbers: dict[str, float | tuple[float, float]]
+    verdict: Verdict | None = None
+
+
+def findings(rows: Sequence[Row]) -> list[Finding]:
+    """All that a table says, the answer to the study's question first."""
+    return findings_of(analyse(rows), rows)
+
+
+def findings_of(parts: Sequence[Part], rows: Sequence[Row]) -> list[Finding]:
+    """The same, of parts that are analysed already.
+
+    Args:
+        parts: By `analyse`.
+        rows: The table they are of.
+    """
+    if not parts:
+        return [_missing("No cell of the table ran, so nothing can be said.", rows)]
+    found: list[Finding] = []
+    for part in parts:
+        where = _where(part, parts)
+        for measure in part.measures:
+            found.append(_verdict(part, measure, where))
+            found += _shares(part, measure, where)
+            found += _objective(part, measure, where)
+        if not part.measures:
+            found.append(Finding("missing", f"{where}The cells share no evaluation.", {}, "unsaid"))
+        found += [
+            each
+            for make in (_blocks, _ranks, _transfer, _cost)
+            if (each := make(part, where)) is not None
+        ]
+    found += _additivity(rows)
+    if any(row.error is not None for row in rows):
+        found.append(_missing("", rows))
+    order = {"verdict": 0, "missing": 2}
+    return sorted(found, key=lambda finding: order.get(finding.topic, 1))
+
+
+def _where(part: Part, parts: Sequence[Part]) -> str:
+    several = len({each.model for each in parts}) > 1, len({each.kind for each in parts}) > 1
+    names = [part.model] * several[0] + [f"{part.kind} calibrations"] * several[1]
+    return f"{', '.join(names)}: " if names else ""
+
+
+def verdict(part: Part, measure: str) -> Verdict:
+    """What a part says of calibration against search on one measure."""
+    calibration, search = part.effects["calibration", measure], part.effects["search", measure]
+    told = [isinstance(each, Effect) and each.untested is None for each in (calibration, search)]
+    if not all(told) or isinstance(part.floors[measure], Unsaid):
+        return "unsaid"
+    claimed = [bool(each.claimed) for each in (calibration, search) if isinstance(each, Effect)]
+    if not any(claimed):
+        return "within noise"
+    more = part.more[measure]
+    ends = more.interval if isinstance(more, Estimate) else more
+    if isinstance(ends, Unsaid):
+        return "comparable"
+    if ends[0] > 0 and claimed[0]:
+        return "calibration"
+    return "search" if ends[1] < 0 and claimed[1] else "comparable"
+
+
+def _verdict(part: Part, measure: str, where: str) -> Finding:
+    told = verdict(part, measure)
+    calibration, search = part.effects["calibration", measure], part.effects["search", measure]
+    floor = part.floors[measure]
+    moved = [
+        f"changing the {name} {_moved(effect, measure, first=first)}"
+        for name, effect, first in (("calibration", calibration, True), ("search", search, False))
+    ]
+    draws = (
+        f"what the draw alone does is not known ({floor.reason})"
+        if isinstance(floor, Unsaid)
+        else f"two draws of the same calibration differ by {words.sized(floor, measure)}"
+    )
+    lead = f"{where}{_VERDICTS[told]} for {_MEASURED[measure]}"
+    numbers = {**_numbers("calibration", calibration), **_numbers("search", search)}
+    if isinstance(floor, Estimate):
+        numbers |= _numbers_of("floor", floor)
+    sentence = f"{lead}: {moved[0]}, {moved[1]}; {draws}."
+    return Finding("verdict", sentence, numbers, told)
+
+
+def _moved(effect: Effect | Unsaid, measure: str, *, first: bool) -> str:
+    if isinstance(effect, Unsaid):
+        return f"was not measured ({effect.reason})"
+    what = f"moved {_MEASURED[measure]} by " if first else "by "
+    noise = "" if effect.claimed or effect.untested else ", which is within noise"
+    why = f", which is not tested ({effect.untested.reason})" if effect.untested else ""
+    if effect.untested and effect.untested.reason.startswith("no configuration has two draws"):
+        why = ""
+    return f"{what}{words.sized(effect.size, measure)}{noise}{why}"
+
+
+def _any_claim(part: Part, measure: str) -> bool:
+    return any(
+        isinstance(effect, Effect) and bool(effect.claimed)
+        for (_, on), effect in part.effects.items()
+        if on == measure
+    )
+
+
+def _shares(part: Part, measure: str, where: str) -> list[Finding]:
+    """How the variance is shared out, where there is an effect to speak of."""
+    decomposition = part.variance[measure]
+    if isinstance(decomposition, Unsaid) or not _any_claim(part, measure):
+        return []
+    shares = {name: decomposition.share(name) for name in ("calibration", "search", "draw")}
+    known = {name: value for name, value in shares.items() if isinstance(value, float)}
+    if not known:
+        return []
+    told = [f"the {name} {words.percent(value)}" for name, value in known.items()]
+    first, value = next(iter(known.items()))
+    told[0] = f"the {first} explains {words.percent(value)}"
+    sentence = (
+        f"{where}Of the variance of {_MEASURED[measure]} within a model and k, "
+        f"{', '.join(told)} (η²)."
+    )
+    return [Finding("shares", sentence, {f"{k} η²": v for k, v in known.items()})]
+
+
+def _objective(part: Part, measure: str, where: str) -> list[Finding]:
+    effect = part.effects["objective", measure]
+    if isinstance(effect, Unsaid) or not effect.claimed:
+        return []
+    sentence = (
+        f"{where}Changing the objective on the same draw moved {_MEASURED[measure]} by "
+        f"{words.sized(effect.size, measure)}."
+    )
+    return [Finding("objective", sentence, _numbers("objective", effect))]
+
+
+def _blocks(part: Part, where: str) -> Finding | None:
+    names = {
+        "search": "two searches on the same draw",
+        "draw": "two draws of the same calibration",
+        "calibration": "two calibrations under the same search",
+    }
+    told, chance = [], math.nan
+    numbers: dict[str, float | tuple[float, float]] = {}
+    for name, pair in names.items():
+        found = agreement(part.panel, name)
+        if not isinstance(found, Unsaid):
+            told.append(f"{pair} {found.mean:.2f}")
+            numbers[f"Jaccard between {name}s"] = found.mean
+            chance = found.chance
+    if not told:
+        return None
+    sentence = (
+        f"{where}Removed sets agree by a Jaccard index of: {', '.join(told)}; by chance "
+        f"{chance:.2f}."
+    )
+    return Finding("blocks", sentence, {**numbers, "Jaccard by chance": chance})
+
+
+def ranks(panel: Panel) -> Correlation | Unsaid:
+    """How far the rank by perplexity and the rank by accuracy agree, within each k.
+
+    Both are ranked from best to worst, so 1 is full agreement. Means over the texts and over the
+    tasks are compared; draws are resampled whole.
+    """
+    texts, tasks = panel.columns("perplexity"), panel.columns("accuracy")
+    if not len(texts) or not len(tasks):
+        return Unsaid("the cells share no text and task to be compared on")
+    x, y = -panel.values[:, texts].mean(axis=1), panel.values[:, tasks].mean(axis=1)
+    groups = [np.flatnonzero(panel.codes["k"] == level) for level in range(panel.count("k"))]
+    unit = panel.codes["unit"]
+    return pooled([x[g] for g in groups], [y[g] for g in groups], [unit[g] for g in groups])
+
+
+def _ranks(part: Part, where: str) -> Finding | None:
+    found = ranks(part.panel)
+    if isinstance(found, Unsaid):
+        return None
+    rho = found.spearman
+    ends = rho.interval
+    if isinstance(ends, Unsaid):
+        return None
+    if ends[0] <= 0 <= ends[1] or not all(_any_claim(part, each) for each in part.measures):
+        # Ranks of cells that differ by noise alone say nothing, however well they agree.
+        lead = "Whether a better perplexity goes with a better accuracy cannot be told"
+    else:
+        lead = f"A better perplexity went with a {'better' if ends[0] > 0 else 'worse'} accuracy"
+    interval = f"ρ = {words.signed(rho.value)} ({words.signed(ends[0])} to {words.signed(ends[1])})"
+    return Finding("ranks", f"{where}{lead}: {interval}.", _numbers_of("ρ", rho))
+
+
+def _transfer(part: Part, where: str) -> Finding | None:
+    matrix = transfer(part.panel, "perplexity")
+    away = matrix if isinstance(matrix, Unsaid) else home(matrix)
+    effect, floor = part.effects.get(("calibration", "perplexity")), part.floors.get("perplexity")
+    if isinstance(away, Unsaid) or not isinstance(floor, Estimate):
+        return None
+    gap = away.other - away.own
+    if not isinstance(effect, Effect) or not effect.claimed or abs(gap) <= floor.value:
+        lead = "Calibrating on a text's own domain made no difference that can be told from noise"
+    else:
+        lead = f"Calibrating on a text's own domain made it {'better' if gap > 0 else 'worse'}"
+    sentence = f"{where}{lead}: log-perplexity {away.own:.3f} against {away.other:.3f} elsewhere."
+    return Finding("transfer", sentence, {"own domain": away.own, "other domains": away.other})
+
+
+def _cost(part: Part, where: str) -> Finding | None:
+    measure = next(iter(part.measures), "")
+    points = quality_against_cost(part.panel, measure) if measure else Unsaid("")
+    if isinstance(points, Unsaid) or len(points) < 2:
+        return None
+    effect = part.effects["search", measure]
+    cheapest = min(points, key=lambda point: point.cost)
+    if isinstance(effect, Effect) and effect.claimed:
+        front = sorted((point for point in points if point.front), key=lambda point: point.cost)
+        names = " or ".join(point.search for point in front)
+        sentence = f"No search is both cheaper and better in {_MEASURED[measure]} than {names}."
+    else:
+        sentence = f"Nothing here speaks for a dearer search than {cheapest.search}."
+    numbers: dict[str, float | tuple[float, float]] = {
+        f"{point.search} block-tokens": point.cost for point in points
+    }
+    return Finding("cost", where + sentence, numbers)
+
+
+def _additivity(rows: Sequence[Row]) -> list[Finding]:
+    """One an objective, since losses of two objectives are not in one unit."""
+    found = []
+    for objective in sorted({row.objective for row in rows}):
+        own = [additivity_gap(row) for row in rows if row.objective == objective]
+        gaps = [gap for gap in own if isinstance(gap, float)]
+        if gaps:
+            mean = float(np.mean(gaps))
+            sentence = (
+                f"Removing the blocks together changed {objective} by {words.signed(mean)} beyond "
+                f"the sum of removing each alone, on average of {len(gaps)} cells."
+            )
+            found.append(Finding("additivity", sentence, {"mean gap": mean, "cells": len(gaps)}))
+    return found
+
+
+def _missing(lead: str, rows: Sequence[Row]) -> Finding:
+    failed = sum(row.error is not None for row in rows)
+    told = f"{failed} of {len(rows)} cells failed and are left out of every figure."
+    return Finding("missing", f"{lead} {told}".strip(), {"failed": failed, "cells": len(rows)})
+
+
+def _numbers(name: str, effect: Effect | Unsaid) -> dict[str, float | tuple[float, float]]:
+    if isinstance(effect, Unsaid):
+        return {}
+    found = _numbers_of(name, effect.size)
+    return found | {f"{name} p, {response}": p for response, p in effect.p.items()}
+
+
+def _numbers_of(name: str, value: Estimate) -> dict[str, float | tuple[float, float]]:
+    ends = value.interval
+    more: dict[str, float | tuple[float, float]] = {name: value.value, f"{name} n": value.n}
+    return more if isinstance(ends, Unsaid) else more | {f"{name} interval": ends}

@@ -1,0 +1,167 @@
+"""The table as arrays: cells by responses, with a code for each factor.
+
+Statistics are computed for all responses at once, one column each: log-perplexity (perplexities
+multiply, their logarithms add) or accuracy. A column is there only if every cell was judged on it,
+so that no comparison mixes texts; what some cells lack is named in `partial`.
+
+A *unit* is one draw of one calibration. All searches and objectives read the same draw, so cells
+of one unit share its luck; whatever asks for independent repetitions has to count units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depthprune.study.table import Row
+
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+
+FACTORS = (
+    "model", "k", "kind", "calibration", "source", "length", "windows", "objective", "search",
+    "seed", "unit",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a column measures.
+
+    Attributes:
+        name: The text or task.
+        kind: `perplexity` (the column holds its logarithm) or `accuracy` (a fraction).
+    """
+
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Cells that ran, as arrays.
+
+    Attributes:
+        rows: The cells.
+        codes: For each of `FACTORS`, the level of each cell, shape (cells,).
+        levels: For each of `FACTORS`, its levels in words.
+        responses: What the columns are.
+        values: Log-perplexity or accuracy, shape (cells, responses).
+        partial: Responses that only some cells have.
+        left_out: How many cells that ran have an evaluation that is not finite.
+    """
+
+    rows: tuple[Row, ...]
+    codes: dict[str, Ints]
+    levels: dict[str, tuple[str, ...]]
+    responses: tuple[Response, ...]
+    values: Floats
+    partial: tuple[Response, ...] = ()
+    left_out: int = 0
+
+    def joint(self, *factors: str) -> Ints:
+        """One code for each combination of the factors' levels, from 0, shape (cells,)."""
+        if not factors:
+            return np.zeros(len(self.rows), dtype=np.int64)
+        stacked = np.stack([self.codes[factor] for factor in factors], axis=1)
+        return np.unique(stacked, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+    def count(self, factor: str) -> int:
+        """How many levels a factor has."""
+        return len(self.levels[factor])
+
+    def columns(self, kind: str) -> Ints:
+        """Indices of the responses of a kind."""
+        chosen = [i for i, response in enumerate(self.responses) if response.kind == kind]
+        return np.asarray(chosen, dtype=np.int64)
+
+    def with_values(self, values: Floats) -> Panel:
+        """The same cells with other responses, named by number; for simulations.
+
+        Args:
+            values: Shape (cells, responses).
+        """
+        names = tuple(Response(str(i), "perplexity") for i in range(values.shape[1]))
+        return replace(self, values=values, responses=names)
+
+
+def panel(rows: Sequence[Row], *, model: str | None = None, kind: str | None = None) -> Panel:
+    """Arrays of the cells that ran.
+
+    Args:
+        rows: Of a table; cells that failed are passed over.
+        model: Take this model's only.
+        kind: Take `text` or `choices` calibrations only. The two are never compared cell by cell:
+            they share neither objectives nor lengths.
+    """
+    chosen = [
+        row
+        for row in rows
+        if row.error is None and model in (None, row.model) and kind in (None, row.calibration.kind)
+    ]
+    finite = [row for row in chosen if all(math.isfinite(e.value) for e in row.evaluations)]
+    codes, levels = {}, {}
+    for factor in FACTORS:
+        codes[factor], levels[factor] = _code([_level(row, factor) for row in finite])
+    shared, partial = _responses(finite)
+    values = np.asarray([[_value(row, each) for each in shared] for row in finite], dtype=float)
+    return Panel(
+        rows=tuple(finite),
+        codes=codes,
+        levels=levels,
+        responses=shared,
+        values=values.reshape(len(finite), len(shared)),
+        partial=partial,
+        left_out=len(chosen) - len(finite),
+    )
+
+
+def _level(row: Row, factor: str) -> str | int | tuple[str, int]:
+    calibration = row.calibration
+    found: dict[str, str | int | tuple[str, int]] = {
+        "model": row.model,
+        "k": row.k,
+        "kind": calibration.kind,
+        "calibration": calibration.name,
+        "source": calibration.source,
+        "length": calibration.length or 0,
+        "windows": calibration.windows,
+        "objective": row.objective,
+        "search": row.search,
+        "seed": row.search_seed,
+        "unit": (calibration.name, row.draw),
+    }
+    return found[factor]
+
+
+def _code(values: Sequence[str | int | tuple[str, int]]) -> tuple[Ints, tuple[str, ...]]:
+    distinct = sorted(set(values))
+    number = {value: i for i, value in enumerate(distinct)}
+    words = tuple(
+        f"{value[0]}, draw {value[1]}" if isinstance(value, tuple) else str(value)
+        for value in distinct
+    )
+    return np.asarray([number[value] for value in values], dtype=np.int64), words
+
+
+def _responses(rows: Sequence[Row]) -> tuple[tuple[Response, ...], tuple[Response, ...]]:
+    counts: dict[Response, int] = {}
+    for row in rows:
+        for evaluation in row.evaluations:
+            response = Response(evaluation.name, evaluation.kind)
+            counts[response] = counts.get(response, 0) + 1
+    shared = tuple(response for response, count in counts.items() if count == len(rows))
+    return shared, tuple(response for response in counts if response not in shared)
+
+
+def _value(row: Row, response: Response) -> float:
+    for evaluation in row.evaluations:
+        if (evaluation.name, evaluation.kind) == (response.name, response.kind):
+            value = evaluation.value
+            return math.log(value) if response.kind == "perplexity" else value
+    raise KeyError(response.name)

@@ -1,0 +1,101 @@
+"""Chosen on A, judged on B: what a calibration is worth on the texts it did not come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depthprune.study.answers import Unsaid
+from depthprune.study.panel import Floats, Panel
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Mean log-perplexity or accuracy by calibration and evaluation.
+
+    Attributes:
+        calibrations: Names of the rows.
+        evaluations: Names of the columns.
+        mean: Over the other factors, shape (calibrations, evaluations).
+        same: Where both are of one domain, same shape.
+        cells: Cells behind each row.
+    """
+
+    calibrations: tuple[str, ...]
+    evaluations: tuple[str, ...]
+    mean: Floats
+    same: NDArray[np.bool_]
+    cells: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Home:
+    """What it costs to calibrate away from home.
+
+    Attributes:
+        own: Mean over evaluations of the calibrations of their own domain.
+        other: The same of all other calibrations.
+        evaluations: How many evaluations have both.
+    """
+
+    own: float
+    other: float
+    evaluations: int
+
+
+def transfer(panel: Panel, kind: str) -> Transfer | Unsaid:
+    """The matrix, over the combinations of other factors that every calibration was run with.
+
+    Args:
+        panel: The cells.
+        kind: `perplexity` or `accuracy`.
+    """
+    columns = panel.columns(kind)
+    if not len(columns):
+        return Unsaid(f"the cells share no evaluation of {kind}")
+    calibration = panel.codes["calibration"]
+    levels = panel.count("calibration")
+    block = panel.joint("model", "k", "objective", "search", "seed")
+    there = np.zeros((levels, int(block.max()) + 1), dtype=np.bool_)
+    there[calibration, block] = True
+    usable = np.logical_and.reduce(there, axis=0)[block]
+    if not usable.any():
+        return Unsaid("no search under one objective was run on every calibration")
+    rows = []
+    for level in range(levels):
+        inside = usable & (calibration == level)
+        # Blocks count alike, however many draws each has, so that rows are compared like with like.
+        means = [
+            panel.values[inside & (block == each)][:, columns].mean(axis=0)
+            for each in np.unique(block[inside])
+        ]
+        rows.append(np.mean(means, axis=0))
+    cells = tuple(int((usable & (calibration == level)).sum()) for level in range(levels))
+    names = tuple(panel.responses[column].name for column in columns)
+    same = _same_domain(panel, names, kind)
+    return Transfer(panel.levels["calibration"], names, np.stack(rows), same, cells)
+
+
+def _same_domain(panel: Panel, names: tuple[str, ...], kind: str) -> NDArray[np.bool_]:
+    sources = {row.calibration.name: row.calibration.source for row in panel.rows}
+    domain = {
+        evaluation.name: evaluation.source
+        for row in panel.rows
+        for evaluation in row.evaluations
+        if evaluation.kind == kind
+    }
+    return np.asarray(
+        [[domain[name] == sources[each] for name in names] for each in panel.levels["calibration"]]
+    )
+
+
+def home(matrix: Transfer) -> Home | Unsaid:
+    """The mean of calibrations on their own domain against that of the others."""
+    both = matrix.same.any(axis=0) & ~matrix.same.all(axis=0)
+    if not both.any():
+        return Unsaid("no evaluation is of the domain of some calibrations and not of others")
+    own = [matrix.mean[matrix.same[:, c], c].mean() for c in np.flatnonzero(both)]
+    other = [matrix.mean[~matrix.same[:, c], c].mean() for c in np.flatnonzero(both)]
+    return Home(float(np.mean(own)), float(np.mean(other)), int(both.sum()))
