@@ -5,12 +5,15 @@ from depthprune.calibration.calibration import (
     Calibration,
     Part,
     calibrate,
-    parse_calibration,
+    context_of,
 )
-from depthprune.calibration.presets import PRESETS, Preset
-from depthprune.calibration.sources import SOURCES, Document, Source
+from depthprune.calibration.documents import Document
+from depthprune.calibration.overlap import Overlap
+from depthprune.calibration.parsing import file_schema
+from depthprune.calibration.presets import PRESETS, Preset, parse_calibration
+from depthprune.calibration.sources import SOURCES, Source
 from depthprune.calibration.spec import CalibrationSpec
-from depthprune.calibration.windows import Window
+from depthprune.calibration.windows import Item, Window
 
 __all__ = [
     "NOISY_BELOW",
@@ -19,10 +22,14 @@ __all__ = [
     "Calibration",
     "CalibrationSpec",
     "Document",
+    "Item",
+    "Overlap",
     "Part",
     "Preset",
     "Source",
     "Window",
     "calibrate",
+    "context_of",
+    "file_schema",
     "parse_calibration",
 ]

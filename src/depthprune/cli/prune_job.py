@@ -115,7 +115,7 @@ class PruneJob:
             if k < 1:
                 raise UsageError("--protect: leaves no block that may go; protect fewer")
         make_space(source.blocks, k, protect)
-        reader = read_tokenizer(source, self.progress)
+        reader = read_tokenizer(source, self.progress, self.loading)
         calibration = mixture(self.specs, reader, self.progress)
         calibration.held_out()
         model = self.loading.load(source, reader.tokenizer, self.progress)

@@ -44,7 +44,7 @@ def score(
     loading = Loading(model, dtype, device, revision, trust_remote_code, allow_pickle)
     progress = TerminalProgress()
     source = loading.find()
-    reader = read_tokenizer(source, progress)
+    reader = read_tokenizer(source, progress, loading)
     drawn = mixture(calibration, reader, progress)
     loaded = loading.load(source, reader.tokenizer, progress)
     with open_memo(memo, source) as store:

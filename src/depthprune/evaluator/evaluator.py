@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depthprune.calibration import Calibration, Window
+from depthprune.calibration import Calibration, Window, context_of
 from depthprune.evaluator.cost import Cost
 from depthprune.evaluator.memo import Context, Memo, Remembered, window_key
 from depthprune.evaluator.memory import available_memory
@@ -72,6 +72,7 @@ class Evaluator:
         memo: Memo | None = None,
         progress: Progress = SILENT,
     ) -> None:
+        calibration.check_context(context_of(model))
         self.model = model
         self.calibration = calibration
         self.objective = OBJECTIVES.get(objective)() if isinstance(objective, str) else objective
@@ -79,7 +80,7 @@ class Evaluator:
         self._memory = memory
         self._scores: dict[RemovedSet, Score] = {}
         self._cost = Cost()
-        self._weighting = _weighting(calibration)
+        self._weighting = Weighting.of(calibration)
         self._memo = memo
         self._context = None if memo is None else _context(model, self.objective)
         self._keys = [window_key(w.tokens, w.scored) for w in calibration.windows] if memo else []
@@ -283,10 +284,3 @@ def _batches(
                 torch.from_numpy(np.stack([windows[p].scored for p in chosen])),
                 np.asarray(chosen),
             )
-
-
-def _weighting(calibration: Calibration) -> Weighting:
-    groups = [i for i, part in enumerate(calibration.parts) for _ in part.windows]
-    tokens = [int(window.scored.sum()) for window in calibration.windows]
-    shares = tuple(part.share for part in calibration.parts)
-    return Weighting(np.asarray(groups), shares, np.asarray(tokens))

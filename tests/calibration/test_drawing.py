@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthprune.calibration import CalibrationSpec, Document, Window
-from depthprune.calibration.windows import TokenStream, draw_windows, tokenize
+from depthprune.calibration.drawing import draw_windows
+from depthprune.calibration.streams import TokenStream, tokenize
 from depthprune.errors import CalibrationError
 from tiny import tiny_tokenizer
 
