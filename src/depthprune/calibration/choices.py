@@ -94,7 +94,7 @@ def read_commonsense(target: str, options: Mapping[str, str]) -> Iterator[Docume
 
 def _commonsense_rows(target: str, options: Mapping[str, str]) -> Iterable[tuple[str, Any]]:
     if not target:
-        return hub_rows(COMMONSENSE, options)
+        return hub_rows(COMMONSENSE, options, "commonsense-170k:FILE")
     try:
         rows = json.loads(utf8(target))
     except ValueError as error:

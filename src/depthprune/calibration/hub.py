@@ -16,13 +16,16 @@ HUB_OPTIONS = ("name", "split", "revision", "files", "rows")
 """Options that say which rows of a data set are read."""
 
 
-def hub_rows(target: str, options: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+def hub_rows(
+    target: str, options: Mapping[str, str], instead: str = "jsonl: or parquet:"
+) -> Iterator[tuple[str, Any]]:
     """The rows of a data set, each with its place, `hub:DATASET/SPLIT:ROW`.
 
     Args:
         target: `owner/name` on the hub.
         options: `name` (its configuration), `split` (default `train`), `revision`, `files` (one
             data file of the set), `rows` (stream the first so many).
+        instead: The source that reads a downloaded file of it, for the message.
 
     Raises:
         CalibrationError: If the set cannot be reached or read.
@@ -50,7 +53,7 @@ def hub_rows(target: str, options: Mapping[str, str]) -> Iterator[tuple[str, Any
     except Exception as error:
         raise CalibrationError(
             f"hub:{target}: could not be reached or read ({first_line(error)}); check its name, "
-            "name=, split= and the network, or download it and use jsonl: or parquet:"
+            f"name=, split= and the network, or download it and use {instead}"
         ) from error
 
 

@@ -10,6 +10,7 @@ nothing is said of it.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def measure_overlap(spec: CalibrationSpec, windows: Sequence[Window], tokenizer:
     if found.share > spec.overlap:
         raise CalibrationError(
             f"{spec.short()}: {found.words()}, the first {shared[0]}; calibrate on other text, or "
-            f"pass overlap={found.share:.2g} to allow it"
+            f"pass overlap={math.ceil(found.share * 100) / 100:g} to allow it"
         )
     return found
 
