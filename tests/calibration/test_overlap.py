@@ -53,11 +53,23 @@ def test_other_text_overlaps_with_nothing(text: Path, tmp_path: Path) -> None:
 
 
 def test_shared_words_are_found_whatever_stands_between_them(text: Path, tmp_path: Path) -> None:
-    inside = "; ".join(_sentence(7).upper().split()[3:17])
+    inside = "; ".join(_sentence(7).upper().split()[2:17])
     file = _evaluation(tmp_path, f"Before. {inside} -- after.")
     (part,) = _drawn(text, f"against={file},overlap=1").parts
     assert part.overlap is not None
     assert f"{text}:8" in part.overlap.documents
+
+
+def test_a_window_of_few_words_is_compared_whole_but_for_words_that_may_be_cut(
+    text: Path, tmp_path: Path
+) -> None:
+    line = f"jsonl:{text},length=20,windows=4,overlap=1"
+    known = calibrate(f"{line},against={text}", _READER).parts[0].overlap
+    other = _evaluation(tmp_path, "Nothing of this was ever written. " * 9)
+    unknown = calibrate(f"{line},against={other}", _READER).parts[0].overlap
+    assert known is not None
+    assert unknown is not None
+    assert len(known.documents) > len(unknown.documents) == 0
 
 
 def test_fewer_shared_words_than_asked_are_not_overlap(text: Path, tmp_path: Path) -> None:

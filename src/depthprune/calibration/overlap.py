@@ -105,7 +105,8 @@ def measure_overlap(spec: CalibrationSpec, windows: Sequence[Window], tokenizer:
 def _window_words(window: Window, tokenizer: Any) -> list[str]:
     """A window's words; an item's are its prompt's, or the correct option's where it has none."""
     if window.item is None:
-        return _words(str(tokenizer.decode(window.tokens.tolist())))
+        # The window may begin and end within a word.
+        return _words(str(tokenizer.decode(window.tokens.tolist())))[1:-1]
     prompt = window.tokens[: window.item.spans[0][0]].tolist()
     words = _words(str(tokenizer.decode(prompt, skip_special_tokens=True)))
     if len(words) >= _FEWEST_WORDS:
