@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from itertools import pairwise, product
 from typing import Any
@@ -16,7 +15,6 @@ from depthprune.calibration import CalibrationSpec, Document, Window
 from depthprune.calibration.drawing import draw_windows
 from depthprune.calibration.streams import TokenStream, tokenize
 from depthprune.errors import CalibrationError
-from depthprune.evaluator.memo_records import window_key
 from tiny import tiny_tokenizer
 
 _BOS = -1
@@ -365,9 +363,3 @@ def test_more_documents_than_may_be_read_are_refused() -> None:
 def test_the_last_token_alone_may_count() -> None:
     (window, *_) = draw_windows(_spec(windows=2, length=6, mask="last"), _stream(99), "draw", None)
     assert window.scored.tolist() == [False] * 5 + [True]
-
-
-def test_a_plain_window_s_identity_is_what_the_memo_hashes() -> None:
-    (window, *_) = draw_windows(_spec(windows=2, length=6), _stream(99), "draw", None)
-    digest = hashlib.blake2b(window.identity(), digest_size=16).digest()
-    assert digest == window_key(window.tokens, window.scored)

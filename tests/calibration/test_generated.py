@@ -10,11 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 import depthprune as dp
 from depthprune.calibration import Calibration
 from depthprune.errors import CalibrationError, OutputError, UsageError
-from tiny import tiny_tokenizer
+from tiny import save_tiny, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,23 @@ def test_the_same_seed_writes_the_same_text_and_another_other(
     assert _drawn(model).fingerprint == first.fingerprint
     assert other.fingerprint != first.fingerprint
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_checkpoint_s_own_settings_of_generation_do_not_count(
+    model: dp.Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = _drawn(model)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    own = GenerationConfig(repetition_penalty=9.0, top_k=1, eos_token_id=list(range(200)))
+    monkeypatch.setattr(model.module, "generation_config", own)
+    assert _drawn(model).fingerprint == first.fingerprint
+    assert model.module.generation_config is own
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "qwen2", "gemma2"])
+def test_other_architectures_write_too(model_type: str, tmp_path: Path) -> None:
+    other = dp.load(save_tiny(tmp_path / "m", model_type), dtype="float32", device="cpu")
+    assert [len(w.tokens) for w in _drawn(other, "windows=2,length=12").windows] == [12, 12]
 
 
 def test_a_further_draw_is_written_anew(model: dp.Model) -> None:

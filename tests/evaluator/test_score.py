@@ -104,3 +104,20 @@ def test_a_worst_domain_of_one_window_has_no_standard_error() -> None:
     score = score_of((), np.array([9.0, 1.0, 2.0]), lone)
     assert score.loss == 9.0
     assert math.isnan(score.stderr)
+
+
+@pytest.mark.parametrize("weighting", [TWO, PER_WINDOW, WORST])
+def test_a_window_that_was_not_seen_is_left_out_of_both(weighting: Weighting) -> None:
+    count = len(weighting.groups)
+    losses, base = np.arange(count) ** 2.0, np.arange(count) * 1.5 + 1
+    unseen = np.where(np.arange(count) == count - 1, np.nan, losses)
+    seen = weighting.only(np.arange(count - 1))
+    assert weighting.difference(unseen, base) == pytest.approx(
+        seen.difference(losses[:-1], base[:-1]), nan_ok=True
+    )
+
+
+def test_some_of_the_windows_keep_what_they_count_for() -> None:
+    some = WORST.only(np.array([1, 2, 5]))
+    assert some.mean(FIRST[[1, 2, 5]]) == pytest.approx((20 * 6.0 + 10 * 7.0) / 30)
+    assert some.tokens.tolist() == [20, 10, 5]

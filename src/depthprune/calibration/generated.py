@@ -1,11 +1,12 @@
 """Text that the model itself writes, as windows: the source `self`.
 
 Every text begins with BOS (else EOS), a prompt, or a prefix cut from real text, and goes on to the
-window's full length: the model may end a text, but no text ends before that, since a window is of
-one length. A few more texts are sampled than are needed; those of the highest perplexity under the
-model itself are left out, and the last ones are held out. Sampling is seeded by the draw's seed
-and batched in a fixed size, so the same model on the same machine writes the same text; what was
-written is kept in the user's cache folder under a key of all that it depends on.
+window's full length: an end that the model writes is a token like another. Nothing but temperature
+and nucleus bends the sampling, whatever the checkpoint's own generation settings say. A few more
+texts are sampled than are needed; those of the highest perplexity under the model itself are left
+out, and the last ones are held out. Sampling is seeded by the draw's seed and batched in a fixed
+size, so the same model on the same machine writes the same text; what was written is kept in the
+user's cache folder under a key of all that it depends on.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,6 +154,7 @@ class GeneratedPool:
             self.progress.step("the model writes calibration text", total, "tokens") as step,
             torch.random.fork_rng([device] if device.type == "cuda" else []),
             quiet_transformers(),
+            _plain_sampling(module),
             torch.inference_mode(),
         ):
             torch.manual_seed(spec.seed)
@@ -164,9 +167,7 @@ class GeneratedPool:
                     temperature=own.temperature,
                     top_p=own.top_p,
                     top_k=0,
-                    min_new_tokens=new,
                     max_new_tokens=new,
-                    pad_token_id=self.model.tokenizer.eos_token_id or 0,
                 )
                 texts += [tuple(row) for row in written.tolist()]
                 step.advance(len(group) * new)
@@ -179,6 +180,19 @@ def _wanted(spec: CalibrationSpec) -> int:
     if isinstance(spec.windows, int):
         return spec.windows
     return (spec.tokens or 0) // spec.length
+
+
+@contextmanager
+def _plain_sampling(module: Any) -> Iterator[None]:
+    """Inside the context, the model samples by what it is told and ends no text."""
+    from transformers import GenerationConfig
+
+    own = module.generation_config
+    module.generation_config = GenerationConfig(pad_token_id=0)
+    try:
+        yield
+    finally:
+        module.generation_config = own
 
 
 def _groups(beginnings: Sequence[list[int]]) -> Iterator[Sequence[list[int]]]:

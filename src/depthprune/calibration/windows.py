@@ -62,12 +62,6 @@ class Window:
     start: int
     item: Item | None = None
 
-    def identity(self) -> bytes:
-        """All that a loss depends on, as bytes: tokens, which count, and an item's options."""
-        sizes = len(self.tokens).to_bytes(8, "little") + len(self.scored).to_bytes(8, "little")
-        plain = sizes + self.tokens.astype("<i8").tobytes() + np.packbits(self.scored).tobytes()
-        return plain if self.item is None else plain + b"item" + self.item.facts().tobytes()
-
 
 def plain_window(
     ids: Sequence[int], document: str, start: int, mask: str = "all", answer: int = 1

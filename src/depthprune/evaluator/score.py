@@ -11,7 +11,7 @@ shares, or only the domain that is worst (a minimax choice: no domain is given u
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,23 +81,37 @@ class Weighting:
             variance += share**2 * self._group_variance(index, losses)
         return math.sqrt(variance)
 
-    def difference_stderr(self, losses: Losses, base: Losses) -> float:
-        """Standard error of `mean(losses) - mean(base)`, both on the same windows.
+    def difference(self, losses: Losses, base: Losses) -> tuple[float, float]:
+        """`mean(losses) - mean(base)` and its standard error, paired window by window.
 
-        Paired window by window. Where the two have different worst groups, their windows are
-        different ones, and the variances add.
+        Where the two have different worst groups, their windows are different ones, and the
+        variances add.
+
+        Args:
+            losses: Of all windows; NaN where one was not seen, which leaves it out of both.
+            base: The same of another set.
         """
+        seen = np.flatnonzero(~(np.isnan(losses) | np.isnan(base)))
+        if len(seen) < len(losses):
+            return self.only(seen).difference(losses[seen], base[seen])
+        grown = self.mean(losses) - self.mean(base)
         if not self.worst:
-            return self.stderr(losses - base)
+            return grown, self.stderr(losses - base)
         first, second = self.worst_group(losses), self.worst_group(base)
         if first == second:
-            return math.sqrt(self._group_variance(first, losses - base))
-        return math.sqrt(self._group_variance(first, losses) + self._group_variance(second, base))
+            return grown, math.sqrt(self._group_variance(first, losses - base))
+        apart = self._group_variance(first, losses) + self._group_variance(second, base)
+        return grown, math.sqrt(apart)
+
+    def only(self, places: NDArray[np.int64]) -> Weighting:
+        """The weighting of some of the windows alone."""
+        sizes = None if self.sizes is None else self.sizes[places]
+        return replace(self, groups=self.groups[places], tokens=self.tokens[places], sizes=sizes)
 
     def worst_group(self, losses: Losses) -> int:
         """The group whose mean loss is the largest."""
-        means = [self._group_mean(index, losses) for index in range(len(self.shares))]
-        return int(np.argmax(means))
+        means = {index: self._group_mean(index, losses) for index in set(self.groups.tolist())}
+        return int(max(means, key=means.__getitem__))
 
     def weights(self) -> Losses:
         """Each window's share of the whole loss where no group is the worst, shape (windows,)."""
@@ -105,7 +119,8 @@ class Weighting:
         weights = np.zeros(len(self.groups))
         for index, share in enumerate(self.shares):
             inside = self.groups == index
-            weights[inside] = share * sizes[inside] / sizes[inside].sum()
+            if inside.any():
+                weights[inside] = share * sizes[inside] / sizes[inside].sum()
         return weights
 
     def _sizes(self) -> Losses:
@@ -192,5 +207,4 @@ def increase(score: Score, base: Score) -> tuple[float, float]:
     """
     if not (score.finite and base.finite):
         return math.inf, math.nan
-    stderr = score.weighting.difference_stderr(score.window_losses, base.window_losses)
-    return score.loss - base.loss, stderr
+    return score.weighting.difference(score.window_losses, base.window_losses)
