@@ -16,15 +16,14 @@ import argparse
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import depthprune as dp
-from depthprune.calibration import Window
+from depthprune.calibration import Calibration, CalibrationSpec, Part, Window
 from depthprune.models.anatomy import find_anatomy
 from depthprune.models.source import ModelSource
 
@@ -60,14 +59,14 @@ def model_of(blocks: int) -> dp.Model:
     return dp.Model(source, module, None, find_anatomy(module), "float32", "cpu")
 
 
-def calibration_of(tokens: int, length: int = 256) -> Any:
+def calibration_of(tokens: int, length: int = 256) -> Calibration:
     rng = np.random.default_rng(0)
     scored = np.arange(length) > 0
     windows = tuple(
         Window(rng.integers(0, 256, length), scored, "random", 0) for _ in range(tokens // length)
     )
-    parts = (SimpleNamespace(windows=windows, share=1.0),)
-    return SimpleNamespace(windows=windows, tokens=tokens, parts=parts, fingerprint="0" * 64)
+    spec, nothing = CalibrationSpec(source="text", target="random"), cast(Any, None)
+    return Calibration((Part(spec, 1.0, windows, nothing),))
 
 
 def measure(search: str, x: int, blocks: int, tokens: int, k: int) -> Point:

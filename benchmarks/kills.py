@@ -29,11 +29,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 _CHILD = """
 import json, sys
 from pathlib import Path
-from types import SimpleNamespace
 import numpy as np, torch
 torch.set_num_threads(1)
 import depthprune as dp
-from depthprune.calibration import Window
+from depthprune.calibration import Calibration, CalibrationSpec, Part, Window
 from depthprune.evaluator import evaluator as module
 from depthprune.evaluator.memo import Memo
 from depthprune.models.anatomy import find_anatomy
@@ -47,10 +46,8 @@ rng = np.random.default_rng(0)
 windows = tuple(
     Window(rng.integers(0, 256, 96), np.arange(96) > 0, "random", 0) for _ in range(24)
 )
-calibration = SimpleNamespace(
-    windows=windows, tokens=24 * 96, fingerprint="0" * 64,
-    parts=(SimpleNamespace(windows=windows, share=1.0),),
-)
+spec = CalibrationSpec(source="text", target="random")
+calibration = Calibration((Part(spec, 1.0, windows, None),))
 with Memo.open(Path(sys.argv[2])) as memo:
     evaluator = dp.Evaluator(model, calibration, memo=memo, racing=None)
     print("ready", flush=True)

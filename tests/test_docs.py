@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from depthprune import manifest
-from depthprune.calibration import SOURCES, CalibrationSpec
+from depthprune.calibration import PRESETS, SOURCES, CalibrationSpec
 
 ROOT = Path(__file__).parent.parent
 RECORDS = [
@@ -35,6 +35,9 @@ def test_every_source_and_key_of_a_calibration_is_documented() -> None:
     keys = [k for k in CalibrationSpec.model_fields if k not in ("source", "target", "options")]
     assert all(f"`{key}=`" in text for key in keys)
     assert all(re.search(rf"`{name}[:`]", text) for name in SOURCES.names())
+    options = {key for name in SOURCES.names() for key in SOURCES.get(name).options}
+    assert all(f"`{key}=`" in text for key in options)
+    assert all(f"`{name}`" in text for name in PRESETS)
 
 
 def test_every_link_between_documents_leads_somewhere() -> None:

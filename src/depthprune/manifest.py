@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 class _Record(BaseModel):
@@ -56,11 +56,24 @@ class WindowRecord(_Record):
 class CalibrationRecord(_Record):
     """One source of a calibration and what was drawn from it."""
 
-    spec: str = Field(description="The spec with every default written out.")
+    spec: str = Field(description="The spec in one line; a key that it lacks has its default.")
     fingerprint: str = Field(description="Of the tokens of its windows and how they are scored.")
     weight: float = Field(description="Share of the mixture, the shares summing to 1.")
     tokens: int
     windows: list[WindowRecord]
+    dimensions: dict[str, JsonValue] | None = Field(
+        default=None, description="Every key of the spec with its value, as a YAML file takes it."
+    )
+    reduction: str | None = Field(
+        default=None, description="How windows make one loss: token, window or worst-domain."
+    )
+    domains: dict[str, int] | None = Field(default=None, description="Windows of each domain.")
+    repeats: int | None = Field(
+        default=None, description="Documents left out because they repeat an earlier one."
+    )
+    overlap: float | None = Field(
+        default=None, description="Share of the windows that overlap with the files of against=."
+    )
 
 
 class BlockScore(_Record):

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,26 @@ from pathlib import Path
 from depthprune.errors import OutputError
 
 MANIFEST_NAME = "depthprune.json"
+
+
+def cache_folder() -> Path:
+    """Our folder among the user's caches; it may not exist yet.
+
+    Raises:
+        OutputError: If this user has no home folder.
+    """
+    try:
+        if sys.platform == "win32":
+            folder = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            folder = Path.home() / "Library" / "Caches"
+        else:
+            # The XDG specification has a relative path ignored.
+            named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+            folder = named if named.is_absolute() else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise OutputError(f"the user's cache folder: {error}; set HOME") from error
+    return folder / "depthprune"
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from depthprune.calibration import NOISY_BELOW, Calibration, calibrate
+import depthprune as dp
+from depthprune.calibration import NOISY_BELOW, Calibration, calibrate, context_of
 from depthprune.errors import CalibrationError
-from tiny import tiny_tokenizer
+from depthprune.evaluator.score import Weighting
+from tiny import tiny_model, tiny_tokenizer
 
 _TEXT = "".join(
     f"Line {i}: the river is {i * i % 97} feet high at the bridge.\n" for i in range(400)
@@ -148,6 +152,138 @@ def test_a_text_longer_than_the_tokenizer_thinks_wise_is_read_without_a_word(
 ) -> None:
     _drawn(f"text:{text},windows=4,length=32")
     assert capfd.readouterr() == ("", "")
+
+
+def test_further_draws_raise_every_seed(text: Path) -> None:
+    first = _drawn(f"text:{text},windows=4,length=32", f"text:{text},windows=2,length=16,seed=5")
+    again = first.redraw(3)
+    assert [part.spec.seed for part in again.parts] == [3, 8]
+    same = _drawn(
+        f"text:{text},windows=4,length=32,seed=3", f"text:{text},windows=2,length=16,seed=8"
+    )
+    assert again.fingerprint == same.fingerprint
+    assert [part.share for part in again.parts] == [part.share for part in first.parts]
+    assert first.redraw(0).fingerprint == first.fingerprint
+
+
+def test_a_further_draw_reads_nothing_again(text: Path) -> None:
+    drawn = _drawn(f"text:{text},windows=4,length=32")
+    text.unlink()
+    assert drawn.redraw(1).fingerprint != drawn.fingerprint
+
+
+def _items(folder: Path, count: int = 20) -> Path:
+    rows = [
+        {
+            "prompt": f"Which {i}?",
+            "options": ["one", "the other"],
+            "answer": i % 2,
+            "of": "ab"[i % 2],
+        }
+        for i in range(count)
+    ]
+    file = folder / "items.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return file
+
+
+def test_a_domain_is_the_document_s_own_else_the_tag_else_what_is_read(
+    text: Path, tmp_path: Path
+) -> None:
+    line, items = f"text:{text},windows=2,length=16", f"choices:{_items(tmp_path)},windows=3"
+    plain, tagged, own = (
+        _drawn(line), _drawn(f"{line},domain=rivers"), _drawn(f"{items},domain_field=of,domain=x")
+    )  # fmt: skip
+    assert plain.domains == (f"text:{text}",) * 2
+    assert tagged.domains == ("rivers",) * 2
+    assert own.domains == tuple("ab"[window.start % 2] for window in own.windows)
+
+
+def test_windows_weigh_by_their_tokens_and_items_each_the_same(text: Path, tmp_path: Path) -> None:
+    drawn = _drawn(
+        f"text:{text},windows=2,length=16,weight=3", f"choices:{_items(tmp_path)},windows=3"
+    )
+    assert [part.reduction for part in drawn.parts] == ["token", "window"]
+    weighting = Weighting.of(drawn)
+    assert weighting.weights() == pytest.approx([0.375, 0.375, 1 / 12, 1 / 12, 1 / 12])
+    assert weighting.tokens.tolist() == [int(w.scored.sum()) for w in drawn.windows]
+
+
+def test_windows_of_unequal_length_may_weigh_each_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    rows = [{"text": "the river " * (i + 1)} for i in range(20)]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    line = f"jsonl:{file},windows=all,pack=false,min_length=2,length=99"
+    by_token, by_window = _drawn(line), _drawn(f"{line},reduction=window")
+    counts = np.array([int(w.scored.sum()) for w in by_token.windows])
+    assert Weighting.of(by_token).weights() == pytest.approx(counts / counts.sum())
+    assert Weighting.of(by_window).weights() == pytest.approx(np.full(18, 1 / 18))
+
+
+def test_the_worst_domain_s_mean_is_the_loss(text: Path, tmp_path: Path) -> None:
+    items = f"choices:{_items(tmp_path)},windows=4,order=first,domain_field=of"
+    drawn = _drawn(
+        f"{items},reduction=worst-domain",
+        f"text:{text},windows=2,length=16,reduction=worst-domain,domain=a",
+    )
+    assert drawn.worst_domain
+    assert drawn.domains == ("a", "b", "a", "b", "a", "a")
+    weighting = Weighting.of(drawn)
+    losses = np.array([1.0, 5.0, 2.0, 7.0, 3.0, 4.0])
+    assert weighting.mean(losses) == pytest.approx(6.0)
+    assert weighting.mean(losses * [1, 0, 1, 0, 1, 1]) == pytest.approx((1 + 2 + 45 + 60) / 32)
+
+
+def test_the_fingerprint_changes_with_the_reduction(text: Path) -> None:
+    line = f"text:{text},windows=2,length=16"
+    prints = {_drawn(line + end).fingerprint for end in ("", ",reduction=token")}
+    assert len(prints) == 1
+    ends = (",reduction=window", ",reduction=worst-domain", ",reduction=worst-domain,domain=x")
+    assert len(prints | {_drawn(line + end).fingerprint for end in ends}) == 4
+
+
+def test_the_fingerprint_changes_with_an_item_s_answer(text: Path, tmp_path: Path) -> None:
+    file = _items(tmp_path)
+    first = _drawn(f"choices:{file},windows=4").fingerprint
+    content = file.read_text(encoding="utf-8")
+    file.write_text(content.replace('"answer": 0', '"answer": 1'), encoding="utf-8")
+    assert _drawn(f"choices:{file},windows=4").fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("reader", "expected"),
+    [
+        (SimpleNamespace(tokenizer=tiny_tokenizer()), None),
+        (SimpleNamespace(tokenizer=SimpleNamespace(model_max_length=12)), 12),
+        (SimpleNamespace(tokenizer=tiny_tokenizer(), context=9), 9),
+        (SimpleNamespace(tokenizer=tiny_tokenizer(), module=tiny_model()), 128),
+        (SimpleNamespace(tokenizer=tiny_tokenizer(), module=tiny_model("gpt2")), 128),
+    ],
+)
+def test_the_longest_that_a_model_reads_is_known_from_its_config_or_files(
+    reader: Any, expected: int | None
+) -> None:
+    assert context_of(reader) == expected
+
+
+def test_items_longer_than_the_model_reads_are_refused_when_drawn(tmp_path: Path) -> None:
+    reader = SimpleNamespace(tokenizer=tiny_tokenizer(), context=9)
+    with pytest.raises(CalibrationError, match="the model reads 9; drop it, or lower shots="):
+        calibrate(f"choices:{_items(tmp_path)},windows=4", reader)
+
+
+def test_an_evaluator_refuses_items_that_its_model_cannot_read(
+    tmp_path: Path, tiny_llama: Path
+) -> None:
+    drawn = _drawn(f"choices:{_items(tmp_path)},windows=4,format=few-shot,shots=9")
+    with pytest.raises(CalibrationError, match="the model reads 128"):
+        dp.Evaluator(dp.load(tiny_llama, dtype="float32", device="cpu"), drawn)
+
+
+def test_bos_is_refused_of_items_where_the_tokenizer_has_none(tmp_path: Path) -> None:
+    reader = SimpleNamespace(tokenizer=SimpleNamespace(bos_token_id=None))
+    with pytest.raises(CalibrationError, match="bos=true, but the model's tokenizer has no BOS"):
+        calibrate(f"choices:{_items(tmp_path)},bos=true", reader)
 
 
 @pytest.mark.corpora

@@ -152,7 +152,7 @@ def test_field_names_the_text_of_parquet(tmp_path: Path) -> None:
 
 def test_parquet_without_the_field_is_refused_with_those_it_has(tmp_path: Path) -> None:
     file = _table(tmp_path / "a.parquet", title=["a"], body=["b"])
-    assert "no field 'text' (it has: title, body); name one by field=" in _refusal("parquet", file)
+    assert "no field 'text' (it has: body, title); name one by field=" in _refusal("parquet", file)
 
 
 def test_parquet_whose_field_is_no_text_is_refused(tmp_path: Path) -> None:

@@ -103,6 +103,8 @@ def test_apply_refuses_a_wrong_set(remove: str, message: str, refused: Callable[
         (("bench", "MODEL", "--repeats", "0"), "Invalid value for '--repeats'"),
         (("calibrations", "draw"), "calibrations: expected nothing or show SPEC, got 'draw'"),
         (("calibrations", "show"), "calibrations: expected nothing or show SPEC, got 'show'"),
+        (("calibrations", "show", "choices:a,shots=1"), "shots= means nothing with format=raw"),
+        (("calibrations", "show", "x", "--schema"), "calibrations: --schema takes no other words"),
         (("prunes",), "No such command 'prunes'"),
         (("prune",), "Missing argument 'MODEL'"),
         ((), "Missing command; see depthprune --help"),

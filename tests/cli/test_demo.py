@@ -142,3 +142,24 @@ def test_an_interrupt_leaves_no_output(tmp_path: Path) -> None:
     assert process.wait() == INTERRUPTED
     assert "error: interrupted" in rest
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_is_calibrated_on_its_own_text() -> None:
+    words = ("evaluate", "demo", "-c", "self,windows=4,length=64", "--memo", "off")
+    first, again = (document(*words)["results"][0] for _ in range(2))
+    assert first == again
+    assert first["tokens"] == 4 * 63
+    # What it wrote at temperature 1 it finds likelier than prose that others wrote.
+    prose = document("evaluate", "demo", "-c", "stdlib-prose,windows=4,length=64", "--memo", "off")
+    assert 1.0 < first["loss"] < prose["results"][0]["loss"]
+
+
+def test_items_are_shown_with_the_real_tokenizer(tmp_path: Path) -> None:
+    row = {"prompt": "Question: Is water wet?\nAnswer:", "options": ["no", "yes"], "answer": 1}
+    file = tmp_path / "items.jsonl"
+    file.write_text("\n".join([json.dumps(row)] * 10), encoding="utf-8")
+    spec = f"choices:{file},windows=4,format=chat,shots=1"
+    found = document("calibrations", "show", spec, "--model", "demo")
+    assert len(found["windows"]) == 4
+    assert {row["scored"] for row in found["windows"]} == {4}
+    assert all(row["text"].startswith("<|im_start|>system") for row in found["windows"])

@@ -27,7 +27,7 @@ import depthprune as dp
 from command import Command, Outcome
 from depthprune.cli import DONE, FAILED, INTERRUPTED, WRONG_USAGE, prune_job
 from depthprune.evaluator import passes
-from depthprune.models import byte_copy
+from depthprune.models import byte_copy, loading
 from depthprune.study.judge import Judge
 from tiny import save_tiny
 
@@ -528,6 +528,67 @@ def test_calibrations_show_prints_what_a_spec_draws(
     assert found["fingerprint"] == drawn.fingerprint
     assert [row["start"] for row in found["windows"]] == [w.start for w in drawn.windows]
     assert drawn.fingerprint[:16] in depthprune(*words).out
+
+
+def test_calibrations_show_tells_domains_overlap_and_repeats(
+    depthprune: Command, tiny_llama: Path, text: Path, spec: str
+) -> None:
+    asked = f"{spec},domain=rivers,dedupe=true,against={text},overlap=1"
+    words = ("calibrations", "show", asked, "--model", tiny_llama)
+    found = depthprune(*words, "--json").document
+    assert {row["domain"] for row in found["windows"]} == {"rivers"}
+    assert {row["scored"] for row in found["windows"]} == {31}
+    assert found["repeats"] == [0]
+    assert found["overlap"][0]["share"] > 0.5
+    assert found["specs"][0]["domain"] == "rivers"
+    outcome = depthprune(*words)
+    shown = " ".join(outcome.out.split())
+    assert "rivers: 8 windows, 256 tokens" in shown
+    assert "of 8 windows share 13 words in a row" in shown
+    assert "warning: 256 calibration tokens" in outcome.err
+
+
+def test_calibrations_show_prints_what_the_model_writes(
+    depthprune: Command, tiny_llama: Path
+) -> None:
+    words = ("calibrations", "show", "self,windows=2,length=12", "--model", tiny_llama)
+    first, again = (depthprune(*words, "--json").document for _ in range(2))
+    assert (len(first["windows"]), first["tokens"]) == (2, 24)
+    assert first["fingerprint"] == again["fingerprint"]
+
+
+def test_the_schema_of_a_file_is_printed_alone(depthprune: Command, tmp_path: Path) -> None:
+    schema = depthprune("calibrations", "--schema").document
+    assert "CalibrationSpec" in schema["$defs"]
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "score"])
+def test_a_model_may_be_measured_on_its_own_text_and_is_loaded_once(
+    verb: str, depthprune: Command, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = []
+    load_module = loading.load_module
+
+    def counted(*arguments: Any) -> Any:
+        loads.append(arguments)
+        return load_module(*arguments)
+
+    monkeypatch.setattr(loading, "load_module", counted)
+    words = (verb, tiny_llama, "-c", "self,windows=4,length=16", "--dtype", "float32")
+    assert depthprune(*words, "--json").document["schema"] == 1
+    assert len(loads) == 1
+
+
+def test_a_yaml_file_of_specs_is_a_calibration(
+    depthprune: Command, tiny_llama: Path, text: Path, spec: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"source: text\ntarget: {text}\nwindows: 8\nlength: 32\n", encoding="utf-8")
+    words = ("--model", tiny_llama, "--json")
+    by_file, by_line = (
+        depthprune("calibrations", "show", each, *words).document for each in (file, spec)
+    )
+    assert by_file == by_line
 
 
 def test_help_and_version_go_to_stdout(depthprune: Command) -> None:

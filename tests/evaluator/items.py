@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from depthprune.calibration import Item, Window
+from depthprune.calibration import Calibration, CalibrationSpec, Item, Part, Window
 
 
 def random_item(rng: np.random.Generator, vocabulary: int = 300, longest: int = 9) -> Window:
@@ -26,12 +25,10 @@ def random_text(rng: np.random.Generator, length: int = 24, vocabulary: int = 30
     return Window(rng.integers(3, vocabulary, size=length), np.arange(length) > 0, "text", 0)
 
 
-def calibration_of(*parts: list[Window]) -> Any:
-    """What the evaluator needs of a calibration, each list a source of equal share."""
-    windows = tuple(window for part in parts for window in part)
-    return SimpleNamespace(
-        windows=windows,
-        tokens=sum(len(w.tokens) for w in windows),
-        parts=tuple(SimpleNamespace(windows=part, share=1 / len(parts)) for part in parts),
-        fingerprint=f"{len(windows):064x}",
+def calibration_of(*parts: list[Window]) -> Calibration:
+    """A calibration of given windows, each list a source of equal share."""
+    spec = CalibrationSpec(source="text", target="given")
+    nothing: Any = None
+    return Calibration(
+        tuple(Part(spec, 1 / len(parts), tuple(windows), nothing) for windows in parts)
     )

@@ -167,3 +167,16 @@ def test_an_estimate_has_a_perplexity_where_the_objective_has_one() -> None:
 
 def test_a_perplexity_too_large_for_a_float_is_infinite() -> None:
     assert estimate(_score([1e4, 1e4]), NLL()).perplexity == math.inf
+
+
+def test_where_the_worst_domain_counts_the_worst_source_is_judged(
+    model: dp.Model, calibration: dp.Calibration
+) -> None:
+    lines = [
+        f"{part.spec.short()},length=24,windows=6,reduction=worst-domain,seed={seed},domain={name}"
+        for part, (seed, name) in zip(calibration.parts, ((0, "a"), (1, "b")), strict=True)
+    ]
+    judge = Judge(model, dp.calibrate(lines, model), NLL())
+    records = judge.held_out((2,))
+    worst = max((record.pruned for record in records), key=lambda pruned: pruned.loss)
+    assert judge.mixed([(2,)]) == [(worst.loss, worst.stderr)]

@@ -5,10 +5,13 @@ from depthprune.calibration.calibration import (
     Calibration,
     Part,
     calibrate,
-    parse_calibration,
+    context_of,
 )
-from depthprune.calibration.presets import PRESETS, Preset
-from depthprune.calibration.sources import SOURCES, Document, Source
+from depthprune.calibration.documents import Document
+from depthprune.calibration.overlap import Overlap
+from depthprune.calibration.parsing import file_schema
+from depthprune.calibration.presets import PRESETS, Preset, parse_calibration
+from depthprune.calibration.sources import SOURCES, Source
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Item, Window
 
@@ -20,10 +23,13 @@ __all__ = [
     "CalibrationSpec",
     "Document",
     "Item",
+    "Overlap",
     "Part",
     "Preset",
     "Source",
     "Window",
     "calibrate",
+    "context_of",
+    "file_schema",
     "parse_calibration",
 ]

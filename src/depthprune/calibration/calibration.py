@@ -3,23 +3,29 @@
 Several specs make a mixture: the loss is the weighted mean of the sources' mean losses, so a
 source counts by its weight and not by how many windows it happens to have. The fingerprint is of
 the tokens and of how they are scored: two specs that come to the same windows have the same one.
+A part keeps what it was drawn from, so that a draw can be repeated with other seeds without reading
+anything again.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
-from depthprune.calibration.presets import PRESETS
+from depthprune.calibration.drawing import draw_windows
+from depthprune.calibration.examples import ExamplePool
+from depthprune.calibration.overlap import Overlap, measure_overlap, without_repeats
+from depthprune.calibration.presets import parse_calibration
 from depthprune.calibration.sources import SOURCES, read_documents
-from depthprune.calibration.spec import CalibrationSpec, parse_spec
-from depthprune.calibration.windows import Split, TokenStream, Window, draw_windows, tokenize
-from depthprune.errors import CalibrationError, UsageError
+from depthprune.calibration.spec import CalibrationSpec, Reduction
+from depthprune.calibration.streams import TokenStream, tokenize
+from depthprune.calibration.windows import Split, Window
+from depthprune.errors import CalibrationError
 
 NOISY_BELOW = 8_000
 """Tokens under which the draw decides more than the model: two draws of 1,024 tokens gave
@@ -34,6 +40,50 @@ class HasTokenizer(Protocol):
         """A tokenizer from transformers."""
 
 
+class Pool(Protocol):
+    """What windows are drawn from, again and again."""
+
+    def draw(self, spec: CalibrationSpec, split: Split) -> tuple[Window, ...]:
+        """The windows of a spec."""
+
+
+@dataclass(frozen=True)
+class TextPool:
+    """Running text: windows are cut out of a source's tokens."""
+
+    stream: TokenStream
+    bos: int | None
+
+    def draw(self, spec: CalibrationSpec, split: Split) -> tuple[Window, ...]:
+        """See `drawing.draw_windows`."""
+        return draw_windows(spec, self.stream, split, self.bos)
+
+
+@dataclass(frozen=True)
+class Material:
+    """A source that was read: everything a draw needs but the spec.
+
+    Attributes:
+        pool: What windows are drawn from.
+        tokenizer: A tokenizer from transformers.
+        domains: The documents' own domains, by name, where the source gives any.
+        repeats: How many documents were left out because they repeat an earlier one.
+    """
+
+    pool: Pool
+    tokenizer: Any
+    domains: Mapping[str, str]
+    repeats: int
+
+    def part(self, spec: CalibrationSpec, share: float, split: Split) -> Part:
+        """A draw; checked for overlap with evaluation files unless it is held out from searches."""
+        windows = self.pool.draw(spec, split)
+        overlap = None
+        if spec.against and split != "held-out":
+            overlap = measure_overlap(spec, windows, self.tokenizer)
+        return Part(spec, share, windows, self, overlap)
+
+
 @dataclass(frozen=True)
 class Part:
     """One source of a calibration.
@@ -42,35 +92,54 @@ class Part:
         spec: What was drawn.
         share: Its share of the mixture; the shares sum to 1.
         windows: The draw.
-        stream: The source's tokens, for further draws.
-        bos: The token that begins every window, if any.
+        material: What it was drawn from, for further draws.
+        overlap: What it shares with evaluation files, if it was compared with any.
     """
 
     spec: CalibrationSpec
     share: float
     windows: tuple[Window, ...]
-    stream: TokenStream
-    bos: int | None
+    material: Material = field(repr=False, compare=False)
+    overlap: Overlap | None = None
 
     @property
     def tokens(self) -> int:
         """Tokens in its windows."""
         return sum(len(window.tokens) for window in self.windows)
 
+    @property
+    def reduction(self) -> Reduction:
+        """How its windows make one loss; items count each the same."""
+        items = any(window.item is not None for window in self.windows)
+        return self.spec.reduction or ("window" if items else "token")
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Each window's domain: its document's own, else the spec's tag, else what is read."""
+        own = self.material.domains
+        tag = self.spec.domain or self.spec.short()
+        return tuple(own.get(window.document) or tag for window in self.windows)
+
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the windows' tokens and of which are scored, in hexadecimal."""
+        """SHA-256 of the windows' tokens and of how they are scored, in hexadecimal."""
         digest = hashlib.sha256()
         for window in self.windows:
             digest.update(len(window.tokens).to_bytes(8, "little"))
             digest.update(window.tokens.astype("<i8").tobytes())
             digest.update(np.packbits(window.scored).tobytes())
+            if window.item is not None:
+                digest.update(window.item.facts().tobytes())
         return digest.hexdigest()
 
     def held_out(self) -> Calibration:
         """Windows of the same source that no draw contains, as a calibration of its own."""
-        windows = draw_windows(self.spec, self.stream, "held-out", self.bos)
-        return Calibration((Part(self.spec, 1.0, windows, self.stream, self.bos),))
+        return Calibration((self.material.part(self.spec, 1.0, "held-out"),))
+
+    def redraw(self, repetition: int) -> Part:
+        """Another draw: the same spec with its seed raised."""
+        spec = self.spec.model_copy(update={"seed": self.spec.seed + repetition})
+        return self.material.part(spec, self.share, "draw")
 
 
 @dataclass(frozen=True)
@@ -85,6 +154,16 @@ class Calibration:
         return tuple(window for part in self.parts for window in part.windows)
 
     @property
+    def domains(self) -> tuple[str, ...]:
+        """Each window's domain."""
+        return tuple(domain for part in self.parts for domain in part.domains)
+
+    @property
+    def worst_domain(self) -> bool:
+        """Whether the loss is that of the domain that is worst, and not the sources' mixture."""
+        return any(part.reduction == "worst-domain" for part in self.parts)
+
+    @property
     def tokens(self) -> int:
         """Tokens in all windows."""
         return sum(part.tokens for part in self.parts)
@@ -96,56 +175,60 @@ class Calibration:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the parts' fingerprints and shares, in hexadecimal."""
+        """SHA-256 over the parts' fingerprints, shares and reductions, in hexadecimal."""
         digest = hashlib.sha256()
         for part in self.parts:
             digest.update(f"{part.fingerprint} {part.share:.12g}\n".encode())
+            if part.reduction != "token":
+                digest.update(f"{part.reduction}\n".encode())
+        if self.worst_domain:
+            digest.update("\n".join(self.domains).encode())
         return digest.hexdigest()
 
     def held_out(self) -> tuple[Calibration, ...]:
         """For each source apart, windows that no draw contains."""
         return tuple(part.held_out() for part in self.parts)
 
+    def redraw(self, repetition: int) -> Calibration:
+        """A further draw of the same sources, every part's seed raised by `repetition`.
+
+        Args:
+            repetition: From 0, which is this draw.
+
+        Raises:
+            CalibrationError: If that draw overlaps with evaluation files.
+        """
+        return Calibration(tuple(part.redraw(repetition) for part in self.parts))
+
+    def check_context(self, context: int | None) -> None:
+        """Refuse items that are longer than the model reads.
+
+        Args:
+            context: Tokens of the longest sequence that the model reads, if it says so.
+
+        Raises:
+            CalibrationError: Naming the first such item.
+        """
+        for window in self.windows:
+            if context is not None and window.item is not None and window.item.longest > context:
+                raise CalibrationError(
+                    f"{window.document}: the item has {window.item.longest:,} tokens with its "
+                    f"longest option, and the model reads {context:,}; drop it, or lower shots="
+                )
+
     def warnings(self) -> list[str]:
         """What a user should know before trusting what is chosen on this calibration."""
-        if self.tokens >= NOISY_BELOW:
-            return []
-        return [
-            f"{self.tokens:,} calibration tokens: below about {NOISY_BELOW:,} the noise of the "
-            "draw decides which blocks go; give more windows"
+        found = [
+            f"{part.spec.short()}: {part.overlap.words()}"
+            for part in self.parts
+            if part.overlap is not None and part.overlap.documents
         ]
-
-
-def parse_calibration(specs: str | CalibrationSpec | Iterable[str | CalibrationSpec]) -> list[
-    CalibrationSpec
-]:  # fmt: skip
-    """Read specs, presets written out.
-
-    Args:
-        specs: One spec or several, in the one-line form or parsed.
-
-    Raises:
-        UsageError: If a spec is wrong, or there is none.
-    """
-    if isinstance(specs, (str, CalibrationSpec)):
-        specs = [specs]
-    parsed: list[CalibrationSpec] = []
-    for spec in specs:
-        if isinstance(spec, CalibrationSpec):
-            parsed.append(spec)
-        elif spec in PRESETS:
-            parsed.extend(parse_spec(line, _options()) for line in PRESETS[spec].specs)
-        else:
-            parsed.append(parse_spec(spec, _options() | dict.fromkeys(PRESETS, ())))
-            if parsed[-1].source in PRESETS:
-                raise UsageError(f"calibration {spec!r}: a preset takes no keys; write its specs")
-    if not parsed:
-        raise UsageError("-c: expected at least one calibration, got none")
-    return parsed
-
-
-def _options() -> dict[str, tuple[str, ...]]:
-    return {name: SOURCES.get(name).options for name in SOURCES.names()}
+        if self.tokens < NOISY_BELOW:
+            found.append(
+                f"{self.tokens:,} calibration tokens: below about {NOISY_BELOW:,} the noise of "
+                "the draw decides which blocks go; give more windows"
+            )
+        return found
 
 
 def calibrate(
@@ -158,27 +241,63 @@ def calibrate(
 
     Args:
         specs: One spec, or several that are mixed by their weights.
-        model: Whose tokenizer is used.
-        split: Which windows: see `draw_windows`.
+        model: Whose tokenizer is used. For text that the model itself writes (`self`) it must be
+            a loaded model, or something whose `loaded()` gives one; everything else is read
+            first, since it may be refused.
+        split: Which windows: see `drawing.draw_windows`.
 
     Raises:
-        UsageError: If a spec is wrong.
-        CalibrationError: If a source's text is missing, unreadable or too short.
+        UsageError: If a spec is wrong, or `self` is asked for without a loaded model.
+        CalibrationError: If a source's text is missing, unreadable or too short, an item is
+            longer than the model reads, or too much of it overlaps with evaluation files.
     """
     parsed = parse_calibration(specs)
     total = sum(spec.weight for spec in parsed)
-    return Calibration(
-        tuple(_part(spec, spec.weight / total, model.tokenizer, split) for spec in parsed)
-    )
+    order = sorted(range(len(parsed)), key=lambda place: _is_generated(parsed[place]))
+    parts = {
+        place: _material(parsed[place], model).part(
+            parsed[place], parsed[place].weight / total, split
+        )
+        for place in order
+    }
+    calibration = Calibration(tuple(parts[place] for place in range(len(parsed))))
+    calibration.check_context(context_of(model))
+    return calibration
 
 
-def _part(spec: CalibrationSpec, share: float, tokenizer: Any, split: Split) -> Part:
+def context_of(model: HasTokenizer) -> int | None:
+    """Tokens of the longest sequence that a model reads, if it says so."""
+    module = getattr(model, "module", None)
+    if module is not None:
+        found = getattr(module.config.get_text_config(), "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 0 else None
+    found = getattr(model, "context", None) or getattr(model.tokenizer, "model_max_length", None)
+    # A tokenizer that knows no limit says about 10 to the 30th.
+    return found if isinstance(found, int) and 0 < found < 2**31 else None
+
+
+def _is_generated(spec: CalibrationSpec) -> bool:
+    return SOURCES.get(spec.source).kind == "generated"
+
+
+def _material(spec: CalibrationSpec, model: HasTokenizer) -> Material:
     source = SOURCES.get(spec.source)
-    documents = read_documents(source, spec.source, spec.target, spec.options)
+    tokenizer = model.tokenizer
+    if source.kind == "generated":
+        from depthprune.calibration.generated import generated_pool
+
+        return Material(generated_pool(model), tokenizer, {}, 0)
     bos = tokenizer.bos_token_id if spec.bos else None
     if spec.bos and bos is None:
         raise CalibrationError(
             f"{spec.short()}: bos=true, but the model's tokenizer has no BOS token; drop bos="
         )
-    stream = tokenize(documents, tokenizer)
-    return Part(spec, share, draw_windows(spec, stream, split, bos), stream, bos)
+    documents = read_documents(source, spec.source, spec.target, spec.options)
+    kept = without_repeats(documents) if spec.dedupe else documents
+    domains = {document.name: document.domain for document in kept if document.domain}
+    pool: Pool
+    if source.kind == "choices" or spec.format != "raw":
+        pool = ExamplePool(kept, tokenizer)
+    else:
+        pool = TextPool(tokenize(kept, tokenizer), bos)
+    return Material(pool, tokenizer, domains, len(documents) - len(kept))

@@ -1,29 +1,32 @@
 """Where text comes from: one function a source, each giving documents.
 
-A source knows nothing of tokens or windows. Files are read whole and strictly: what is missing,
-empty, not UTF-8 or lacks the named field is refused with its line. Other packages add sources
-through the entry-point group `depthprune.sources`.
+A source knows nothing of tokens or windows. Other packages add sources through the entry-point
+group `depthprune.sources`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Literal
 
+from depthprune.calibration.choices import COMMONSENSE, read_choices, read_commonsense
+from depthprune.calibration.documents import (
+    FIELDS,
+    Document,
+    json_lines,
+    opened,
+    row_document,
+    utf8,
+)
+from depthprune.calibration.hub import HUB_OPTIONS, check_hub, read_hub
+from depthprune.calibration.own_text import OWN_OPTIONS, check_own
 from depthprune.calibration.stdlib import code_documents, prose_documents
 from depthprune.errors import CalibrationError, UsageError, first_line
 from depthprune.plugins import Registry
 
-
-@dataclass(frozen=True)
-class Document:
-    """A piece of text with a name that finds it again."""
-
-    name: str
-    text: str
+Read = Callable[[str, Mapping[str, str]], Iterator[Document]]
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,33 @@ class Source:
         read: Gives the documents of a target, in a fixed order, with the source's own options.
         options: The keys that it adds to a spec.
         needs_target: Whether something must stand behind the colon.
+        takes_target: Whether something may.
+        reads_file: Whether the target is a file on this machine.
+        kind: `text`; `choices`, documents that are items with options; or `generated`, text that
+            the model itself writes, for which `read` gives what the prefixes are cut from.
+        check: Says what is wrong with the values of the options.
     """
 
     summary: str
-    read: Callable[[str, Mapping[str, str]], Iterator[Document]]
+    read: Read
     options: tuple[str, ...] = ()
     needs_target: bool = True
+    takes_target: bool = True
+    reads_file: bool = False
+    kind: Literal["text", "choices", "generated"] = "text"
+    check: Callable[[Mapping[str, str]], list[str]] = lambda options: []
+
+
+def check_target(source: Source, name: str, target: str) -> None:
+    """Refuse a target that is missing, or given where none is taken.
+
+    Raises:
+        UsageError: If it is.
+    """
+    if source.needs_target and not target:
+        raise UsageError(f"calibration {name!r}: expected {name}:TARGET, got no target")
+    if target and not source.takes_target:
+        raise UsageError(f"calibration {name!r}: takes nothing behind a colon, got {target!r}")
 
 
 def read_documents(source: Source, name: str, target: str, options: Mapping[str, str]) -> list[
@@ -49,68 +73,32 @@ def read_documents(source: Source, name: str, target: str, options: Mapping[str,
     """The documents of a source, empty ones left out.
 
     Raises:
-        CalibrationError: If there is no text, or it cannot be read.
+        CalibrationError: If there is no text, it cannot be read, or two documents have one name.
         UsageError: If a target is missing, or given where none is taken.
     """
-    if source.needs_target and not target:
-        raise UsageError(f"calibration {name!r}: expected {name}:TARGET, got no target")
-    if target and not source.needs_target:
-        raise UsageError(f"calibration {name!r}: takes nothing behind a colon, got {target!r}")
+    check_target(source, name, target)
     documents = [d for d in source.read(target, options) if d.text.strip()]
     if not documents:
-        raise CalibrationError(f"{name}:{target}: holds no text; give a source with text in it")
+        what = f"{name}:{target}" if target else name
+        raise CalibrationError(f"{what}: holds no text; give a source with text in it")
+    places: dict[str, int] = {}
+    for number, document in enumerate(documents, 1):
+        first = places.setdefault(document.name, number)
+        if first != number:
+            raise CalibrationError(
+                f"{name}:{target}: its documents {first} and {number} have the same id "
+                f"{document.name!r}; make them differ, or drop id="
+            )
     return documents
 
 
-def _opened(target: str) -> BinaryIO:
-    try:
-        return Path(target).expanduser().open("rb")
-    except IsADirectoryError as error:
-        raise CalibrationError(f"{target}: expected a file, found a folder") from error
-    except FileNotFoundError as error:
-        raise CalibrationError(f"{target}: no such file; check the path") from error
-    except OSError as error:
-        raise CalibrationError(f"{target}: cannot be read ({error.strerror})") from error
-
-
-def _utf8(target: str) -> str:
-    with _opened(target) as file:
-        data = file.read()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CalibrationError(
-            f"{target}: not UTF-8 (byte {error.start} is {data[error.start]:#04x}); "
-            "convert it, for example with iconv"
-        ) from error
-
-
 def _text(target: str, options: Mapping[str, str]) -> Iterator[Document]:
-    yield Document(target, _utf8(target))
+    yield Document(target, utf8(target))
 
 
 def _jsonl(target: str, options: Mapping[str, str]) -> Iterator[Document]:
-    field = options.get("field", "text")
-    for number, line in enumerate(_utf8(target).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{target}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise CalibrationError(f"{where}: not JSON ({error}); mend or drop the line") from error
-        yield Document(where, _field(row, field, where))
-
-
-def _field(row: Any, field: str, where: str) -> str:
-    if not isinstance(row, dict) or field not in row:
-        have = ", ".join(sorted(map(str, row))) if isinstance(row, dict) else type(row).__name__
-        raise CalibrationError(f"{where}: no field {field!r} (it has: {have}); name one by field=")
-    value = row[field]
-    if not isinstance(value, str):
-        kind = type(value).__name__
-        raise CalibrationError(f"{where}: field {field!r} expects text, got {kind}")
-    return value
+    for where, row in json_lines(target):
+        yield row_document(row, options, where)
 
 
 def _parquet(target: str, options: Mapping[str, str]) -> Iterator[Document]:
@@ -121,49 +109,26 @@ def _parquet(target: str, options: Mapping[str, str]) -> Iterator[Document]:
         raise CalibrationError(
             "parquet: needs the extra 'data'; run: pip install 'depthprune[data]'"
         ) from error
-    field = options.get("field", "text")
-    with _opened(target):
+    with opened(target):
         pass
     try:
         file = parquet.ParquetFile(Path(target).expanduser())
     except (pyarrow.ArrowException, OSError) as error:
         raise CalibrationError(f"{target}: not a Parquet file ({first_line(error)})") from error
+    wanted = [options[key] for key in FIELDS if key in options]
+    if "prompt" not in options and "field" not in options:
+        wanted.append("text")
+    text = options["answer"] if "prompt" in options else options.get("field", "text")
     with file:
-        if field not in file.schema_arrow.names:
-            have = ", ".join(file.schema_arrow.names)
-            raise CalibrationError(
-                f"{target}: no field {field!r} (it has: {have}); name one by field="
-            )
+        columns = [name for name in file.schema_arrow.names if name in wanted]
+        if len(columns) < len(set(wanted)):
+            row_document(dict.fromkeys(file.schema_arrow.names, ""), options, target)
         number = 0
-        for batch in file.iter_batches(columns=[field]):
-            for value in batch.column(0).to_pylist():
-                where = f"{target}:{number}"
-                if value is not None:
-                    yield Document(where, _field({field: value}, field, where))
+        for batch in file.iter_batches(columns=columns):
+            for row in batch.to_pylist():
+                if row[text] is not None:
+                    yield row_document(row, options, f"{target}:{number}")
                 number += 1
-
-
-def _hub(target: str, options: Mapping[str, str]) -> Iterator[Document]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise CalibrationError(
-            "hub: needs the extra 'data'; run: pip install 'depthprune[data]'"
-        ) from error
-    field = options.get("field", "text")
-    split = options.get("split", "train")
-    try:
-        rows = datasets.load_dataset(
-            target, options.get("name"), split=split, revision=options.get("revision")
-        )
-    except Exception as error:
-        raise CalibrationError(
-            f"hub:{target}: could not be reached or read ({first_line(error)}); check its name, "
-            "name=, split= and the network, or download it and use jsonl: or parquet:"
-        ) from error
-    for number, row in enumerate(rows):
-        where = f"hub:{target}/{split}:{number}"
-        yield Document(where, _field(dict(row), field, where))
 
 
 def _prose(target: str, options: Mapping[str, str]) -> Iterator[Document]:
@@ -178,21 +143,62 @@ SOURCES: Registry[Source] = Registry(
     "calibration source",
     "depthprune.sources",
     {
-        "text": Source("a text file, UTF-8", _text),
-        "jsonl": Source("JSON lines; field= names the text (default text)", _jsonl, ("field",)),
-        "parquet": Source("a Parquet file; field= names the text", _parquet, ("field",)),
+        "text": Source("a text file, UTF-8", _text, reads_file=True),
+        "jsonl": Source(
+            "JSON lines; field= names the text (default text), or prompt= and answer=",
+            _jsonl,
+            FIELDS,
+            reads_file=True,
+        ),
+        "parquet": Source(
+            "a Parquet file; field= names the text, or prompt= and answer=",
+            _parquet,
+            FIELDS,
+            reads_file=True,
+        ),
+        "choices": Source(
+            "multiple-choice items: JSON lines with prompt, options, answer (an index)",
+            read_choices,
+            ("id", "domain_field"),
+            reads_file=True,
+            kind="choices",
+        ),
         "hub": Source(
-            "a data set on the hub: name=, split= (default train), field=, revision=",
-            _hub,
-            ("name", "split", "field", "revision"),
+            "a data set on the hub: name=, split= (train), revision=, files=, rows=, field=",
+            read_hub,
+            (*HUB_OPTIONS, *FIELDS),
+            check=check_hub,
+        ),
+        "commonsense-170k": Source(
+            f"items of Commonsense-170k, from its JSON file or {COMMONSENSE} on the hub",
+            read_commonsense,
+            ("revision", "rows"),
+            needs_target=False,
+            reads_file=True,
+            kind="choices",
+            check=check_hub,
+        ),
+        "self": Source(
+            "text that the model itself writes: prompt= or FILE with prefix=, temperature=, "
+            "top_p=, filter=",
+            _text,
+            OWN_OPTIONS,
+            needs_target=False,
+            reads_file=True,
+            kind="generated",
+            check=check_own,
         ),
         "stdlib-prose": Source(
             "the language reference and docstrings that this Python carries",
             _prose,
             needs_target=False,
+            takes_target=False,
         ),
         "stdlib-code": Source(
-            "source code of this Python's standard library", _code, needs_target=False
+            "source code of this Python's standard library",
+            _code,
+            needs_target=False,
+            takes_target=False,
         ),
     },
 )

@@ -8,7 +8,13 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, show, show_json
-from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, open_memo, read_tokenizer
+from depthprune.cli.session import (
+    DEFAULT_CALIBRATION,
+    Loading,
+    open_memo,
+    read_tokenizer,
+    reading,
+)
 from depthprune.models.removal import check_removed, parse_blocks
 
 
@@ -53,8 +59,8 @@ def evaluate(
     if removed:
         check_removed(removed, source.blocks)
     progress = TerminalProgress()
-    reader = read_tokenizer(source, progress)
-    with progress.step("reading and tokenising the text", None, ""):
+    reader = read_tokenizer(source, progress, loading)
+    with reading(specs, progress):
         drawn = [calibrate(spec, reader, split="whole") for spec in specs]
     loaded = loading.load(source, reader.tokenizer, progress)
     rows = []

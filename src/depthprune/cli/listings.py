@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.table import Table
 
 from depthprune.cli import options
-from depthprune.cli.console import show, show_json
+from depthprune.cli.console import TerminalProgress, note, show, show_json
 from depthprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from depthprune.calibration import Part
 
 
 def searches(json: options.Json = False, debug: options.Debug = False) -> None:
@@ -36,19 +39,32 @@ def calibrations(
         Optional[str],  # noqa: UP045
         typer.Argument(metavar="[SPEC]", help="A calibration."),
     ] = None,
-    model: Annotated[str, typer.Option(help="Whose tokenizer is used.")] = "demo",
+    model: Annotated[
+        str, typer.Option(help="Whose tokenizer is used, and who writes the text of self.")
+    ] = "demo",
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of a YAML file of specs.")
+    ] = False,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """List presets and sources, or show what one spec draws."""
-    from depthprune.calibration import PRESETS, SOURCES
+    from depthprune.calibration import PRESETS, SOURCES, file_schema
 
+    if schema:
+        if action is not None:
+            raise UsageError("calibrations: --schema takes no other words")
+        show_json(file_schema())
+        return
     if action is not None:
         if action != "show" or spec is None:
             raise UsageError(f"calibrations: expected nothing or show SPEC, got {action!r}")
         _show(spec, model, json)
         return
-    lines = {name: preset.summary for name, preset in PRESETS.items()}
+    lines = {
+        name: f"{preset.summary}; {preset.note}" if preset.note else preset.summary
+        for name, preset in PRESETS.items()
+    }
     lines |= SOURCES.describe(lambda source: source.summary)
     _list("calibrations", lines, json)
 
@@ -76,32 +92,62 @@ def _list(name: str, lines: Mapping[str, str], json: bool) -> None:
 
 
 def _show(spec: str, model: str, json: bool) -> None:
-    from depthprune.calibration import calibrate
-    from depthprune.cli.session import Reader
-    from depthprune.models.source import find_model
+    from depthprune.calibration import calibrate, parse_calibration
+    from depthprune.cli.session import Loading, read_tokenizer, reading
 
-    tokenizer = find_model(model).tokenizer()
-    drawn = calibrate(spec, Reader(tokenizer))
+    parse_calibration(spec)
+    loading = Loading(model)
+    progress = TerminalProgress()
+    reader = read_tokenizer(loading.find(), progress, loading)
+    with reading(spec, progress):
+        drawn = calibrate(spec, reader)
     rows = []
-    for part in drawn.parts:
-        for window in part.windows:
-            text = " ".join(str(tokenizer.decode(window.tokens[:40].tolist())).split())
-            rows.append((window.document, window.start, len(window.tokens), text[:60]))
+    for window, domain in zip(drawn.windows, drawn.domains, strict=True):
+        # Forty tokens fill the line; decoding all of a long window would take a while.
+        text = " ".join(str(reader.tokenizer.decode(window.tokens[:40].tolist())).split())
+        counted = int(window.scored.sum())
+        rows.append((window.document, window.start, len(window.tokens), counted, domain, text[:60]))
+    fields = ("document", "start", "tokens", "scored", "domain", "text")
     if json:
-        fields = ("document", "start", "tokens", "text")
         show_json(
             {
                 "schema": 1,
                 "calibration": [part.spec.line() for part in drawn.parts],
+                "specs": [part.spec.model_dump(mode="json") for part in drawn.parts],
                 "fingerprint": drawn.fingerprint,
                 "tokens": drawn.tokens,
                 "windows": [dict(zip(fields, row, strict=True)) for row in rows],
+                "overlap": [_overlap(part) for part in drawn.parts],
+                "repeats": [part.material.repeats for part in drawn.parts],
+                "warnings": drawn.warnings(),
             }
         )
         return
     cells = [tuple(str(value) for value in row) for row in rows]
-    show(_table(("document", "start", "tokens", "begins"), cells))
+    show(_table((*fields[:-1], "begins"), cells))
     show(f"{len(rows)} windows, {drawn.tokens:,} tokens, fingerprint {drawn.fingerprint[:16]}")
+    for domain in dict.fromkeys(drawn.domains):
+        inside = [w for w, d in zip(drawn.windows, drawn.domains, strict=True) if d == domain]
+        show(f"{domain}: {len(inside)} windows, {sum(len(w.tokens) for w in inside):,} tokens")
+    for part in drawn.parts:
+        if part.overlap is not None:
+            show(f"{part.spec.short()}: {part.overlap.words()}")
+        if part.spec.dedupe:
+            show(f"{part.spec.short()}: {part.material.repeats} repeated documents left out")
+    for warning in drawn.warnings():
+        note(f"warning: {warning}")
+
+
+def _overlap(part: Part) -> dict[str, Any] | None:
+    if part.overlap is None:
+        return None
+    found = part.overlap
+    return {
+        "files": list(found.files),
+        "ngram": found.ngram,
+        "share": found.share,
+        "documents": list(found.documents),
+    }
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

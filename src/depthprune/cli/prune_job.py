@@ -141,7 +141,7 @@ class PruneJob:
         if self.loading.stream:
             left = "the sample is" if self.bench else "speed and the sample are"
             note(f"note: a streamed model reads its weights for every token; {left} left out")
-        reader = read_tokenizer(source, self.progress)
+        reader = read_tokenizer(source, self.progress, self.loading)
         calibration = mixture(self.specs, reader, self.progress)
         objective.judged(calibration.windows)
         calibration.held_out()

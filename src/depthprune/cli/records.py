@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from depthprune.calibration import Part
 from depthprune.evaluator import Racing
 from depthprune.manifest import (
@@ -43,6 +45,11 @@ def calibration_record(part: Part) -> CalibrationRecord:
             WindowRecord(document=w.document, start=w.start, length=len(w.tokens))
             for w in part.windows
         ],
+        dimensions=part.spec.model_dump(mode="json"),
+        reduction=part.reduction,
+        domains=dict(Counter(part.domains)),
+        repeats=part.material.repeats,
+        overlap=part.overlap.share if part.overlap is not None else None,
     )
 
 

@@ -48,7 +48,7 @@ def score(
     )
     progress = TerminalProgress()
     source = loading.find()
-    reader = read_tokenizer(source, progress)
+    reader = read_tokenizer(source, progress, loading)
     drawn = mixture(calibration, reader, progress)
     kind.judged(drawn.windows)
     loaded = loading.load(source, reader.tokenizer, progress)

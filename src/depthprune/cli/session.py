@@ -5,16 +5,19 @@ Everything that needs no weights is refused before they are loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from depthprune.cli.console import TerminalProgress, note
+from depthprune.errors import UsageError
+from depthprune.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from depthprune.calibration import Calibration
+    from depthprune.calibration import Calibration, CalibrationSpec
     from depthprune.evaluator.memo import Memo
     from depthprune.models.loading import Model
     from depthprune.models.source import ModelSource
@@ -34,6 +37,7 @@ class Loading:
     allow_pickle: bool = False
     stream: bool = False
     device_map: str | None = None
+    _loaded: list[Model] = field(default_factory=list, repr=False, compare=False)
 
     def find(self) -> ModelSource:
         """The model's files, checked."""
@@ -53,11 +57,14 @@ class Loading:
         return source
 
     def load(self, source: ModelSource, tokenizer: Any, progress: TerminalProgress) -> Model:
-        """The loaded model."""
+        """The loaded model; asked for again, the same."""
         from depthprune.models.loading import load
 
+        for model in self._loaded:
+            if model.source is source:
+                return model
         with progress.step(f"loading {self.name}", None, ""):
-            return load(
+            model = load(
                 source,
                 dtype=self.dtype,
                 device=self.device,
@@ -65,19 +72,49 @@ class Loading:
                 stream=self.stream,
                 device_map=self.device_map,
             )
+        self._loaded[:] = [model]
+        return model
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A tokenizer before its model is loaded."""
+    """A tokenizer before its model is loaded, and a way to load it for text that it writes itself.
+
+    Attributes:
+        tokenizer: The model's tokenizer.
+        context: Tokens of the longest sequence that the model reads, where its files say so.
+        load: Loads the model.
+        progress: Where the model's writing shows itself.
+    """
 
     tokenizer: Any
+    context: int | None = None
+    load: Callable[[], Model] | None = None
+    progress: Progress = SILENT
+
+    def loaded(self) -> Model:
+        """The model itself."""
+        if self.load is None:
+            raise UsageError("self: this verb reads no model's own text; name another source")
+        return self.load()
 
 
-def read_tokenizer(source: ModelSource, progress: TerminalProgress) -> Reader:
-    """A model's tokenizer; one inside a GGUF takes a few seconds."""
+def read_tokenizer(
+    source: ModelSource, progress: TerminalProgress, loading: Loading | None = None
+) -> Reader:
+    """A model's tokenizer; one inside a GGUF takes a few seconds.
+
+    Args:
+        source: The model's files.
+        progress: Where it shows itself.
+        loading: How the model is loaded, if a calibration asks for text of its own.
+    """
     with progress.step(f"reading the tokenizer of {source.name}", None, ""):
-        return Reader(source.tokenizer())
+        tokenizer = source.tokenizer()
+    config = source.checkpoint.config if source.checkpoint is not None else {}
+    context = config.get("max_position_embeddings")
+    load = None if loading is None else partial(loading.load, source, tokenizer, progress)
+    return Reader(tokenizer, context if isinstance(context, int) else None, load, progress)
 
 
 @contextmanager
@@ -110,12 +147,29 @@ def _say(memo: Memo) -> None:
     memo.notes.clear()
 
 
+def reading(
+    specs: str | Sequence[str | CalibrationSpec], progress: TerminalProgress
+) -> AbstractContextManager[object]:
+    """A step that shows while text is read; none where the model writes some, which shows its own.
+
+    Args:
+        specs: What is read.
+        progress: Where it shows itself.
+    """
+    from depthprune.calibration import SOURCES, parse_calibration
+
+    if any(SOURCES.get(spec.source).kind == "generated" for spec in parse_calibration(specs)):
+        return nullcontext()
+    return progress.step("reading and tokenising the calibration text", None, "")
+
+
 def mixture(specs: Sequence[str] | None, reader: Reader, progress: TerminalProgress) -> Calibration:
     """The calibration that `-c` flags name, mixed, with a word about one that is too small."""
     from depthprune.calibration import calibrate
 
-    with progress.step("reading and tokenising the calibration text", None, ""):
-        calibration = calibrate(list(specs or [DEFAULT_CALIBRATION]), reader)
+    named = list(specs or [DEFAULT_CALIBRATION])
+    with reading(named, progress):
+        calibration = calibrate(named, reader)
     for warning in calibration.warnings():
         note(f"warning: {warning}")
     return calibration

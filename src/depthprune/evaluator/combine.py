@@ -35,7 +35,7 @@ class Combination:
     def __init__(
         self, objective: Mixture, judged: NDArray[np.bool_], calibration: Calibration
     ) -> None:
-        self.weighting = weighting_of(calibration)
+        self.weighting = Weighting.of(calibration)
         self.bounds = objective.bounds
         self._objective = objective
         self._judged = judged
@@ -49,7 +49,7 @@ class Combination:
     @property
     def races(self) -> bool:
         """Whether the loss is a mean over windows, which a race needs."""
-        return True
+        return not self.weighting.worst
 
     def scale_by(self, dense: Losses) -> None:
         """Set the scale.
@@ -112,15 +112,7 @@ class Combination:
         count = len(self.weighting.shares)
         return Strata(
             groups=groups[where],
-            sizes=self.weighting.tokens[where].astype(np.float64),
+            sizes=self.weighting.counts()[where],
             shares=np.array(self.weighting.shares),
             totals=np.bincount(groups, minlength=count),
         )
-
-
-def weighting_of(calibration: Calibration) -> Weighting:
-    """How a calibration's windows make one loss."""
-    groups = [i for i, part in enumerate(calibration.parts) for _ in part.windows]
-    tokens = [int(window.scored.sum()) for window in calibration.windows]
-    shares = tuple(part.share for part in calibration.parts)
-    return Weighting(np.asarray(groups), shares, np.asarray(tokens))

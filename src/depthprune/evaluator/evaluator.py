@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from depthprune.calibration import Calibration
+from depthprune.calibration import Calibration, context_of
 from depthprune.errors import UsageError
 from depthprune.evaluator.combine import Combination
 from depthprune.evaluator.cost import Cost
@@ -80,6 +80,7 @@ class Evaluator:
         self.objective = parse_objective(objective)
         self.racing = racing
         self.progress = progress
+        calibration.check_context(context_of(model))
         windows = calibration.windows
         judged = np.array(self.objective.judged(windows))
         self._combination = Combination(self.objective, judged, calibration)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sys
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 
 from depthprune.calibration import Item
 from depthprune.errors import OutputError
+from depthprune.outputs import cache_folder
 
 
 @dataclass(frozen=True)
@@ -81,21 +80,13 @@ def window_key(
     digest.update(tokens.astype("<i8").tobytes())
     digest.update(np.packbits(scored).tobytes())
     if item is not None:
-        digest.update(json.dumps(astuple(item)).encode())
+        digest.update(item.facts().tobytes())
     return digest.digest()
 
 
 def default_path() -> Path:
     """The memo's place in the user's cache folder."""
     try:
-        if sys.platform == "win32":
-            folder = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-        elif sys.platform == "darwin":
-            folder = Path.home() / "Library" / "Caches"
-        else:
-            # The XDG specification has a relative path ignored.
-            named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-            folder = named if named.is_absolute() else Path.home() / ".cache"
-    except RuntimeError as error:
-        raise OutputError(f"memo: {error}; set HOME, or pass --memo PATH or --memo off") from error
-    return folder / "depthprune" / "memo.sqlite"
+        return cache_folder() / "memo.sqlite"
+    except OutputError as error:
+        raise OutputError(f"memo: {error}, or pass --memo PATH or --memo off") from error

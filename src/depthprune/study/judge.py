@@ -40,6 +40,7 @@ class Judge:
         progress: Progress = SILENT,
     ) -> None:
         self._parts = calibration.parts
+        self._worst = calibration.worst_domain
         self._evaluators = [
             Evaluator(
                 model, held, objective, memory=memory, memo=memo, plain=True, progress=progress
@@ -69,11 +70,18 @@ class Judge:
         return records
 
     def mixed(self, sets: Sequence[RemovedSet]) -> list[tuple[float, float]]:
-        """The mixture's held-out loss of each set, and its standard error."""
+        """The mixture's held-out loss of each set, and its standard error.
+
+        Where the worst domain counts, it is that of the worst source.
+        """
         columns = [evaluator.score([(), *sets])[1:] for evaluator in self._evaluators]
         shares = [part.share for part in self._parts]
         mixed = []
         for scores in zip(*columns, strict=True):
+            if self._worst:
+                worst = max(scores, key=lambda score: score.loss)
+                mixed.append((worst.loss, worst.stderr))
+                continue
             loss = sum(w * s.loss for w, s in zip(shares, scores, strict=True))
             variance = sum((w * s.stderr) ** 2 for w, s in zip(shares, scores, strict=True))
             mixed.append((loss, math.sqrt(variance)))

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthprune.calibration import CalibrationSpec, Document, Window
-from depthprune.calibration.windows import TokenStream, draw_windows, tokenize
+from depthprune.calibration.drawing import draw_windows
+from depthprune.calibration.streams import TokenStream, tokenize
 from depthprune.errors import CalibrationError
 from tiny import tiny_tokenizer
 
@@ -266,3 +267,99 @@ def test_too_few_long_documents_are_refused_with_their_number() -> None:
     spec = _spec(windows=3, length=10, pack=False)
     with pytest.raises(CalibrationError, match="2 of its 3 documents have 10 tokens or more"):
         draw_windows(spec, _documents(5, 12, 12, 12), "draw", None)
+
+
+@settings(deadline=None)
+@given(budget=st.integers(8, 400), length=st.integers(2, 8), seed=st.integers(0, 9))
+def test_a_budget_takes_as_many_whole_windows_as_fit(budget: int, length: int, seed: int) -> None:
+    spec = _spec(tokens=budget, length=length, seed=seed)
+    drawn = draw_windows(spec, _stream(500), "draw", None)
+    assert len(drawn) == budget // length
+    same = _spec(windows=budget // length, length=length, seed=seed)
+    assert _starts(drawn) == _starts(draw_windows(same, _stream(500), "draw", None))
+
+
+def test_a_text_below_its_budget_is_refused() -> None:
+    with pytest.raises(CalibrationError, match=r"tokens=600,length=8 needs 600 tokens"):
+        draw_windows(_spec(tokens=600, length=8), _stream(500), "draw", None)
+
+
+@settings(deadline=None)
+@given(
+    budget=st.integers(20, 300), seed=st.integers(0, 9), order=st.sampled_from(["random", "first"])
+)
+def test_a_budget_of_single_documents_is_not_exceeded(budget: int, seed: int, order: str) -> None:
+    stream = _documents(*[5, 30, 12, 9, 14] * 8)
+    keys = {"pack": False, "min_length": 6, "length": 15, "seed": seed, "order": order}
+    drawn = draw_windows(_spec(tokens=budget, **keys), stream, "draw", None)
+    sizes = [len(window.tokens) for window in drawn]
+    assert budget - 15 < sum(sizes) <= budget
+    assert set(sizes) <= {15, 12, 9, 14}
+
+
+def test_documents_from_the_least_length_on_make_windows_of_their_own_length() -> None:
+    stream = _documents(5, 30, 12, 9, 40, 40, 40, 40, 40, 40)
+    spec = _spec(windows="all", length=20, pack=False, min_length=9)
+    drawn = draw_windows(spec, stream, "draw", None)
+    assert [(w.document, len(w.tokens)) for w in drawn][:3] == [
+        ("doc1", 20),
+        ("doc2", 12),
+        ("doc3", 9),
+    ]
+
+
+def test_bos_counts_towards_the_least_length() -> None:
+    stream = _documents(8, 30, 7, 9, *[40] * 6)
+    spec = _spec(windows="all", length=20, pack=False, min_length=9, bos=True)
+    drawn = draw_windows(spec, stream, "draw", _BOS)
+    assert [(w.document, len(w.tokens)) for w in drawn][:3] == [
+        ("doc0", 9),
+        ("doc1", 20),
+        ("doc3", 10),
+    ]
+
+
+def test_packed_windows_leave_short_documents_out() -> None:
+    stream = _documents(*[3, 20] * 10)
+    drawn = draw_windows(_spec(windows="all", length=10, min_length=9), stream, "draw", None)
+    long = np.concatenate([stream.document(i) for i in range(1, 20, 2)])
+    inside = np.concatenate([w.tokens for w in drawn])
+    separators = np.setdiff1d(inside, long)
+    assert len(separators) <= 2 * 10
+    assert {w.document for w in drawn} <= {f"doc{i}" for i in range(1, 20, 2)}
+    with pytest.raises(CalibrationError, match="none of its 20 documents has min_length=50"):
+        draw_windows(_spec(windows=1, length=10, min_length=50), stream, "draw", None)
+
+
+def test_a_sample_of_documents_is_all_that_is_read() -> None:
+    stream = _documents(*[20] * 50)
+    seen = set()
+    for seed in range(3):
+        spec = _spec(windows="all", length=8, documents=5, seed=seed)
+        names = {window.document for window in draw_windows(spec, stream, "draw", None)}
+        assert len(names) == 5
+        assert names.isdisjoint({f"doc{i}" for i in range(45, 50)})
+        seen.add(frozenset(names))
+    assert len(seen) == 3
+    held = draw_windows(_spec(windows="all", length=8, documents=5), stream, "held-out", None)
+    assert {window.document for window in held} == {f"doc{i}" for i in range(45, 50)}
+
+
+def test_a_sample_of_documents_is_joined_as_the_whole_is() -> None:
+    texts = [Document(f"d{i}", f"The bridge {i}.") for i in range(20)]
+    stream = tokenize(texts, tiny_tokenizer())
+    joined = tiny_tokenizer().decode(stream.only([4, 11, 2]).tokens)
+    assert joined == "The bridge 4.\n\nThe bridge 11.\n\nThe bridge 2."
+    assert stream.only([7]).tokens.tolist() == stream.document(7).tolist()
+
+
+def test_more_documents_than_may_be_read_are_refused() -> None:
+    with pytest.raises(CalibrationError, match="documents=19, and it has 18 outside the last"):
+        draw_windows(
+            _spec(windows="all", documents=19, length=4), _documents(*[9] * 20), "draw", None
+        )
+
+
+def test_the_last_token_alone_may_count() -> None:
+    (window, *_) = draw_windows(_spec(windows=2, length=6, mask="last"), _stream(99), "draw", None)
+    assert window.scored.tolist() == [False] * 5 + [True]

@@ -1,0 +1,193 @@
+"""Prompts with answers as windows: zero-shot, few-shot, in a chat, and multiple-choice items.
+
+One window is one example. Prompt and continuation are tokenised as lm-evaluation-harness does it:
+whitespace at the prompt's end goes over to the continuation, both are tokenised together, and the
+continuation's tokens are the whole's minus as many as the prompt has alone. Where the tokenizer
+merges across the border, the prompt keeps the tokens that it has alone and the continuation loses
+what was merged into them; a continuation that is left without a token is refused. A prompt is
+therefore the same tokens before each of its options, which is what lets options share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from depthprune.calibration.documents import Document
+from depthprune.calibration.drawing import document_border, within_budget
+from depthprune.calibration.spec import CalibrationSpec
+from depthprune.calibration.windows import Item, Split, Window, plain_window
+from depthprune.errors import CalibrationError, first_line
+
+_QUESTION = "Question: {}\nAnswer:"
+
+
+@dataclass(frozen=True)
+class ExamplePool:
+    """The examples of one source, from which draws are taken.
+
+    Attributes:
+        documents: Prompts with their answers, in the source's order.
+        tokenizer: A tokenizer from transformers.
+    """
+
+    documents: Sequence[Document]
+    tokenizer: Any
+
+    def draw(self, spec: CalibrationSpec, split: Split) -> tuple[Window, ...]:
+        """The windows of a spec: see `drawing.draw_windows` for the splits.
+
+        Raises:
+            CalibrationError: If there are too few examples, or one cannot be tokenised.
+        """
+        total = len(self.documents)
+        border = document_border(total)
+        chosen: Sequence[int] = {
+            "draw": range(border),
+            "held-out": range(border, total),
+            "whole": range(total if spec.consecutive else border),
+        }[split]
+        if not spec.consecutive:
+            rng = np.random.default_rng([spec.seed, int(split == "held-out")])
+            chosen = rng.permutation(np.asarray(chosen)).tolist()
+        windows = self._enough(spec, chosen)
+        sizes = [len(window.tokens) for window in windows]
+        count = within_budget(spec, sizes, at_most=split == "held-out")
+        if count is None:
+            fit = "" if self._is_choices else f" fit in length={spec.length}, of {len(chosen)}"
+            raise CalibrationError(
+                f"{spec.short()}: {len(windows)} examples{fit} outside the last tenth, which is "
+                f"held out, and {spec.amount} was asked; lower windows= or give more"
+            )
+        return tuple(sorted(windows[:count], key=lambda window: window.start))
+
+    @property
+    def _is_choices(self) -> bool:
+        return bool(self.documents[0].options)
+
+    def _enough(self, spec: CalibrationSpec, chosen: Sequence[int]) -> list[Window]:
+        """Windows in the order given, until there are as many as the spec asks for."""
+        windows: list[Window] = []
+        tokens = 0
+        for index in chosen:
+            if spec.windows is not None and len(windows) == spec.windows:
+                break
+            if spec.tokens is not None and tokens > spec.tokens:
+                break
+            window = self.window(spec, index)
+            if window is not None:
+                windows.append(window)
+                tokens += len(window.tokens)
+        return windows
+
+    def window(self, spec: CalibrationSpec, index: int) -> Window | None:
+        """One example as a window; None for one that is no item and longer than `length`.
+
+        Args:
+            spec: How it is written.
+            index: The example's number in its source.
+        """
+        document = self.documents[index]
+        context = self._context(spec, index)
+        space = "" if spec.format == "chat" else " "
+        if not document.options:
+            prompt, answer = self._pair(spec, document, context, space + document.text)
+            ids = [*prompt, *answer]
+            if len(ids) > spec.length:
+                return None
+            return plain_window(ids, document.name, index, spec.mask, len(prompt))
+        pairs = [self._pair(spec, document, context, space + o) for o in document.options]
+        return self._item(document, index, pairs)
+
+    def _item(
+        self, document: Document, index: int, pairs: Sequence[tuple[list[int], list[int]]]
+    ) -> Window:
+        ids = list(pairs[0][0])
+        spans = []
+        for _, option in pairs:
+            spans.append((len(ids), len(ids) + len(option)))
+            ids += option
+        scored = np.zeros(len(ids), dtype=np.bool_)
+        scored[spans[0][0] :] = True
+        sizes = tuple(len(option.encode()) for option in document.options)
+        item = Item(tuple(spans), document.answer, sizes)
+        return Window(np.asarray(ids, dtype=np.int64), scored, document.name, index, item)
+
+    def _context(self, spec: CalibrationSpec, index: int) -> str:
+        """What stands before the answer: examples and the prompt, as text."""
+        document = self.documents[index]
+        shots = [self.documents[i] for i in self._shots(spec, index)]
+        if spec.format == "chat":
+            return self._chat(document, shots)
+        before = [f"{self._prompt(shot)} {shot.text}".lstrip() for shot in shots]
+        return "\n\n".join([*before, self._prompt(document)])
+
+    def _shots(self, spec: CalibrationSpec, index: int) -> list[int]:
+        """Examples for one prompt: never itself, never one that is held out."""
+        if not spec.shots:
+            return []
+        others = [i for i in range(document_border(len(self.documents))) if i != index]
+        if spec.shots > len(others):
+            raise CalibrationError(
+                f"{spec.short()}: shots={spec.shots}, and it has {len(others)} other examples "
+                "outside the last tenth, which is held out; lower shots="
+            )
+        rng = np.random.default_rng([spec.shots_seed, index])
+        found: list[int] = rng.choice(others, spec.shots, replace=False).tolist()
+        return found
+
+    def _prompt(self, document: Document) -> str:
+        """An item brings its prompt whole; a question is asked as the harness asks GSM8K's."""
+        prompt = document.prompt or ""
+        return prompt if document.options else _QUESTION.format(prompt)
+
+    def _chat(self, document: Document, shots: Sequence[Document]) -> str:
+        messages = []
+        for shot in shots:
+            messages.append({"role": "user", "content": shot.prompt})
+            messages.append({"role": "assistant", "content": shot.text})
+        messages.append({"role": "user", "content": document.prompt})
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True
+                )
+            )
+        except Exception as error:
+            raise CalibrationError(
+                f"{document.name}: format=chat, and the model's tokenizer has no chat template "
+                f"for it ({first_line(error)}); choose another format="
+            ) from error
+
+    def _pair(
+        self, spec: CalibrationSpec, document: Document, context: str, continuation: str
+    ) -> tuple[list[int], list[int]]:
+        """Tokens of the context and of its continuation."""
+        bos = self.tokenizer.bos_token_id
+        lead = [bos] if spec.bos else []
+        kept = context.rstrip()
+        continuation = context[len(kept) :] + continuation
+        if kept:
+            prompt, whole = self._encode(kept), self._encode(kept + continuation)
+            prompt, answer = [*lead, *prompt], whole[len(prompt) :]
+        else:
+            begin = bos if bos is not None else self.tokenizer.eos_token_id
+            if begin is None:
+                raise CalibrationError(
+                    f"{document.name}: an empty prompt needs a BOS or EOS token to begin with, "
+                    "and the model's tokenizer has neither; give a prompt"
+                )
+            prompt, answer = [begin], self._encode(continuation)
+        if not answer:
+            raise CalibrationError(
+                f"{document.name}: {continuation.strip()!r:.60} has no token of its own behind "
+                "its prompt; mend or drop it"
+            )
+        return prompt, answer
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids

@@ -1,0 +1,88 @@
+"""What a spec's keys say together: each may be right and the spec still make no sense."""
+
+from __future__ import annotations
+
+from depthprune.calibration.sources import SOURCES
+from depthprune.calibration.spec import KEYS, CalibrationSpec, idle_keys
+from depthprune.errors import UsageError
+
+
+def check_spec(spec: CalibrationSpec) -> None:
+    """Refuse a spec whose keys contradict each other.
+
+    Raises:
+        UsageError: Naming every contradiction.
+    """
+    found = clashes(spec)
+    if found:
+        raise UsageError(f"calibration {spec.short()!r}: {'; '.join(found)}")
+
+
+def clashes(spec: CalibrationSpec) -> list[str]:
+    """Every way in which a spec's keys contradict each other, in words.
+
+    Args:
+        spec: Whose keys are each valid alone.
+    """
+    source = SOURCES.get(spec.source)
+    prompts = source.kind == "choices" or (source.kind == "text" and "prompt" in spec.options)
+    idle = idle_keys(spec)
+    what = f"{spec.source}:" if source.kind != "text" else f"format={spec.format}"
+    found = [
+        f"{key}= means nothing with {what}; drop it"
+        for key in KEYS
+        if key in idle and getattr(spec, key) != CalibrationSpec.model_fields[key].get_default()
+    ]
+    rules = {
+        "give windows= or tokens=, not both": spec.windows is not None and spec.tokens is not None,
+        f"tokens={spec.tokens} is less than one window of length={spec.length}": (
+            spec.tokens is not None and source.kind != "choices" and spec.tokens < spec.length
+            and (spec.min_length is None or spec.tokens < spec.min_length)
+        ),
+        "format=few-shot needs shots=, the number of examples": (
+            spec.format == "few-shot" and not spec.shots
+        ),
+        f"shots= means nothing with format={spec.format}; pass format=few-shot or chat": (
+            spec.shots > 0 and spec.format not in ("few-shot", "chat")
+        ),
+        "shots_seed= means nothing without shots=": spec.shots_seed > 0 and not spec.shots,
+        f"format={spec.format} needs prompts; name their fields by prompt= and answer=": (
+            spec.format != "raw" and not prompts
+        ),
+        "mask=answer needs answers: choose a format other than raw": (
+            spec.mask == "answer" and source.kind == "text" and spec.format == "raw"
+        ),
+        "bos= and format=chat clash: the chat template brings its own BOS": (
+            spec.bos and spec.format == "chat"
+        ),
+        "reduction=token means nothing for items, each of which has one loss": (
+            source.kind == "choices" and spec.reduction == "token"
+        ),
+        "weight= means nothing with reduction=worst-domain, which takes the worst source": (
+            spec.reduction == "worst-domain" and spec.weight != 1
+        ),
+        "windows=all never ends with text that a model writes; give a number": (
+            source.kind == "generated" and spec.windows == "all"
+        ),
+        f"min_length={spec.min_length} is more than length={spec.length}": (
+            not spec.pack and spec.min_length is not None and spec.min_length > spec.length
+        ),
+        "prefix= cuts from a text file; write self:FILE,prefix=N": (
+            source.kind == "generated" and _prefix(spec) and not spec.target
+        ),
+        "self:FILE is what prefixes are cut from; give prefix=": (
+            source.kind == "generated" and bool(spec.target) and not _prefix(spec)
+        ),
+        "prompt= and answer= name two fields; give both": (
+            source.kind == "text" and ("prompt" in spec.options) != ("answer" in spec.options)
+        ),
+        "domain_field= needs windows of one document each; pass pack=false": (
+            "domain_field" in spec.options and source.kind == "text"
+            and spec.format == "raw" and spec.pack
+        ),
+    }  # fmt: skip
+    return found + [line for line, broken in rules.items() if broken]
+
+
+def _prefix(spec: CalibrationSpec) -> bool:
+    return spec.options.get("prefix", "0") != "0"
