@@ -51,8 +51,8 @@ class Window:
             Of an item, the tokens of all options.
         document: Name of the document in which it begins.
         start: Position of its first text token among the source's tokens, documents that are not
-            read left out (within its document, where windows do not run across documents); of a window that is one example, the
-            example's number in its source.
+            read left out (within its document, where windows do not run across documents); of a
+            window that is one example, the example's number in its source.
         item: Its options, if it is a multiple-choice item.
     """
 
