@@ -106,7 +106,13 @@ def test_a_wrong_spec_is_refused_with_what_was_expected(text: str, message: str)
     ("text", "message"),
     [
         ("text:a,windows=4,tokens=900", "give windows= or tokens=, not both"),
-        ("text:a,tokens=100", "tokens=100 is less than one window of length=512"),
+        ("text:a,tokens=100", "tokens=100 is less than one window, of 512 tokens"),
+        ("text:a,tokens=100,min_length=9", "tokens=100 is less than one window, of 512 tokens"),
+        (
+            "text:a,tokens=100,min_length=101,pack=false",
+            "tokens=100 is less than one window, of 101 tokens",
+        ),
+        ("self,tokens=100", "tokens=100 is less than one window, of 512 tokens"),
         ("jsonl:a,prompt=q,answer=a,format=few-shot", "format=few-shot needs shots="),
         ("choices:a,shots=2", "shots= means nothing with format=raw; pass format=few-shot or chat"),
         ("choices:a,shots_seed=2", "shots_seed= means nothing without shots="),
@@ -137,6 +143,12 @@ def test_a_wrong_spec_is_refused_with_what_was_expected(text: str, message: str)
 )
 def test_keys_that_contradict_each_other_are_refused(text: str, message: str) -> None:
     assert message in _refusal(text)
+
+
+def test_a_budget_below_the_length_is_enough_for_shorter_examples() -> None:
+    spec = "jsonl:a,prompt=q,answer=a,format=zero-shot,tokens=100"
+    assert parse_line(spec).tokens == 100
+    assert parse_line("text:a,tokens=100,min_length=9,pack=false").tokens == 100
 
 
 def test_a_spec_built_in_python_is_checked_as_well() -> None:

@@ -27,6 +27,7 @@ def clashes(spec: CalibrationSpec) -> list[str]:
     source = SOURCES.get(spec.source)
     prompts = source.kind == "choices" or (source.kind == "text" and "prompt" in spec.options)
     idle = idle_keys(spec)
+    shortest = _shortest_window(spec, source.kind)
     what = f"{spec.source}:" if source.kind != "text" else f"format={spec.format}"
     found = [
         f"{key}= means nothing with {what}; drop it"
@@ -35,9 +36,8 @@ def clashes(spec: CalibrationSpec) -> list[str]:
     ]
     rules = {
         "give windows= or tokens=, not both": spec.windows is not None and spec.tokens is not None,
-        f"tokens={spec.tokens} is less than one window of length={spec.length}": (
-            spec.tokens is not None and source.kind != "choices" and spec.tokens < spec.length
-            and (spec.min_length is None or spec.tokens < spec.min_length)
+        f"tokens={spec.tokens} is less than one window, of {shortest} tokens": (
+            spec.tokens is not None and spec.tokens < shortest
         ),
         "format=few-shot needs shots=, the number of examples": (
             spec.format == "few-shot" and not spec.shots
@@ -86,3 +86,12 @@ def clashes(spec: CalibrationSpec) -> list[str]:
 
 def _prefix(spec: CalibrationSpec) -> bool:
     return spec.options.get("prefix", "0") != "0"
+
+
+def _shortest_window(spec: CalibrationSpec, kind: str) -> int:
+    """Tokens of the shortest window that a spec may give, as far as it says."""
+    if kind == "choices" or (kind == "text" and spec.format != "raw"):
+        return 2
+    if kind == "text" and not spec.pack and spec.min_length is not None:
+        return spec.min_length
+    return spec.length

@@ -50,9 +50,9 @@ class Window:
         scored: Whether each token's probability counts, shape (length,), bool; never the first's.
             Of an item, the tokens of all options.
         document: Name of the document in which it begins.
-        start: Position of its first text token among the source's tokens (within its document,
-            where windows do not run across documents); of a window that is one example, the
-            example's number in its source.
+        start: Position of its first text token among the source's tokens, documents that are not
+            read left out (within its document, where windows do not run across documents); of a
+            window that is one example, the example's number in its source.
         item: Its options, if it is a multiple-choice item.
     """
 
