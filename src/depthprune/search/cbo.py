@@ -116,6 +116,7 @@ def minimisers(
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = 0
+    solver.parameters.linearization_level = 2
     found: list[RemovedSet] = []
     while len(found) < min(count, math.comb(len(linear), k)):
         if solver.solve(model) != cp_model.OPTIMAL:
