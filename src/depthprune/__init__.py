@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from depthprune.evaluator.score import Score, increase
     from depthprune.models.apply import apply
     from depthprune.models.loading import Model, load
+    from depthprune.search.budget import Budget
     from depthprune.search.driver import Result, search
 
 _PLACES = {
+    "Budget": "search.budget",
     "Calibration": "calibration.calibration",
     "CalibrationSpec": "calibration.spec",
     "Cost": "evaluator.cost",
@@ -61,6 +63,7 @@ _PLACES = {
 __version__ = versions().depthprune
 
 __all__ = [
+    "Budget",
     "Calibration",
     "CalibrationError",
     "CalibrationSpec",

@@ -7,7 +7,7 @@ text is read, so that a new field needs no parser.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from depthprune.errors import UsageError
@@ -29,6 +29,27 @@ def build(registry: Registry[Callable[..., T]], text: str) -> T:
     name, _, rest = text.strip().partition(":")
     make = registry.get(name.strip())
     return make(**_parameters(registry.kind, name, make, rest)) if rest else make()
+
+
+def spell(name: str, thing: Any) -> str:
+    """The text by which `build` makes a thing again: a name and the parameters not the defaults.
+
+    Args:
+        name: What it is registered as.
+        thing: An instance of a dataclass; of anything else the name is all there is.
+    """
+    if not is_dataclass(thing):
+        return name
+    chosen = [
+        f"{field.name}={_spelled(getattr(thing, field.name))}"
+        for field in fields(thing)
+        if field.init and (field.default is MISSING or getattr(thing, field.name) != field.default)
+    ]
+    return f"{name}:{','.join(chosen)}" if chosen else name
+
+
+def _spelled(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _parameters(kind: str, name: str, make: Any, rest: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from depthprune.evaluator.race import Race
 from depthprune.evaluator.racing import Racing
 from depthprune.evaluator.score import Score
 from depthprune.evaluator.sheets import Sheet, lay_out
+from depthprune.evaluator.signals import measure
 from depthprune.evaluator.walk import RemovedSet
 from depthprune.models.cpu_attention import fast_attention
 from depthprune.models.loading import DTYPES, Model
@@ -103,6 +104,11 @@ class Evaluator:
     def blocks(self) -> int:
         """Number of the model's blocks."""
         return self.model.blocks
+
+    @property
+    def windows(self) -> int:
+        """Number of the calibration's windows."""
+        return len(self.calibration.windows)
 
     @property
     def cost(self) -> Cost:
@@ -186,6 +192,23 @@ class Evaluator:
             self._compute([(), *contenders], places)
             race.tell({s: self._ledger.losses(s) for s in contenders})
         return race.scores()
+
+    def measure(self, name: str) -> NDArray[np.float64]:
+        """Measure the dense model on the calibration, in one pass: see `signals`.
+
+        Args:
+            name: `block-influence`, `relative-magnitude`, `taylor` or `angular`.
+
+        Returns:
+            A value for each block; of `angular` one for each block and distance.
+        """
+        began = time.monotonic()
+        with self.progress.step(f"measuring {name}", None, ""):
+            signal = measure(self.model, self.calibration, name)
+        self._passes.block_tokens += signal.block_tokens
+        self._plain_block_tokens += signal.block_tokens
+        self._seconds += time.monotonic() - began
+        return signal.values
 
     def _checked(self, removed: Iterable[Sequence[int]]) -> list[RemovedSet]:
         return [check_removed(s, self.blocks) if len(s) else () for s in removed]

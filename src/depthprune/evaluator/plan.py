@@ -76,7 +76,8 @@ class Rehearsal:
         self.blocks = blocks
         self.walks = 0
         self.widest = 0
-        self._tokens, self._scored, self._windows = tokens, scored, windows
+        self.windows = windows
+        self._tokens, self._scored = tokens, scored
         self._compares = compares
         self._known: dict[RemovedSet, float] = {}
         self._cost = Cost()
@@ -91,7 +92,7 @@ class Rehearsal:
 
     def score(self, removed: Iterable[Sequence[int]], *, windows: int | None = None) -> list[Score]:
         """Made-up scores; each set is paid for once for each share of the windows."""
-        share = 1.0 if windows is None else min(1.0, windows / self._windows)
+        share = 1.0 if windows is None else min(1.0, windows / self.windows)
         sets = [tuple(s) for s in removed]
         new = [s for s in dict.fromkeys(sets) if self._known.get(s, 0.0) < share]
         if new:

@@ -113,6 +113,10 @@ class Anatomy:
         Returns:
             The block's output, of the same shape, on the block's device.
         """
+        return self.with_gradient(block, states, inputs)
+
+    def with_gradient(self, block: int, states: Tensor, inputs: Inputs) -> Tensor:
+        """`call` where gradients are taken: outside of inference mode, as its `inputs` must be."""
         states = states.to(self._device_of(block))
         args, kwargs = stack_call(inputs, block, states, self._axes[block])
         return hidden_of(self.blocks.modules[block](*args, **kwargs))

@@ -39,6 +39,10 @@ class Head:
 
         The whole result is held: give a few hundred tokens at a time.
         """
+        return self.with_gradient(states)
+
+    def with_gradient(self, states: Tensor) -> Tensor:
+        """The same where gradients are taken: outside of inference mode."""
         if self.chain is None:
             return self._through_the_model(states)
         for link in self.chain:

@@ -7,19 +7,28 @@ hide the other. So the package can be called, and is the function.
 import sys
 from types import ModuleType
 
-from depthprune.search.driver import SEARCHES, Result, make_space, search
-from depthprune.search.protocol import Ask, Grown, Loss, RemovedSet, Search, Space
+from depthprune.search.budget import Budget, parse_budget
+from depthprune.search.driver import Result, check_search, make_space, search
+from depthprune.search.method import Method
+from depthprune.search.protocol import Ask, Grown, Loss, Measure, RemovedSet, Search, Space
+from depthprune.search.registry import SEARCHES, make_search
 
 __all__ = [
     "SEARCHES",
     "Ask",
+    "Budget",
     "Grown",
     "Loss",
+    "Measure",
+    "Method",
     "RemovedSet",
     "Result",
     "Search",
     "Space",
+    "check_search",
+    "make_search",
     "make_space",
+    "parse_budget",
     "search",
 ]
 

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import ClassVar
 
+from depthprune.search.method import Method
+from depthprune.search.moves import ranked, with_block
 from depthprune.search.protocol import Ask, Grown, Plan, RemovedSet, Space
 
 
 @dataclass(frozen=True)
-class Greedy:
+class Greedy(Method):
     """Iterative deletion: each step sees the model as the steps before left it.
 
     Source: arXiv 2604.24938, search 2; SLEB.
     """
 
-    name: str = "greedy"
-    summary: str = "remove the cheapest block, k times over; about k·N evaluations"
-    grows: bool = True
+    method: ClassVar[str] = "greedy"
+    summary: ClassVar[str] = "remove the cheapest block, k times over; about k·N evaluations"
+    grows: ClassVar[bool] = True
+
+    def least(self, space: Space) -> int:
+        """See `Method.least`."""
+        return sum(len(space.free) - size for size in range(space.k - 1)) + 1
 
     def plan(self, space: Space, rng: random.Random) -> Plan:
         """See `Search.plan`. Ties go to the lower block number."""
         removed: RemovedSet = ()
         for _ in range(space.k):
-            sets = tuple(
-                tuple(sorted((*removed, block))) for block in space.free if block not in removed
-            )
-            scores = yield Ask(sets, keep=1)
-            removed = min(zip(scores, sets, strict=True), key=lambda s: (s[0].loss, s[1]))[1]
+            sets = tuple(with_block(removed, b) for b in space.free if b not in removed)
+            removed = ranked(sets, (yield Ask(sets, keep=1)))[0]
             if (yield Grown(removed)):
                 break
         return removed

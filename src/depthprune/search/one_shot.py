@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import ClassVar
 
+from depthprune.search.method import Method
+from depthprune.search.moves import ranked, with_block
 from depthprune.search.protocol import Ask, Grown, Plan, RemovedSet, Space
 
 
 @dataclass(frozen=True)
-class OneShot:
+class OneShot(Method):
     """The k blocks of lowest single-removal loss; ties go to the lower number.
 
     It takes removals as if they added up, which they do not: its error grows with k.
     Source: arXiv 2604.24938, search 1; Shortened-LLM's perplexity criterion.
     """
 
-    name: str = "one-shot"
-    summary: str = "the k blocks whose removal alone costs least; N evaluations"
-    grows: bool = True
+    method: ClassVar[str] = "one-shot"
+    summary: ClassVar[str] = "the k blocks whose removal alone costs least; N evaluations"
+    grows: ClassVar[bool] = True
+
+    def least(self, space: Space) -> int:
+        """See `Method.least`."""
+        return len(space.free)
 
     def plan(self, space: Space, rng: random.Random) -> Plan:
         """See `Search.plan`."""
         sets = tuple((block,) for block in space.free)
         scores = yield Ask(sets, keep=space.k)
-        order = sorted(range(len(sets)), key=lambda i: (scores[i].loss, sets[i]))
         removed: RemovedSet = ()
-        for place in order[: space.k]:
-            removed = tuple(sorted((*removed, *sets[place])))
+        for (block,) in ranked(sets, scores)[: space.k]:
+            removed = with_block(removed, block)
             if (yield Grown(removed)):
                 break
         return removed

@@ -1,0 +1,272 @@
+"""Measurements of the dense model that rank its blocks in one pass.
+
+Each is a mean over the positions whose states predict scored tokens (of a text window, all but the
+last), windows and sources weighted as in the loss. Only running sums are kept, and the states of
+the sheet at hand: one state for what compares a block's input with its output, all of them where
+distant blocks are compared or gradients are taken. Arithmetic on states is in float32, sums in
+float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from depthprune.calibration import Calibration, Window
+from depthprune.errors import unknown
+from depthprune.evaluator.packing import reads_packed_items
+from depthprune.evaluator.score import Weighting
+from depthprune.evaluator.sheets import Sheet, lay_out
+from depthprune.models.loading import DTYPES, Model
+from depthprune.models.replay import Inputs
+from depthprune.objectives.nll import token_nll
+
+Values = NDArray[np.float64]
+
+_SHEET_TOKENS = 1024
+_ITEM_TOKENS = 512
+_HEAD_TOKENS = 256
+_POSITIONS = 256
+_BACKWARD = 3
+"""A block run again with its gradient costs as much as three runs: itself, and twice backwards."""
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A measurement and what it cost.
+
+    Attributes:
+        values: Shape (blocks,); of `angular`, (blocks, blocks + 1).
+        block_tokens: Tokens times blocks.
+    """
+
+    values: Values
+    block_tokens: int
+
+
+def measure(model: Model, calibration: Calibration, name: str) -> Signal:
+    """Measure the dense model on a calibration.
+
+    Args:
+        model: The model.
+        calibration: Its windows are run once.
+        name: One of `SIGNALS`.
+
+    Raises:
+        UsageError: If there is no such measurement.
+    """
+    if name not in SIGNALS:
+        raise unknown("measurement", name, SIGNALS)
+    windows = calibration.windows
+    weights = Weighting.of(calibration).weights()
+    sheets = lay_out(
+        windows,
+        range(len(windows)),
+        text_tokens=_SHEET_TOKENS,
+        item_tokens=_ITEM_TOKENS,
+        packs=reads_packed_items(model, windows),
+        dtype=DTYPES[model.dtype],
+    )
+    return SIGNALS[name](model, [_Weighted(s, weights, windows) for s in sheets])
+
+
+class _Weighted:
+    """A sheet, and what each of its positions counts."""
+
+    def __init__(self, sheet: Sheet, weights: Values, windows: Sequence[Window]) -> None:
+        self.sheet = sheet
+        self.size = sheet.size
+        self._weights = weights
+        self._windows = windows
+
+    @property
+    def shares(self) -> Values:
+        """Of each position that predicts a scored token in the mean over all, shape (scored,)."""
+        parts = [
+            np.full(count, self._weights[place] / count)
+            for place, count in zip(self.sheet.places, self.sheet.counts, strict=True)
+        ]
+        return np.concatenate(parts)
+
+    @property
+    def loss_shares(self) -> Values:
+        """Of each scored token in the NLL, where an item's wrong options count nothing."""
+        parts = []
+        for place, count in zip(self.sheet.places, self.sheet.counts, strict=True):
+            item = self._windows[place].item
+            counts = np.ones(count)
+            if item is not None:
+                ends = np.cumsum([last - first for first, last in item.spans])
+                counts[:] = 0.0
+                counts[ends[item.answer] - _length(item.spans[item.answer]) : ends[item.answer]] = 1
+            parts.append(self._weights[place] * counts / counts.sum())
+        return np.concatenate(parts)
+
+    def at_positions(self, states: Tensor) -> Tensor:
+        """The states that predict scored tokens, shape (scored, width)."""
+        sheet = self.sheet
+        return states[sheet.rows.to(states.device), sheet.columns.to(states.device)]
+
+
+def _length(span: tuple[int, int]) -> int:
+    return span[1] - span[0]
+
+
+def _passes(
+    model: Model, sheets: Sequence[_Weighted]
+) -> Iterator[tuple[int, _Weighted, Tensor, Tensor]]:
+    """Run sheets through the model: each block with each sheet's states before and behind it.
+
+    Where blocks are read from disk all sheets go through a block before the next is read.
+    """
+    groups = [list(sheets)] if model.streamed else [[sheet] for sheet in sheets]
+    for group in groups:
+        inputs = [model.anatomy.record(s.sheet.tokens, s.sheet.arguments) for s in group]
+        states = [each.states for each in inputs]
+        for block in range(model.blocks):
+            with model.anatomy.holding(block):
+                for place, sheet in enumerate(group):
+                    before = states[place]
+                    states[place] = model.anatomy.call(block, before, inputs[place])
+                    yield block, sheet, before, states[place]
+
+
+def _one_pass(
+    model: Model, sheets: Sequence[_Weighted], compare: Callable[[Tensor, Tensor], Tensor]
+) -> Signal:
+    """The weighted mean of a comparison of each block's input with its output."""
+    values = np.zeros(model.blocks)
+    with torch.inference_mode():
+        for block, sheet, before, behind in _passes(model, sheets):
+            found = compare(sheet.at_positions(before), sheet.at_positions(behind))
+            values[block] += sheet.shares @ found.double().cpu().numpy()
+    return Signal(values, model.blocks * sum(sheet.size for sheet in sheets))
+
+
+def block_influence(model: Model, sheets: Sequence[_Weighted]) -> Signal:
+    """1 − mean cos(h_in, h_out) of each block: 0 for one that turns no state. Source: ShortGPT."""
+
+    def compare(before: Tensor, behind: Tensor) -> Tensor:
+        return 1 - torch.cosine_similarity(before.float(), behind.float(), dim=-1)
+
+    return _one_pass(model, sheets, compare)
+
+
+def relative_magnitude(model: Model, sheets: Sequence[_Weighted]) -> Signal:
+    """Mean ‖f(x)‖ / ‖x + f(x)‖ of each block, f(x) what it adds. Source: arXiv 2604.24938."""
+
+    def compare(before: Tensor, behind: Tensor) -> Tensor:
+        added = (behind.float() - before.float()).norm(dim=-1)
+        answer: Tensor = added / behind.float().norm(dim=-1)
+        return answer
+
+    return _one_pass(model, sheets, compare)
+
+
+def angular(model: Model, sheets: Sequence[_Weighted]) -> Signal:
+    """Mean arccos(cos(h_l, h_{l+n}))/π at [l, n]; NaN where there is no state l + n.
+
+    h_l is the state before block l, h_N the one behind the last. Source: Gromov et al.
+    """
+    count = model.blocks + 1
+    sums = np.zeros((count, count))
+    for sheet in sheets:
+        states: list[Tensor] = []
+        with torch.inference_mode():
+            for _, _, before, behind in _passes(model, [sheet]):
+                states += [] if states else [sheet.at_positions(before)]
+                states.append(sheet.at_positions(behind))
+            shares = torch.from_numpy(sheet.shares)
+            for first in range(0, len(shares), _POSITIONS):
+                part = torch.stack([s[first : first + _POSITIONS].float() for s in states], dim=1)
+                unit = torch.nn.functional.normalize(part, dim=-1)
+                cosines = (unit @ unit.transpose(1, 2)).clamp(-1, 1)
+                angles = (cosines.arccos() / torch.pi).double().cpu()
+                weights = shares[first : first + _POSITIONS]
+                sums += torch.einsum("p,pij->ij", weights, angles).numpy()
+    values = np.full((model.blocks, count), np.nan)
+    for block in range(model.blocks):
+        values[block, : count - block] = sums[block, block:]
+        values[block, 0] = 0.0
+    return Signal(values, model.blocks * sum(sheet.size for sheet in sheets))
+
+
+def taylor(model: Model, sheets: Sequence[_Weighted]) -> Signal:
+    """|∂L/∂g_i| of each block at a gate g_i = 1 on what it adds, L the NLL of the dense model.
+
+    With h_{i+1} = h_i + g_i · f_i(h_i), ∂L/∂g_i = Σ ⟨∂L/∂h_{i+1}, f_i(h_i)⟩ over all positions. The
+    states before each block are kept for one sheet; going backwards each block is run again for its
+    own gradient, so that no more than one block's activations are held.
+    """
+    gates = np.zeros(model.blocks)
+    for sheet in sheets:
+        inputs = _outside_inference(model.anatomy.record(sheet.sheet.tokens, sheet.sheet.arguments))
+        states = [inputs.states]
+        with torch.no_grad():
+            for block in range(model.blocks):
+                with model.anatomy.holding(block):
+                    states.append(model.anatomy.with_gradient(block, states[-1], inputs))
+        gradient = _head_gradient(model, sheet, states[-1])
+        for block in reversed(range(model.blocks)):
+            behind, before = states.pop(), states[-1].detach()
+            added = behind.double() - before.double()
+            gates[block] += float((gradient.double() * added).sum())
+            with model.anatomy.holding(block), torch.enable_grad():
+                before = before.requires_grad_()
+                again = model.anatomy.with_gradient(block, before, inputs)
+                (gradient,) = torch.autograd.grad(again, before, gradient)
+    tokens = sum(sheet.size for sheet in sheets)
+    return Signal(np.abs(gates), model.blocks * tokens * (1 + _BACKWARD))
+
+
+def _head_gradient(model: Model, sheet: _Weighted, final: Tensor) -> Tensor:
+    """∂L/∂h of the states behind the last block, a few positions of the head at a time."""
+    shares = torch.from_numpy(sheet.loss_shares).float().to(final.device)
+    at = sheet.at_positions(final)
+    parts: list[Tensor] = []
+    for first in range(0, len(at), _HEAD_TOKENS):
+        part = slice(first, first + _HEAD_TOKENS)
+        states = at[part].detach().requires_grad_()
+        with torch.enable_grad():
+            logits = model.anatomy.head.with_gradient(states.unsqueeze(0))[0]
+            targets = sheet.sheet.targets[part].to(logits.device)
+            loss = (token_nll(logits, targets) * shares[part].to(logits.device)).sum()
+            parts += torch.autograd.grad(loss, states)
+    gradient = torch.zeros_like(final)
+    where = sheet.sheet.rows.to(final.device), sheet.sheet.columns.to(final.device)
+    # The last state of a prompt predicts the first token of every option.
+    return gradient.index_put_(where, torch.cat(parts), accumulate=True)
+
+
+def _outside_inference(inputs: Inputs) -> Inputs:
+    """What was recorded, as tensors that a backward pass may keep."""
+    calls = tuple(
+        replace(call, args=_copied(call.args), kwargs=_copied(call.kwargs)) for call in inputs.calls
+    )
+    return Inputs(inputs.states.clone(), calls)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        items = [_copied(item) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    return value
+
+
+SIGNALS: dict[str, Callable[[Model, Sequence[_Weighted]], Signal]] = {
+    "block-influence": block_influence,
+    "relative-magnitude": relative_magnitude,
+    "angular": angular,
+    "taylor": taylor,
+}
+"""The measurements by name."""

@@ -1,0 +1,49 @@
+"""Window: the best k blocks in a row. A control."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import ClassVar
+
+from depthprune.errors import UsageError
+from depthprune.search.method import Method
+from depthprune.search.moves import best_of
+from depthprune.search.protocol import Plan, RemovedSet, Space
+
+
+@dataclass(frozen=True)
+class Window(Method):
+    """Every contiguous window of k blocks that may go; the best by its loss.
+
+    Source: AMD Quark, which scores such windows by perplexity.
+    """
+
+    method: ClassVar[str] = "window"
+    summary: ClassVar[str] = "a control: the best k blocks in a row; N − k + 1 evaluations"
+
+    def least(self, space: Space) -> int:
+        """See `Method.least`."""
+        windows(space, self.method)
+        return 1
+
+    def plan(self, space: Space, rng: random.Random) -> Plan:
+        """See `Search.plan`."""
+        return (yield from best_of(windows(space, self.method)))
+
+
+def windows(space: Space, method: str) -> list[RemovedSet]:
+    """The contiguous windows of k blocks that may go, in order.
+
+    Raises:
+        UsageError: If protected blocks leave none.
+    """
+    free = set(space.free)
+    runs = [tuple(range(first, first + space.k)) for first in space.free]
+    found = [run for run in runs if free.issuperset(run)]
+    if not found:
+        raise UsageError(
+            f"search {method}: expected {space.k} blocks in a row that may go, and protected "
+            "blocks leave none; protect fewer, or lower -k"
+        )
+    return found
