@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from depthprune.cli import apply, bench, evaluate, listings, memo, prune, score
+from depthprune.cli import apply, bench, evaluate, listings, memo, prune, report, score, study
 from depthprune.manifest import versions
 
 app = typer.Typer(
@@ -40,6 +40,8 @@ app.command("score")(score.score)
 app.command("apply")(apply.apply)
 app.command("evaluate")(evaluate.evaluate)
 app.command("bench")(bench.bench)
+app.command("study")(study.study)
+app.command("report")(report.report)
 app.command("searches")(listings.searches)
 app.command("objectives")(listings.objectives)
 app.command("calibrations")(listings.calibrations)

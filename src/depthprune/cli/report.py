@@ -1,0 +1,73 @@
+"""`depthprune report`: write the page of a folder again, from what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from depthprune.cli import options
+from depthprune.cli.console import show, show_json
+from depthprune.cli.study import PAGE_NAME, PLAN_NAME, write_page
+from depthprune.errors import OutputError, UsageError
+
+
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Of a study, or of a pruned checkpoint.")
+    ],
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Write a study's page, or a checkpoint's page and card, from its table or manifest."""
+    from depthprune.outputs import MANIFEST_NAME
+    from depthprune.study.runner import TABLE_NAME
+
+    if (folder / TABLE_NAME).is_file():
+        page = write_page(folder, _name(folder))
+        if page is None:
+            raise OutputError(f"{folder}: no cell has run; there is nothing to report")
+    elif (folder / MANIFEST_NAME).is_file():
+        page = _checkpoint_page(folder)
+    else:
+        raise UsageError(
+            f"{folder}: expected {TABLE_NAME} (a study) or {MANIFEST_NAME} (a pruned checkpoint)"
+        )
+    if json:
+        show_json({"schema": 1, "report": str(page)})
+        return
+    show(str(page))
+
+
+def _name(folder: Path) -> str:
+    import yaml
+
+    plan = folder / PLAN_NAME
+    if not plan.is_file():
+        return folder.name
+    found = yaml.safe_load(plan.read_text(encoding="utf-8"))
+    return str(found.get("name", folder.name)) if isinstance(found, dict) else folder.name
+
+
+def _checkpoint_page(folder: Path) -> Path:
+    from pydantic import ValidationError
+
+    from depthprune.manifest import Manifest
+    from depthprune.outputs import MANIFEST_NAME, whole_file
+    from depthprune.report.card import render_card
+    from depthprune.report.page import render_page
+
+    text = (folder / MANIFEST_NAME).read_text(encoding="utf-8")
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(
+            f"{folder / MANIFEST_NAME}: {where}: {first['msg']}; expected a manifest of schema 1"
+        ) from error
+    for name, content in ((PAGE_NAME, render_page(manifest)), ("README.md", render_card(manifest))):
+        with whole_file(folder / name) as partial:
+            partial.write_text(content, encoding="utf-8")
+    return folder / PAGE_NAME

@@ -1,0 +1,112 @@
+"""A study's plan: the levels of each axis of its grid, written in YAML.
+
+What the sets are judged on is named apart from what they are chosen on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from depthprune.errors import UsageError
+
+
+def listed(value: Any) -> Any:
+    """A single level as a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
+def _draws(value: Any) -> Any:
+    """A number of draws as the draws' numbers."""
+    return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Level = Annotated[int, Field(ge=0)]
+
+
+class Plan(BaseModel):
+    """What a study runs. Attributes are the keys of the YAML file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field("study", description="Of the study, for its page.")
+    models: Annotated[list[str], BeforeValidator(listed)] = Field(
+        min_length=1, description="Folders, hub ids, .gguf files, or demo."
+    )
+    k: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(listed)] = Field(
+        min_length=1, description="How many blocks go."
+    )
+    protect: str = Field("", description="Blocks that stay, such as 0,29.")
+    calibrations: dict[str, Any] = Field(
+        min_length=1,
+        description="By name: a spec, a list of specs that are mixed, or a mapping with `spec` and "
+        "axes (windows, length, ...), each a list of values to be crossed.",
+    )
+    objectives: Annotated[list[str], BeforeValidator(listed)] = Field(["nll"], min_length=1)
+    searches: Annotated[list[str], BeforeValidator(listed)] = Field(
+        ["one-shot", "greedy"], min_length=1
+    )
+    draws: Annotated[list[Level], BeforeValidator(_draws)] = Field(
+        [0], min_length=1, description="How many, or which; a draw raises every seed of a spec."
+    )
+    seeds: Annotated[list[Level], BeforeValidator(listed)] = Field(
+        [0], min_length=1, description="Of the searches."
+    )
+    exclude: list[dict[str, Any]] = Field(
+        default_factory=list,
+        description="Cells to leave out: axes and the level, or levels, that they have.",
+    )
+    texts: dict[str, str] = Field(
+        default_factory=dict, description="By name: specs whose perplexity is measured."
+    )
+    choices: dict[str, str] = Field(
+        default_factory=dict, description="By name: specs of items whose accuracy is measured."
+    )
+    by: Literal["sum", "token", "byte"] = Field(
+        "byte", description="How the likelihoods of options are compared for accuracy."
+    )
+    homes: dict[str, str] = Field(
+        default_factory=dict,
+        description="Of a text or choices name, the calibration (without its axes) of its domain.",
+    )
+    budget: str | None = Field(None, description="What each search may spend, as for --budget.")
+    exact: bool = Field(False, description="Score every set on every window; no racing.")
+    dtype: str = "auto"
+    device: str = "auto"
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan's file.
+
+    Raises:
+        UsageError: If the file is not a plan, naming everything that is wrong with it.
+    """
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be read ({error.strerror}); name a plan in YAML"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise UsageError(f"{path}: not YAML ({detail}); mend it") from error
+    if not isinstance(found, dict):
+        raise UsageError(
+            f"{path}: expected a plan, with models, k and calibrations; got {found!r:.60}"
+        )
+    try:
+        return Plan.model_validate(found)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {_problems(error)}") from error
+
+
+def _problems(error: ValidationError) -> str:
+    lines = []
+    for each in error.errors():
+        where = ".".join(str(part) for part in each["loc"])
+        word = "unknown key" if each["type"] == "extra_forbidden" else each["msg"].lower()
+        lines.append(f"{where}: {word}")
+    return "; ".join(lines)

@@ -1,0 +1,251 @@
+"""The grid of a study: its cells, written out from the plan.
+
+A cell is one search on one draw of one calibration, under one objective, for one model and one
+number of blocks. Every combination of the plan's levels is a cell, except those that `exclude`
+names and those whose objective cannot judge what the calibration draws.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from depthprune.calibration import SOURCES, CalibrationSpec, parse_calibration
+from depthprune.errors import DepthpruneError, UsageError, first_line
+from depthprune.objectives import parse_objective
+from depthprune.search import make_search, parse_budget
+from depthprune.study.design import Plan, listed, read_plan
+
+T = TypeVar("T")
+Specs: TypeAlias = tuple[CalibrationSpec, ...]
+
+_AXES = ("model", "k", "calibration", "objective", "search", "draw", "seed")
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """One configuration of a calibration.
+
+    Attributes:
+        name: The plan's, with the values of its axes.
+        family: The plan's, without them.
+        specs: What is drawn, mixed by weight.
+    """
+
+    name: str
+    family: str
+    specs: Specs
+
+    @property
+    def judges_items(self) -> bool:
+        """Whether all that it draws are items."""
+        return all(SOURCES.get(spec.source).kind == "choices" for spec in self.specs)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a search."""
+
+    model: str
+    k: int
+    calibration: str
+    objective: str
+    search: str
+    draw: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A plan read, checked and written out.
+
+    Attributes:
+        plan: As read.
+        calibrations: By name.
+        cells: In the order in which they are run: what shares a draw stands together, the largest
+            k first, since the sets of a smaller one lie on its way.
+        unfit: How many cells were left out because their objective cannot judge what is drawn.
+        texts: Specs whose perplexity is measured, by name.
+        choices: Specs of items whose accuracy is measured, by name.
+        folder: Of the plan's file.
+    """
+
+    plan: Plan
+    calibrations: Mapping[str, Calibrated]
+    cells: tuple[Cell, ...]
+    unfit: int
+    texts: Mapping[str, Specs]
+    choices: Mapping[str, Specs]
+    folder: Path
+
+    def place(self, model: str) -> str:
+        """Where a model is found: a folder or file beside the plan, else what its name says."""
+        beside = self.folder / model
+        return str(beside) if beside.exists() else model
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that decides a result, in hexadecimal; its name and paths' folders do not."""
+        facts = {
+            **self.plan.model_dump(exclude={"name", "device", "calibrations", "texts", "choices"}),
+            "calibrations": {n: [s.line() for s in c.specs] for n, c in self.calibrations.items()},
+            "texts": {name: [s.line() for s in specs] for name, specs in self.texts.items()},
+            "choices": {name: [s.line() for s in specs] for name, specs in self.choices.items()},
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def read_grid(path: Path) -> Grid:
+    """Read a plan and write its grid out; paths in it are resolved against its file.
+
+    Raises:
+        UsageError: If the file is not a plan, naming everything that is wrong with it.
+    """
+    return _written_out(read_plan(path), path)
+
+
+def _written_out(plan: Plan, path: Path) -> Grid:
+    reading = _Reading(plan, path)
+    calibrations = {
+        each.name: each
+        for name, entry in plan.calibrations.items()
+        for each in reading.configurations(name, entry)
+    }
+    texts = {name: reading.specs(f"texts.{name}", spec) for name, spec in plan.texts.items()}
+    choices = {name: reading.specs(f"choices.{name}", spec) for name, spec in plan.choices.items()}
+    reading.check_names()
+    if reading.problems:
+        raise UsageError(f"{path}: {'; '.join(reading.problems)}")
+    cells, unfit = _cells(plan, calibrations)
+    if not cells:
+        raise UsageError(f"{path}: no cell is left; exclude less, or name objectives that fit")
+    return Grid(plan, calibrations, cells, unfit, texts, choices, path.parent)
+
+
+class _Reading:
+    """Reads what a plan names, and gathers all that is wrong."""
+
+    def __init__(self, plan: Plan, path: Path) -> None:
+        self.problems: list[str] = []
+        self._plan = plan
+        self._folder = path.parent
+
+    def configurations(self, name: str, entry: Any) -> list[Calibrated]:
+        found = self._gathered(
+            f"calibrations.{name}", lambda: _configurations(name, entry, self._folder)
+        )
+        return found or []
+
+    def specs(self, where: str, spec: str) -> Specs:
+        return self._gathered(where, lambda: _specs(spec, self._folder)) or ()
+
+    def check_names(self) -> None:
+        """Objectives, searches, the budget, what is excluded and where texts are at home."""
+        for objective in self._plan.objectives:
+            self._gathered("objectives", partial(parse_objective, objective))
+        for search in self._plan.searches:
+            self._gathered("searches", partial(make_search, search))
+        if self._plan.budget is not None:
+            self._gathered("budget", partial(parse_budget, self._plan.budget))
+        for place, entry in enumerate(self._plan.exclude):
+            unknown = [key for key in entry if key not in _AXES]
+            if unknown:
+                expected = ", ".join(_AXES)
+                self.problems.append(f"exclude.{place}: expected {expected}; got {unknown[0]}")
+        judged = {**self._plan.texts, **self._plan.choices}
+        for name, home in self._plan.homes.items():
+            if name not in judged or home not in self._plan.calibrations:
+                self.problems.append(
+                    f"homes.{name}: expected a name of texts or choices, and a calibration's"
+                )
+
+    def _gathered(self, where: str, work: Callable[[], T]) -> T | None:
+        try:
+            return work()
+        except DepthpruneError as error:
+            self.problems.append(f"{where}: {error}")
+            return None
+
+
+def _configurations(name: str, entry: Any, folder: Path) -> list[Calibrated]:
+    if not isinstance(entry, dict):
+        return [Calibrated(name, name, _specs(entry, folder))]
+    axes = {key: listed(value) for key, value in entry.items() if key != "spec"}
+    if "spec" not in entry or not all(axes.values()):
+        raise UsageError("expected spec and axes, each with at least one value")
+    answer = []
+    for values in itertools.product(*axes.values()):
+        keys = ",".join(f"{key}={value}" for key, value in zip(axes, values, strict=True))
+        varied = [
+            f"{key}={value}" for key, value in zip(axes, values, strict=True) if len(axes[key]) > 1
+        ]
+        spec = f"{entry['spec']},{keys}" if keys else str(entry["spec"])
+        answer.append(Calibrated("/".join([name, *varied]), name, _specs(spec, folder)))
+    return answer
+
+
+def _specs(entry: Any, folder: Path) -> Specs:
+    specs = parse_calibration(entry)
+    return tuple(_beside(spec, folder) for spec in specs)
+
+
+def _beside(spec: CalibrationSpec, folder: Path) -> CalibrationSpec:
+    if not spec.target or not SOURCES.get(spec.source).reads_file or spec.target.startswith("~"):
+        return spec
+    return spec.model_copy(update={"target": str(folder / spec.target)})
+
+
+def _cells(plan: Plan, calibrations: Mapping[str, Calibrated]) -> tuple[tuple[Cell, ...], int]:
+    cells, unfit = [], 0
+    order = itertools.product(
+        plan.models,
+        calibrations.values(),
+        plan.draws,
+        plan.objectives,
+        plan.searches,
+        sorted(plan.k, reverse=True),
+        plan.seeds,
+    )
+    for model, calibration, draw, objective, search, k, seed in order:
+        cell = Cell(model, k, calibration.name, objective, search, draw, seed)
+        if any(_matches(cell, calibration.family, entry) for entry in plan.exclude):
+            continue
+        if not _fits(objective, calibration):
+            unfit += 1
+            continue
+        cells.append(cell)
+    return tuple(cells), unfit
+
+
+def _matches(cell: Cell, family: str, entry: Mapping[str, Any]) -> bool:
+    for axis, levels in entry.items():
+        values = {getattr(cell, axis)} | ({family} if axis == "calibration" else set())
+        if values.isdisjoint(listed(levels)):
+            return False
+    return True
+
+
+def _fits(objective: str, calibration: Calibrated) -> bool:
+    """Whether an objective can judge what is drawn; items are also text, text is never items."""
+    components = parse_objective(objective).components
+    needs_items = [component.objective.items_only for component in components]
+    kinds = {SOURCES.get(spec.source).kind == "choices" for spec in calibration.specs}
+    if any(needs_items) and True not in kinds:
+        return False
+    return not (all(needs_items) and False in kinds)
+
+
+def only_line(error: DepthpruneError) -> str:
+    """An error as it stands in a table."""
+    return first_line(error, 300)
+
+
+def levels(cells: Sequence[Cell]) -> dict[str, int]:
+    """How many levels each axis has among some cells."""
+    return {axis: len({getattr(cell, axis) for cell in cells}) for axis in _AXES}

@@ -1,0 +1,225 @@
+"""Running a study: cell by cell, each written as it ends, nothing computed twice.
+
+Cells that share a draw stand together and share one evaluator; all share the memo. A cell that
+fails is written with its error and the rest goes on. A study that was stopped goes on where it was:
+the table says which cells are done, and the memo what the others had computed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from depthprune.calibration import Calibration, calibrate
+from depthprune.errors import DepthpruneError
+from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet, increase
+from depthprune.models.loading import Model, load
+from depthprune.models.removal import parse_blocks
+from depthprune.progress import SILENT, Progress
+from depthprune.search import Result, parse_budget, search
+from depthprune.study.grid import Calibrated, Cell, Grid, only_line
+from depthprune.study.judging import Jury, make_jury
+from depthprune.study.table import CellCalibration, CellCost, Key, Row, append, resume
+
+TABLE_NAME = "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a study ended.
+
+    Attributes:
+        done: Cells in the table that ran.
+        failed: Cells in the table that failed.
+        new: Cells that this run wrote.
+    """
+
+    done: int
+    failed: int
+    new: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """A grid being run into a folder.
+
+    Attributes:
+        grid: What is run.
+        folder: Where the table lies.
+        memo: Store of losses.
+        progress: Where the work shows itself.
+        loader: Loads a model by its name.
+    """
+
+    grid: Grid
+    folder: Path
+    memo: Memo | None = None
+    progress: Progress = SILENT
+    loader: Callable[..., Model] = load
+
+    @property
+    def table(self) -> Path:
+        """The results table."""
+        return self.folder / TABLE_NAME
+
+    def run(self) -> Outcome:
+        """Run every cell that is not in the table yet.
+
+        Raises:
+            UsageError: If the folder holds the table of another plan.
+        """
+        table = resume(self.table, self.grid.fingerprint)
+        known = {row.key for row in table.rows}
+        todo = [cell for cell in self.grid.cells if _key(cell) not in known]
+        failed = sum(row.error is not None for row in table.rows)
+        done = len(table.rows) - failed
+        with self.progress.step(f"running {len(todo)} cells", len(todo), "cells") as step:
+            for row in self._rows(todo):
+                append(self.table, row)
+                failed += row.error is not None
+                done += row.error is None
+                step.advance(1)
+        return Outcome(done, failed, len(todo))
+
+    def _rows(self, cells: Sequence[Cell]) -> Iterator[Row]:
+        for name, of_model in itertools.groupby(cells, key=lambda cell: cell.model):
+            group = list(of_model)
+            try:
+                model = self.loader(
+                    self.grid.place(name),
+                    dtype=self.grid.plan.dtype,
+                    device=self.grid.plan.device,
+                )
+                jury = make_jury(
+                    model,
+                    self.grid.texts,
+                    self.grid.choices,
+                    self.grid.plan.by,
+                    self.grid.plan.homes,
+                    self.memo,
+                )
+            except DepthpruneError as error:
+                yield from (self._failed(cell, None, None, error) for cell in group)
+                continue
+            yield from self._rows_of(model, jury, group)
+
+    def _rows_of(self, model: Model, jury: Jury, cells: Sequence[Cell]) -> Iterator[Row]:
+        """The cells of one model; those of one draw share what is drawn, and an evaluator."""
+        for (name, draw), of_draw in itertools.groupby(
+            cells, key=lambda c: (c.calibration, c.draw)
+        ):
+            group = list(of_draw)
+            calibrated = self.grid.calibrations[name]
+            try:
+                drawn = _drawn(calibrated, model, draw)
+            except DepthpruneError as error:
+                yield from (self._failed(cell, model, None, error) for cell in group)
+                continue
+            for objective, of_objective in itertools.groupby(group, key=lambda c: c.objective):
+                yield from self._rows_on(model, jury, drawn, objective, list(of_objective))
+
+    def _rows_on(
+        self,
+        model: Model,
+        jury: Jury,
+        drawn: Calibration,
+        objective: str,
+        cells: Sequence[Cell],
+    ) -> Iterator[Row]:
+        racing = None if self.grid.plan.exact else Racing()
+        evaluator: Evaluator | None = None
+        for cell in cells:
+            try:
+                if evaluator is None:
+                    evaluator = Evaluator(model, drawn, objective, memo=self.memo, racing=racing)
+                yield self._row(cell, evaluator, jury)
+            except DepthpruneError as error:
+                yield self._failed(cell, model, drawn, error)
+
+    def _row(self, cell: Cell, evaluator: Evaluator, jury: Jury) -> Row:
+        plan = self.grid.plan
+        protect = parse_blocks(plan.protect, "protect") if plan.protect else ()
+        result = search(
+            cell.search,
+            evaluator,
+            k=cell.k,
+            seed=cell.seed,
+            protect=protect,
+            budget=parse_budget(plan.budget) if plan.budget else None,
+        )
+        dense = evaluator.dense
+        return Row(
+            **self._facts(cell, evaluator.blocks, evaluator.calibration),
+            protect=protect,
+            removed=result.removed,
+            loss=result.score.loss,
+            stderr=_finite(result.score.stderr),
+            dense_loss=dense.loss,
+            alone=_alone(evaluator, result),
+            cost=_cost(result),
+            evaluations=jury.judge(result.removed),
+        )
+
+    def _failed(
+        self, cell: Cell, model: Model | None, drawn: Calibration | None, error: DepthpruneError
+    ) -> Row:
+        blocks = model.blocks if model is not None else max(cell.k, 1)
+        return Row(**self._facts(cell, blocks, drawn), error=only_line(error))
+
+    def _facts(self, cell: Cell, blocks: int, drawn: Calibration | None) -> dict[str, Any]:
+        calibrated = self.grid.calibrations[cell.calibration]
+        lengths = {len(window.tokens) for window in drawn.windows} if drawn is not None else set()
+        text = not calibrated.judges_items
+        return {
+            "model": cell.model,
+            "blocks": blocks,
+            "k": cell.k,
+            "calibration": CellCalibration(
+                name=cell.calibration,
+                kind="text" if text else "choices",
+                source=calibrated.family,
+                length=max(lengths) if lengths and text else None,
+                windows=len(drawn.windows) if drawn is not None else 1,
+                tokens=sum(int(w.scored.sum()) for w in drawn.windows) if drawn is not None else 0,
+            ),
+            "objective": cell.objective,
+            "search": cell.search,
+            "draw": cell.draw,
+            "search_seed": cell.seed,
+        }
+
+
+def _key(cell: Cell) -> Key:
+    return (
+        cell.model, cell.k, cell.calibration, cell.objective, cell.search, cell.draw, cell.seed,
+    )  # fmt: skip
+
+
+def _drawn(calibrated: Calibrated, model: Model, draw: int) -> Calibration:
+    return calibrate(list(calibrated.specs), model).redraw(draw)
+
+
+def _alone(evaluator: Evaluator, result: Result) -> tuple[float, ...] | None:
+    """What removing each chosen block alone adds, where the search asked for that anyway."""
+    singles: list[RemovedSet] = [(block,) for block in result.removed]
+    if not all(evaluator.has_asked(each) for each in singles):
+        return None
+    dense = evaluator.dense
+    grown = tuple(increase(score, dense)[0] for score in evaluator.known(singles))
+    return grown if all(abs(each) < float("inf") for each in grown) else None
+
+
+def _cost(result: Result) -> CellCost:
+    return CellCost(
+        evaluations=round(result.cost.evaluations),
+        block_tokens=result.cost.block_tokens,
+        head_tokens=result.cost.head_tokens,
+        seconds=result.cost.seconds,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None

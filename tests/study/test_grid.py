@@ -1,0 +1,123 @@
+"""A plan becomes its cells; what is wrong with it is said at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from depthprune.errors import UsageError
+from depthprune.study.grid import Grid, read_grid
+
+PLAN: dict[str, Any] = {
+    "models": "demo",
+    "k": [3, 6],
+    "calibrations": {
+        "prose": {"spec": "stdlib-prose,windows=4", "length": [64, 128]},
+        "code": "stdlib-code,windows=4",
+        "arc": "choices:arc.jsonl,windows=8",
+    },
+    "objectives": ["nll", "option-ce"],
+    "searches": ["one-shot", "greedy"],
+    "draws": 2,
+}
+
+
+def _grid(folder: Path, **changes: Any) -> Grid:
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump({**PLAN, **changes}), encoding="utf-8")
+    return read_grid(path)
+
+
+def test_every_combination_is_a_cell_but_for_what_cannot_be_judged(tmp_path: Path) -> None:
+    grid = _grid(tmp_path)
+    assert list(grid.calibrations) == ["prose/length=64", "prose/length=128", "code", "arc"]
+    # Text has nll, items have both; two k, two searches, two draws.
+    assert len(grid.cells) == (3 * 1 + 1 * 2) * 2 * 2 * 2
+    assert grid.unfit == 3 * 8
+    assert len(set(grid.cells)) == len(grid.cells)
+
+
+def test_what_shares_a_draw_stands_together_the_largest_k_first(tmp_path: Path) -> None:
+    grid = _grid(tmp_path, calibrations={"code": "stdlib-code,windows=4"}, objectives="nll")
+    order = [(cell.draw, cell.search, cell.k) for cell in grid.cells]
+    assert order[:4] == [(0, "one-shot", 6), (0, "one-shot", 3), (0, "greedy", 6), (0, "greedy", 3)]
+
+
+def test_excluded_cells_are_left_out_by_level_or_by_family(tmp_path: Path) -> None:
+    grid = _grid(
+        tmp_path,
+        exclude=[{"calibration": "prose", "search": "greedy"}, {"k": [3], "calibration": "code"}],
+    )
+    assert not any(c.calibration.startswith("prose") and c.search == "greedy" for c in grid.cells)
+    assert {c.k for c in grid.cells if c.calibration == "code"} == {6}
+    assert any(c.calibration.startswith("prose") for c in grid.cells)
+
+
+def test_paths_are_resolved_against_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    grid = _grid(tmp_path, models=["model", "demo"], texts={"t": "text:sub/t.txt,windows=2"})
+    assert grid.calibrations["arc"].specs[0].target == str(tmp_path / "arc.jsonl")
+    assert grid.texts["t"][0].target == str(tmp_path / "sub" / "t.txt")
+    assert grid.place("model") == str(tmp_path / "model")
+    assert grid.place("demo") == "demo"
+
+
+def test_the_fingerprint_is_of_what_decides_a_result(tmp_path: Path) -> None:
+    before = _grid(tmp_path).fingerprint
+    assert _grid(tmp_path, name="another").fingerprint == before
+    assert _grid(tmp_path, draws=3).fingerprint != before
+    assert _grid(tmp_path, exact=True).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sizes": [3]}, "sizes: unknown key"),
+        ({"k": []}, "k: "),
+        ({"k": [0]}, "k.0: "),
+        ({"searches": ["gredy"]}, "searches: unknown search 'gredy'"),
+        ({"objectives": ["nil"]}, "objectives: unknown objective 'nil'"),
+        ({"calibrations": {}}, "calibrations: "),
+        ({"calibrations": {"a": "txt:x"}}, "calibrations.a: unknown calibration source 'txt'"),
+        ({"calibrations": {"a": {"length": [3]}}}, "calibrations.a: expected spec and axes"),
+        ({"calibrations": {"a": {"spec": "stdlib-code", "length": []}}}, "at least one value"),
+        ({"exclude": [{"searches": "greedy"}]}, "exclude.0: expected model, k"),
+        ({"homes": {"x": "prose"}}, "homes.x: expected a name of texts"),
+        ({"budget": "lots"}, "budget: --budget"),
+        ({"texts": {"t": "text:"}}, "texts.t: "),
+        ({"objectives": "option-ce", "calibrations": {"a": "stdlib-code"}}, "no cell is left"),
+    ],
+)
+def test_what_is_wrong_with_a_plan_is_said(
+    changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        _grid(tmp_path, **changes)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        _grid(tmp_path, searches=["gredy"], objectives=["nil"], texts={"t": "txt:a"})
+    assert all(word in str(caught.value) for word in ("gredy", "nil", "txt"))
+
+
+@pytest.mark.parametrize("content", [b"[1, 2]", b"a: [", b"\xff\xfe"])
+def test_a_file_that_is_no_plan_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"plan\.yaml"):
+        read_grid(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_grid(tmp_path / "none.yaml")
+
+
+def test_the_recipes_are_plans() -> None:
+    recipes = sorted((Path(__file__).parents[2] / "docs" / "recipes").glob("*.yaml"))
+    assert [path.stem for path in recipes] == ["paper-smol", "paper-v1", "quick"]
+    for path in recipes:
+        assert read_grid(path).cells

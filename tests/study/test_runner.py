@@ -1,0 +1,150 @@
+"""A study writes each cell as it ends, goes on where it was, and records what fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import depthprune as dp
+from depthprune.errors import EvaluationError, UsageError
+from depthprune.evaluator import Memo
+from depthprune.progress import SILENT
+from depthprune.study import runner as runner_module
+from depthprune.study.forecast import forecast
+from depthprune.study.grid import Grid, read_grid
+from depthprune.study.runner import Study
+from depthprune.study.table import read
+
+PLAN: dict[str, Any] = {
+    "k": [1, 2],
+    "calibrations": {"prose": "stdlib-prose,windows=5,length=32", "items": "choices:items.jsonl"},
+    "objectives": ["nll", "option-ce"],
+    "searches": ["one-shot", "greedy"],
+    "exclude": [{"calibration": "items", "objective": "nll"}],
+    "draws": 2,
+    "texts": {"code": "stdlib-code,windows=3,length=48"},
+    "choices": {"quiz": "choices:items.jsonl,windows=all"},
+    "homes": {"quiz": "items"},
+    "dtype": "float32",
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def grid(tmp_path: Path, tiny_llama: Path) -> Grid:
+    lines = (
+        f'{{"prompt": "The river is {i} feet", "options": [" high", " long", " {i}"], "answer": {i % 3}}}'
+        for i in range(40)
+    )
+    (tmp_path / "items.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    plan = {**PLAN, "models": str(tiny_llama), "calibrations": dict(PLAN["calibrations"])}
+    plan["calibrations"]["items"] += ",windows=6"
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
+    return read_grid(tmp_path / "plan.yaml")
+
+
+def _rows(folder: Path) -> Any:
+    rows = read(folder / "results.jsonl").rows
+    return [row.model_copy(update={"cost": None}) for row in rows]
+
+
+def test_every_cell_is_searched_and_judged(grid: Grid, tmp_path: Path) -> None:
+    outcome = Study(grid, tmp_path).run()
+    rows = read(tmp_path / "results.jsonl").rows
+    assert (outcome.done, outcome.failed, outcome.new) == (len(grid.cells), 0, len(grid.cells))
+    assert len(rows) == 2 * 2 * 2 * 2
+    for row in rows:
+        assert len(row.removed) == row.k
+        assert [e.name for e in row.evaluations] == ["code", "quiz"]
+        assert [e.kind for e in row.evaluations] == ["perplexity", "accuracy"]
+        assert row.evaluations[1].source == "items"
+
+
+def test_a_cell_is_what_its_search_gives_alone(
+    grid: Grid, tmp_path: Path, tiny_llama: Path
+) -> None:
+    Study(grid, tmp_path).run()
+    row = next(
+        row
+        for row in read(tmp_path / "results.jsonl").rows
+        if (row.calibration.name, row.search, row.k, row.draw) == ("prose", "greedy", 2, 1)
+    )
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    drawn = dp.calibrate("stdlib-prose,windows=5,length=32,seed=1", model)
+    result = dp.search("greedy", dp.Evaluator(model, drawn), k=2)
+    assert (row.removed, row.loss) == (result.removed, pytest.approx(result.score.loss))
+
+
+def test_a_study_that_was_stopped_goes_on_and_ends_the_same(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole.mkdir()
+    stopped.mkdir()
+    Study(grid, whole).run()
+    with Memo.open(tmp_path / "memo.sqlite") as memo:
+        for allowed in (3, 4):
+            monkeypatch.setattr(runner_module, "search", _stopping(allowed))
+            with pytest.raises(KeyboardInterrupt):
+                Study(grid, stopped, memo).run()
+        monkeypatch.undo()
+        assert len(_rows(stopped)) == 3 + 4
+        outcome = Study(grid, stopped, memo).run()
+    assert outcome.new == len(grid.cells) - 7
+    assert _rows(stopped) == _rows(whole)
+
+
+def _stopping(allowed: int) -> Any:
+    left = iter(range(allowed))
+
+    def search(*arguments: Any, **options: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return dp.search(*arguments, **options)
+
+    return search
+
+
+def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(name: str, *arguments: Any, **options: Any) -> Any:
+        if name == "greedy":
+            raise EvaluationError("the loss is NaN\nhere")
+        return dp.search(name, *arguments, **options)
+
+    monkeypatch.setattr(runner_module, "search", search)
+    outcome = Study(grid, tmp_path).run()
+    assert outcome.failed == outcome.done == len(grid.cells) // 2
+    errors = {row.error for row in read(tmp_path / "results.jsonl").rows if row.error}
+    assert errors == {"the loss is NaN"}
+
+
+def test_a_model_that_cannot_be_loaded_fails_its_cells_alone(
+    grid: Grid, tmp_path: Path, tiny_llama: Path
+) -> None:
+    def loader(name: str, **options: Any) -> dp.Model:
+        raise dp.ModelError(f"{name}: cannot be loaded")
+
+    outcome = Study(grid, tmp_path, loader=loader).run()
+    assert (outcome.done, outcome.failed) == (0, len(grid.cells))
+
+
+def test_the_table_of_another_plan_is_refused(grid: Grid, tmp_path: Path) -> None:
+    Study(grid, tmp_path).run()
+    text = (tmp_path / "plan.yaml").read_text(encoding="utf-8")
+    (tmp_path / "plan.yaml").write_text(text.replace("draws: 2", "draws: 3"), encoding="utf-8")
+    with pytest.raises(UsageError, match="its plan is"):
+        Study(read_grid(tmp_path / "plan.yaml"), tmp_path).run()
+
+
+def test_a_forecast_counts_what_is_shared_once(grid: Grid) -> None:
+    found = forecast(grid, SILENT)
+    assert found.block_tokens > 0
+    assert found.seconds > 0
+    # Of one draw, greedy's first step is one-shot's, and its k = 1 lies on the way to k = 2.
+    tokens = 5 * 32
+    assert found.block_tokens < 2 * tokens * (2 * 21 + 2 * 15) + 2 * 10_000
