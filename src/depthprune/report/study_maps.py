@@ -22,7 +22,7 @@ from depthprune.study.transfer import Transfer
 
 _WIDTH = 7.2
 _ROW = 0.19
-_NUMBERS_UP_TO = 14
+_NUMBERS_UP_TO = 16
 _LONGEST = 44
 
 
@@ -89,8 +89,9 @@ def transfer_map(matrix: Transfer, *, perplexity: bool) -> Figure:
     words = [[numbers.fixed(v, 1) for v in row] for row in values]
     _numbers(axes, shades, words, shades)
     for row, column in np.argwhere(matrix.same):
-        edge = {"edgecolor": REMOVED, "facecolor": "none", "linewidth": 2.0}
-        axes.add_patch(Rectangle((column + 0.06, row + 0.06), 0.88, 0.88, **edge))
+        frame = Rectangle((column + 0.06, row + 0.06), 0.88, 0.88, fill=False)
+        frame.set(edgecolor=REMOVED, linewidth=2.0)
+        axes.add_patch(frame)
     axes.set_yticks(np.arange(rows) + 0.5, [plain(each) for each in matrix.calibrations])
     axes.set_xticks(np.arange(columns) + 0.5, [plain(each) for each in matrix.evaluations])
     axes.set_xlabel("judged on, " + ("perplexity" if perplexity else "accuracy in %"))
@@ -126,9 +127,10 @@ def _cells(figure: Figure, shades: Floats) -> Any:
 def _numbers(axes: Any, values: Floats, words: Sequence[Sequence[str]], shades: Floats) -> None:
     if max(values.shape) > _NUMBERS_UP_TO:
         return
+    size = 8.0 if values.shape[1] <= 12 else 6.5
     for row, column in np.ndindex(*values.shape):
         if np.isfinite(values[row, column]):
             colour = PAPER if shades[row, column] > 0.55 else INK
             place = (column + 0.5, row + 0.5)
             text = words[row][column]
-            axes.text(*place, text, ha="center", va="center", fontsize=8, color=colour)
+            axes.text(*place, text, ha="center", va="center", fontsize=size, color=colour)

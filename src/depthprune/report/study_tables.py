@@ -74,7 +74,7 @@ def _claim(effect: Effect) -> str:
 
 def variance_sheet(measure: str, found: Decomposition) -> Sheet:
     """Every estimated term, and those that are not with the reason."""
-    rows = [
+    rows: list[tuple[Cell, ...]] = [
         (
             Cell(term.name),
             Cell(str(term.df), term.df),
@@ -155,8 +155,13 @@ def pattern_sheet(panel: Panel) -> Sheet:
         distances = 1 - jaccard_matrix([row.removed for row in cells], cells[0].blocks)
         unit = panel.codes["unit"][inside]
         for factor in ("calibration", "search"):
-            held = {"units": unit} if factor == "calibration" else {"within": unit}
-            found = permanova(distances, panel.codes[factor][inside], **held)
+            whole = factor == "calibration"
+            found = permanova(
+                distances,
+                panel.codes[factor][inside],
+                units=unit if whole else None,
+                within=None if whole else unit,
+            )
             name = Cell(f"{factor}, k = {k}")
             if isinstance(found, Unsaid):
                 rows.append((name, number(found), Cell(numbers.DASH), Cell(numbers.DASH)))
@@ -201,7 +206,7 @@ def spread_sheet(panel: Panel) -> Sheet:
     rows = []
     for column, response in enumerate(panel.responses):
         logarithm = response.kind == "perplexity"
-        raw = np.exp(panel.values[:, column]) if logarithm else panel.values[:, column]
+        raw = np.exp(panel.values[:, column]) if logarithm else 100 * panel.values[:, column]
         index = {row: float(value) for row, value in zip(panel.rows, raw, strict=True)}
         for name, inside in _groups(
             panel, lambda row: f"{row.calibration.name}, {row.objective}, k = {row.k}"
@@ -222,7 +227,8 @@ def spread_sheet(panel: Panel) -> Sheet:
             rows.append((Cell(name), Cell(response.name), *cells))
     head = ("Configuration", "Judged on", "σ² (ddof 0)", "Range", "Robust σ")
     caption = (
-        "Spread between searches, the mean over draws; robust σ is of log-perplexity or accuracy"
+        "Spread between searches, the mean over draws: of perplexity and of accuracy in points; "
+        "robust σ of log-perplexity and of accuracy in points"
     )
     return Sheet(caption, head, tuple(rows))
 

@@ -240,17 +240,22 @@ def _ranks(part: Part, where: str) -> Finding | None:
 
 def _transfer(part: Part, where: str) -> Finding | None:
     matrix = transfer(part.panel, "perplexity")
-    away = matrix if isinstance(matrix, Unsaid) else home(matrix)
+    away = matrix if isinstance(matrix, Unsaid) else home(matrix, lower_is_better=True)
     effect, floor = part.effects.get(("calibration", "perplexity")), part.floors.get("perplexity")
     if isinstance(away, Unsaid) or not isinstance(floor, Estimate):
         return None
-    gap = away.other - away.own
-    if not isinstance(effect, Effect) or not effect.claimed or abs(gap) <= floor.value:
+    if not isinstance(effect, Effect) or not effect.claimed or abs(away.gain) <= floor.value:
         lead = "Calibrating on a text's own domain made no difference that can be told from noise"
     else:
-        lead = f"Calibrating on a text's own domain made it {'better' if gap > 0 else 'worse'}"
-    sentence = f"{where}{lead}: log-perplexity {away.own:.3f} against {away.other:.3f} elsewhere."
-    return Finding("transfer", sentence, {"own domain": away.own, "other domains": away.other})
+        lead = (
+            f"Calibrating on a text's own domain made it {'better' if away.gain > 0 else 'worse'}"
+        )
+    sentence = (
+        f"{where}{lead}: {words.signed(-away.gain)} in log-perplexity, beyond what the calibration "
+        "does everywhere."
+    )
+    values = {"gain at home": away.gain, "own domain": away.own, "other domains": away.other}
+    return Finding("transfer", sentence, dict(values))
 
 
 def _cost(part: Part, where: str) -> Finding | None:
