@@ -21,8 +21,9 @@ from depthprune.report.sheet import Sheet
 from depthprune.report.templating import environment, source
 from depthprune.study.answers import Unsaid
 from depthprune.study.effects import Part, analyse
-from depthprune.study.findings import Finding, findings_of, ranks
+from depthprune.study.findings import Finding, findings_of
 from depthprune.study.quality import quality_against_cost
+from depthprune.study.ranks import perplexity_ranks
 from depthprune.study.table import Row, Table
 from depthprune.study.transfer import transfer
 
@@ -189,15 +190,15 @@ def _variance(part: Part) -> _Made:
 
 
 def _ranks(part: Part) -> _Made:
-    found = ranks(part.panel)
+    found = perplexity_ranks(part.panel)
     if isinstance(found, Unsaid):
         yield "", "", [], f"Perplexity against accuracy: {found.reason}."
     else:
         caption = (
             "Each cell's rank by the mean log-perplexity and by the mean accuracy, over all k. On "
-            "the line both agree. The coefficients rank each k apart, and resample whole draws."
+            "the line both agree. The coefficients rank each k and objective apart."
         )
-        yield views.rank_scatter(part.panel), caption, [tables.rank_sheet(found)], ""
+        yield views.rank_scatter(part.panel), caption, [tables.rank_sheet(part.panel)], ""
 
 
 def _transfer(part: Part) -> _Made:

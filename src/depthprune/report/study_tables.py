@@ -13,13 +13,13 @@ import numpy as np
 from depthprune.report import numbers
 from depthprune.report.sheet import Cell, Sheet, interval, number, p_value
 from depthprune.study.answers import Unsaid
-from depthprune.study.correlation import Correlation
 from depthprune.study.effects import FACTORS, Effect, Part
 from depthprune.study.masks import contiguity
 from depthprune.study.overlap import agreement, jaccard_matrix
 from depthprune.study.panel import Panel
 from depthprune.study.permanova import permanova
 from depthprune.study.quality import Point, regret
+from depthprune.study.ranks import objective_ranks, perplexity_ranks, perplexity_ranks_by_cell
 from depthprune.study.spread import spread
 from depthprune.study.table import Row
 from depthprune.study.transfer import Transfer
@@ -171,18 +171,24 @@ def pattern_sheet(panel: Panel) -> Sheet:
     return Sheet("PERMANOVA on the Jaccard distances of the sets", head, tuple(rows))
 
 
-def rank_sheet(found: Correlation | Unsaid) -> Sheet:
-    """ρ and τ-b with their intervals."""
-    rows: tuple[tuple[Cell, ...], ...]
-    if isinstance(found, Unsaid):
-        rows = ((Cell("rank correlation"), number(found), Cell(numbers.DASH)),)
-    else:
-        rows = tuple(
-            (Cell(name), number(value.value, 2), interval(value))
-            for name, value in (("Spearman's ρ", found.spearman), ("Kendall's τ-b", found.kendall))
-        )
-    head = ("Coefficient", "Value", "95% interval")
-    return Sheet("Perplexity rank against accuracy rank", head, rows)
+def rank_sheet(panel: Panel) -> Sheet:
+    """ρ and τ-b of perplexity and accuracy, pooled and apart, and of the calibration loss."""
+    found = {
+        "perplexity and accuracy, pooled": perplexity_ranks(panel),
+        **perplexity_ranks_by_cell(panel),
+        "calibration loss and perplexity, on each draw": objective_ranks(panel, "perplexity"),
+        "calibration loss and accuracy, on each draw": objective_ranks(panel, "accuracy"),
+    }
+    rows: list[tuple[Cell, ...]] = []
+    for name, each in found.items():
+        if isinstance(each, Unsaid):
+            rows.append((Cell(name), number(each), *[Cell(numbers.DASH)] * 4))
+        else:
+            rho, tau = each.spearman, each.kendall
+            shown = (number(rho.value, 2), interval(rho), number(tau.value, 2), interval(tau))
+            rows.append((Cell(name), *shown, Cell(str(rho.n), rho.n)))
+    head = ("Ranks of", "Spearman's ρ", "95% interval", "Kendall's τ-b", "95% interval", "Cells")
+    return Sheet("How far ranks agree, from best to worst", head, tuple(rows))
 
 
 def transfer_sheet(matrix: Transfer, *, perplexity: bool) -> Sheet:
@@ -251,8 +257,8 @@ def cost_sheet(points: Sequence[Point], rows: Sequence[Row], *, perplexity: bool
                 Cell("yes" if point.front else "no"),
             )
         )
-    measure = "Perplexity" if perplexity else "Accuracy, %"
-    head = ("Search", "Block-tokens", "Time", measure, "Mean regret in loss", "On the front")
+    judged = "Perplexity" if perplexity else "Accuracy, %"
+    head = ("Search", "Block-tokens", "Time", judged, "Mean regret in loss", "On the front")
     return Sheet("What each search costs and gives, a cell on average", head, tuple(found))
 
 
