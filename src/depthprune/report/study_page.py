@@ -65,6 +65,13 @@ def render_study(table: Table, *, plan: str = "", title: str = "") -> str:
         title: What the study is called; by default after its models.
     """
     parts = analyse(table.rows)
+    return page_of(table, parts, sections_of(parts, table.rows), plan=plan, title=title)
+
+
+def page_of(
+    table: Table, parts: Sequence[Part], sections: Sequence[Section], *, plan: str, title: str
+) -> str:
+    """The same, of sections that are drawn already."""
     found = findings_of(parts, table.rows)
     script = source("study.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -77,7 +84,7 @@ def render_study(table: Table, *, plan: str = "", title: str = "") -> str:
             more=[each for each in found if each.topic not in ("verdict", "missing")],
             missing=[each for each in found if each.topic == "missing"],
             facts=_facts(table),
-            sections=_sections(parts, table.rows),
+            sections=sections,
             numbers_of=_numbers_of,
             plan=plan,
             fingerprint=table.plan,
@@ -119,7 +126,8 @@ def _numbers_of(finding: Finding) -> list[tuple[str, str]]:
     return found
 
 
-def _sections(parts: Sequence[Part], rows: Sequence[Row]) -> list[Section]:
+def sections_of(parts: Sequence[Part], rows: Sequence[Row]) -> list[Section]:
+    """The figures and tables of the page, in its order."""
     several = len({part.model for part in parts}) > 1, len({part.kind for part in parts}) > 1
     found = []
     for name, (title, make) in _SECTIONS.items():
@@ -158,7 +166,7 @@ def _masks(part: Part) -> _Made:
     more = f" {left:,} more configurations are in the table of cells." if left else ""
     yield (
         figure,
-        "The blocks that go, a row a configuration; the darker, the more of its draws remove the "
+        "The blocks that go, a row a configuration; the stronger, the more of its draws remove the "
         f"block.{more}",
         [tables.contiguity_sheet(part.panel)],
         "",
@@ -208,8 +216,8 @@ def _transfer(part: Part) -> _Made:
             yield "", "", [], f"Transfer, {tables.MEASURED[measure]}: {matrix.reason}."
         else:
             caption = (
-                "Chosen on the row, judged on the column; the darker, the further from the best of "
-                "any column. Framed: both of one domain."
+                "Chosen on the row, judged on the column; the stronger the shade, the further "
+                "from the best of its column. Framed: both of one domain."
             )
             sheets = [tables.transfer_sheet(matrix, perplexity=perplexity)]
             yield views.transfer_map(matrix, measure), caption, sheets, ""

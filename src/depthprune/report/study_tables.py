@@ -94,7 +94,7 @@ def variance_sheet(measure: str, found: Decomposition) -> Sheet:
         )
     )
     rows += [
-        (Cell(name), *[Cell("not estimated")] * 4, Cell(why.reason))
+        (Cell(name), Cell("not estimated"), *[Cell(numbers.DASH)] * 3, Cell(why.reason))
         for name, why in found.unsaid.items()
     ]
     head = ("Term", "df", "η²", "η² within model and k", "ω²", "Judged against")
