@@ -10,6 +10,8 @@ from pydantic import BaseModel
 
 from depthprune import manifest
 from depthprune.calibration import PRESETS, SOURCES, CalibrationSpec
+from depthprune.calibration import SOURCES, CalibrationSpec
+from depthprune.study.table import CellCalibration, CellCost, Evaluation, Row
 
 ROOT = Path(__file__).parent.parent
 RECORDS = [
@@ -28,6 +30,13 @@ def test_every_field_of_the_manifest_is_documented(record: type[BaseModel]) -> N
     section = text.split(f"## {record.__name__}\n", 1)[1].split("\n## ", 1)[0]
     named = re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
     assert named == [field.alias or name for name, field in record.model_fields.items()]
+
+
+@pytest.mark.parametrize("record", [Row, CellCalibration, CellCost, Evaluation])
+def test_every_field_of_the_results_table_is_documented(record: type[BaseModel]) -> None:
+    text = (ROOT / "docs" / "study-table.md").read_text(encoding="utf-8")
+    section = text.split(f"## {record.__name__}\n", 1)[1].split("\n## ", 1)[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE) == list(record.model_fields)
 
 
 def test_every_source_and_key_of_a_calibration_is_documented() -> None:

@@ -99,5 +99,5 @@ def test_cells_that_failed_make_the_study_fail_with_their_number(
     plan.write_text(text, encoding="utf-8")
     outcome = depthprune("study", plan, "-o", tmp_path / "out")
     assert outcome.status == FAILED
-    assert "8 of 16 cells failed; the table says why" in outcome.error
+    assert "error: 8 of 16 cells failed; the table says why" in outcome.err
     assert (tmp_path / "out" / "report.html").exists()

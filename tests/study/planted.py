@@ -158,3 +158,23 @@ def noise_only(**changes: Any) -> list[Row]:
         lambda cell: 0.4 + 0.02 * cell.luck + 0.01 * cell.own,
         **changes,
     ).rows()
+
+
+def own_domain_only(noise: float = 0.0, **changes: Any) -> list[Row]:
+    """A text costs 3.5 where it was calibrated on, elsewhere 4; three texts, one of them unseen."""
+    grid = Grid(
+        lambda cell: 3.5 + noise * cell.luck,
+        lambda cell: 0.4,
+        texts=("prose", "code", "poems"),
+        **changes,
+    )
+    found = []
+    for row in grid.rows():
+        evaluations = tuple(
+            each
+            if each.name in (row.calibration.source, "arc-easy")
+            else each.model_copy(update={"value": each.value * math.exp(0.5)})
+            for each in row.evaluations
+        )
+        found.append(row.model_copy(update={"evaluations": evaluations}))
+    return found

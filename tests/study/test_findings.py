@@ -6,7 +6,15 @@ from depthprune.study.effects import FACTORS, analyse, evidence
 from depthprune.study.findings import findings
 from depthprune.study.panel import panel
 
-from .planted import SEARCHES, SOURCES, Grid, calibration_only, noise_only, search_only
+from .planted import (
+    SEARCHES,
+    SOURCES,
+    Grid,
+    calibration_only,
+    noise_only,
+    own_domain_only,
+    search_only,
+)
 
 
 def of(rows, topic):
@@ -53,7 +61,6 @@ def test_noise_is_called_noise():
     assert not [each for each in found if each.topic == "shares"]
     assert "cannot be told: ρ" in sentences(noise_only())
     assert "Nothing here speaks for a dearer search than one-shot" in sentences(noise_only())
-    assert "no difference that can be told from noise" in sentences(noise_only())
 
 
 def test_one_draw_says_what_it_cannot():
@@ -115,7 +122,14 @@ def test_the_answer_stands_first_and_every_sentence_ends():
 
 
 def test_a_home_advantage_is_named_only_above_the_floor():
-    assert "own domain made it better" in sentences(calibration_only())
+    found = of(own_domain_only(noise=0.01), "transfer")[0]
+    assert "own domain made it better: −0.50 in log-perplexity" in found.sentence
+    assert found.numbers["gain at home"] == pytest.approx(0.5)
+    for rows in (
+        noise_only(texts=("prose", "code", "poems")),
+        calibration_only(texts=("prose", "code", "poems")),
+    ):
+        assert "no difference that can be told from noise" in of(rows, "transfer")[0].sentence
 
 
 def test_the_gap_of_each_objective_is_given():

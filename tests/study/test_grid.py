@@ -27,7 +27,7 @@ PLAN: dict[str, Any] = {
 
 def _grid(folder: Path, **changes: Any) -> Grid:
     path = folder / "plan.yaml"
-    path.write_text(yaml.safe_dump({**PLAN, **changes}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({**PLAN, **changes}, sort_keys=False), encoding="utf-8")
     return read_grid(path)
 
 

@@ -82,17 +82,29 @@ def test_two_draws_of_one_calibration_give_no_interval_of_the_floor():
     assert found.value > 0
 
 
-def test_calibrations_are_tested_on_the_means_of_their_draws():
-    found = noise.tested(panel(noise_only(draws=5)), "calibration")
-    made = panel(noise_only(draws=5))
+@pytest.mark.parametrize("lost", [(), (0, 1, 16, 17)], ids=["balanced", "holes"])
+def test_calibrations_are_tested_on_the_means_of_their_draws(lost):
+    oneway = pytest.importorskip("statsmodels.stats.oneway")
+    rows = noise_only(draws=5, searches=("greedy", "beam"))
+    made = panel([row for i, row in enumerate(rows) if i not in lost])
+    found = noise.tested(made, "calibration")
     means = {}
     for unit, name in enumerate(made.levels["unit"]):
         inside = made.codes["unit"] == unit
         means.setdefault(name.partition(",")[0], []).append(made.values[inside, 0].mean())
-    usual = stats.f_oneway(*means.values())
-    assert found.df == (3, 16)
+    usual = oneway.anova_oneway(list(means.values()), use_var="bf", welch_correction=True)
+    assert found.df == (3, made.count("unit") - 4)
     assert found.f[0] == pytest.approx(usual.statistic)
     assert found.p[0] == pytest.approx(usual.pvalue)
+    if not lost:
+        assert found.f[0] == pytest.approx(stats.f_oneway(*means.values()).statistic)
+
+
+def test_a_calibration_with_one_draw_takes_the_noise_of_the_others():
+    rows = [row for row in calibration_only() if row.calibration.name != "law" or row.draw == 0]
+    found = noise.tested(panel(rows), "calibration")
+    assert found.df == (3, 6)
+    assert 0 < found.p[0] < 1e-6
 
 
 def test_two_searches_are_compared_as_by_a_paired_t_test():
@@ -226,6 +238,18 @@ def test_of_pure_noise_an_effect_is_claimed_in_at_most_one_table_of_fifteen(desi
     ]
     claims = noise.claimed(*stacked)
     assert claims.any(axis=0).mean() <= MOST
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("scales", [(5, 1, 1, 1), (4, 4, 1, 1)])
+def test_a_source_whose_draws_are_noisier_is_not_taken_for_a_different_one(design, scales):
+    made = panel(noise_only(**DESIGNS[design]))
+    rng = np.random.default_rng(12)
+    scale = 0.1 * np.asarray(scales)[made.codes["calibration"]][:, None]
+    luck = rng.standard_normal((made.count("unit"), SIMULATIONS))[made.codes["unit"]]
+    own = 0.5 * rng.standard_normal((len(made.rows), SIMULATIONS))
+    found = evidence(made.with_values(3.5 + scale * (luck + own)))
+    assert noise.claimed(found.p, found.size, found.floor).any(axis=0).mean() <= MOST
 
 
 def test_a_test_that_counts_cells_would_claim_far_too_much():

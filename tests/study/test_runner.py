@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,12 @@ PLAN: dict[str, Any] = {
 
 @pytest.fixture
 def grid(tmp_path: Path, tiny_llama: Path) -> Grid:
-    lines = (
-        f'{{"prompt": "The river is {i} feet", "options": [" high", " long", " {i}"], "answer": {i % 3}}}'
+    items = (
+        {"prompt": f"The river is {i} feet", "options": [" high", " long", f" {i}"], "answer": i % 3}
         for i in range(40)
     )
-    (tmp_path / "items.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    lines = "\n".join(map(json.dumps, items))
+    (tmp_path / "items.jsonl").write_text(lines, encoding="utf-8")
     plan = {**PLAN, "models": str(tiny_llama), "calibrations": dict(PLAN["calibrations"])}
     plan["calibrations"]["items"] += ",windows=6"
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
@@ -84,7 +86,8 @@ def test_a_study_that_was_stopped_goes_on_and_ends_the_same(
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     whole.mkdir()
     stopped.mkdir()
-    Study(grid, whole).run()
+    with Memo.open(tmp_path / "other.sqlite") as memo:
+        Study(grid, whole, memo).run()
     with Memo.open(tmp_path / "memo.sqlite") as memo:
         for allowed in (3, 4):
             monkeypatch.setattr(runner_module, "search", _stopping(allowed))
@@ -113,7 +116,7 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(
 ) -> None:
     def search(name: str, *arguments: Any, **options: Any) -> Any:
         if name == "greedy":
-            raise EvaluationError("the loss is NaN\nhere")
+            raise EvaluationError("the loss is NaN")
         return dp.search(name, *arguments, **options)
 
     monkeypatch.setattr(runner_module, "search", search)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -22,7 +24,7 @@ from depthprune.study.transfer import Transfer
 
 _WIDTH = 7.2
 _ROW = 0.19
-_NUMBERS_UP_TO = 14
+_NUMBERS_UP_TO = 16
 _LONGEST = 44
 
 
@@ -89,8 +91,9 @@ def transfer_map(matrix: Transfer, *, perplexity: bool) -> Figure:
     words = [[numbers.fixed(v, 1) for v in row] for row in values]
     _numbers(axes, shades, words, shades)
     for row, column in np.argwhere(matrix.same):
-        edge = {"edgecolor": REMOVED, "facecolor": "none", "linewidth": 2.0}
-        axes.add_patch(Rectangle((column + 0.06, row + 0.06), 0.88, 0.88, **edge))
+        frame = Rectangle((column + 0.06, row + 0.06), 0.88, 0.88, fill=False)
+        frame.set(edgecolor=REMOVED, linewidth=2.0)
+        axes.add_patch(frame)
     axes.set_yticks(np.arange(rows) + 0.5, [plain(each) for each in matrix.calibrations])
     axes.set_xticks(np.arange(columns) + 0.5, [plain(each) for each in matrix.evaluations])
     axes.set_xlabel("judged on, " + ("perplexity" if perplexity else "accuracy in %"))
@@ -101,21 +104,15 @@ def transfer_map(matrix: Transfer, *, perplexity: bool) -> Figure:
 def _cells(figure: Figure, shades: Floats) -> Any:
     axes = figure.add_subplot()
     rows, columns = shades.shape
-    for row, column in np.ndindex(rows, columns):
-        shade = shades[row, column]
-        shape = Rectangle((column + 0.03, row + 0.05), 0.94, 0.9, facecolor=RULE, alpha=0.35, lw=0)
-        axes.add_patch(shape)
-        if np.isfinite(shade) and shade > 0:
-            axes.add_patch(
-                Rectangle(
-                    (column + 0.03, row + 0.05),
-                    0.94,
-                    0.9,
-                    facecolor=KEPT,
-                    alpha=min(1.0, float(shade)),
-                    linewidth=0,
-                )
-            )
+    places = list(np.ndindex(rows, columns))
+    known = [(row, column) for row, column in places if shades[row, column] > 0]
+    strengths = [min(1.0, float(shades[place])) for place in known]
+    # One collection each, since thousands of single shapes take seconds to draw.
+    for where, colour, alpha in ((places, RULE, [0.35]), (known, KEPT, strengths)):
+        shapes = [Rectangle((c + 0.03, r + 0.05), 0.94, 0.9) for r, c in where]
+        colours = [to_rgba(colour, each) for each in alpha]
+        if shapes:
+            axes.add_collection(PatchCollection(shapes, facecolor=colours, linewidth=0))
     axes.set(xlim=(0, columns), ylim=(rows, 0))
     axes.tick_params(length=0)
     for spine in axes.spines.values():
@@ -126,9 +123,10 @@ def _cells(figure: Figure, shades: Floats) -> Any:
 def _numbers(axes: Any, values: Floats, words: Sequence[Sequence[str]], shades: Floats) -> None:
     if max(values.shape) > _NUMBERS_UP_TO:
         return
+    size = 8.0 if values.shape[1] <= 12 else 6.5
     for row, column in np.ndindex(*values.shape):
         if np.isfinite(values[row, column]):
             colour = PAPER if shades[row, column] > 0.55 else INK
             place = (column + 0.5, row + 0.5)
             text = words[row][column]
-            axes.text(*place, text, ha="center", va="center", fontsize=8, color=colour)
+            axes.text(*place, text, ha="center", va="center", fontsize=size, color=colour)

@@ -21,8 +21,9 @@ from depthprune.report.sheet import Sheet
 from depthprune.report.templating import environment, source
 from depthprune.study.answers import Unsaid
 from depthprune.study.effects import Part, analyse
-from depthprune.study.findings import Finding, findings_of, ranks
+from depthprune.study.findings import Finding, findings_of
 from depthprune.study.quality import quality_against_cost
+from depthprune.study.ranks import perplexity_ranks
 from depthprune.study.table import Row, Table
 from depthprune.study.transfer import transfer
 
@@ -64,6 +65,13 @@ def render_study(table: Table, *, plan: str = "", title: str = "") -> str:
         title: What the study is called; by default after its models.
     """
     parts = analyse(table.rows)
+    return page_of(table, parts, sections_of(parts, table.rows), plan=plan, title=title)
+
+
+def page_of(
+    table: Table, parts: Sequence[Part], sections: Sequence[Section], *, plan: str, title: str
+) -> str:
+    """The same, of sections that are drawn already."""
     found = findings_of(parts, table.rows)
     script = source("study.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -76,7 +84,7 @@ def render_study(table: Table, *, plan: str = "", title: str = "") -> str:
             more=[each for each in found if each.topic not in ("verdict", "missing")],
             missing=[each for each in found if each.topic == "missing"],
             facts=_facts(table),
-            sections=_sections(parts, table.rows),
+            sections=sections,
             numbers_of=_numbers_of,
             plan=plan,
             fingerprint=table.plan,
@@ -118,7 +126,8 @@ def _numbers_of(finding: Finding) -> list[tuple[str, str]]:
     return found
 
 
-def _sections(parts: Sequence[Part], rows: Sequence[Row]) -> list[Section]:
+def sections_of(parts: Sequence[Part], rows: Sequence[Row]) -> list[Section]:
+    """The figures and tables of the page, in its order."""
     several = len({part.model for part in parts}) > 1, len({part.kind for part in parts}) > 1
     found = []
     for name, (title, make) in _SECTIONS.items():
@@ -157,7 +166,7 @@ def _masks(part: Part) -> _Made:
     more = f" {left:,} more configurations are in the table of cells." if left else ""
     yield (
         figure,
-        "The blocks that go, a row a configuration; the darker, the more of its draws remove the "
+        "The blocks that go, a row a configuration; the stronger, the more of its draws remove the "
         f"block.{more}",
         [tables.contiguity_sheet(part.panel)],
         "",
@@ -189,15 +198,15 @@ def _variance(part: Part) -> _Made:
 
 
 def _ranks(part: Part) -> _Made:
-    found = ranks(part.panel)
+    found = perplexity_ranks(part.panel)
     if isinstance(found, Unsaid):
         yield "", "", [], f"Perplexity against accuracy: {found.reason}."
     else:
         caption = (
             "Each cell's rank by the mean log-perplexity and by the mean accuracy, over all k. On "
-            "the line both agree. The coefficients rank each k apart, and resample whole draws."
+            "the line both agree. The coefficients rank each k and objective apart."
         )
-        yield views.rank_scatter(part.panel), caption, [tables.rank_sheet(found)], ""
+        yield views.rank_scatter(part.panel), caption, [tables.rank_sheet(part.panel)], ""
 
 
 def _transfer(part: Part) -> _Made:
@@ -207,8 +216,8 @@ def _transfer(part: Part) -> _Made:
             yield "", "", [], f"Transfer, {tables.MEASURED[measure]}: {matrix.reason}."
         else:
             caption = (
-                "Chosen on the row, judged on the column; the darker, the further from the best of "
-                "any column. Framed: both of one domain."
+                "Chosen on the row, judged on the column; the stronger the shade, the further "
+                "from the best of its column. Framed: both of one domain."
             )
             sheets = [tables.transfer_sheet(matrix, perplexity=perplexity)]
             yield views.transfer_map(matrix, measure), caption, sheets, ""

@@ -13,13 +13,13 @@ import numpy as np
 from depthprune.report import numbers
 from depthprune.report.sheet import Cell, Sheet, interval, number, p_value
 from depthprune.study.answers import Unsaid
-from depthprune.study.correlation import Correlation
 from depthprune.study.effects import FACTORS, Effect, Part
 from depthprune.study.masks import contiguity
 from depthprune.study.overlap import agreement, jaccard_matrix
 from depthprune.study.panel import Panel
 from depthprune.study.permanova import permanova
 from depthprune.study.quality import Point, regret
+from depthprune.study.ranks import objective_ranks, perplexity_ranks, perplexity_ranks_by_cell
 from depthprune.study.spread import spread
 from depthprune.study.table import Row
 from depthprune.study.transfer import Transfer
@@ -74,7 +74,7 @@ def _claim(effect: Effect) -> str:
 
 def variance_sheet(measure: str, found: Decomposition) -> Sheet:
     """Every estimated term, and those that are not with the reason."""
-    rows = [
+    rows: list[tuple[Cell, ...]] = [
         (
             Cell(term.name),
             Cell(str(term.df), term.df),
@@ -94,7 +94,7 @@ def variance_sheet(measure: str, found: Decomposition) -> Sheet:
         )
     )
     rows += [
-        (Cell(name), *[Cell("not estimated")] * 4, Cell(why.reason))
+        (Cell(name), Cell("not estimated"), *[Cell(numbers.DASH)] * 3, Cell(why.reason))
         for name, why in found.unsaid.items()
     ]
     head = ("Term", "df", "η²", "η² within model and k", "ω²", "Judged against")
@@ -155,8 +155,13 @@ def pattern_sheet(panel: Panel) -> Sheet:
         distances = 1 - jaccard_matrix([row.removed for row in cells], cells[0].blocks)
         unit = panel.codes["unit"][inside]
         for factor in ("calibration", "search"):
-            held = {"units": unit} if factor == "calibration" else {"within": unit}
-            found = permanova(distances, panel.codes[factor][inside], **held)
+            whole = factor == "calibration"
+            found = permanova(
+                distances,
+                panel.codes[factor][inside],
+                units=unit if whole else None,
+                within=None if whole else unit,
+            )
             name = Cell(f"{factor}, k = {k}")
             if isinstance(found, Unsaid):
                 rows.append((name, number(found), Cell(numbers.DASH), Cell(numbers.DASH)))
@@ -166,18 +171,24 @@ def pattern_sheet(panel: Panel) -> Sheet:
     return Sheet("PERMANOVA on the Jaccard distances of the sets", head, tuple(rows))
 
 
-def rank_sheet(found: Correlation | Unsaid) -> Sheet:
-    """ρ and τ-b with their intervals."""
-    rows: tuple[tuple[Cell, ...], ...]
-    if isinstance(found, Unsaid):
-        rows = ((Cell("rank correlation"), number(found), Cell(numbers.DASH)),)
-    else:
-        rows = tuple(
-            (Cell(name), number(value.value, 2), interval(value))
-            for name, value in (("Spearman's ρ", found.spearman), ("Kendall's τ-b", found.kendall))
-        )
-    head = ("Coefficient", "Value", "95% interval")
-    return Sheet("Perplexity rank against accuracy rank", head, rows)
+def rank_sheet(panel: Panel) -> Sheet:
+    """ρ and τ-b of perplexity and accuracy, pooled and apart, and of the calibration loss."""
+    found = {
+        "perplexity and accuracy, pooled": perplexity_ranks(panel),
+        **perplexity_ranks_by_cell(panel),
+        "calibration loss and perplexity, on each draw": objective_ranks(panel, "perplexity"),
+        "calibration loss and accuracy, on each draw": objective_ranks(panel, "accuracy"),
+    }
+    rows: list[tuple[Cell, ...]] = []
+    for name, each in found.items():
+        if isinstance(each, Unsaid):
+            rows.append((Cell(name), number(each), *[Cell(numbers.DASH)] * 4))
+        else:
+            rho, tau = each.spearman, each.kendall
+            shown = (number(rho.value, 2), interval(rho), number(tau.value, 2), interval(tau))
+            rows.append((Cell(name), *shown, Cell(str(rho.n), rho.n)))
+    head = ("Ranks of", "Spearman's ρ", "95% interval", "Kendall's τ-b", "95% interval", "Cells")
+    return Sheet("How far ranks agree, from best to worst", head, tuple(rows))
 
 
 def transfer_sheet(matrix: Transfer, *, perplexity: bool) -> Sheet:
@@ -201,7 +212,7 @@ def spread_sheet(panel: Panel) -> Sheet:
     rows = []
     for column, response in enumerate(panel.responses):
         logarithm = response.kind == "perplexity"
-        raw = np.exp(panel.values[:, column]) if logarithm else panel.values[:, column]
+        raw = np.exp(panel.values[:, column]) if logarithm else 100 * panel.values[:, column]
         index = {row: float(value) for row, value in zip(panel.rows, raw, strict=True)}
         for name, inside in _groups(
             panel, lambda row: f"{row.calibration.name}, {row.objective}, k = {row.k}"
@@ -222,7 +233,8 @@ def spread_sheet(panel: Panel) -> Sheet:
             rows.append((Cell(name), Cell(response.name), *cells))
     head = ("Configuration", "Judged on", "σ² (ddof 0)", "Range", "Robust σ")
     caption = (
-        "Spread between searches, the mean over draws; robust σ is of log-perplexity or accuracy"
+        "Spread between searches, the mean over draws: of perplexity and of accuracy in points; "
+        "robust σ of log-perplexity and of accuracy in points"
     )
     return Sheet(caption, head, tuple(rows))
 
@@ -245,8 +257,8 @@ def cost_sheet(points: Sequence[Point], rows: Sequence[Row], *, perplexity: bool
                 Cell("yes" if point.front else "no"),
             )
         )
-    measure = "Perplexity" if perplexity else "Accuracy, %"
-    head = ("Search", "Block-tokens", "Time", measure, "Mean regret in loss", "On the front")
+    judged = "Perplexity" if perplexity else "Accuracy, %"
+    head = ("Search", "Block-tokens", "Time", judged, "Mean regret in loss", "On the front")
     return Sheet("What each search costs and gives, a cell on average", head, tuple(found))
 
 

@@ -114,7 +114,8 @@ def _group_means(panel: Panel, groups: Ints) -> Floats:
     np.fill_diagonal(alike, val=False)
     belongs = np.eye(int(groups.max()) + 1)[groups]
     sums, counts = belongs.T @ (index * alike) @ belongs, belongs.T @ alike @ belongs
-    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    means: Floats = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    return means
 
 
 def rank_scatter(panel: Panel) -> str:

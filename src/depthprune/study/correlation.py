@@ -91,6 +91,43 @@ def pooled(
     return Correlation(spearman, kendall)
 
 
+def averaged(
+    xs: Sequence[Floats],
+    ys: Sequence[Floats],
+    clusters: Sequence[int],
+    resamples: int = _RESAMPLES,
+    seed: int = 0,
+) -> Correlation | Unsaid:
+    """The plain mean of many small groups' coefficients, with 95% intervals.
+
+    Where a group is the handful of searches on one draw, resampling inside it would mostly repeat
+    cells; the draws themselves are resampled, each with all its groups.
+
+    Args:
+        xs: One column a group; groups with fewer than three cells or no variation are passed over.
+        ys: The same.
+        clusters: The draw of each group.
+        resamples: Bootstrap resamples.
+        seed: Of the bootstrap.
+    """
+    found, owners, n = [], [], 0
+    for x, y, owner in zip(xs, ys, clusters, strict=True):
+        if len(x) >= _FEWEST and np.ptp(x) > 0 and np.ptp(y) > 0:
+            found.append(_coefficients(x, y, np.ones((1, len(x))))[:, 0])
+            owners.append(owner)
+            n += len(x)
+    if not found:
+        return Unsaid("no draw has three cells whose values vary on both sides")
+    values, members = np.stack(found, axis=1), np.unique(owners, return_inverse=True)[1]
+    count = int(members.max()) + 1
+    rng = np.random.default_rng(seed)
+    picks = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    weights = picks[:, members].astype(np.float64)
+    draws = values @ weights.T / weights.sum(axis=1)
+    spearman, kendall = (_estimate(values[c].mean(), draws[c], n, count) for c in (0, 1))
+    return Correlation(spearman, kendall)
+
+
 def _estimate(value: float, draws: Floats, n: int, clusters: int) -> Estimate:
     usable = draws[np.isfinite(draws)]
     if clusters < _FEWEST or len(usable) < 0.9 * len(draws):

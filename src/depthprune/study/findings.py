@@ -17,11 +17,10 @@ import numpy as np
 
 from depthprune.study import words
 from depthprune.study.answers import Estimate, Unsaid
-from depthprune.study.correlation import Correlation, pooled
 from depthprune.study.effects import Effect, Part, analyse
 from depthprune.study.overlap import agreement
-from depthprune.study.panel import Panel
 from depthprune.study.quality import additivity_gap, quality_against_cost
+from depthprune.study.ranks import perplexity_ranks
 from depthprune.study.table import Row
 from depthprune.study.transfer import home, transfer
 
@@ -206,23 +205,8 @@ def _blocks(part: Part, where: str) -> Finding | None:
     return Finding("blocks", sentence, {**numbers, "Jaccard by chance": chance})
 
 
-def ranks(panel: Panel) -> Correlation | Unsaid:
-    """How far the rank by perplexity and the rank by accuracy agree, within each k.
-
-    Both are ranked from best to worst, so 1 is full agreement. Means over the texts and over the
-    tasks are compared; draws are resampled whole.
-    """
-    texts, tasks = panel.columns("perplexity"), panel.columns("accuracy")
-    if not len(texts) or not len(tasks):
-        return Unsaid("the cells share no text and task to be compared on")
-    x, y = -panel.values[:, texts].mean(axis=1), panel.values[:, tasks].mean(axis=1)
-    groups = [np.flatnonzero(panel.codes["k"] == level) for level in range(panel.count("k"))]
-    unit = panel.codes["unit"]
-    return pooled([x[g] for g in groups], [y[g] for g in groups], [unit[g] for g in groups])
-
-
 def _ranks(part: Part, where: str) -> Finding | None:
-    found = ranks(part.panel)
+    found = perplexity_ranks(part.panel)
     if isinstance(found, Unsaid):
         return None
     rho = found.spearman
@@ -240,17 +224,22 @@ def _ranks(part: Part, where: str) -> Finding | None:
 
 def _transfer(part: Part, where: str) -> Finding | None:
     matrix = transfer(part.panel, "perplexity")
-    away = matrix if isinstance(matrix, Unsaid) else home(matrix)
+    away = matrix if isinstance(matrix, Unsaid) else home(matrix, lower_is_better=True)
     effect, floor = part.effects.get(("calibration", "perplexity")), part.floors.get("perplexity")
     if isinstance(away, Unsaid) or not isinstance(floor, Estimate):
         return None
-    gap = away.other - away.own
-    if not isinstance(effect, Effect) or not effect.claimed or abs(gap) <= floor.value:
+    if not isinstance(effect, Effect) or not effect.claimed or abs(away.gain) <= floor.value:
         lead = "Calibrating on a text's own domain made no difference that can be told from noise"
     else:
-        lead = f"Calibrating on a text's own domain made it {'better' if gap > 0 else 'worse'}"
-    sentence = f"{where}{lead}: log-perplexity {away.own:.3f} against {away.other:.3f} elsewhere."
-    return Finding("transfer", sentence, {"own domain": away.own, "other domains": away.other})
+        lead = (
+            f"Calibrating on a text's own domain made it {'better' if away.gain > 0 else 'worse'}"
+        )
+    sentence = (
+        f"{where}{lead}: {words.signed(-away.gain)} in log-perplexity, beyond what the calibration "
+        "does everywhere."
+    )
+    values = {"gain at home": away.gain, "own domain": away.own, "other domains": away.other}
+    return Finding("transfer", sentence, dict(values))
 
 
 def _cost(part: Part, where: str) -> Finding | None:

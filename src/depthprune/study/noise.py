@@ -8,7 +8,8 @@ calibration its figure is the floor itself.
 An effect is claimed on two conditions: its figure is above the floor, and its level means differ
 by an F test at a level that Holm (1979) keeps for all tests of a table together. The tests count
 draws, not cells, since the cells of a draw share its luck: calibrations are compared by the means
-of their draws; searches and objectives within draws, as repeated measures with the correction of
+of their draws, by the F of Brown and Forsythe (1974), since draws of one source differ more than
+those of another; searches and objectives within draws, as repeated measures with the correction of
 Greenhouse and Geisser (1959), since some searches agree more with each other than with others.
 With one draw there is no floor, and nothing is claimed.
 
@@ -161,9 +162,35 @@ def _between_draws(panel: Panel) -> Tested | Unsaid:
     if u <= c:
         return Unsaid(_WHY["draw"])
     level = _means(means, strata, c)[strata]
-    among, inside = ((level - means.mean(axis=0)) ** 2).sum(0), ((means - level) ** 2).sum(0)
-    f = _ratio(among / (c - 1), inside / (u - c), (panel.values**2).sum(0))
-    return Tested(f, stats.f.sf(f, c - 1, u - c), (c - 1, u - c), int(complete.sum()))
+    among, inside = ((level - means.mean(axis=0)) ** 2).sum(0), (means - level) ** 2
+    counts = np.bincount(strata, minlength=c)[:, None]
+    spreads = np.stack([inside[strata == i].sum(0) for i in range(c)]) / np.maximum(counts - 1, 1)
+    # A calibration with one draw shows no variance of its own; it is given that of the others.
+    spreads = np.where(counts > 1, spreads, inside.sum(0) / (u - c))
+    below = ((1 - counts / u) * spreads).sum(0)
+    f = _ratio(among / (c - 1), below / (c - 1), (panel.values**2).sum(0))
+    df1, df2 = _unequal(spreads, counts)
+    return Tested(f, stats.f.sf(f, df1, df2), (c - 1, u - c), int(complete.sum()))
+
+
+def _unequal(spreads: Floats, counts: Ints) -> tuple[Floats, Floats]:
+    """Degrees of freedom of the F of Brown and Forsythe, the numerator's after Mehrotra (1997).
+
+    Args:
+        spreads: Variance between draws of each calibration, shape (calibrations, responses).
+        counts: Draws of each, shape (calibrations, 1).
+    """
+    share = counts / counts.sum()
+    weighted = (share * spreads).sum(0)
+    above = (spreads.sum(0) - weighted) ** 2
+    under = (spreads**2).sum(0) + weighted**2 - 2 * (share * spreads**2).sum(0)
+    parts = (1 - share) * spreads
+    each = (parts**2 / np.maximum(counts - 1, 1)).sum(0)
+    whole = np.full_like(above, float(len(counts) - 1))
+    rest = np.full_like(above, float(counts.sum() - len(counts)))
+    df1 = np.divide(above, under, out=whole, where=under > 0)
+    df2 = np.divide(parts.sum(0) ** 2, each, out=rest, where=each > 0)
+    return df1, df2
 
 
 def _within_draws(panel: Panel, vary: str) -> Tested | Unsaid:

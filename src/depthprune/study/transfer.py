@@ -32,14 +32,17 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Home:
-    """What it costs to calibrate away from home.
+    """What it is worth to calibrate on the text that counts.
 
     Attributes:
-        own: Mean over evaluations of the calibrations of their own domain.
-        other: The same of all other calibrations.
+        gain: Log-perplexity saved (or accuracy won) on the own domain, beyond what the calibration
+            and the text give everywhere.
+        own: Mean of the cells of one domain, over the evaluations that have both kinds.
+        other: The same of all other cells.
         evaluations: How many evaluations have both.
     """
 
+    gain: float
     own: float
     other: float
     evaluations: int
@@ -91,11 +94,30 @@ def _same_domain(panel: Panel, names: tuple[str, ...], kind: str) -> NDArray[np.
     )
 
 
-def home(matrix: Transfer) -> Home | Unsaid:
-    """The mean of calibrations on their own domain against that of the others."""
+def home(matrix: Transfer, *, lower_is_better: bool) -> Home | Unsaid:
+    """The gain of the own domain, in an additive model of calibration, evaluation and `same`.
+
+    A calibration that is good everywhere is good at home too, which is no advantage of being at
+    home; so its mean is taken off, and that of each text.
+
+    Args:
+        matrix: By `transfer`.
+        lower_is_better: Whether its means are losses.
+    """
     both = matrix.same.any(axis=0) & ~matrix.same.all(axis=0)
     if not both.any():
         return Unsaid("no evaluation is of the domain of some calibrations and not of others")
+    rows, columns = (index.ravel() for index in np.indices(matrix.mean.shape))
+    additive = np.hstack(
+        [np.eye(matrix.mean.shape[0])[rows], np.eye(matrix.mean.shape[1])[columns]]
+    )
+    same = matrix.same.ravel().astype(np.float64)
+    # What of `same` the calibrations and the texts do not explain: the regressor itself.
+    rest = same - additive @ np.linalg.lstsq(additive, same, rcond=None)[0]
+    if rest @ rest < 1e-9:
+        return Unsaid("the own domain cannot be told from the calibrations themselves")
+    slope = float(rest @ matrix.mean.ravel() / (rest @ rest))
     own = [matrix.mean[matrix.same[:, c], c].mean() for c in np.flatnonzero(both)]
     other = [matrix.mean[~matrix.same[:, c], c].mean() for c in np.flatnonzero(both)]
-    return Home(float(np.mean(own)), float(np.mean(other)), int(both.sum()))
+    gain = -slope if lower_is_better else slope
+    return Home(gain, float(np.mean(own)), float(np.mean(other)), int(both.sum()))

@@ -25,6 +25,8 @@ def percent(share: float) -> str:
 
 def signed(value: float) -> str:
     """Two decimals with a sign, a true minus where it is negative."""
+    if not round(value, 2):
+        return "0.00"
     return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 

@@ -1,0 +1,67 @@
+"""What a study leaves beside its results: the page, its figures as files, its tables for a paper.
+
+All are made from the results table alone and replaced as a whole, so that they can be made again at
+any time, also while a study is still running.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from depthprune.outputs import whole_file
+from depthprune.report.sheet import latex, markdown
+from depthprune.report.study_page import Section, page_of, sections_of
+from depthprune.study.effects import analyse
+from depthprune.study.table import Table
+
+PAGE, TABLES_MARKDOWN, TABLES_LATEX, FIGURES = "report.html", "tables.md", "tables.tex", "figures"
+
+
+def write_study(table: Table, folder: Path, *, plan: str = "", title: str = "") -> list[str]:
+    """Write the page, every figure as SVG, and every table as Markdown and LaTeX.
+
+    The table of all cells is left to the page and the results themselves.
+
+    Args:
+        table: The results.
+        folder: Where they go; files of the same names are replaced.
+        plan: The plan's text.
+        title: What the study is called.
+
+    Returns:
+        The paths written, relative to `folder`.
+
+    Raises:
+        OutputError: When the disk is full, or the folder cannot be written.
+    """
+    parts = analyse(table.rows)
+    sections = sections_of(parts, table.rows)
+    files = {PAGE: page_of(table, parts, sections, plan=plan, title=title)}
+    sheets = [
+        sheet for section in sections if section.name != "cells"
+        for shown in section.shown for sheet in shown.sheets
+    ]  # fmt: skip
+    files[TABLES_MARKDOWN] = "\n".join(markdown(sheet) for sheet in sheets)
+    files[TABLES_LATEX] = "\n".join(latex(sheet) for sheet in sheets)
+    files |= dict(_figures(sections))
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as partial:
+            partial.write_text(content, encoding="utf-8")
+    return list(files)
+
+
+def _figures(sections: Sequence[Section]) -> Iterator[tuple[str, str]]:
+    taken: dict[str, int] = {}
+    for section in sections:
+        for shown in section.shown:
+            if shown.figure:
+                # A model's name may be a path, so it is spelled with letters and digits only.
+                part = re.sub(r"[^A-Za-z0-9]+", "-", shown.part).strip("-")[:60]
+                name = "-".join(filter(None, (section.name, part)))
+                taken[name] = taken.get(name, 0) + 1
+                more = f"-{taken[name]}" if taken[name] > 1 else ""
+                yield f"{FIGURES}/{name}{more}.svg", f"{shown.figure}\n"
