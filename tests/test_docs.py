@@ -10,7 +10,6 @@ from pydantic import BaseModel
 
 from depthprune import manifest
 from depthprune.calibration import PRESETS, SOURCES, CalibrationSpec
-from depthprune.calibration import SOURCES, CalibrationSpec
 from depthprune.study.table import CellCalibration, CellCost, Evaluation, Row
 
 ROOT = Path(__file__).parent.parent

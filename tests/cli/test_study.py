@@ -42,7 +42,9 @@ def test_a_study_writes_its_table_and_its_page_and_goes_on_without_a_flag(
         "schema": 1, "cells": 16, "done": 16, "failed": 0, "new": 16,
         "table": str(out / "results.jsonl"), "report": str(out / "report.html"),
     }  # fmt: skip
-    assert {path.name for path in out.iterdir()} == {"plan.yaml", "results.jsonl", "report.html"}
+    assert {path.name for path in out.iterdir()} == {
+        "plan.yaml", "results.jsonl", "report.html", "figures", "tables.md", "tables.tex",
+    }  # fmt: skip
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "tiny &lt;b&gt;study&lt;/b&gt;" in page
     assert "<b>study</b>" not in page

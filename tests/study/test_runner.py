@@ -37,7 +37,11 @@ PLAN: dict[str, Any] = {
 @pytest.fixture
 def grid(tmp_path: Path, tiny_llama: Path) -> Grid:
     items = (
-        {"prompt": f"The river is {i} feet", "options": [" high", " long", f" {i}"], "answer": i % 3}
+        {
+            "prompt": f"The river is {i} feet",
+            "options": [" high", " long", f" {i}"],
+            "answer": i % 3,
+        }
         for i in range(40)
     )
     lines = "\n".join(map(json.dumps, items))

@@ -9,7 +9,7 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import show, show_json
-from depthprune.cli.study import PAGE_NAME, PLAN_NAME, write_page
+from depthprune.cli.study import PAGE_NAME, write_page
 from depthprune.errors import OutputError, UsageError
 
 
@@ -25,7 +25,7 @@ def report(
     from depthprune.study.runner import TABLE_NAME
 
     if (folder / TABLE_NAME).is_file():
-        page = write_page(folder, _name(folder))
+        page = write_page(folder)
         if page is None:
             raise OutputError(f"{folder}: no cell has run; there is nothing to report")
     elif (folder / MANIFEST_NAME).is_file():
@@ -38,16 +38,6 @@ def report(
         show_json({"schema": 1, "report": str(page)})
         return
     show(str(page))
-
-
-def _name(folder: Path) -> str:
-    import yaml
-
-    plan = folder / PLAN_NAME
-    if not plan.is_file():
-        return folder.name
-    found = yaml.safe_load(plan.read_text(encoding="utf-8"))
-    return str(found.get("name", folder.name)) if isinstance(found, dict) else folder.name
 
 
 def _checkpoint_page(folder: Path) -> Path:

@@ -52,7 +52,7 @@ def study(
                 note(f"warning: {line}")
             store.close()
     (out / PLAN_NAME).write_bytes(plan.read_bytes())
-    page = write_page(out, grid.plan.name)
+    page = write_page(out)
     if json:
         show_json(
             {
@@ -74,20 +74,23 @@ def study(
         )
 
 
-def write_page(folder: Path, name: str) -> Path | None:
-    """Write a study's page; None where no cell has run."""
-    from depthprune.outputs import whole_file
-    from depthprune.report.study_page import render_study
+def write_page(folder: Path) -> Path | None:
+    """Write a study's page, figures and tables; None where no cell has run."""
+    import yaml
+
+    from depthprune.report.study_files import write_study
     from depthprune.study.runner import TABLE_NAME
     from depthprune.study.table import read
 
     table = read(folder / TABLE_NAME)
     if not table.done:
         return None
-    path = folder / PAGE_NAME
-    with whole_file(path) as partial:
-        partial.write_text(render_study(table, title=name), encoding="utf-8")
-    return path
+    plan = folder / PLAN_NAME
+    text = plan.read_text(encoding="utf-8") if plan.is_file() else ""
+    found = yaml.safe_load(text)
+    title = str(found.get("name", "")) if isinstance(found, dict) else ""
+    write_study(table, folder, plan=text, title=title or folder.name)
+    return folder / PAGE_NAME
 
 
 def _words(out: Path, page: Path | None) -> str:
