@@ -10,13 +10,16 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, command_line, note, show
-from depthprune.outputs import MANIFEST_NAME
+from depthprune.outputs import MANIFEST_NAME, PAGE_NAME, beside, is_file_output
 
 
 def apply(
     context: typer.Context,
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder with safetensors.")
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT", help="A checkpoint folder with safetensors, or a .gguf file."
+        ),
     ],
     remove: Annotated[
         str, typer.Option(metavar="BLOCKS", help="Which blocks go, such as 4,12-14,25.")
@@ -47,10 +50,14 @@ def apply(
     )
     for warning in surgery.warnings:
         note(f"warning: {warning}")
-    written = (out / MANIFEST_NAME).read_text(encoding="utf-8")
+    gguf = is_file_output(out)
+    manifest, page = (
+        beside(out, name) if gguf else out / name for name in (MANIFEST_NAME, PAGE_NAME)
+    )
+    written = manifest.read_text(encoding="utf-8")
     if json:
         sys.stdout.write(written)
         return
     from depthprune.report.terminal import prune_summary
 
-    show(prune_summary(Manifest.model_validate_json(written), out / "report.html"))
+    show(prune_summary(Manifest.model_validate_json(written), page))

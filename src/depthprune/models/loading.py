@@ -165,11 +165,11 @@ def load_module(source: ModelSource, dtype: torch.dtype, device: torch.device) -
         "output_loading_info": True,
     }
     if source.gguf is not None:
-        options |= _gguf_options(source.gguf)
+        options |= gguf_options(source.gguf)
     elif not source.allow_pickle:
         options["use_safetensors"] = True
     try:
-        with quiet_transformers(), _no_gguf_bar():
+        with quiet_transformers(), no_gguf_bar():
             module, info = AutoModelForCausalLM.from_pretrained(str(source.folder), **options)
     except Exception as error:
         raise ModelError(
@@ -177,11 +177,11 @@ def load_module(source: ModelSource, dtype: torch.dtype, device: torch.device) -
         ) from error
     _refuse_partial(source.name, info)
     if source.gguf is not None:
-        _forget_quantization(module)
+        forget_quantization(module)
     return module.to(device).eval()  # type: ignore[no-any-return]
 
 
-def _gguf_options(file: Path) -> dict[str, Any]:
+def gguf_options(file: Path) -> dict[str, Any]:
     """How to have a GGUF's weights unpacked: newer transformers would keep them packed."""
     import transformers
 
@@ -192,7 +192,7 @@ def _gguf_options(file: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _no_gguf_bar() -> Iterator[None]:
+def no_gguf_bar() -> Iterator[None]:
     """The bar of transformers' GGUF reader listens to no setting, so it is replaced."""
     from transformers import modeling_gguf_pytorch_utils as reader
 
@@ -207,7 +207,7 @@ def _no_gguf_bar() -> Iterator[None]:
         reader.tqdm = bar
 
 
-def _forget_quantization(module: Any) -> None:
+def forget_quantization(module: Any) -> None:
     """An unpacked GGUF still calls itself quantized, and would refuse to be saved."""
     for config in (module.config, getattr(module.config, "text_config", None)):
         if config is not None and hasattr(config, "quantization_config"):

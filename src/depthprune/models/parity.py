@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from depthprune.errors import ParityError, first_line
 from depthprune.manifest import ParityRecord
 from depthprune.models.anatomy import Anatomy
-from depthprune.models.loading import DTYPES, Model, load, quiet_transformers
+from depthprune.models.loading import (
+    DTYPES,
+    Model,
+    forget_quantization,
+    gguf_options,
+    load,
+    no_gguf_bar,
+    quiet_transformers,
+)
 from depthprune.models.replay import relative_difference
 from depthprune.progress import SILENT, Progress
 
@@ -97,18 +105,28 @@ def verify(
     )
 
 
-def reload(folder: Path, dtype: str, device: str) -> nn.Module:
+def reload(place: Path, dtype: str, device: str) -> nn.Module:
     """Load a checkpoint as its users will, and refuse one that does not fit its config.
+
+    Args:
+        place: A checkpoint folder, or a GGUF file, whose weights are unpacked.
+        dtype: Of the weights in memory.
+        device: Where they go.
 
     Raises:
         ParityError: If it cannot be loaded, or a key is missing, unexpected or mismatched.
     """
     from transformers import AutoModelForCausalLM
 
+    folder, options = (place.parent, gguf_options(place)) if place.is_file() else (place, {})
     try:
-        with quiet_transformers():
+        with quiet_transformers(), no_gguf_bar():
             module, info = AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=DTYPES[dtype], local_files_only=True, output_loading_info=True
+                str(folder),
+                dtype=DTYPES[dtype],
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
             )
     except Exception as error:
         raise ParityError(
@@ -121,6 +139,8 @@ def reload(folder: Path, dtype: str, device: str) -> nn.Module:
                 f"the written checkpoint has {len(keys)} {kind.replace('_', ' ')}, such as "
                 f"{keys[0]}; nothing was kept"
             )
+    if options:
+        forget_quantization(module)
     return module.to(device).eval()  # type: ignore[no-any-return]
 
 
