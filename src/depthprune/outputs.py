@@ -24,13 +24,20 @@ PAGE_NAME = "report.html"
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that must not be written, before any work is done.
+    """Refuse an output that must not be written, before any work is done.
+
+    Args:
+        out: A folder; or a GGUF, for which see `check_file_target`.
+        overwrite: Replace an earlier output of depthprune.
 
     Raises:
         OutputError: If `out` is a file, holds anything and `overwrite` is False, or holds files
             that depthprune did not write where it would have to write its own; or if its folder
             cannot be written.
     """
+    if is_file_output(out):
+        check_file_target(out, overwrite=overwrite)
+        return
     parent = _nearest_folder(out)
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"-o {out}: {parent} cannot be written; choose another path")
@@ -133,9 +140,14 @@ def is_file_output(out: Path) -> bool:
     return out.suffix.lower() == ".gguf"
 
 
-def beside(out: Path, name: str) -> Path:
-    """Where an output that is one file keeps its `MANIFEST_NAME` or `PAGE_NAME`."""
-    return out.with_suffix(f".{name}")
+def placed(out: Path, name: str) -> Path:
+    """Where an output keeps its `MANIFEST_NAME` or `PAGE_NAME`: within it, or beside it.
+
+    Args:
+        out: A folder, or a file: `x.gguf` has `x.depthprune.json`.
+        name: One of the two.
+    """
+    return out.with_suffix(f".{name}") if is_file_output(out) else out / name
 
 
 def check_file_target(out: Path, *, overwrite: bool) -> None:
@@ -154,8 +166,8 @@ def check_file_target(out: Path, *, overwrite: bool) -> None:
         raise OutputError(f"-o {out}: {parent} cannot be written; choose another path")
     if out.is_dir():
         raise OutputError(f"-o {out}: expected a file, found a folder; choose another path")
-    manifest = beside(out, MANIFEST_NAME)
-    there = [path for path in (out, manifest, beside(out, PAGE_NAME)) if os.path.lexists(path)]
+    manifest = placed(out, MANIFEST_NAME)
+    there = [path for path in (out, manifest, placed(out, PAGE_NAME)) if os.path.lexists(path)]
     if not there:
         return
     if not overwrite:
@@ -194,7 +206,7 @@ def staged_file(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
             parent.mkdir(parents=True, exist_ok=True)
             stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=parent))
             yield stage / out.name
-            manifest = beside(out, MANIFEST_NAME).name
+            manifest = placed(out, MANIFEST_NAME).name
             for path in sorted(stage.iterdir(), key=lambda path: path.name == manifest):
                 os.replace(path, parent / path.name)
     finally:

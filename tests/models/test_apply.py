@@ -180,12 +180,6 @@ def test_a_refused_type_is_refused_with_its_reason(tmp_path: Path, out: Path) ->
     assert_nothing_left(out)
 
 
-def test_a_gguf_file_is_refused_clearly(tmp_path: Path, out: Path) -> None:
-    (tmp_path / "x.gguf").touch()
-    with pytest.raises(ModelError, match="this is a GGUF file"):
-        apply(tmp_path / "x.gguf", "1", out)
-
-
 def test_an_output_that_is_not_empty_is_kept(tiny_llama: Path, out: Path) -> None:
     out.mkdir()
     (out / "mine.txt").write_text("mine")

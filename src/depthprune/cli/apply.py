@@ -10,7 +10,7 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, command_line, note, show
-from depthprune.outputs import MANIFEST_NAME, PAGE_NAME, beside, is_file_output
+from depthprune.outputs import MANIFEST_NAME, PAGE_NAME, placed
 
 
 def apply(
@@ -50,14 +50,10 @@ def apply(
     )
     for warning in surgery.warnings:
         note(f"warning: {warning}")
-    gguf = is_file_output(out)
-    manifest, page = (
-        beside(out, name) if gguf else out / name for name in (MANIFEST_NAME, PAGE_NAME)
-    )
-    written = manifest.read_text(encoding="utf-8")
+    written = placed(out, MANIFEST_NAME).read_text(encoding="utf-8")
     if json:
         sys.stdout.write(written)
         return
     from depthprune.report.terminal import prune_summary
 
-    show(prune_summary(Manifest.model_validate_json(written), page))
+    show(prune_summary(Manifest.model_validate_json(written), placed(out, PAGE_NAME)))

@@ -20,9 +20,9 @@ from depthprune.models.removal import check_removed, parse_blocks
 from depthprune.models.surgery import Surgery, write_pruned
 from depthprune.outputs import (
     MANIFEST_NAME,
-    beside,
     check_target,
     is_file_output,
+    placed,
     staged,
     staged_file,
 )
@@ -131,7 +131,7 @@ def _apply_gguf(
         manifest = _manifest(model, surgery, command, parity)
         if finish is not None:
             manifest = finish(manifest, stage)
-        manifest.write(beside(stage, MANIFEST_NAME))
+        manifest.write(placed(stage, MANIFEST_NAME))
     return surgery
 
 

@@ -241,10 +241,12 @@ class _Reader:
         if version in _VERSIONS:
             return int(version)
         swapped = int.from_bytes(int(version).to_bytes(4, "little"), "big")
-        if swapped <= max(_VERSIONS):
+        if 0 < swapped <= max(_VERSIONS):
             raise CheckpointError(
                 f"{self.path}: a big-endian GGUF; convert it with gguf-convert-endian first"
             )
+        if version == 0:
+            raise _bad(self.path, "its version is 0")
         newer = "newer" if version > max(_VERSIONS) else "older"
         raise CheckpointError(
             f"{self.path}: GGUF version {version}, {newer} than this reader's "

@@ -86,9 +86,7 @@ _ROWS: tuple[GgufArchitecture, ...] = (
     GgufArchitecture("afmoe", (Rhythm(_NO_ROPE, 4), _window(4))),
     GgufArchitecture("cohere2", (_window(4, ""),)),
     GgufArchitecture("cohere2moe", (_window(4, "", first=True),)),
-    GgufArchitecture(
-        "deepseek2", depths=(frozenset({26, 27}), frozenset({47}), frozenset({48}))
-    ),
+    GgufArchitecture("deepseek2", depths=(frozenset({26, 27}), frozenset({47}), frozenset({48}))),
     GgufArchitecture("ernie4_5", (_EXPERTS,)),
     GgufArchitecture("ernie4_5-moe", (_EXPERTS,)),
     GgufArchitecture("exaone4", depths=(frozenset({64}),)),

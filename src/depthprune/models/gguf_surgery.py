@@ -87,13 +87,19 @@ def check_architecture(file: GgufFile, *, known: bool = True) -> None:
         )
 
 
-def check_searchable(file: GgufFile) -> None:
-    """Refuse, before a search, an architecture of which hardly any removed set can be written.
+def check_searchable(file: GgufFile, left: int | None) -> None:
+    """Refuse, before a search, what hardly any removed set could be cut from.
+
+    Args:
+        file: The original.
+        left: How many blocks the search will leave, where that is known.
 
     Raises:
         ModelError: If it is refused.
     """
     check_architecture(file)
+    _check_depth(file, file.blocks - 1 if left is None else left)
+    _check_ties(file)
     for rhythm, period in _rhythms(file, _row(file)):
         raise ModelError(
             f"{file.path}: in {file.architecture} every {period}th block has {rhythm.what} by its "
@@ -119,7 +125,10 @@ def cut_gguf(file: GgufFile, removed: Sequence[int]) -> GgufCut:
     """
     gone = check_removed(removed, file.blocks)
     kept = tuple(block for block in range(file.blocks) if block not in gone)
-    _check_rules(file, gone, kept)
+    check_architecture(file, known=False)
+    _check_rhythms(file, gone, kept)
+    _check_depth(file, len(kept))
+    _check_ties(file, gone)
     metadata = _Metadata(file, kept)
     fields = tuple(metadata.rewrite(entry) for entry in file.fields)
     warnings = list(metadata.notes)
@@ -190,29 +199,36 @@ def _rhythms(file: GgufFile, row: GgufArchitecture) -> Iterator[tuple[Rhythm, in
             yield rhythm, int(period)
 
 
-def _check_rules(file: GgufFile, gone: tuple[int, ...], kept: tuple[int, ...]) -> None:
-    row, name = _row(file), file.architecture
-    for rhythm, period in _rhythms(file, row):
+def _check_rhythms(file: GgufFile, gone: tuple[int, ...], kept: tuple[int, ...]) -> None:
+    for rhythm, period in _rhythms(file, _row(file)):
         place = 0 if rhythm.first else period - 1
         odd = [block % period == place for block in kept]
         if odd != [new % period == place for new in range(len(kept))]:
             raise ModelError(
-                f"{file.path}: in {name} every {period}th block has {rhythm.what} by its number, "
-                f"and without {name_blocks(gone)} other blocks would be counted so; remove "
-                f"{period} neighbouring blocks at a time"
+                f"{file.path}: in {file.architecture} every {period}th block has {rhythm.what} by "
+                f"its number, and without {name_blocks(gone)} other blocks would be counted so; "
+                f"remove {period} neighbouring blocks at a time"
             )
+
+
+def _check_depth(file: GgufFile, left: int) -> None:
+    row, name = _row(file), file.architecture
     for depths in row.depths:
-        if (file.blocks in depths) != (len(kept) in depths):
-            which = file.blocks if file.blocks in depths else len(kept)
+        if (file.blocks in depths) != (left in depths):
+            which = file.blocks if file.blocks in depths else left
             raise ModelError(
                 f"{file.path}: llama.cpp computes {name} of {which} blocks otherwise than of any "
-                f"other depth, so {file.blocks} blocks cannot become {len(kept)}"
+                f"other depth, so {file.blocks} blocks cannot become {left}"
             )
     if row.needs and file.get(f"{name}.{row.needs}") is None:
         raise ModelError(
             f"{file.path}: expected {name}.{row.needs}, found none, and llama.cpp would derive it "
             "from the new depth; convert the model again with a newer llama.cpp"
         )
+
+
+def _check_ties(file: GgufFile, gone: tuple[int, ...] = ()) -> None:
+    name = file.architecture
     for key, allowed in TIED.items():
         value = file.get(f"{name}.{key}")
         if isinstance(value, int) and value > allowed:
@@ -222,7 +238,7 @@ def _check_rules(file: GgufFile, gone: tuple[int, ...], kept: tuple[int, ...]) -
             )
     for key in LEADING:
         value = file.get(f"{name}.{key}")
-        if isinstance(value, int) and gone[0] < value:
+        if isinstance(value, int) and gone and gone[0] < value:
             raise ModelError(
                 f"{file.path}: {name}.{key} is {value}: the first {value} blocks must stay, for "
                 "llama.cpp feeds them by number"

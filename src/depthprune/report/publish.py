@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from depthprune.manifest import Manifest
-from depthprune.outputs import PAGE_NAME, beside, is_file_output
+from depthprune.outputs import PAGE_NAME, is_file_output, placed
 from depthprune.report.card import render_card
 from depthprune.report.page import render_page
 
@@ -22,13 +22,11 @@ def write_report(manifest: Manifest, place: Path) -> Manifest:
     Returns:
         The manifest with what was written named in it.
     """
-    card = None if is_file_output(place) else place / CARD
-    page = place / PAGE_NAME if card is not None else beside(place, PAGE_NAME)
-    written = [path for path in (card, page) if path is not None]
-    named = manifest.model_copy(
-        update={"files": [*manifest.files, *(path.name for path in written)]}
-    )
-    if card is not None:
-        card.write_text(render_card(named), encoding="utf-8")
+    card = [] if is_file_output(place) else [place / CARD]
+    page = placed(place, PAGE_NAME)
+    written = [path.name for path in (*card, page)]
+    named = manifest.model_copy(update={"files": [*manifest.files, *written]})
+    for path in card:
+        path.write_text(render_card(named), encoding="utf-8")
     page.write_text(render_page(named), encoding="utf-8")
     return named
