@@ -19,11 +19,11 @@ from typing import Any
 
 from depthprune.errors import CheckpointError, ModelError
 from depthprune.models.byte_copy import write_file
-from depthprune.models.checkpoint import INDEX, WEIGHTS, Checkpoint, split_name
+from depthprune.models.checkpoint import INDEX, WEIGHTS, Checkpoint, read_object, split_name
 from depthprune.models.config_fields import PREDICTION_COUNTS
 from depthprune.models.config_sections import text_section
 from depthprune.models.config_surgery import cut_config
-from depthprune.models.module_names import rename_modules
+from depthprune.models.module_names import ModuleNames
 from depthprune.models.removal import check_removed
 from depthprune.models.safetensors_file import Piece, SafetensorsFile
 from depthprune.models.side_files import copy_side_files
@@ -41,6 +41,9 @@ _FLOATS = {
 
 _NAMING_MODULES = ("quantization_config", "compression_config")
 """Fields of a config that may list modules by name."""
+
+_QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+"""Where GPTQ, AWQ and ModelOpt keep a quantisation config of their own."""
 
 _ROOM = 64 << 20
 """Bytes wanted beyond the weights, for the tokenizer and what else is copied."""
@@ -128,12 +131,15 @@ def write_pruned(
     prefix = checkpoint.block_prefix if block_prefix is None else block_prefix
     kept = tuple(block for block in range(checkpoint.blocks) if block not in gone)
     plan = _plan(checkpoint, prefix, kept)
-    config, warnings = _config(checkpoint, prefix, gone, kept, plan)
+    nested = text_section(checkpoint.config) is not checkpoint.config
+    modules = ModuleNames(checkpoint.tensors, prefix, kept, nested=nested)
+    config, notes = _config(checkpoint, gone, plan, modules)
     check_space(stage, plan.bytes + _ROOM)
     files = _write_shards(checkpoint, plan, stage, progress)
     bytes_after = sum((stage / name).stat().st_size for name in files if name != INDEX)
     _write_json(stage / "config.json", config)
-    files = [*files, "config.json", *copy_side_files(checkpoint.folder, stage, config)]
+    files += ["config.json", *_quantisation_files(checkpoint.folder, stage, modules)]
+    files += copy_side_files(checkpoint.folder, stage, config)
     return Surgery(
         removed=gone,
         kept=kept,
@@ -143,7 +149,7 @@ def write_pruned(
         parameters_before=checkpoint.parameters,
         parameters_after=plan.parameters,
         dtype=_dtype(plan),
-        warnings=warnings,
+        warnings=(*notes, *dict.fromkeys(modules.warnings)),
     )
 
 
@@ -178,11 +184,10 @@ def _plan(checkpoint: Checkpoint, prefix: str, kept: tuple[int, ...]) -> _Plan:
 
 def _config(
     checkpoint: Checkpoint,
-    prefix: str,
     gone: tuple[int, ...],
-    kept: tuple[int, ...],
     plan: _Plan,
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+    modules: ModuleNames,
+) -> tuple[dict[str, Any], list[str]]:
     cut = cut_config(checkpoint.config, gone)
     warnings = list(cut.notes)
     config = cut.config
@@ -197,12 +202,13 @@ def _config(
             f"{plan.dropped_extra} multi-token-prediction layer(s) beyond the last block were "
             "left out; they were trained for the whole model"
         )
+    section = text_section(config)
     # The text section is the config itself unless it is nested.
-    for part in {id(part): part for part in (config, text_section(config))}.values():
+    for part in {id(part): part for part in (config, section)}.values():
         for name in _NAMING_MODULES:
             if part.get(name):
-                part[name] = rename_modules(part[name], prefix, kept, name)
-    return config, tuple(warnings)
+                part[name] = modules.rename(part[name], name)
+    return config, warnings
 
 
 def _write_shards(
@@ -231,6 +237,16 @@ def _write_shards(
         stage / INDEX, {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
     )
     return [*names, INDEX]
+
+
+def _quantisation_files(folder: Path, stage: Path, modules: ModuleNames) -> list[str]:
+    """Quantisation configs that stand beside `config.json`, rewritten like the one inside it."""
+    written = []
+    for name in _QUANTISATION_FILES:
+        if (folder / name).is_file():
+            _write_json(stage / name, modules.rename(read_object(folder / name, name), name))
+            written.append(name)
+    return written
 
 
 def _write_json(path: Path, document: object) -> None:
