@@ -18,7 +18,7 @@ def apply(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            metavar="CHECKPOINT", help="A checkpoint folder with safetensors, or a .gguf file."
+            metavar="CHECKPOINT", help="A checkpoint folder, a .gguf file or a PEFT adapter."
         ),
     ],
     remove: Annotated[
@@ -56,4 +56,7 @@ def apply(
         return
     from depthprune.report.terminal import prune_summary
 
-    show(prune_summary(Manifest.model_validate_json(written), placed(out, PAGE_NAME)))
+    # An adapter has no page: there is nothing to show of it without its base.
+    page = placed(out, PAGE_NAME)
+    shown = page if page.is_file() else None
+    show(prune_summary(Manifest.model_validate_json(written), shown))

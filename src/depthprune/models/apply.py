@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
-from depthprune.errors import ModelError, OutputError
+from depthprune.errors import ModelError, OutputError, UsageError
 from depthprune.manifest import Manifest, ParityRecord, Size, SourceModel, versions
+from depthprune.models.adapter import is_adapter, open_adapter, write_adapter
 from depthprune.models.architectures import find
 from depthprune.models.checkpoint import Checkpoint, open_checkpoint
 from depthprune.models.fingerprint import fingerprint, fingerprint_file
@@ -43,7 +44,7 @@ def apply(
     """Write a checkpoint without some of its blocks.
 
     Args:
-        checkpoint: A checkpoint folder, or a GGUF file.
+        checkpoint: A checkpoint folder, a GGUF file, or the folder of a PEFT adapter.
         removed: Original block numbers, or a text such as `"4,12-14,25"`.
         out: The folder to write; of a GGUF the file, with its manifest beside it.
         verify: Reload the result and compare its logits with the original's, the blocks skipped
@@ -74,12 +75,13 @@ def apply(
             f"-o {out}: a folder is cut into a folder; give one, and convert the result to a GGUF "
             "with llama.cpp"
         )
+    if is_adapter(source):
+        return _apply_adapter(source, blocks, target, verify, overwrite, command, progress)
     opened = open_checkpoint(source)
     blocks = check_removed(blocks, opened.blocks)
     if not verify:
         _check_verified(opened)
-    if target.exists() and target.resolve() == source.resolve():
-        raise OutputError(f"-o {out}: is the checkpoint itself; choose another folder")
+    _refuse_itself(source, target)
     check_target(target, overwrite=overwrite)
     with staged(target, overwrite=overwrite) as stage:
         surgery = write_pruned(opened, blocks, stage, progress=progress)
@@ -133,6 +135,39 @@ def _apply_gguf(
             manifest = finish(manifest, stage)
         manifest.write(placed(stage, MANIFEST_NAME))
     return surgery
+
+
+def _apply_adapter(
+    source: Path,
+    removed: tuple[int, ...],
+    out: Path,
+    verify: bool,
+    overwrite: bool,
+    command: str | None,
+    progress: Progress,
+) -> Surgery:
+    if verify:
+        raise UsageError(
+            "--verify: an adapter computes nothing without its base; verify the base's own cut"
+        )
+    adapter = open_adapter(source)
+    _refuse_itself(source, out)
+    with staged(out, overwrite=overwrite) as stage:
+        surgery = write_adapter(adapter, removed, stage, progress=progress)
+        model = SourceModel(
+            name=str(source),
+            kind="folder",
+            model_type=adapter.kind,
+            blocks=len(surgery.removed) + len(surgery.kept),
+            fingerprint=fingerprint_file(adapter.file.path),
+        )
+        _manifest(model, surgery, command, None).write(stage / MANIFEST_NAME)
+    return surgery
+
+
+def _refuse_itself(source: Path, out: Path) -> None:
+    if out.exists() and out.resolve() == source.resolve():
+        raise OutputError(f"-o {out}: is the checkpoint itself; choose another folder")
 
 
 def _check_verified(checkpoint: Checkpoint) -> None:

@@ -25,7 +25,7 @@ INDEX = "model.safetensors.index.json"
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _FIRST_NUMBER = re.compile(r"(.*?\.)??(\d+)(?=\.|$)")
-_OTHER_TOWERS = re.compile(
+OTHER_TOWERS = re.compile(
     r"vision|visual|image|audio|speech|video|encoder|mtp|vae|vq|talker|perceiver|resampler"
 )
 _LANGUAGE = re.compile(r"language|text|decoder|llm")
@@ -263,7 +263,7 @@ def _preferences(
     fitting: list[str], numbers: Mapping[str, set[int]], blocks: int
 ) -> Iterator[list[str]]:
     yield fitting
-    ours = [prefix for prefix in fitting if not _OTHER_TOWERS.search(prefix)]
+    ours = [prefix for prefix in fitting if not OTHER_TOWERS.search(prefix)]
     yield ours
     exact = [prefix for prefix in ours if len(numbers[prefix]) == blocks]
     yield exact

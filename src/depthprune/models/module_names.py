@@ -37,6 +37,7 @@ class ModuleNames:
         kept: Sequence[int],
         *,
         nested: bool = False,
+        pattern: str = "{}",
     ) -> None:
         """Take note of the names.
 
@@ -46,12 +47,15 @@ class ModuleNames:
             kept: Original numbers of the kept blocks, in order.
             nested: The language model is a part of a larger one, whose modules may be called
                 otherwise once they are loaded, so that a pattern cannot be written out.
+            pattern: The regular expression that a pattern is put into before it is matched from
+                a name's start.
         """
         self.warnings: list[str] = []
         self._tensors = tuple(tensors)
         self._prefix = prefix
         self._new = {block: number for number, block in enumerate(kept)}
         self._nested = nested
+        self._frame = pattern
         # The list is called the same with and without the model's own prefix.
         stem = prefix.rstrip(".").split(".")[-1]
         self._name = re.compile(rf"((?:[\w]+\.)*?{re.escape(stem)}\.)(\d+)(?=\.|$)")
@@ -140,7 +144,7 @@ class ModuleNames:
         )
 
     def _pattern(self, name: str, sign: str, field: str) -> Iterator[str]:
-        matches = _matcher(name, sign, field)
+        matches = self._matcher(name, sign, field)
         meant = {old: new for old, new in self._modules.items() if matches(old)}
         kept = {old: new for old, new in meant.items() if new is not None}
         now = {new for new in self._modules.values() if new is not None and matches(new)}
@@ -153,27 +157,26 @@ class ModuleNames:
         for new in (leaves or kept).values():
             yield f"{sign}^{re.escape(new)}$" if sign in ("+:", "-:") else new
 
+    def _matcher(self, name: str, sign: str, field: str) -> Callable[[str], object]:
+        """What an entry's pattern matches, as the libraries that read it would say.
+
+        Compressed-tensors, GPTQModel and transformers match regular expressions from a name's
+        start; ModelOpt and Quark write shell patterns, in which a star alone stands for anything.
+        """
+        pattern = name.removeprefix(sign)
+        if not sign and set(_SPECIAL.findall(pattern)) == {"*"}:
+            return re.compile(fnmatch.translate(pattern)).match
+        try:
+            return re.compile(self._frame.format(pattern)).match
+        except re.error as error:
+            raise _stale(name, field) from error
+
 
 def _stale(name: str, field: str) -> ModelError:
     return ModelError(
         f"config.json: {field} has the pattern {name!r}, which speaks of blocks by number and "
         "cannot be renumbered; list the modules by name"
     )
-
-
-def _matcher(name: str, sign: str, field: str) -> Callable[[str], object]:
-    """What an entry's pattern matches, as the libraries that read it would say.
-
-    Compressed-tensors, GPTQModel and transformers match regular expressions from a name's start;
-    ModelOpt and Quark write shell patterns, in which a star alone stands for anything.
-    """
-    pattern = name.removeprefix(sign)
-    if not sign and set(_SPECIAL.findall(pattern)) == {"*"}:
-        return re.compile(fnmatch.translate(pattern)).match
-    try:
-        return re.compile(pattern).match
-    except re.error as error:
-        raise _stale(name, field) from error
 
 
 class _Walk:

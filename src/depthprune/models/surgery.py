@@ -10,9 +10,8 @@ memory.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +147,7 @@ def write_pruned(
         bytes_after=bytes_after,
         parameters_before=checkpoint.parameters,
         parameters_after=plan.parameters,
-        dtype=_dtype(plan),
+        dtype=common_dtype(plan.pieces),
         warnings=(*notes, *dict.fromkeys(modules.warnings)),
     )
 
@@ -254,12 +253,17 @@ def _write_json(path: Path, document: object) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _dtype(plan: _Plan) -> str:
+def common_dtype(pieces: Iterable[Piece]) -> str:
+    """The dtype that most floating elements have, or the largest tensor's where none is floating.
+
+    Args:
+        pieces: The tensors of a checkpoint, at least one.
+    """
+    listed = list(pieces)
     elements: Counter[str] = Counter()
-    for piece in plan.pieces:
+    for piece in listed:
         if piece.tensor.dtype in _FLOATS:
             elements[piece.tensor.dtype] += piece.tensor.elements
     if not elements:
-        largest = max(plan.pieces, key=lambda piece: math.prod(piece.tensor.shape))
-        return largest.tensor.dtype.lower()
+        return max(listed, key=lambda piece: piece.tensor.elements).tensor.dtype.lower()
     return _FLOATS[elements.most_common(1)[0][0]]
