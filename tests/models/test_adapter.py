@@ -173,6 +173,7 @@ def test_an_adapter_has_nothing_to_verify(tmp_path: Path) -> None:
         apply(adapter(tmp_path / "a"), "1", tmp_path / "out", verify=True)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 def test_peft_loads_the_cut_adapter_on_the_cut_base(tmp_path: Path, tiny_llama: Path) -> None:
     peft = pytest.importorskip("peft", reason="peft is not installed")
     import torch
@@ -204,4 +205,6 @@ def test_peft_loads_the_cut_adapter_on_the_cut_base(tmp_path: Path, tiny_llama: 
         plain = base(tmp_path / "base")(ids).logits
         found = pruned.merge_and_unload()(ids).logits
     assert torch.equal(found, expected)
+    config = json.loads((tmp_path / "cut" / "adapter_config.json").read_text())
+    assert len(config["target_modules"]) == 6
     assert not torch.allclose(found, plain, atol=1e-2)

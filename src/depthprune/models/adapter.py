@@ -206,11 +206,9 @@ def _pieces(adapter: Adapter, kept: tuple[int, ...]) -> list[Piece]:
 def _config(
     adapter: Adapter, gone: tuple[int, ...], kept: tuple[int, ...]
 ) -> tuple[dict[str, Any], list[str]]:
+    prefix = adapter.prefix.removeprefix(_OUTER)
     names = ModuleNames(
-        [_module(tensor.name) + ".weight" for tensor in adapter.file.tensors],
-        adapter.prefix.removeprefix(_OUTER),
-        kept,
-        pattern=_ANYWHERE,
+        _base_modules(adapter, prefix, len(gone) + len(kept)), prefix, kept, pattern=_ANYWHERE
     )
     config = dict(adapter.config)
     for field in (*_NAMING, *_PATTERNS):
@@ -233,6 +231,18 @@ def _config(
         f"adapter on that model without {name_blocks(gone)}"
     )
     return config, warnings
+
+
+def _base_modules(adapter: Adapter, prefix: str, blocks: int) -> list[str]:
+    """Tensors that the base may have: what the adapter touches in one block, in every block.
+
+    A pattern that left a block alone must not reach it under its new number.
+    """
+    modules = dict.fromkeys(_module(tensor.name) for tensor in adapter.file.tensors)
+    parts = [split_name(module) for module in modules]
+    rests = dict.fromkeys(part[2] for part in parts if part is not None and part[0] == prefix)
+    inside = [f"{prefix}{block}{rest}" for block in range(blocks) for rest in rests]
+    return [f"{module}.weight" for module in dict.fromkeys([*inside, *modules])]
 
 
 def _layers(adapter: Adapter, gone: tuple[int, ...], kept: tuple[int, ...]) -> Mapping[str, Any]:
