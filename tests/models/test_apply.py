@@ -23,7 +23,7 @@ from depthprune.errors import (
     UsageError,
 )
 from depthprune.manifest import ParityRecord
-from depthprune.models import surgery
+from depthprune.models import shards
 from depthprune.models.apply import apply
 from depthprune.models.checkpoint import open_checkpoint
 from tiny import save_tiny
@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_nothing(
     def full(*_args: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(surgery, "write_file", full)
+    monkeypatch.setattr(shards, "write_file", full)
     with pytest.raises(OutputError, match="the disk is full"):
         apply(tiny_llama, "1", out)
     assert_nothing_left(out)
@@ -224,7 +224,7 @@ def test_an_interrupt_leaves_nothing(
     def interrupt(*_args: Any) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(surgery, "write_file", interrupt)
+    monkeypatch.setattr(shards, "write_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         apply(tiny_llama, "1", out)
     assert_nothing_left(out)

@@ -29,6 +29,14 @@ def apply(
         bool,
         typer.Option("--verify", help="Load both models and compare their logits."),
     ] = False,
+    link: Annotated[
+        bool,
+        typer.Option(
+            "--link",
+            help="Share weight files in which nothing changes with the original: reflinks where "
+            "the file system can, else hard links.",
+        ),
+    ] = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -44,6 +52,7 @@ def apply(
         out,
         verify=verify,
         overwrite=overwrite,
+        link=link,
         command=command_line(context),
         progress=TerminalProgress(),
         finish=write_report,

@@ -37,6 +37,7 @@ def apply(
     *,
     verify: bool = False,
     overwrite: bool = False,
+    link: bool = False,
     command: str | None = None,
     progress: Progress = SILENT,
     finish: Callable[[Manifest, Path], Manifest] | None = None,
@@ -50,6 +51,8 @@ def apply(
         verify: Reload the result and compare its logits with the original's, the blocks skipped
             in place. Needed for a model type that is not on the list of verified ones.
         overwrite: Replace what an earlier run wrote in `out`.
+        link: Share the weight files of a folder in which nothing changes with the original: as
+            reflinks where the file system can, else as hard links.
         command: The command line that repeats this, for the manifest.
         progress: Shows long steps.
         finish: Adds files beside the weights before they are published, given the folder or the
@@ -84,7 +87,7 @@ def apply(
     _refuse_itself(source, target)
     check_target(target, overwrite=overwrite)
     with staged(target, overwrite=overwrite) as stage:
-        surgery = write_pruned(opened, blocks, stage, progress=progress)
+        surgery = write_pruned(opened, blocks, stage, link=link, progress=progress)
         parity = _verify(opened.folder, stage, blocks, progress) if verify else None
         model = SourceModel(
             name=str(checkpoint),

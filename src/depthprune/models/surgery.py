@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depthprune.errors import CheckpointError, ModelError
-from depthprune.models.byte_copy import write_file
-from depthprune.models.checkpoint import INDEX, WEIGHTS, Checkpoint, read_object, split_name
+from depthprune.errors import CheckpointError
+from depthprune.models.checkpoint import INDEX, Checkpoint, read_object
 from depthprune.models.config_fields import PREDICTION_COUNTS
 from depthprune.models.config_sections import text_section
 from depthprune.models.config_surgery import cut_config
 from depthprune.models.module_names import ModuleNames
 from depthprune.models.removal import check_removed
-from depthprune.models.safetensors_file import Piece, SafetensorsFile
+from depthprune.models.safetensors_file import Piece
+from depthprune.models.shards import Plan, plan_shards, write_shards
 from depthprune.models.side_files import copy_side_files
 from depthprune.outputs import check_space
 from depthprune.progress import SILENT, Progress
@@ -75,32 +75,13 @@ class Surgery:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What each new file holds; `dropped_extra` counts the layers beyond the blocks."""
-
-    shards: tuple[tuple[SafetensorsFile, tuple[Piece, ...]], ...]
-    dropped_extra: int
-
-    @property
-    def pieces(self) -> Iterator[Piece]:
-        return (piece for _, pieces in self.shards for piece in pieces)
-
-    @property
-    def bytes(self) -> int:
-        return sum(piece.tensor.nbytes for piece in self.pieces)
-
-    @property
-    def parameters(self) -> int:
-        return sum(piece.tensor.elements for piece in self.pieces)
-
-
 def write_pruned(
     checkpoint: Checkpoint,
     removed: Sequence[int],
     stage: Path,
     *,
     block_prefix: str | None = None,
+    link: bool = False,
     progress: Progress = SILENT,
 ) -> Surgery:
     """Write a checkpoint without some of its blocks.
@@ -110,6 +91,8 @@ def write_pruned(
         removed: Original block numbers.
         stage: An existing folder that the files are written into.
         block_prefix: What the names of the blocks' tensors begin with; found by itself when None.
+        link: Share the weight files in which nothing changes with the original: as reflinks where
+            the file system can, else as hard links.
         progress: Shows the bytes copied.
 
     Returns:
@@ -129,12 +112,18 @@ def write_pruned(
         )
     prefix = checkpoint.block_prefix if block_prefix is None else block_prefix
     kept = tuple(block for block in range(checkpoint.blocks) if block not in gone)
-    plan = _plan(checkpoint, prefix, kept)
+    plan = plan_shards(checkpoint, prefix, kept)
     nested = text_section(checkpoint.config) is not checkpoint.config
     modules = ModuleNames(checkpoint.tensors, prefix, kept, nested=nested)
     config, notes = _config(checkpoint, gone, plan, modules)
-    check_space(stage, plan.bytes + _ROOM)
-    files = _write_shards(checkpoint, plan, stage, progress)
+    shared = sum(shard.bytes for shard in plan.shards if link and shard.unchanged)
+    check_space(stage, plan.bytes - shared + _ROOM)
+    files, linked = write_shards(checkpoint, plan, stage, link=link, progress=progress)
+    if linked:
+        notes.append(
+            f"{', '.join(linked)}: hard links to the original's files; a change of one would be a "
+            "change of both"
+        )
     bytes_after = sum((stage / name).stat().st_size for name in files if name != INDEX)
     _write_json(stage / "config.json", config)
     files += ["config.json", *_quantisation_files(checkpoint.folder, stage, modules)]
@@ -152,39 +141,10 @@ def write_pruned(
     )
 
 
-def _plan(checkpoint: Checkpoint, prefix: str, kept: tuple[int, ...]) -> _Plan:
-    new_number = {block: new for new, block in enumerate(kept)}
-    extra: set[int] = set()
-    seen: set[int] = set()
-    shards = []
-    for shard in checkpoint.shards:
-        pieces = []
-        for tensor in shard.tensors:
-            name: str | None = tensor.name
-            parts = split_name(tensor.name)
-            if parts is not None and parts[0] == prefix:
-                _, number, rest = parts
-                seen.add(number)
-                name = f"{prefix}{new_number[number]}{rest}" if number in new_number else None
-                if number >= checkpoint.blocks:
-                    extra.add(number)
-            if name is not None:
-                pieces.append(Piece(name, shard.path, tensor))
-        if pieces:
-            shards.append((shard, tuple(pieces)))
-    missing = set(range(checkpoint.blocks)) - seen
-    if missing:
-        raise ModelError(
-            f"{checkpoint.folder}: expected {checkpoint.blocks} blocks named {prefix}*, block "
-            f"{min(missing)} has no tensor; check the number of blocks in config.json"
-        )
-    return _Plan(tuple(shards), len(extra))
-
-
 def _config(
     checkpoint: Checkpoint,
     gone: tuple[int, ...],
-    plan: _Plan,
+    plan: Plan,
     modules: ModuleNames,
 ) -> tuple[dict[str, Any], list[str]]:
     cut = cut_config(checkpoint.config, gone)
@@ -208,34 +168,6 @@ def _config(
             if part.get(name):
                 part[name] = modules.rename(part[name], name)
     return config, warnings
-
-
-def _write_shards(
-    checkpoint: Checkpoint, plan: _Plan, stage: Path, progress: Progress
-) -> list[str]:
-    total = len(plan.shards)
-    names = (
-        [WEIGHTS]
-        if total == 1
-        else [f"model-{i:05d}-of-{total:05d}.safetensors" for i in range(1, total + 1)]
-    )
-    with progress.step("copying weights", plan.bytes, "B") as step:
-        for name, (shard, pieces) in zip(names, plan.shards, strict=True):
-            write_file(stage / name, pieces, shard.metadata, step.advance)
-    if total == 1:
-        return names
-    metadata = dict(checkpoint.index_metadata) | {"total_size": plan.bytes}
-    if "total_parameters" in metadata:
-        metadata["total_parameters"] = plan.parameters
-    weight_map = {
-        piece.name: name
-        for name, (_, pieces) in zip(names, plan.shards, strict=True)
-        for piece in pieces
-    }
-    _write_json(
-        stage / INDEX, {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
-    )
-    return [*names, INDEX]
 
 
 def _quantisation_files(folder: Path, stage: Path, modules: ModuleNames) -> list[str]:
