@@ -130,7 +130,8 @@ def _plan_shard(shard: SafetensorsFile, names: _Names, everything: frozenset[str
     """One file, whose metadata may say which further names its tensors have.
 
     safetensors stores tensors that share memory once, and the other names as `other: stored`. If
-    the stored name goes with its block, the tensor goes on under the first of the others.
+    the stored name goes with its block, the tensor goes on under the first of the others. (The
+    metadata itself has no order that means anything.)
     """
     aliases = {
         other: stored
@@ -139,7 +140,7 @@ def _plan_shard(shard: SafetensorsFile, names: _Names, everything: frozenset[str
     }
     new_name = {tensor.name: names.new(tensor.name) for tensor in shard.tensors}
     metadata = {key: value for key, value in shard.metadata.items() if key not in aliases}
-    for other, stored in aliases.items():
+    for other, stored in sorted(aliases.items(), key=lambda pair: split_name(pair[0]) or ("", 0)):
         new = names.new(other)
         if new is None:
             continue
