@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthprune.errors import CheckpointError, DepthpruneError, ModelError
-from depthprune.models.gguf_file import ARRAY, STRING, Field, read_gguf
+from depthprune.models.gguf_file import ARRAY, STRING, Field
+from depthprune.models.gguf_reader import read_gguf
 from depthprune.models.source import find_model
 from gguf_tiny import tiny_gguf
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from depthprune.errors import CheckpointError, ModelError, OutputError, UsageError
 from depthprune.models.apply import apply
-from depthprune.models.gguf_file import read_gguf
+from depthprune.models.gguf_reader import read_gguf
 from depthprune.models.gguf_rows import GGUF_ARCHITECTURES
-from depthprune.models.gguf_surgery import check_searchable, cut_gguf, write_gguf
+from depthprune.models.gguf_rules import check_searchable
+from depthprune.models.gguf_surgery import cut_gguf, write_gguf
 from gguf_tiny import tiny_gguf
 
 

