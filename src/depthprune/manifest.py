@@ -176,7 +176,7 @@ class Speed(_Record):
 
 
 class Size(_Record):
-    """Parameters and bytes on disk, before and after. Bytes are of the safetensors files."""
+    """Parameters and bytes on disk, before and after. Bytes are of the files with the weights."""
 
     parameters_before: int
     parameters_after: int
@@ -230,7 +230,9 @@ class Manifest(_Record):
     model: SourceModel
     removed: list[int] = Field(description="Original block numbers, sorted.")
     kept: list[int]
-    dtype: str = Field(description="Of the tensors written.")
+    dtype: str = Field(
+        description="Of the tensors written; the most common one, where they differ."
+    )
     measured_dtype: str | None = Field(
         default=None, description="That the losses were computed in."
     )

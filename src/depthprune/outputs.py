@@ -3,6 +3,7 @@
 Everything is written into a hidden folder beside the target and renamed at the end, so that a
 failure, a full disk or Ctrl-C leaves no half-written OUT. `--overwrite` replaces only what
 depthprune wrote: the files that the old manifest lists. Files of the user's own are carried over.
+An output that is one file (a GGUF) has its manifest and its page beside it, under its own name.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from depthprune.errors import OutputError
 
 MANIFEST_NAME = "depthprune.json"
+PAGE_NAME = "report.html"
 
 
 def cache_folder() -> Path:
@@ -43,13 +45,20 @@ def cache_folder() -> Path:
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that must not be written, before any work is done.
+    """Refuse an output that must not be written, before any work is done.
+
+    Args:
+        out: A folder; or a GGUF, for which see `check_file_target`.
+        overwrite: Replace an earlier output of depthprune.
 
     Raises:
         OutputError: If `out` is a file, holds anything and `overwrite` is False, or holds files
             that depthprune did not write where it would have to write its own; or if its folder
             cannot be written.
     """
+    if is_file_output(out):
+        check_file_target(out, overwrite=overwrite)
+        return
     parent = _nearest_folder(out)
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"-o {out}: {parent} cannot be written; choose another path")
@@ -91,12 +100,16 @@ def files_of(out: Path) -> frozenset[str]:
     Raises:
         OutputError: If the manifest cannot be read.
     """
+    return _files_in(out / MANIFEST_NAME, out)
+
+
+def _files_in(manifest: Path, out: Path) -> frozenset[str]:
     try:
-        files = json.loads((out / MANIFEST_NAME).read_text(encoding="utf-8"))["files"]
-        return frozenset([*(str(name) for name in files), MANIFEST_NAME])
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        return frozenset([*(str(name) for name in files), manifest.name])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(
-            f"-o {out}: {MANIFEST_NAME} lists no files ({error}); choose another folder"
+            f"-o {out}: {manifest.name} lists no files ({error}); choose another path"
         ) from error
 
 
@@ -138,6 +151,85 @@ def staged(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
             stage.chmod(0o777 & ~_umask())
             yield stage
             _publish(stage, out)
+    finally:
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def is_file_output(out: Path) -> bool:
+    """Whether an output is one file with its manifest beside it, by its name: a GGUF."""
+    return out.suffix.lower() == ".gguf"
+
+
+def placed(out: Path, name: str) -> Path:
+    """Where an output keeps its `MANIFEST_NAME` or `PAGE_NAME`: within it, or beside it.
+
+    Args:
+        out: A folder, or a file: `x.gguf` has `x.depthprune.json`.
+        name: One of the two.
+    """
+    return out.with_suffix(f".{name}") if is_file_output(out) else out / name
+
+
+def check_file_target(out: Path, *, overwrite: bool) -> None:
+    """Refuse an output file that must not be written, before any work is done.
+
+    Args:
+        out: The file; its manifest and page are to stand beside it.
+        overwrite: Replace an earlier output of depthprune.
+
+    Raises:
+        OutputError: If `out` is a folder, one of the files exists and `overwrite` is False or
+            its manifest does not list it, or the folder cannot be written.
+    """
+    parent = _nearest_folder(out)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"-o {out}: {parent} cannot be written; choose another path")
+    if out.is_dir():
+        raise OutputError(f"-o {out}: expected a file, found a folder; choose another path")
+    manifest = placed(out, MANIFEST_NAME)
+    there = [path for path in (out, manifest, placed(out, PAGE_NAME)) if os.path.lexists(path)]
+    if not there:
+        return
+    if not overwrite:
+        raise OutputError(f"-o {out}: {there[0].name} exists; choose another, or pass --overwrite")
+    ours = _files_in(manifest, out) if manifest.is_file() else frozenset[str]()
+    for path in there:
+        if path.name not in ours:
+            raise OutputError(
+                f"-o {out}: --overwrite replaces only what depthprune wrote, and no "
+                f"{manifest.name} names {path.name}; choose another name"
+            )
+
+
+@contextmanager
+def staged_file(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A path to write a file at, which becomes `out` when the block ends without an exception.
+
+    What else is written into the path's folder is put beside `out`, the manifest last: once it is
+    there, so is everything that it names.
+
+    Args:
+        out: The target file. Missing parents are made.
+        overwrite: Replace the files of an earlier output of depthprune.
+
+    Yields:
+        A path with the name of `out` in a fresh folder on the same file system.
+
+    Raises:
+        OutputError: As `check_file_target`, or when the disk is full.
+    """
+    check_file_target(out, overwrite=overwrite)
+    stage: Path | None = None
+    try:
+        with _disk_errors(out):
+            parent = out.absolute().parent
+            parent.mkdir(parents=True, exist_ok=True)
+            stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=parent))
+            yield stage / out.name
+            manifest = placed(out, MANIFEST_NAME).name
+            for path in sorted(stage.iterdir(), key=lambda path: path.name == manifest):
+                os.replace(path, parent / path.name)
     finally:
         if stage is not None:
             shutil.rmtree(stage, ignore_errors=True)

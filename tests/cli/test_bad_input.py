@@ -66,7 +66,7 @@ def refused(
         (("-k", "2", "--sarch", "greedy"), "No such option: --sarch"),
         (("-k", "2", "-c", "txt:a"), "unknown calibration source 'txt'; did you mean 'text'?"),
         (("-k", "2", "-c", "text:a,windws=2"), "unknown key 'windws'; did you mean 'windows'?"),
-        (("-k", "2", "-o", "TMP/model.gguf"), "GGUF output is not supported; give a folder"),
+        (("-k", "2", "-o", "TMP/model.gguf"), "a GGUF is written from a GGUF, and"),
     ],
 )
 def test_prune_refuses_wrong_arguments(

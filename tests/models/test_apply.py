@@ -23,7 +23,7 @@ from depthprune.errors import (
     UsageError,
 )
 from depthprune.manifest import ParityRecord
-from depthprune.models import surgery
+from depthprune.models import shards
 from depthprune.models.apply import apply
 from depthprune.models.checkpoint import open_checkpoint
 from tiny import save_tiny
@@ -180,12 +180,6 @@ def test_a_refused_type_is_refused_with_its_reason(tmp_path: Path, out: Path) ->
     assert_nothing_left(out)
 
 
-def test_a_gguf_file_is_refused_clearly(tmp_path: Path, out: Path) -> None:
-    (tmp_path / "x.gguf").touch()
-    with pytest.raises(ModelError, match="this is a GGUF file"):
-        apply(tmp_path / "x.gguf", "1", out)
-
-
 def test_an_output_that_is_not_empty_is_kept(tiny_llama: Path, out: Path) -> None:
     out.mkdir()
     (out / "mine.txt").write_text("mine")
@@ -218,7 +212,7 @@ def test_a_full_disk_leaves_nothing(
     def full(*_args: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(surgery, "write_file", full)
+    monkeypatch.setattr(shards, "write_file", full)
     with pytest.raises(OutputError, match="the disk is full"):
         apply(tiny_llama, "1", out)
     assert_nothing_left(out)
@@ -230,7 +224,7 @@ def test_an_interrupt_leaves_nothing(
     def interrupt(*_args: Any) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(surgery, "write_file", interrupt)
+    monkeypatch.setattr(shards, "write_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         apply(tiny_llama, "1", out)
     assert_nothing_left(out)

@@ -101,25 +101,6 @@ def test_prediction_layers_beyond_the_blocks_are_left_out_and_said_so(tmp_path: 
     assert config["num_nextn_predict_layers"] == 0
 
 
-def test_modules_named_in_a_quantisation_config_are_renumbered(tmp_path: Path) -> None:
-    names = ["lm_head", "model.layers.1.mlp", "model.layers.2.mlp", "layers.2"]
-    quantised = {"quant_method": "x", "modules_to_not_convert": names}
-    source = make(tmp_path / "a", [blocks(0, 1, 2)], quantization_config=quantised)
-    cut(source, tmp_path / "b", 1)
-    config = json.loads((tmp_path / "b" / "config.json").read_text())
-    assert config["quantization_config"] == {
-        "quant_method": "x",
-        "modules_to_not_convert": ["lm_head", "model.layers.1.mlp", "layers.1"],
-    }
-
-
-def test_a_pattern_that_speaks_of_a_block_by_number_is_refused(tmp_path: Path) -> None:
-    quantised = {"ignore": [r"re:model\.layers\.[0-1]\..*"]}
-    source = make(tmp_path / "a", [blocks(0, 1, 2)], quantization_config=quantised)
-    with pytest.raises(ModelError, match="quantization_config has the pattern"):
-        cut(source, tmp_path / "b", 1)
-
-
 def test_what_a_checkpoint_needs_is_copied_and_nothing_else(tmp_path: Path) -> None:
     source = make(tmp_path / "a", [blocks(0, 1, 2)])
     wanted = "tokenizer.json vocab.txt merges.txt special_tokens_map.json added_tokens.json"

@@ -10,13 +10,16 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, command_line, note, show
-from depthprune.outputs import MANIFEST_NAME
+from depthprune.outputs import MANIFEST_NAME, PAGE_NAME, placed
 
 
 def apply(
     context: typer.Context,
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder with safetensors.")
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT", help="A checkpoint folder, a .gguf file or a PEFT adapter."
+        ),
     ],
     remove: Annotated[
         str, typer.Option(metavar="BLOCKS", help="Which blocks go, such as 4,12-14,25.")
@@ -25,6 +28,14 @@ def apply(
     verify: Annotated[
         bool,
         typer.Option("--verify", help="Load both models and compare their logits."),
+    ] = False,
+    link: Annotated[
+        bool,
+        typer.Option(
+            "--link",
+            help="Share weight files in which nothing changes with the original: reflinks where "
+            "the file system can, else hard links.",
+        ),
     ] = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
@@ -41,16 +52,20 @@ def apply(
         out,
         verify=verify,
         overwrite=overwrite,
+        link=link,
         command=command_line(context),
         progress=TerminalProgress(),
         finish=write_report,
     )
     for warning in surgery.warnings:
         note(f"warning: {warning}")
-    written = (out / MANIFEST_NAME).read_text(encoding="utf-8")
+    written = placed(out, MANIFEST_NAME).read_text(encoding="utf-8")
     if json:
         sys.stdout.write(written)
         return
     from depthprune.report.terminal import prune_summary
 
-    show(prune_summary(Manifest.model_validate_json(written), out / "report.html"))
+    # An adapter has no page: there is nothing to show of it without its base.
+    page = placed(out, PAGE_NAME)
+    shown = page if page.is_file() else None
+    show(prune_summary(Manifest.model_validate_json(written), shown))

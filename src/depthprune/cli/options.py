@@ -88,7 +88,9 @@ Pickle = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Read pickled weights where there are no safetensors."),
 ]
-Out = Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="Folder to write.")]
+Out = Annotated[
+    Path, typer.Option("-o", "--out", metavar="OUT", help="Folder to write, or a .gguf file.")
+]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}

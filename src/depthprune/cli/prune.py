@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -13,6 +12,7 @@ from depthprune.cli.console import TerminalProgress, command_line, note, show
 from depthprune.cli.session import Loading
 from depthprune.errors import UsageError
 from depthprune.models.removal import name_blocks
+from depthprune.outputs import PAGE_NAME, placed
 
 
 def prune(
@@ -78,8 +78,6 @@ def prune(
         raise UsageError("-k: expected either -k K or --max-increase SHARE, one of them")
     limit = options.parse_share(max_increase, "--max-increase")
     states = options.parse_size(memory, "--memory")
-    if out.suffix == ".gguf":
-        raise UsageError(f"-o {out}: GGUF output is not supported; give a folder")
 
     tie = options.parse_share(tolerance, "--tolerance")
 
@@ -122,4 +120,4 @@ def prune(
         return
     from depthprune.report.terminal import prune_summary
 
-    show(prune_summary(manifest, Path(out) / "report.html"))
+    show(prune_summary(manifest, placed(out, PAGE_NAME)))

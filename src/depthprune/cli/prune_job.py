@@ -37,8 +37,8 @@ from depthprune.manifest import (
 )
 from depthprune.models.architectures import find
 from depthprune.models.loading import Model
-from depthprune.models.materialize import dense_checkpoint
 from depthprune.models.parity import reload, verify
+from depthprune.models.pruned_output import check_pruned_output, pruned_output
 from depthprune.models.removal import parse_blocks
 from depthprune.models.source import ModelSource
 from depthprune.models.speed import (
@@ -49,9 +49,9 @@ from depthprune.models.speed import (
     measure,
     spread,
 )
-from depthprune.models.surgery import Surgery, write_pruned
+from depthprune.models.surgery import Surgery
 from depthprune.objectives import Mixture, parse_objective
-from depthprune.outputs import MANIFEST_NAME, check_target, staged
+from depthprune.outputs import MANIFEST_NAME, check_target, placed
 from depthprune.report.publish import write_report
 from depthprune.search import SEARCHES, Result, make_space, search
 from depthprune.study.judge import Judge, SizeRule, block_scores, estimate, path_points
@@ -176,6 +176,7 @@ class PruneJob:
             raise ModelError(f"model_type {row.model_type}: cannot be depth-pruned; {row.why}")
         if source.checkpoint is not None:
             _ = source.checkpoint.block_prefix
+        check_pruned_output(source, self.out, None if self.k is None else source.blocks - self.k)
 
     def _measure(
         self,
@@ -215,16 +216,9 @@ class PruneJob:
 
     def _write(self, model: Model, calibration: Calibration, measured: Measured) -> Manifest:
         removed = measured.result.removed
-        with (
-            staged(self.out, overwrite=self.overwrite) as stage,
-            dense_checkpoint(model, self.out, progress=self.progress) as dense,
-        ):
-            prefix = None
-            if model.source.checkpoint is None:
-                prefix = f"{model.anatomy.blocks.path}."
-            surgery = write_pruned(
-                dense, removed, stage, block_prefix=prefix, progress=self.progress
-            )
+        with pruned_output(
+            model, removed, self.out, overwrite=self.overwrite, progress=self.progress
+        ) as (stage, surgery):
             for warning in surgery.warnings:
                 note(f"warning: {warning}")
             with self.progress.step("reloading the written checkpoint", None, ""):
@@ -239,7 +233,7 @@ class PruneJob:
             speed = self._speed(model, module) if self.bench else None
             manifest = self._manifest(model, calibration, measured, surgery, parity, speed, module)
             manifest = write_report(manifest, stage)
-            manifest.write(stage / MANIFEST_NAME)
+            manifest.write(placed(stage, MANIFEST_NAME))
         return manifest
 
     def _speed(self, model: Model, module: nn.Module) -> Speed:

@@ -1,4 +1,4 @@
-"""Surgery as a user asks for it: a folder in, a folder out, whole or not at all.
+"""Surgery as a user asks for it: a folder in, a folder out, whole or not at all; or a GGUF each.
 
 Without `verify`, every check that needs no weights is made, and a model type that no test has
 proved is refused: a wrong cut loads and runs and is only worse, so it must not be written on a
@@ -11,14 +11,22 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
-from depthprune.errors import ModelError, OutputError
+from depthprune.errors import ModelError, OutputError, UsageError
 from depthprune.manifest import Manifest, ParityRecord, Size, SourceModel, versions
+from depthprune.models.adapter import is_adapter, open_adapter, write_adapter
 from depthprune.models.architectures import find
 from depthprune.models.checkpoint import Checkpoint, open_checkpoint
-from depthprune.models.fingerprint import fingerprint
+from depthprune.models.fingerprint import fingerprint, fingerprint_file
 from depthprune.models.removal import check_removed, parse_blocks
 from depthprune.models.surgery import Surgery, write_pruned
-from depthprune.outputs import MANIFEST_NAME, check_target, staged
+from depthprune.outputs import (
+    MANIFEST_NAME,
+    check_target,
+    is_file_output,
+    placed,
+    staged,
+    staged_file,
+)
 from depthprune.progress import SILENT, Progress
 
 
@@ -29,6 +37,7 @@ def apply(
     *,
     verify: bool = False,
     overwrite: bool = False,
+    link: bool = False,
     command: str | None = None,
     progress: Progress = SILENT,
     finish: Callable[[Manifest, Path], Manifest] | None = None,
@@ -36,16 +45,18 @@ def apply(
     """Write a checkpoint without some of its blocks.
 
     Args:
-        checkpoint: A checkpoint folder.
+        checkpoint: A checkpoint folder, a GGUF file, or the folder of a PEFT adapter.
         removed: Original block numbers, or a text such as `"4,12-14,25"`.
-        out: The folder to write.
+        out: The folder to write; of a GGUF the file, with its manifest beside it.
         verify: Reload the result and compare its logits with the original's, the blocks skipped
             in place. Needed for a model type that is not on the list of verified ones.
         overwrite: Replace what an earlier run wrote in `out`.
+        link: Share the weight files of a folder in which nothing changes with the original: as
+            reflinks where the file system can, else as hard links.
         command: The command line that repeats this, for the manifest.
         progress: Shows long steps.
-        finish: Adds files to the folder before it is published; gives the manifest that names
-            them.
+        finish: Adds files beside the weights before they are published, given the folder or the
+            path of the GGUF; gives the manifest that names them.
 
     Returns:
         What was written.
@@ -60,26 +71,107 @@ def apply(
     """
     source, target = Path(checkpoint), Path(out)
     blocks = parse_blocks(removed) if isinstance(removed, str) else tuple(removed)
-    if source.suffix.lower() == ".gguf":
-        raise ModelError(
-            f"{source}: surgery reads checkpoint folders, and this is a GGUF file; load it and "
-            "save it as a folder first"
+    if is_file_output(source):
+        return _apply_gguf(source, blocks, target, verify, overwrite, command, progress, finish)
+    if is_file_output(target):
+        raise OutputError(
+            f"-o {out}: a folder is cut into a folder; give one, and convert the result to a GGUF "
+            "with llama.cpp"
         )
+    if is_adapter(source):
+        return _apply_adapter(source, blocks, target, verify, overwrite, command, progress)
     opened = open_checkpoint(source)
     blocks = check_removed(blocks, opened.blocks)
     if not verify:
         _check_verified(opened)
-    if target.exists() and target.resolve() == source.resolve():
-        raise OutputError(f"-o {out}: is the checkpoint itself; choose another folder")
+    _refuse_itself(source, target)
     check_target(target, overwrite=overwrite)
     with staged(target, overwrite=overwrite) as stage:
-        surgery = write_pruned(opened, blocks, stage, progress=progress)
-        parity = _verify(opened, stage, blocks, progress) if verify else None
-        manifest = _manifest(opened, surgery, str(checkpoint), command, parity)
+        surgery = write_pruned(opened, blocks, stage, link=link, progress=progress)
+        parity = _verify(opened.folder, stage, blocks, progress) if verify else None
+        model = SourceModel(
+            name=str(checkpoint),
+            kind="folder",
+            model_type=opened.model_type,
+            blocks=opened.blocks,
+            fingerprint=fingerprint(opened),
+        )
+        manifest = _manifest(model, surgery, command, parity)
         if finish is not None:
             manifest = finish(manifest, stage)
         manifest.write(stage / MANIFEST_NAME)
     return surgery
+
+
+def _apply_gguf(
+    source: Path,
+    removed: tuple[int, ...],
+    out: Path,
+    verify: bool,
+    overwrite: bool,
+    command: str | None,
+    progress: Progress,
+    finish: Callable[[Manifest, Path], Manifest] | None,
+) -> Surgery:
+    from depthprune.models.gguf_reader import read_gguf
+    from depthprune.models.gguf_rules import check_architecture
+    from depthprune.models.gguf_surgery import cut_gguf, write_gguf
+
+    if not is_file_output(out):
+        raise OutputError(f"-o {out}: a GGUF is cut into a GGUF; give a name that ends in .gguf")
+    file = read_gguf(source)
+    check_architecture(file, known=not verify)
+    cut = cut_gguf(file, removed)
+    if out.exists() and out.samefile(source):
+        raise OutputError(f"-o {out}: is the model itself; choose another name")
+    with staged_file(out, overwrite=overwrite) as stage:
+        surgery = write_gguf(cut, stage, progress)
+        parity = _verify(source, stage, cut.removed, progress) if verify else None
+        model = SourceModel(
+            name=str(source),
+            kind="gguf",
+            model_type=file.architecture,
+            blocks=file.blocks,
+            fingerprint=fingerprint_file(source),
+        )
+        manifest = _manifest(model, surgery, command, parity)
+        if finish is not None:
+            manifest = finish(manifest, stage)
+        manifest.write(placed(stage, MANIFEST_NAME))
+    return surgery
+
+
+def _apply_adapter(
+    source: Path,
+    removed: tuple[int, ...],
+    out: Path,
+    verify: bool,
+    overwrite: bool,
+    command: str | None,
+    progress: Progress,
+) -> Surgery:
+    if verify:
+        raise UsageError(
+            "--verify: an adapter computes nothing without its base; verify the base's own cut"
+        )
+    adapter = open_adapter(source)
+    _refuse_itself(source, out)
+    with staged(out, overwrite=overwrite) as stage:
+        surgery = write_adapter(adapter, removed, stage, progress=progress)
+        model = SourceModel(
+            name=str(source),
+            kind="folder",
+            model_type=adapter.kind,
+            blocks=len(surgery.removed) + len(surgery.kept),
+            fingerprint=fingerprint_file(adapter.file.path),
+        )
+        _manifest(model, surgery, command, None).write(stage / MANIFEST_NAME)
+    return surgery
+
+
+def _refuse_itself(source: Path, out: Path) -> None:
+    if out.exists() and out.resolve() == source.resolve():
+        raise OutputError(f"-o {out}: is the checkpoint itself; choose another folder")
 
 
 def _check_verified(checkpoint: Checkpoint) -> None:
@@ -96,18 +188,17 @@ def _check_verified(checkpoint: Checkpoint) -> None:
 
 
 def _verify(
-    checkpoint: Checkpoint, stage: Path, removed: tuple[int, ...], progress: Progress
+    original: Path, pruned: Path, removed: tuple[int, ...], progress: Progress
 ) -> ParityRecord:
     # Imports torch, which surgery alone must not.
     from depthprune.models.parity import verify_checkpoint
 
-    return verify_checkpoint(checkpoint.folder, stage, removed, progress=progress)
+    return verify_checkpoint(original, pruned, removed, progress=progress)
 
 
 def _manifest(
-    checkpoint: Checkpoint,
+    model: SourceModel,
     surgery: Surgery,
-    name: str,
     command: str | None,
     parity: ParityRecord | None,
 ) -> Manifest:
@@ -115,13 +206,7 @@ def _manifest(
         schema=1,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=command,
-        model=SourceModel(
-            name=name,
-            kind="folder",
-            model_type=checkpoint.model_type,
-            blocks=checkpoint.blocks,
-            fingerprint=fingerprint(checkpoint),
-        ),
+        model=model,
         removed=list(surgery.removed),
         kept=list(surgery.kept),
         dtype=surgery.dtype,
@@ -130,6 +215,7 @@ def _manifest(
             parameters_after=surgery.parameters_after,
             bytes_before=surgery.bytes_before,
             bytes_after=surgery.bytes_after,
+            bytes_source=surgery.bytes_before if model.kind == "gguf" else None,
         ),
         parity=parity,
         versions=versions(),

@@ -57,12 +57,12 @@ def write_file(
     """
     ordered, head = layout(pieces, metadata)
     with open(path, "xb", buffering=0) as target, contextlib.ExitStack() as stack:
-        _write_all(target, memoryview(head))
+        write_all(target, memoryview(head))
         sources: dict[Path, FileIO] = {}
         for source, begin, end in _runs(ordered):
             if source not in sources:
                 sources[source] = stack.enter_context(open(source, "rb", buffering=0))
-            _copy(sources[source], target, begin, end, advance)
+            copy_range(sources[source], target, begin, end, advance)
         return target.tell()
 
 
@@ -79,9 +79,22 @@ def _runs(pieces: Iterable[Piece]) -> list[tuple[Path, int, int]]:
     return runs
 
 
-def _copy(
+def copy_range(
     source: FileIO, target: FileIO, begin: int, end: int, advance: Callable[[float], None]
 ) -> None:
+    """Append a range of one unbuffered file to another, in the kernel where it can.
+
+    Args:
+        source: Read from.
+        target: Written to, at its end.
+        begin: First byte.
+        end: One past the last byte.
+        advance: Called with the number of bytes copied since the last call.
+
+    Raises:
+        CheckpointError: If the source ends before the range does.
+        OSError: If the target cannot be written (a full disk).
+    """
     if hasattr(os, "copy_file_range"):
         begin = _copy_in_kernel(source, target, begin, end, advance)
     if begin < end:
@@ -122,12 +135,13 @@ def _copy_through_buffer(
                 f"{source.name}: ended at byte {begin} while it was copied, expected {end}; "
                 "leave the checkpoint alone while it is read"
             )
-        _write_all(target, buffer[:read])
+        write_all(target, buffer[:read])
         begin += read
         advance(read)
 
 
-def _write_all(target: FileIO, data: memoryview) -> None:
+def write_all(target: FileIO, data: memoryview) -> None:
+    """Write all of the bytes, however few an unbuffered file takes at a time."""
     while data:
         written = target.write(data)
         data = data[written:]

@@ -25,7 +25,7 @@ INDEX = "model.safetensors.index.json"
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _FIRST_NUMBER = re.compile(r"(.*?\.)??(\d+)(?=\.|$)")
-_OTHER_TOWERS = re.compile(
+OTHER_TOWERS = re.compile(
     r"vision|visual|image|audio|speech|video|encoder|mtp|vae|vq|talker|perceiver|resampler"
 )
 _LANGUAGE = re.compile(r"language|text|decoder|llm")
@@ -111,7 +111,7 @@ def open_checkpoint(folder: Path, *, allow_pickle: bool = False) -> Checkpoint:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise CheckpointError(f"{folder}: expected a checkpoint folder, found {found}")
-    config = _read_object(folder / "config.json", "a checkpoint's config")
+    config = read_object(folder / "config.json", "a checkpoint's config")
     if (folder / WEIGHTS).exists():
         return Checkpoint(folder, config, (read_header(folder / WEIGHTS),))
     if (folder / INDEX).exists():
@@ -129,7 +129,16 @@ def open_checkpoint(folder: Path, *, allow_pickle: bool = False) -> Checkpoint:
     raise CheckpointError(f"{folder}: no weights; expected {WEIGHTS} or {INDEX}{hint}")
 
 
-def _read_object(path: Path, what: str) -> dict[str, Any]:
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: A file.
+        what: What it is, for the message where it is missing.
+
+    Raises:
+        CheckpointError: If it is missing, cannot be read, or is no JSON object.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -149,7 +158,7 @@ def _read_object(path: Path, what: str) -> dict[str, Any]:
 
 def _open_sharded(folder: Path, config: dict[str, Any]) -> Checkpoint:
     path = folder / INDEX
-    index = _read_object(path, "an index")
+    index = read_object(path, "an index")
     weight_map = index.get("weight_map")
     if (
         not isinstance(weight_map, dict)
@@ -254,7 +263,7 @@ def _preferences(
     fitting: list[str], numbers: Mapping[str, set[int]], blocks: int
 ) -> Iterator[list[str]]:
     yield fitting
-    ours = [prefix for prefix in fitting if not _OTHER_TOWERS.search(prefix)]
+    ours = [prefix for prefix in fitting if not OTHER_TOWERS.search(prefix)]
     yield ours
     exact = [prefix for prefix in ours if len(numbers[prefix]) == blocks]
     yield exact

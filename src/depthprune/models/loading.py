@@ -203,13 +203,13 @@ def load_module(
         "output_loading_info": True,
     }
     if source.gguf is not None:
-        options |= _gguf_options(source.gguf)
+        options |= gguf_options(source.gguf)
     elif not source.allow_pickle:
         options["use_safetensors"] = True
     if device_map is not None:
         options["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
     try:
-        with quiet_transformers(), _no_gguf_bar():
+        with quiet_transformers(), no_gguf_bar():
             module, info = AutoModelForCausalLM.from_pretrained(str(source.folder), **options)
     except Exception as error:
         raise ModelError(
@@ -217,7 +217,7 @@ def load_module(
         ) from error
     _refuse_partial(source.name, info)
     if source.gguf is not None:
-        _forget_quantization(module)
+        forget_quantization(module)
     if device_map is None:
         module.to(device)
     elif any(parameter.is_meta for parameter in module.parameters()):
@@ -259,7 +259,7 @@ def load_streamed(
     return module, filled
 
 
-def _gguf_options(file: Path) -> dict[str, Any]:
+def gguf_options(file: Path) -> dict[str, Any]:
     """How to have a GGUF's weights unpacked: newer transformers would keep them packed."""
     import transformers
 
@@ -270,7 +270,7 @@ def _gguf_options(file: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _no_gguf_bar() -> Iterator[None]:
+def no_gguf_bar() -> Iterator[None]:
     """The bar of transformers' GGUF reader listens to no setting, so it is replaced."""
     from transformers import modeling_gguf_pytorch_utils as reader
 
@@ -285,7 +285,7 @@ def _no_gguf_bar() -> Iterator[None]:
         reader.tqdm = bar
 
 
-def _forget_quantization(module: Any) -> None:
+def forget_quantization(module: Any) -> None:
     """An unpacked GGUF still calls itself quantized, and would refuse to be saved."""
     for config in (module.config, getattr(module.config, "text_config", None)):
         if config is not None and hasattr(config, "quantization_config"):

@@ -1,80 +1,213 @@
-"""Names of modules inside a config: a quantisation config lists which were left unquantised.
+r"""Names of modules inside a config: a quantisation config lists which were left unquantised.
 
 Such a list speaks of blocks by number (`model.layers.0.mlp.gate`), so it goes stale in silence
-when blocks go. Names are renumbered like tensors; names of removed blocks vanish; a regular
-expression that mentions a block's number cannot be rewritten safely and is refused.
+when blocks go. Names are renumbered like tensors, and names of removed blocks vanish. A pattern
+(`re:.*layers\.[0-3]\..*`) is tried on the checkpoint's own modules: where it means the same ones
+under their new names it stays, else the modules that it meant are written out in its place.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 from depthprune.errors import ModelError
 
+_SIGNS = ("re:", "+:", "-:")
+"""What marks a regular expression: compressed-tensors' lists, and GPTQModel's `dynamic`."""
 
-def rename_modules(value: Any, prefix: str, kept: Sequence[int], field: str) -> Any:
-    """Renumber the modules named anywhere in a part of a config.
+_SPECIAL = re.compile(r"[\\*+?^$|(){}\[\]]")
+_ELSEWHERE = re.compile(r"vision|visual|image|audio|speech|encoder|mtp")
 
-    Args:
-        value: The part: any JSON value.
-        prefix: What the names of the blocks' tensors begin with, such as `"model.layers."`.
-        kept: Original numbers of the kept blocks, in order.
-        field: The part's name, for messages.
 
-    Returns:
-        The same value with names renumbered, and those of removed blocks left out.
+class ModuleNames:
+    """The modules of a checkpoint before and after a cut, for parts of a config that name them.
 
-    Raises:
-        ModelError: If a regular expression speaks of a block by its number.
+    Attributes:
+        warnings: One line for each part that names modules which the checkpoint does not have.
     """
-    return _Renamer(prefix, kept, field).walk(value)
 
+    def __init__(
+        self,
+        tensors: Iterable[str],
+        prefix: str,
+        kept: Sequence[int],
+        *,
+        nested: bool = False,
+        pattern: str = "{}",
+    ) -> None:
+        """Take note of the names.
 
-class _Renamer:
-    def __init__(self, prefix: str, kept: Sequence[int], field: str) -> None:
+        Args:
+            tensors: Names of all tensors of the original checkpoint.
+            prefix: What the names of the blocks' tensors begin with, such as `"model.layers."`.
+            kept: Original numbers of the kept blocks, in order.
+            nested: The language model is a part of a larger one, whose modules may be called
+                otherwise once they are loaded, so that a pattern cannot be written out.
+            pattern: The regular expression that a pattern is put into before it is matched from
+                a name's start.
+        """
+        self.warnings: list[str] = []
+        self._tensors = tuple(tensors)
+        self._prefix = prefix
+        self._new = {block: number for number, block in enumerate(kept)}
+        self._nested = nested
+        self._frame = pattern
         # The list is called the same with and without the model's own prefix.
         stem = prefix.rstrip(".").split(".")[-1]
-        self.name = re.compile(rf"((?:[\w]+\.)*?{re.escape(stem)}\.)(\d+)(?=\.|$)")
-        self.pattern = re.compile(rf"{re.escape(stem)}(?:\\\.|\.|\[\.\])\(?\[?\d")
-        self.prefix = prefix
-        self.new = {block: number for number, block in enumerate(kept)}
-        self.field = field
+        self._name = re.compile(rf"((?:[\w]+\.)*?{re.escape(stem)}\.)(\d+)(?=\.|$)")
 
-    def walk(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            pairs = ((self.rename(key), item) for key, item in value.items())
-            return {key: self.walk(item) for key, item in pairs if key is not None}
-        if isinstance(value, list):
-            renamed = (
-                self.rename(item) if isinstance(item, str) else self.walk(item) for item in value
-            )
-            return [
-                new
-                for new, old in zip(renamed, value, strict=True)
-                if new is not None or old is None
-            ]
-        return value
+    def rename(self, value: Any, field: str) -> Any:
+        """Renumber the modules named anywhere in a part of a config.
 
-    def rename(self, name: str) -> str | None:
-        """The new name, or None for a module of a removed block."""
-        match = self.name.match(name)
-        if match is not None and self._is_ours(match[1]):
-            number = int(match[2])
-            if number not in self.new:
-                return None
-            return f"{match[1]}{self.new[number]}{name[match.end() :]}"
-        if match is None and self.pattern.search(name):
-            raise ModelError(
-                f"config.json: {self.field} has the pattern {name!r}, which speaks of blocks by "
-                "number and cannot be renumbered; list the modules by name"
+        Args:
+            value: The part: any JSON value; it is not changed.
+            field: The part's name, for messages.
+
+        Returns:
+            The same value with names renumbered, and those of removed blocks left out.
+
+        Raises:
+            ModelError: If a pattern speaks of blocks by number and cannot be written out.
+        """
+        walk = _Walk(self, field)
+        renamed = walk.any(value)
+        if walk.unknown:
+            more = f" and {len(walk.unknown) - 1} more" if len(walk.unknown) > 1 else ""
+            self.warnings.append(
+                f"{field} names the module {walk.unknown[0]}{more}, which the checkpoint does not "
+                "have"
             )
-        return name
+        return renamed
+
+    @cached_property
+    def _modules(self) -> dict[str, str | None]:
+        """Every module that holds a tensor of a block, with its new name; None of a removed one.
+
+        A tensor may lie below its module by more than one name (bitsandbytes' `weight.absmax`);
+        what matters is that every module is there.
+        """
+        found: dict[str, str | None] = {}
+        for name in self._tensors:
+            if name.startswith(self._prefix):
+                module = name.rpartition(".")[0]
+                while len(module) > len(self._prefix) and module not in found:
+                    found[module] = self._renumber(module)
+                    module = module.rpartition(".")[0]
+        return found
+
+    @cached_property
+    def _leaves(self) -> frozenset[str]:
+        return frozenset(name.rpartition(".")[0] for name in self._tensors)
+
+    @cached_property
+    def _text(self) -> str:
+        return "\n".join(self._tensors)
+
+    def _renumber(self, name: str) -> str | None:
+        match = self._name.match(name)
+        if match is None:
+            return name
+        number = self._new.get(int(match[2]))
+        return None if number is None else f"{match[1]}{number}{name[match.end() :]}"
+
+    def entry(self, name: str, field: str) -> Iterator[str]:
+        """What stands in the place of one entry: one name, several, or none."""
+        match = self._name.match(name)
+        if match is not None and self._is_ours(match[1]) and "|" not in name:
+            new = self._renumber(name)
+            if new is not None:
+                yield new
+            return
+        sign = next((sign for sign in _SIGNS if name.startswith(sign)), "")
+        if not sign and not _SPECIAL.search(name):
+            yield name
+            return
+        yield from self._pattern(name, sign, field)
+
+    def has(self, name: str) -> bool:
+        """Whether an entry that is no pattern may name something: all but a name of a block's."""
+        match = self._name.match(name)
+        if match is None or not self._is_ours(match[1]) or _SPECIAL.search(name):
+            return True
+        # As a whole name, or as a part of one.
+        return bool(re.search(rf"(^|\.|\n){re.escape(name.rstrip('.'))}(\.|\n|$)", self._text))
 
     def _is_ours(self, found: str) -> bool:
         return (
-            found.endswith(self.prefix)
-            or self.prefix.endswith(found)
-            or not re.search(r"vision|visual|image|audio|speech|encoder|mtp", found)
+            found.endswith(self._prefix)
+            or self._prefix.endswith(found)
+            or not _ELSEWHERE.search(found)
         )
+
+    def _pattern(self, name: str, sign: str, field: str) -> Iterator[str]:
+        matches = self._matcher(name, sign, field)
+        meant = {old: new for old, new in self._modules.items() if matches(old)}
+        kept = {old: new for old, new in meant.items() if new is not None}
+        now = {new for new in self._modules.values() if new is not None and matches(new)}
+        if now == set(kept.values()) and (kept or not meant):
+            yield name
+            return
+        if self._nested:
+            raise _stale(name, field)
+        leaves = {old: new for old, new in kept.items() if old in self._leaves}
+        for new in (leaves or kept).values():
+            yield f"{sign}^{re.escape(new)}$" if sign in ("+:", "-:") else new
+
+    def _matcher(self, name: str, sign: str, field: str) -> Callable[[str], object]:
+        """What an entry's pattern matches, as the libraries that read it would say.
+
+        Compressed-tensors, GPTQModel and transformers match regular expressions from a name's
+        start; ModelOpt and Quark write shell patterns, in which a star alone stands for anything.
+        """
+        pattern = name.removeprefix(sign)
+        if not sign and set(_SPECIAL.findall(pattern)) == {"*"}:
+            return re.compile(fnmatch.translate(pattern)).match
+        try:
+            return re.compile(self._frame.format(pattern)).match
+        except re.error as error:
+            raise _stale(name, field) from error
+
+
+def _stale(name: str, field: str) -> ModelError:
+    return ModelError(
+        f"config.json: {field} has the pattern {name!r}, which speaks of blocks by number and "
+        "cannot be renumbered; list the modules by name"
+    )
+
+
+class _Walk:
+    """One pass over a part of a config."""
+
+    def __init__(self, names: ModuleNames, field: str) -> None:
+        self._names = names
+        self._field = field
+        self.unknown: list[str] = []
+
+    def any(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            # A group whose every target went has nothing left to say.
+            return {
+                new: walked
+                for key, item in value.items()
+                for new in self._entries(key)
+                if not _emptied(item, walked := self.any(item))
+            }
+        if isinstance(value, list):
+            found: list[Any] = []
+            for item in value:
+                found.extend(self._entries(item) if isinstance(item, str) else [self.any(item)])
+            return found
+        return value
+
+    def _entries(self, name: str) -> list[str]:
+        if not self._names.has(name):
+            self.unknown.append(name)
+        return list(self._names.entry(name, self._field))
+
+
+def _emptied(before: Any, after: Any) -> bool:
+    return isinstance(before, dict) and bool(before.get("targets")) and not after.get("targets")

@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from depthprune.errors import ParityError, first_line
 from depthprune.manifest import ParityRecord
 from depthprune.models.anatomy import Anatomy
-from depthprune.models.loading import DTYPES, Model, load, load_streamed, quiet_transformers
+from depthprune.models.loading import (
+    DTYPES,
+    Model,
+    forget_quantization,
+    gguf_options,
+    load,
+    load_streamed,
+    no_gguf_bar,
+    quiet_transformers,
+)
 from depthprune.models.placement import DeviceMap
 from depthprune.models.replay import relative_difference
 from depthprune.models.source import find_model
@@ -104,7 +113,7 @@ def verify(
 
 
 def reload(
-    folder: Path,
+    place: Path,
     dtype: str,
     device: str,
     *,
@@ -114,7 +123,7 @@ def reload(
     """Load a checkpoint as its users will, and refuse one that does not fit its config.
 
     Args:
-        folder: The checkpoint.
+        place: A checkpoint folder, or a GGUF file, whose weights are unpacked.
         dtype: Name of the dtype it computes in.
         device: Where it computes.
         stream: Read its blocks when they are about to run, for a model larger than memory.
@@ -125,9 +134,9 @@ def reload(
     """
     try:
         if stream:
-            module, info = _streamed(folder, DTYPES[dtype], device)
+            module, info = _streamed(place, DTYPES[dtype], device)
         else:
-            module, info = _whole(folder, DTYPES[dtype], device, device_map)
+            module, info = _whole(place, DTYPES[dtype], device, device_map)
     except Exception as error:
         raise ParityError(
             f"the written checkpoint does not load ({first_line(error, 300)})"
@@ -143,18 +152,19 @@ def reload(
 
 
 def _whole(
-    folder: Path, dtype: torch.dtype, device: str, device_map: DeviceMap | None
+    place: Path, dtype: torch.dtype, device: str, device_map: DeviceMap | None
 ) -> tuple[nn.Module, dict[str, Any]]:
     from transformers import AutoModelForCausalLM
 
-    with quiet_transformers():
+    folder, options = (place.parent, gguf_options(place)) if place.is_file() else (place, {})
+    if device_map is not None:
+        options["device_map"] = device_map
+    with quiet_transformers(), no_gguf_bar():
         module, info = AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            dtype=dtype,
-            local_files_only=True,
-            output_loading_info=True,
-            **({} if device_map is None else {"device_map": device_map}),
+            str(folder), dtype=dtype, local_files_only=True, output_loading_info=True, **options
         )
+    if place.is_file():
+        forget_quantization(module)
     return (module.to(device) if device_map is None else module), info
 
 

@@ -34,10 +34,11 @@ _WANTED = (
     "*.model",
     "*.tiktoken",
     "bpe.codes",
-    "LICENSE*",
-    "LICENCE*",
-    "NOTICE*",
-    "COPYING*",
+    "license*",
+    "licence*",
+    "notice*",
+    "copying*",
+    "use_policy*",
 )
 
 _WANTED_FOLDERS = ("additional_chat_templates",)
@@ -64,7 +65,7 @@ def copy_side_files(folder: Path, stage: Path, config: Mapping[str, Any]) -> lis
     for entry in sorted(folder.iterdir()):
         if entry.is_dir():
             if entry.name in _WANTED_FOLDERS:
-                shutil.copytree(entry, stage / entry.name)
+                _copy_folder(entry, stage / entry.name)
                 copied.append(entry.name)
         elif _matches(entry.name, wanted) and not _matches(entry.name, _NEVER):
             if not entry.exists():
@@ -74,5 +75,15 @@ def copy_side_files(folder: Path, stage: Path, config: Mapping[str, Any]) -> lis
     return copied
 
 
+def _copy_folder(folder: Path, target: Path) -> None:
+    """Copy contents alone: a read-only original must not make a read-only copy."""
+    target.mkdir()
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir():
+            _copy_folder(entry, target / entry.name)
+        else:
+            shutil.copyfile(entry, target / entry.name)
+
+
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in patterns)

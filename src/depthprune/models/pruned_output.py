@@ -1,0 +1,86 @@
+"""Cutting a loaded model into what `-o` names: a checkpoint folder, or a GGUF.
+
+Both are staged, so that the caller can reload the result, judge it and put its report beside it
+before anything is published. A GGUF is cut from a GGUF alone: nothing here quantises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from depthprune.errors import UsageError
+from depthprune.models.gguf_reader import read_gguf
+from depthprune.models.gguf_rules import check_searchable
+from depthprune.models.gguf_surgery import cut_gguf, write_gguf
+from depthprune.models.loading import Model
+from depthprune.models.materialize import dense_checkpoint
+from depthprune.models.source import ModelSource
+from depthprune.models.surgery import Surgery, write_pruned
+from depthprune.outputs import is_file_output, staged, staged_file
+from depthprune.progress import SILENT, Progress
+
+
+def check_pruned_output(source: ModelSource, out: Path, left: int | None) -> None:
+    """Refuse, before a search, an output that this model cannot be written to.
+
+    Args:
+        source: The original.
+        out: What `-o` names.
+        left: How many blocks will be left, where that is known.
+
+    Raises:
+        ModelError: If llama.cpp would misread what a search removes.
+        UsageError: If the output is a GGUF and the model none, or is the model itself.
+    """
+    if not is_file_output(out):
+        return
+    if source.gguf is None:
+        raise UsageError(
+            f"-o {out}: a GGUF is written from a GGUF, and {source.name} is none; give a folder, "
+            "and convert the result with llama.cpp"
+        )
+    if out.exists() and out.samefile(source.gguf):
+        raise UsageError(f"-o {out}: is the model itself; choose another name")
+    check_searchable(read_gguf(source.gguf), left)
+
+
+@contextmanager
+def pruned_output(
+    model: Model,
+    removed: Sequence[int],
+    out: Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> Iterator[tuple[Path, Surgery]]:
+    """Cut a loaded model, published when the block ends without an exception.
+
+    Args:
+        model: The loaded original.
+        removed: Original block numbers.
+        out: What `-o` names.
+        overwrite: Replace an earlier output of depthprune.
+        progress: Where the work shows itself.
+
+    Yields:
+        The staged folder or GGUF, and what was cut.
+
+    Raises:
+        DepthpruneError: If the model cannot be cut or the output not written.
+    """
+    if is_file_output(out) and model.source.gguf is not None:
+        cut = cut_gguf(read_gguf(model.source.gguf), removed)
+        with staged_file(out, overwrite=overwrite) as stage:
+            yield stage, write_gguf(cut, stage, progress)
+        return
+    with (
+        staged(out, overwrite=overwrite) as stage,
+        dense_checkpoint(model, out, progress=progress) as dense,
+    ):
+        prefix = None if model.source.checkpoint else f"{model.anatomy.blocks.path}."
+        yield (
+            stage,
+            write_pruned(dense, removed, stage, block_prefix=prefix, progress=progress),
+        )

@@ -1,0 +1,250 @@
+"""Which tensors each new weight file holds, and writing those files with their index.
+
+Each old shard becomes a new one, without the removed blocks' tensors and under new numbers; one
+that would be empty vanishes. A shard in which nothing changes may be shared with the original
+rather than copied, if the user allows.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from depthprune.errors import ModelError
+from depthprune.models.byte_copy import write_file
+from depthprune.models.checkpoint import INDEX, WEIGHTS, Checkpoint, split_name
+from depthprune.models.safetensors_file import Piece, SafetensorsFile
+from depthprune.progress import SILENT, Progress
+
+_FICLONE = 0x40049409
+"""Linux's request to share one file's blocks with another, copied only when one is written to."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One new weight file.
+
+    Attributes:
+        source: The old file.
+        pieces: Its tensors, under their new names.
+        metadata: Its `__metadata__`.
+    """
+
+    source: SafetensorsFile
+    pieces: tuple[Piece, ...]
+    metadata: dict[str, str]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(piece.tensor.nbytes for piece in self.pieces)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the old file says the same."""
+        return (
+            self.metadata == self.source.metadata
+            and len(self.pieces) == len(self.source.tensors)
+            and all(piece.name == piece.tensor.name for piece in self.pieces)
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All new weight files.
+
+    Attributes:
+        shards: In the order of their names; each holds something.
+        dropped_extra: How many layers beyond the blocks are left out.
+    """
+
+    shards: tuple[Shard, ...]
+    dropped_extra: int
+
+    @property
+    def pieces(self) -> Iterator[Piece]:
+        """Every tensor."""
+        return (piece for shard in self.shards for piece in shard.pieces)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all tensors as stored."""
+        return sum(piece.tensor.elements for piece in self.pieces)
+
+
+def plan_shards(checkpoint: Checkpoint, prefix: str, kept: tuple[int, ...]) -> Plan:
+    """Decide what each new file holds.
+
+    Args:
+        checkpoint: The original.
+        prefix: What the names of the blocks' tensors begin with.
+        kept: Original numbers of the kept blocks, in order.
+
+    Raises:
+        ModelError: If a block has no tensor.
+    """
+    names = _Names(prefix, kept, checkpoint.blocks)
+    everything = frozenset(checkpoint.tensors)
+    shards = [_plan_shard(shard, names, everything) for shard in checkpoint.shards]
+    missing = set(range(checkpoint.blocks)) - names.seen
+    if missing:
+        raise ModelError(
+            f"{checkpoint.folder}: expected {checkpoint.blocks} blocks named {prefix}*, block "
+            f"{min(missing)} has no tensor; check the number of blocks in config.json"
+        )
+    return Plan(tuple(shard for shard in shards if shard.pieces), len(names.extra))
+
+
+class _Names:
+    """New names of tensors, and which blocks were seen among the old ones."""
+
+    def __init__(self, prefix: str, kept: tuple[int, ...], blocks: int) -> None:
+        self.prefix = prefix
+        self.blocks = blocks
+        self.new_number = {block: new for new, block in enumerate(kept)}
+        self.seen: set[int] = set()
+        self.extra: set[int] = set()
+
+    def new(self, name: str) -> str | None:
+        parts = split_name(name)
+        if parts is None or parts[0] != self.prefix:
+            return name
+        _, number, rest = parts
+        self.seen.add(number)
+        if number >= self.blocks:
+            self.extra.add(number)
+        new = self.new_number.get(number)
+        return None if new is None else f"{self.prefix}{new}{rest}"
+
+
+def _plan_shard(shard: SafetensorsFile, names: _Names, everything: frozenset[str]) -> Shard:
+    """One file, whose metadata may say which further names its tensors have.
+
+    safetensors stores tensors that share memory once, and the other names as `other: stored`. If
+    the stored name goes with its block, the tensor goes on under the first of the others. (The
+    metadata itself has no order that means anything.)
+    """
+    new_name = {tensor.name: names.new(tensor.name) for tensor in shard.tensors}
+    aliases = {
+        other: stored
+        for other, stored in shard.metadata.items()
+        if stored in new_name and other not in everything
+    }
+    metadata = {key: value for key, value in shard.metadata.items() if key not in aliases}
+    for other in sorted(aliases, key=_by_number):
+        stored = aliases[other]
+        new = names.new(other)
+        if new is None:
+            continue
+        if new_name[stored] is None:
+            new_name[stored] = new
+        else:
+            metadata[new] = str(new_name[stored])
+    pieces = (
+        Piece(name, shard.path, tensor)
+        for tensor in shard.tensors
+        if (name := new_name[tensor.name]) is not None
+    )
+    return Shard(shard, tuple(pieces), metadata)
+
+
+def _by_number(name: str) -> tuple[str, int, str]:
+    return split_name(name) or (name, 0, "")
+
+
+def write_shards(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    stage: Path,
+    *,
+    link: bool = False,
+    progress: Progress = SILENT,
+) -> tuple[list[str], list[str]]:
+    """Write the weight files, and their index if there are several.
+
+    Args:
+        checkpoint: The original.
+        plan: What each file holds.
+        stage: The folder.
+        link: Share the files of the original in which nothing changes.
+        progress: Shows the bytes copied.
+
+    Returns:
+        The names of what was written, and of those files among them that are hard links.
+    """
+    total = len(plan.shards)
+    names = (
+        [WEIGHTS]
+        if total == 1
+        else [f"model-{i:05d}-of-{total:05d}.safetensors" for i in range(1, total + 1)]
+    )
+    linked = []
+    with progress.step("copying weights", plan.bytes, "B") as step:
+        for name, shard in zip(names, plan.shards, strict=True):
+            how = share(shard.source.path, stage / name) if link and shard.unchanged else None
+            if how is None:
+                write_file(stage / name, shard.pieces, shard.metadata, step.advance)
+            elif how == "hard link":
+                linked.append(name)
+    if total == 1:
+        return names, linked
+    _write_index(checkpoint, plan, names, stage / INDEX)
+    return [*names, INDEX], linked
+
+
+def _write_index(checkpoint: Checkpoint, plan: Plan, names: list[str], path: Path) -> None:
+    metadata = dict(checkpoint.index_metadata) | {"total_size": plan.bytes}
+    # What counts as a parameter is known only where the original counted elements, as we do.
+    if metadata.pop("total_parameters", None) == checkpoint.parameters:
+        metadata["total_parameters"] = plan.parameters
+    weight_map = {
+        piece.name: name
+        for name, shard in zip(names, plan.shards, strict=True)
+        for piece in shard.pieces
+    }
+    document = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def share(source: Path, target: Path) -> str | None:
+    """Make a file that shares its bytes with another: a reflink, else a hard link.
+
+    Args:
+        source: The file; a symbolic link is followed.
+        target: The new name.
+
+    Returns:
+        `"reflink"`, `"hard link"`, or None where the file systems can do neither.
+    """
+    attempts: tuple[tuple[str, Callable[[Path, Path], None]], ...] = (
+        ("reflink", _reflink),
+        ("hard link", lambda old, new: os.link(old.resolve(), new)),
+    )
+    for how, attempt in attempts:
+        try:
+            attempt(source, target)
+        except OSError as error:
+            target.unlink(missing_ok=True)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        else:
+            return how
+    return None
+
+
+def _reflink(source: Path, target: Path) -> None:
+    try:
+        import fcntl
+    except ImportError as error:
+        raise OSError(errno.ENOTSUP, "no reflinks here") from error
+    with open(source, "rb") as old, open(target, "xb") as new:
+        fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())

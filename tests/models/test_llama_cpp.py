@@ -1,0 +1,102 @@
+"""llama.cpp loads a pruned GGUF and computes what transformers does, within quantisation.
+
+Run where `llama-cpp-python` is installed (it is built from source: about five minutes on two
+cores). llama.cpp multiplies quantised weights by activations that it rounds to eight bits, so it
+agrees with the unpacked weights only about as well on the pruned file as it does on the whole one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from depthprune.models.apply import apply
+from depthprune.models.loading import load
+from depthprune.models.source import demo_file
+
+pytestmark = pytest.mark.slow
+
+PROMPT = "The bridge over the river was repaired in the spring, and the people of the town"
+NEW = 16
+
+
+def text() -> str:
+    import pydoc_data.topics
+
+    return " ".join("\n".join(pydoc_data.topics.topics.values()).split())[:6000]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """llama.cpp beside transformers on one file.
+
+    Attributes:
+        difference: Of the logarithms of the perplexities on a text.
+        agreement: Share of the text's positions with the same likeliest token.
+        gaps: How much less likely (nats) each token of llama.cpp's greedy continuation is to
+            transformers than the one that it would have taken there.
+    """
+
+    difference: float
+    agreement: float
+    gaps: np.ndarray[Any, Any]
+
+
+def log_softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    result: np.ndarray[Any, Any] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def in_llama_cpp(file: Path, ids: list[int], prompt: list[int]) -> tuple[Any, list[int]]:
+    """Log-probabilities (tokens × vocabulary) on a text, and the greedy continuation."""
+    import llama_cpp
+
+    model = llama_cpp.Llama(str(file), n_ctx=1024, n_batch=1024, logits_all=True, verbose=False)
+    model.eval(ids)
+    logits = np.array(model.scores[: len(ids)])
+    model.reset()
+    greedy = model.generate(prompt, temp=0.0, repeat_penalty=1.0)
+    continuation = [int(next(greedy)) for _ in range(NEW)]
+    model.close()
+    return log_softmax(logits), continuation
+
+
+def compare(file: Path, ids: list[int], prompt: list[int]) -> Comparison:
+    theirs, continuation = in_llama_cpp(file, ids, prompt)
+    module: Any = load(file, dtype="float32", device="cpu", tokenizer=object()).module
+    with torch.inference_mode():
+        ours = log_softmax(module(torch.tensor([ids])).logits[0].numpy())
+        forced = log_softmax(module(torch.tensor([prompt + continuation])).logits[0].numpy())
+    steps = forced[len(prompt) - 1 : -1]
+    picked = [log[np.arange(len(ids) - 1), ids[1:]].mean() for log in (theirs[:-1], ours[:-1])]
+    return Comparison(
+        difference=abs(picked[0] - picked[1]),
+        agreement=float((theirs.argmax(-1) == ours.argmax(-1)).mean()),
+        gaps=steps.max(-1) - steps[np.arange(NEW), continuation],
+    )
+
+
+def test_llama_cpp_agrees_with_transformers_on_a_pruned_file(tmp_path: Path) -> None:
+    pytest.importorskip(
+        "llama_cpp", reason="llama-cpp-python is not installed; run: pip install llama-cpp-python"
+    )
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(demo_file().parent, gguf_file=demo_file().name)
+    ids = tokenizer(text()).input_ids[:512]
+    prompt = tokenizer(PROMPT).input_ids
+    apply(demo_file(), "10,12,20", tmp_path / "pruned.gguf")
+    dense, pruned = (compare(file, ids, prompt) for file in (demo_file(), tmp_path / "pruned.gguf"))
+
+    assert pruned.difference < 0.02
+    assert pruned.difference < 2 * dense.difference + 0.005
+    assert pruned.agreement > max(0.9, dense.agreement - 0.05)
+    # Where the two part ways, they were nearly of one mind.
+    assert (pruned.gaps < 0.5).all()
+    assert (pruned.gaps == 0).mean() > 0.7
