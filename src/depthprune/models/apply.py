@@ -13,7 +13,7 @@ from pathlib import Path
 
 from depthprune.errors import ModelError, OutputError
 from depthprune.manifest import Manifest, ParityRecord, Size, SourceModel, versions
-from depthprune.models.architectures import find
+from depthprune.models.architectures import require_prunable
 from depthprune.models.checkpoint import Checkpoint, open_checkpoint
 from depthprune.models.fingerprint import fingerprint
 from depthprune.models.removal import check_removed, parse_blocks
@@ -67,8 +67,7 @@ def apply(
         )
     opened = open_checkpoint(source)
     blocks = check_removed(blocks, opened.blocks)
-    if not verify:
-        _check_verified(opened)
+    require_prunable(opened.model_type, proved=not verify)
     if target.exists() and target.resolve() == source.resolve():
         raise OutputError(f"-o {out}: is the checkpoint itself; choose another folder")
     check_target(target, overwrite=overwrite)
@@ -80,19 +79,6 @@ def apply(
             manifest = finish(manifest, stage)
         manifest.write(stage / MANIFEST_NAME)
     return surgery
-
-
-def _check_verified(checkpoint: Checkpoint) -> None:
-    row = find(checkpoint.model_type)
-    if row is not None and row.status == "verified":
-        return
-    if row is not None:
-        raise ModelError(f"model_type {row.model_type}: cannot be depth-pruned; {row.why}")
-    raise ModelError(
-        f"model_type {checkpoint.model_type or 'missing'}: not on the list of verified "
-        "architectures (depthprune architectures); pass --verify to compare the result with the "
-        "original, which loads both"
-    )
 
 
 def _verify(

@@ -22,12 +22,27 @@ starcoder2 youtu
 _N_LAYER = "bloom codegen ctrl gpt2 gpt-sw3 gpt_bigcode gptj"
 """The same, with the count in `n_layer`."""
 
+_DECODER_LAYERS = """
+bart bigbird_pegasus blenderbot blenderbot-small marian mbart mvp pegasus plbart trocr whisper
+"""
+"""Decoders of encoder-decoders, with the count in `decoder_layers`; the encoder is left alone."""
+
+_BERT = """
+bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert rembert roberta
+roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod
+"""
+"""Encoders that are decoders where `is_decoder` is set; a block is the same in both."""
+
 _TIES = "its blocks share weights or caches by position"
 _DEPTH = "each block computes with its own number or with the depth of the whole model"
 
 ROWS: tuple[Architecture, ...] = (
     *(Architecture(name) for name in _BY_FIELD.split()),
     *(Architecture(name, count="n_layer") for name in _N_LAYER.split()),
+    *(Architecture(name, count="decoder_layers") for name in _DECODER_LAYERS.split()),
+    *(Architecture(name) for name in _BERT.split()),
+    Architecture("prophetnet", count="num_decoder_layers"),
+    Architecture("openai-gpt", count="n_layer"),
     Architecture("gpt_neo", count="num_layers"),
     *(
         Architecture(name, defaults={"first_k_dense_replace": count})

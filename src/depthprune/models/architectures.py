@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-Status = Literal["verified", "refused"]
+from depthprune.errors import ModelError
+
+Status = Literal["verified", "refused", "not a decoder"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Architecture:
     @property
     def rule(self) -> str:
         """What surgery does for this type beyond the rules that hold for every field, briefly."""
-        if self.status == "refused":
+        if self.status != "verified":
             return ""
         parts = [] if self.count == "num_hidden_layers" else [f"count in {self.count}"]
         parts += [f"{pattern.field} written out" for pattern in self.patterns]
@@ -118,6 +120,31 @@ def architectures() -> tuple[Architecture, ...]:
     return tuple(
         sorted(_table().values(), key=lambda row: (row.status != "verified", row.model_type))
     )
+
+
+def require_prunable(model_type: str, *, proved: bool = False) -> Architecture | None:
+    """Refuse a model type that cannot be depth-pruned.
+
+    Args:
+        model_type: As in `config.json`.
+        proved: Refuse a type without a row too.
+
+    Returns:
+        The type's row, or None where the table has none.
+
+    Raises:
+        ModelError: If the type is refused, or unknown where it must not be.
+    """
+    row = find(model_type)
+    if row is None and proved:
+        raise ModelError(
+            f"model_type {model_type or 'missing'}: not on the list of verified architectures "
+            "(depthprune architectures); pass --verify to compare the result with the original, "
+            "which loads both"
+        )
+    if row is not None and row.status != "verified":
+        raise ModelError(f"model_type {model_type}: cannot be depth-pruned; {row.why}")
+    return row
 
 
 def find(model_type: str) -> Architecture | None:

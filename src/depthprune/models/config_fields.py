@@ -100,7 +100,14 @@ FIELDS: Mapping[str, Action] = {
 """Field name to action. A field whose value is of another shape than its action means (an
 `intermediate_size` that is one number) is left alone."""
 
-COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
+COUNTS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "decoder_layers",
+    "num_decoder_layers",
+)
 """Names under which configs keep the number of blocks."""
 
 SECTIONS = ("text_config", "llm_config", "language_config")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from depthprune.errors import CheckpointError, ModelError
-from depthprune.models.architectures import Architecture, Need, Pattern, Prefix, find
+from depthprune.models.architectures import Architecture, Need, Pattern, Prefix, require_prunable
 from depthprune.models.config_fields import FIELDS, NOT_PER_BLOCK, Action
 from depthprune.models.config_sections import Config, count_blocks, counts, text_section
 from depthprune.models.removal import check_removed
@@ -60,11 +60,10 @@ def cut_config(config: Config, removed: Iterable[int]) -> ConfigCut:
     new = copy.deepcopy(config)
     section = text_section(new)
     cut = _Cut(section, blocks, tuple(b for b in range(blocks) if b not in gone))
-    for type_ in dict.fromkeys([section.get("model_type"), new.get("model_type")]):
-        row = find(str(type_))
-        if row is not None:
-            _apply_row(cut, row)
-            break
+    types = [str(part.get("model_type")) for part in (section, new)]
+    for row in filter(None, map(require_prunable, dict.fromkeys(types))):
+        _apply_row(cut, row)
+        break
     # A period that is spelled out as a set of blocks must be so before sets are renumbered.
     for name in sorted(section, key=lambda name: FIELDS.get(name) != "sparse-step"):
         cut.rewrite(name)
@@ -76,8 +75,6 @@ def cut_config(config: Config, removed: Iterable[int]) -> ConfigCut:
 
 
 def _apply_row(cut: _Cut, row: Architecture) -> None:
-    if row.status == "refused":
-        raise ModelError(f"model_type {row.model_type}: cannot be depth-pruned; {row.why}")
     for block in row.keep:
         if block % cut.blocks not in cut.kept:
             raise ModelError(
