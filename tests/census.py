@@ -99,9 +99,9 @@ def _examine(model_type: str, row: Architecture | None, folder: Path) -> tuple[s
         return "skipped", "this transformers does not know it"
     checkpoint = open_checkpoint(save_tiny(folder / "whole", model_type, tokenizer=False))
     with torch.random.fork_rng():
-        model = model_class(model_type).from_pretrained(
-            checkpoint.folder, dtype=torch.float32
-        ).eval()
+        model = (
+            model_class(model_type).from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
+        )
     cut, refused = [], []
     for name, removed in removed_sets(checkpoint).items():
         try:
@@ -232,7 +232,8 @@ def _block_list(model: Any, checkpoint: Checkpoint) -> Any:
 def _identity(returned: Any) -> Any:
     def forward(*args: Any, **kwargs: Any) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
-        return (hidden, *([None] * (len(returned) - 1))) if isinstance(returned, tuple) else hidden
+        many = isinstance(returned, (tuple, list))
+        return (hidden, *([None] * (len(returned) - 1))) if many else hidden
 
     return forward
 

@@ -18,9 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from tiny_types import EXTRA, MODEL_CLASSES
-
-VOCAB = 320
+from tiny_types import EXTRA, MODEL_CLASSES, VOCAB
 
 _SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -39,6 +37,8 @@ _SIZES: dict[str, Any] = {
     "decoder_attention_heads": 2,
     "n_head": 2,
     "num_heads": 2,
+    "encoder_layers": 6,
+    "num_encoder_layers": 6,
     "num_key_value_heads": 2,
     "head_dim": 16,
     "vocab_size": VOCAB,

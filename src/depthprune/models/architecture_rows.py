@@ -7,10 +7,22 @@ config class derives from a block's number and no pattern here writes out.
 
 from __future__ import annotations
 
-from depthprune.models.architectures import Architecture, Need, Pattern, Prefix
+from depthprune.models.architectures import (
+    Architecture,
+    Need,
+    Packed,
+    Pattern,
+    Place,
+    Prefix,
+)
 
 _BY_FIELD = """
-apertus arcee aria_text bamba biogpt bitnet cohere deepseek_v2 doge ernie4_5 falcon falcon_mamba
+apertus arcee aria_text axk1 bailing_hybrid bamba cohere_compass_text dbrx deepseek_v4
+dots3_note dots3_note_text emu3 falcon_h1 fuyu gemma3 gemma4 gemma4_unified
+git glm_moe_dsa got_ocr2 granitemoehybrid hy_v4 inkling2_text inkling_text
+kimi_linear lfm2_moe llama4 mamba2 mimo_v2_flash mllama moshi moss_transcribe_diarize
+nemotron_h olmo_hybrid phi4_multimodal qwen3_5 qwen3_5_moe qwen4_exp qwen4_exp_text reformer
+xlm xlnet xlstm zaya cpmant bamba biogpt bitnet cohere deepseek_v2 doge ernie4_5 falcon falcon_mamba
 flex_olmo gemma glm glm4 gpt_neox granite granitemoe granitemoeshared helium hunyuan_v1_dense
 hunyuan_v1_moe hyperclovax internlm3 iquestcoder jais2 jetmoe lfm2 llama mamba mellum minicpm3
 minimax_m2 minimax_m3_vl_text ministral ministral3 mistral mixtral nanochat nemotron olmo olmo2
@@ -36,12 +48,13 @@ roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod
 _TIES = "its blocks share weights or caches by position"
 _DEPTH = "each block computes with its own number or with the depth of the whole model"
 
+_LAST_FULL = Place("last", "full_attention", "its config class makes the last block one")
+
 ROWS: tuple[Architecture, ...] = (
     *(Architecture(name) for name in _BY_FIELD.split()),
     *(Architecture(name, count="n_layer") for name in _N_LAYER.split()),
     *(Architecture(name, count="decoder_layers") for name in _DECODER_LAYERS.split()),
     *(Architecture(name) for name in _BERT.split()),
-    Architecture("prophetnet", count="num_decoder_layers"),
     Architecture("openai-gpt", count="n_layer"),
     Architecture("gpt_neo", count="num_layers"),
     *(
@@ -82,6 +95,18 @@ ROWS: tuple[Architecture, ...] = (
     Architecture(
         "gemma3_text", patterns=(Pattern("layer_types", "sliding_window_pattern", default=6),)
     ),
+    Architecture(
+        "gemma4_text",
+        patterns=(Pattern("layer_types", 6),),
+        places=(_LAST_FULL,),
+        packed=(
+            Packed("embed_tokens_per_layer.weight", axis=1),
+            Packed("per_layer_model_projection.weight", axis=0),
+        ),
+    ),
+    Architecture(
+        "gemma4_unified_text", patterns=(Pattern("layer_types", 6),), places=(_LAST_FULL,)
+    ),
     Architecture("glm4_moe_lite", patterns=(Prefix("mlp_layer_types", 1),)),
     Architecture("gpt_oss", patterns=(Pattern("layer_types", 2),)),
     Architecture("granite_swa", patterns=(Pattern("layer_types", 4, offset=0),)),
@@ -100,6 +125,7 @@ ROWS: tuple[Architecture, ...] = (
     Architecture(
         "minimax",
         patterns=(Pattern("layer_types", 2, special="linear_attention", usual="full_attention"),),
+        places=(Place("first", "full_attention", "its cache counts tokens in the first block"),),
     ),
     Architecture(
         "modernbert-decoder",

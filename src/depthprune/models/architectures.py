@@ -77,17 +77,48 @@ class Need:
 
 
 @dataclass(frozen=True)
+class Place:
+    """A block type that must stand at one end of what is kept.
+
+    Attributes:
+        end: Which.
+        entry: The type, as in `layer_types`.
+        why: What goes wrong otherwise.
+    """
+
+    end: Literal["first", "last"]
+    entry: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A tensor that holds every block's part side by side.
+
+    Attributes:
+        name: What its name ends with.
+        axis: The axis along which the parts stand.
+    """
+
+    name: str
+    axis: int
+
+
+@dataclass(frozen=True)
 class Architecture:
     """One model type.
 
     Attributes:
         model_type: As in `config.json`.
-        status: `"verified"` or `"refused"`.
+        status: `"verified"`, `"refused"` or `"not a decoder"`.
         count: The field that holds the number of blocks.
         patterns: Lists to be written out before they are cut.
         needs: Lists that the file must have.
         defaults: Counts of blocks that the config class assumes when the file has none.
         keep: Blocks that must stay, because they alone have a tensor or lack one; -1 is the last.
+        places: Block types that the ends of what is kept must have.
+        packed: Tensors outside the blocks that hold a part for each.
+        tower: Of a model of several modalities, the type of its language model.
         why: For a refused type, the reason; for a verified one, what is notable, if anything.
     """
 
@@ -98,6 +129,9 @@ class Architecture:
     needs: tuple[Need, ...] = ()
     defaults: Mapping[str, int] = field(default_factory=dict)
     keep: tuple[int, ...] = ()
+    places: tuple[Place, ...] = ()
+    packed: tuple[Packed, ...] = ()
+    tower: str = ""
     why: str = ""
 
     @property
@@ -112,6 +146,9 @@ class Architecture:
             for need in self.needs
         ]
         parts += [f"the {'last' if block else 'first'} block must stay" for block in self.keep]
+        parts += [f"the {place.end} kept block must be {place.entry}" for place in self.places]
+        parts += [f"{packed.name} sliced" for packed in self.packed]
+        parts += [f"its language model as {self.tower}"] if self.tower else []
         return "; ".join(parts) or "by field"
 
 

@@ -14,8 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from depthprune.errors import CheckpointError, ModelError
-from depthprune.models.architectures import Architecture, Need, Pattern, Prefix, require_prunable
-from depthprune.models.config_fields import FIELDS, NOT_PER_BLOCK, Action
+from depthprune.models.architectures import (
+    Architecture,
+    Need,
+    Pattern,
+    Prefix,
+    find,
+    require_prunable,
+)
+from depthprune.models.config_checks import check_kept
+from depthprune.models.config_fields import FIELDS, NESTED, NOT_PER_BLOCK, Action
 from depthprune.models.config_sections import Config, count_blocks, counts, text_section
 from depthprune.models.removal import check_removed
 
@@ -60,13 +68,12 @@ def cut_config(config: Config, removed: Iterable[int]) -> ConfigCut:
     new = copy.deepcopy(config)
     section = text_section(new)
     cut = _Cut(section, blocks, tuple(b for b in range(blocks) if b not in gone))
-    types = [str(part.get("model_type")) for part in (section, new)]
-    for row in filter(None, map(require_prunable, dict.fromkeys(types))):
+    row = row_of(new)
+    if row is not None:
         _apply_row(cut, row)
-        break
-    # A period that is spelled out as a set of blocks must be so before sets are renumbered.
-    for name in sorted(section, key=lambda name: FIELDS.get(name) != "sparse-step"):
-        cut.rewrite(name)
+    before = copy.deepcopy(section)
+    cut.rewrite_all()
+    check_kept(before, cut.kept, row)
     for part in (section, new):
         for name, count in counts(part).items():
             if count == blocks:
@@ -123,6 +130,20 @@ def _spell_out(cut: _Cut, pattern: Pattern | Prefix) -> None:
         section[pattern.field] = [pattern.special if s else pattern.usual for s in special]
 
 
+def row_of(config: Config) -> Architecture | None:
+    """The row that says how a config's language model is cut, None where there is none.
+
+    Args:
+        config: A whole `config.json`.
+
+    Raises:
+        ModelError: If the type of the model, or that of its language model, is refused.
+    """
+    types = [str(part.get("model_type")) for part in (text_section(config), config)]
+    rows = list(filter(None, map(require_prunable, dict.fromkeys(types))))
+    return next((find(row.tower) or row for row in rows), None)
+
+
 @dataclass
 class _Cut:
     section: Config
@@ -130,12 +151,19 @@ class _Cut:
     kept: tuple[int, ...]
     notes: list[str] = field(default_factory=list)
 
+    def rewrite_all(self) -> None:
+        # A period that is spelled out as a set of blocks must be so before sets are renumbered.
+        for name in sorted(self.section, key=lambda name: FIELDS.get(name) != "sparse-step"):
+            self.rewrite(name)
+
     def rewrite(self, name: str) -> None:
         value = self.section[name]
         action = FIELDS.get(name)
         if action is not None:
             if value is not None:
                 self.section[name] = _DO[action](self, name, value)
+        elif name in NESTED and isinstance(value, dict):
+            _Cut(value, self.blocks, self.kept, self.notes).rewrite_all()
         elif isinstance(value, list) and name not in NOT_PER_BLOCK and not name.startswith("mtp_"):
             self._unknown_list(name, value)
 
@@ -173,6 +201,23 @@ class _Cut:
 
     def remap_from_1(self, name: str, value: Any) -> Any:
         return self.remap(name, value, first=1)
+
+    def remap_keys(self, name: str, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        if not all(str(key).isdigit() and int(key) < self.blocks for key in value):
+            raise self.wrong(name, value, f"block numbers from 0 to {self.blocks - 1} as keys")
+        new = {block: number for number, block in enumerate(self.kept)}
+        return {
+            f"{new[int(key)]:0{len(str(key))}}": item
+            for key, item in value.items()
+            if int(key) in new
+        }
+
+    def recount_shared(self, name: str, value: Any) -> Any:
+        if not isinstance(value, int) or not 0 <= value < self.blocks:
+            raise self.wrong(name, value, f"a number of blocks below {self.blocks}")
+        return sum(block >= self.blocks - value for block in self.kept)
 
     def recount(self, name: str, value: Any) -> Any:
         if not isinstance(value, int) or value < 0:
@@ -228,8 +273,7 @@ class _Cut:
     def refuse_above_1(self, name: str, value: Any) -> Any:
         if isinstance(value, list):
             return self.slice(name, value)
-        allowed = 0 if name == "num_kv_shared_layers" else 1
-        if isinstance(value, int) and value <= allowed:
+        if isinstance(value, int) and value <= 1:
             return value
         raise ModelError(
             f"config.json: {name} is {value!r}, which ties blocks to their places in a way that "
@@ -241,7 +285,10 @@ _DO: Mapping[Action, Callable[[_Cut, str, Any], Any]] = {
     "slice": _Cut.slice,
     "remap": _Cut.remap,
     "remap-from-1": _Cut.remap_from_1,
+    "remap-keys": _Cut.remap_keys,
+    "slice-lent": _Cut.slice,
     "recount": _Cut.recount,
+    "recount-shared": _Cut.recount_shared,
     "last": _Cut.last,
     "repeat": _Cut.repeat,
     "attention-types": _Cut.attention_types,
