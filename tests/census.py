@@ -19,6 +19,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -192,21 +193,40 @@ def generated(model: Any, *, use_cache: bool) -> list[int]:
 def logits_skipping(model: Any, checkpoint: Checkpoint, removed: tuple[int, ...]) -> torch.Tensor:
     """The logits with the removed blocks handing on what they were given."""
     blocks = _block_list(model, checkpoint)
-    returned: dict[int, Any] = {}
+    calls: list[Call] = []
     hooks = [
-        block.register_forward_hook(lambda _m, _a, out, i=i: returned.__setitem__(i, out))
-        for i, block in enumerate(blocks)
+        block.register_forward_hook(
+            lambda _m, args, kwargs, out: calls.append((args, kwargs, out)), with_kwargs=True
+        )
+        for block in blocks
     ]
     logits(model)
     for hook in hooks:
         hook.remove()
+    handed = _handed_on(calls)
     for i in removed:
-        blocks[i].forward = _identity(returned[i])
+        blocks[i].forward = _identity(calls[i][2], handed)
     try:
         return logits(model)
     finally:
         for i in removed:
             del blocks[i].forward
+
+
+Call = tuple[Any, dict[str, Any], Any]
+"""A block's arguments, keywords and output."""
+
+
+def _handed_on(calls: list[Call]) -> dict[int, int | str]:
+    """Which outputs of a block are inputs of the next, beyond the hidden states, and where."""
+    handed: dict[int, int | str] = {}
+    for (_, _, out), (args, kwargs, _) in pairwise(calls):
+        if isinstance(out, (tuple, list)):
+            for i, value in enumerate(out[1:], start=1):
+                for slot, given in [*enumerate(args), *kwargs.items()]:
+                    if isinstance(value, torch.Tensor) and given is value:
+                        handed[i] = slot
+    return handed
 
 
 def _block_list(model: Any, checkpoint: Checkpoint) -> Any:
@@ -229,11 +249,14 @@ def _block_list(model: Any, checkpoint: Checkpoint) -> Any:
     return lists[min(language, key=len)]
 
 
-def _identity(returned: Any) -> Any:
+def _identity(returned: Any, handed: dict[int, int | str]) -> Any:
     def forward(*args: Any, **kwargs: Any) -> Any:
+        given = dict(enumerate(args)) | kwargs
         hidden = args[0] if args else kwargs["hidden_states"]
-        many = isinstance(returned, (tuple, list))
-        return (hidden, *([None] * (len(returned) - 1))) if many else hidden
+        if not isinstance(returned, (tuple, list)):
+            return hidden
+        rest = range(1, len(returned))
+        return (hidden, *(given.get(handed[i]) if i in handed else None for i in rest))
 
     return forward
 

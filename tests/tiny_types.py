@@ -17,7 +17,7 @@ _GEMMA4 = {
 }
 _DSA = {
     "head_dim": 8,
-    "index_topk": 4,
+    "index_topk": 20,
     "index_head_dim": 16,
     "index_n_heads": 2,
     "mlp_layer_types": ["dense", "dense", "sparse", "sparse", "sparse", "sparse"],
@@ -59,9 +59,20 @@ EXTRA: dict[str, dict[str, Any]] = {
         "enable_pronunciation": False,
         "enable_shape": False,
     },
-    "bailing_hybrid": {"head_dim": 16, "qk_rope_head_dim": 8, "layer_group_size": 3},
+    "bailing_hybrid": {
+        "head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "layer_group_size": 3,
+        "num_expert_group": 1,
+        "topk_group": 1,
+        "num_experts_per_token": 2,
+    },
     "cohere_compass_text": {
-        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        },
     },
     "cpmant": {
         "dim_ff": 48,
@@ -72,7 +83,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     },
     "dbrx": {
         "n_heads": 2,
-        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0},
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
         "ffn_config": {
             "ffn_hidden_size": 48,
             "moe_num_experts": 4,
@@ -84,7 +95,7 @@ EXTRA: dict[str, dict[str, Any]] = {
         "head_dim": 16,
         "index_n_heads": 2,
         "index_head_dim": 16,
-        "index_topk": 4,
+        "index_topk": 20,
         "o_groups": 2,
         "o_lora_rank": 8,
         "hc_mult": 2,
@@ -94,7 +105,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     },
     "dots3_note_text": _MLA
     | {
-        "index_topk": 4,
+        "index_topk": 20,
         "index_head_dim": 16,
         "index_n_heads": 2,
         "swa_num_attention_heads": 4,
@@ -131,6 +142,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     },
     "mamba2": {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1, "chunk_size": 8},
     "mimo_v2_flash": {
+        "num_attention_heads": 4,
         "v_head_dim": 8,
         "rope_parameters": {
             "full_attention": {
@@ -197,6 +209,22 @@ EXTRA: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 1,
         "router_hidden_size": 16,
         "layer_types": ["hybrid", "hybrid_sliding"] * 3,
+    },
+    "moshi": {"sliding_window": 64},
+    "gemma3n_text": {
+        "vocab_size_per_layer_input": VOCAB,
+        "hidden_size_per_layer_input": 8,
+        "num_kv_shared_layers": 2,
+        "laurel_rank": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 3,
+        "intermediate_size": [48, 32, 48, 48, 32, 48],
+        "activation_sparsity_pattern": [0.9, 0.9, 0.0, 0.0, 0.0, 0.0],
+    },
+    "longcat_flash": {
+        "expert_ffn_hidden_size": 24,
+        "zero_expert_num": 2,
+        "num_layers": 6,
+        "head_dim": 8,
     },
     "youtu": _MLA,
 }

@@ -21,8 +21,8 @@ apertus arcee aria_text axk1 bailing_hybrid bamba cohere_compass_text dbrx deeps
 dots3_note dots3_note_text emu3 falcon_h1 fuyu gemma3 gemma4 gemma4_unified
 git glm_moe_dsa got_ocr2 granitemoehybrid hy_v4 inkling2_text inkling_text
 kimi_linear lfm2_moe llama4 mamba2 mimo_v2_flash mllama moshi moss_transcribe_diarize
-nemotron_h olmo_hybrid phi4_multimodal qwen3_5 qwen3_5_moe qwen4_exp qwen4_exp_text reformer
-xlm xlnet xlstm zaya cpmant bamba biogpt bitnet cohere deepseek_v2 doge ernie4_5 falcon falcon_mamba
+nemotron_h phi4_multimodal qwen3_5 qwen3_5_moe qwen4_exp qwen4_exp_text
+xlnet xlstm bamba biogpt bitnet cohere deepseek_v2 doge ernie4_5 falcon falcon_mamba
 flex_olmo gemma glm glm4 gpt_neox granite granitemoe granitemoeshared helium hunyuan_v1_dense
 hunyuan_v1_moe hyperclovax internlm3 iquestcoder jais2 jetmoe lfm2 llama mamba mellum minicpm3
 minimax_m2 minimax_m3_vl_text ministral ministral3 mistral mixtral nanochat nemotron olmo olmo2
@@ -46,8 +46,13 @@ roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod
 """Encoders that are decoders where `is_decoder` is set; a block is the same in both."""
 
 _TIES = "its blocks share weights or caches by position"
+_CACHE = "in transformers even the uncut model generates otherwise with a cache than without"
 _DEPTH = "each block computes with its own number or with the depth of the whole model"
 
+_PER_LAYER = (
+    Packed("embed_tokens_per_layer.weight", axis=1),
+    Packed("per_layer_model_projection.weight", axis=0),
+)
 _LAST_FULL = Place("last", "full_attention", "its config class makes the last block one")
 
 ROWS: tuple[Architecture, ...] = (
@@ -99,13 +104,21 @@ ROWS: tuple[Architecture, ...] = (
         "gemma4_text",
         patterns=(Pattern("layer_types", 6),),
         places=(_LAST_FULL,),
-        packed=(
-            Packed("embed_tokens_per_layer.weight", axis=1),
-            Packed("per_layer_model_projection.weight", axis=0),
-        ),
+        packed=_PER_LAYER,
     ),
     Architecture(
         "gemma4_unified_text", patterns=(Pattern("layer_types", 6),), places=(_LAST_FULL,)
+    ),
+    Architecture(
+        "gemma3n_text",
+        patterns=(Pattern("layer_types", 5),),
+        packed=_PER_LAYER,
+    ),
+    Architecture(
+        "longcat_flash", count="num_layers", why="a block is two layers of attention and experts"
+    ),
+    Architecture(
+        "zaya", keep=(0,), why="the first block alone takes no routing from the one before"
     ),
     Architecture("glm4_moe_lite", patterns=(Prefix("mlp_layer_types", 1),)),
     Architecture("gpt_oss", patterns=(Pattern("layer_types", 2),)),
@@ -135,6 +148,11 @@ ROWS: tuple[Architecture, ...] = (
     ),
     Architecture(
         "gpt_neox_japanese", keep=(-1,), why="the last block alone has a bias after its attention"
+    ),
+    Architecture(
+        "olmo_hybrid",
+        needs=(Need("layer_types"),),
+        places=(Place("some", "linear_attention", "its config class asks for one"),),
     ),
     Architecture("olmo3", patterns=(Pattern("layer_types", 4),)),
     Architecture(
@@ -167,9 +185,11 @@ ROWS: tuple[Architecture, ...] = (
             "diffllama": _DEPTH,
             "hrm_text": _DEPTH,
             "rwkv": _DEPTH,
+            "cpmant": _CACHE,
+            "prophetnet": _CACHE,
+            "xlm": "its attention and its feed-forward stand in lists of their own, not in blocks",
             "gemma3n": _TIES,
-            "gemma3n_text": _TIES,
-            "longcat_flash": "each block is two layers, numbered apart",
+            "reformer": "its blocks are reversible: each is given two streams and returns two",
             "jamba": "its periods of block kinds cannot be expressed for the kept blocks",
             "zamba": _TIES,
             "zamba2": _TIES,

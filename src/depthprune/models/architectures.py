@@ -78,15 +78,15 @@ class Need:
 
 @dataclass(frozen=True)
 class Place:
-    """A block type that must stand at one end of what is kept.
+    """A block type that must stand somewhere in what is kept.
 
     Attributes:
-        end: Which.
+        end: Where.
         entry: The type, as in `layer_types`.
         why: What goes wrong otherwise.
     """
 
-    end: Literal["first", "last"]
+    end: Literal["first", "last", "some"]
     entry: str
     why: str
 

@@ -90,6 +90,13 @@ def _check_shared(section: Config, shared: int, kept: Sequence[int]) -> None:
 
 def _check_places(row: Architecture, types: list[Any], kept: Sequence[int]) -> None:
     for place in row.places:
+        if place.end == "some":
+            if place.entry in types and place.entry not in {types[block] for block in kept}:
+                raise ModelError(
+                    f"model_type {row.model_type}: no block of type {place.entry} would be kept; "
+                    f"{place.why}"
+                )
+            continue
         new, old = (kept[0], 0) if place.end == "first" else (kept[-1], len(types) - 1)
         # A model that was already like that is no worse for being cut.
         if types[new] != place.entry and types[old] == place.entry:

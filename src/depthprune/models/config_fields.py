@@ -121,6 +121,9 @@ COUNTS = (
 )
 """Names under which configs keep the number of blocks."""
 
+COPIED_COUNTS = ("num_blocks",)
+"""Names under which a config may repeat the number; elsewhere they mean other things."""
+
 LISTED_COUNTS = ("layers_block_type", "hybrid_override_pattern")
 """Lists with one entry a block, for configs that keep no other number."""
 

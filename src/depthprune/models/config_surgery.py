@@ -23,7 +23,14 @@ from depthprune.models.architectures import (
     require_prunable,
 )
 from depthprune.models.config_checks import check_kept
-from depthprune.models.config_fields import FIELDS, NESTED, NOT_PER_BLOCK, Action
+from depthprune.models.config_fields import (
+    COPIED_COUNTS,
+    COUNTS,
+    FIELDS,
+    NESTED,
+    NOT_PER_BLOCK,
+    Action,
+)
 from depthprune.models.config_sections import Config, count_blocks, counts, text_section
 from depthprune.models.removal import check_removed
 
@@ -75,8 +82,11 @@ def cut_config(config: Config, removed: Iterable[int]) -> ConfigCut:
     cut.rewrite_all()
     check_kept(before, cut.kept, row)
     for part in (section, new):
-        for name, count in counts(part).items():
-            if count == blocks:
+        stated = counts(part) | {n: part[n] for n in COPIED_COUNTS if n in part}
+        # Beside a count of its own name, a decoder's config may state its encoder's.
+        own = row is not None and row.count in section and row.count not in COUNTS[:1]
+        for name, count in stated.items():
+            if count == blocks and (not own or row is None or name == row.count):
                 part[name] = len(cut.kept)
     return ConfigCut(new, tuple(cut.notes))
 

@@ -22,8 +22,9 @@ from depthprune.models.byte_copy import write_file
 from depthprune.models.checkpoint import INDEX, WEIGHTS, Checkpoint, split_name
 from depthprune.models.config_fields import PREDICTION_COUNTS
 from depthprune.models.config_sections import text_section
-from depthprune.models.config_surgery import cut_config
+from depthprune.models.config_surgery import cut_config, row_of
 from depthprune.models.module_names import rename_modules
+from depthprune.models.packed import cut_packed
 from depthprune.models.removal import check_removed
 from depthprune.models.safetensors_file import Piece, SafetensorsFile
 from depthprune.models.side_files import copy_side_files
@@ -151,6 +152,7 @@ def _plan(checkpoint: Checkpoint, prefix: str, kept: tuple[int, ...]) -> _Plan:
     new_number = {block: new for new, block in enumerate(kept)}
     extra: set[int] = set()
     seen: set[int] = set()
+    row = row_of(checkpoint.config)
     shards = []
     for shard in checkpoint.shards:
         pieces = []
@@ -163,7 +165,9 @@ def _plan(checkpoint: Checkpoint, prefix: str, kept: tuple[int, ...]) -> _Plan:
                 name = f"{prefix}{new_number[number]}{rest}" if number in new_number else None
                 if number >= checkpoint.blocks:
                     extra.add(number)
-            if name is not None:
+            if name == tensor.name and (parts is None or parts[0] != prefix):
+                pieces.append(cut_packed(shard.path, tensor, kept, checkpoint.blocks, row))
+            elif name is not None:
                 pieces.append(Piece(name, shard.path, tensor))
         if pieces:
             shards.append((shard, tuple(pieces)))
