@@ -47,6 +47,9 @@ _SETS = {
     "scattered": (1, 2, 4),
     "off the period": (1, 3),
 }
+_MORE = {str(removed): removed for removed in [(1,), (3,), (-2,), (0, 1), (0, 3), (1, -2)]}
+"""Tried where a type refuses too many of those."""
+
 _LENGTH, _PROMPT, _NEW = 24, 6, 10
 _LEAST = 4
 """A type that allows fewer sets than this is not one that can be depth-pruned."""
@@ -105,6 +108,8 @@ def _examine(model_type: str, row: Architecture | None, folder: Path) -> tuple[s
         )
     cut, refused = [], []
     for name, removed in removed_sets(checkpoint).items():
+        if name in _MORE and len(cut) >= _LEAST:
+            continue
         try:
             compare(model, checkpoint, removed, folder / name.replace(" ", "-"))
             cut.append(name)
@@ -131,7 +136,10 @@ def removed_sets(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
             removed = tuple(i for i in range(blocks) if str(value[i]) == kind)
             if len(removed) < blocks and removed not in sets.values():
                 sets[f"all {kind} of {name}"] = removed
-    return sets
+    more = {
+        name: tuple(sorted(block % blocks for block in removed)) for name, removed in _MORE.items()
+    }
+    return sets | more
 
 
 def _one_a_block(name: str, value: Any, blocks: int) -> bool:

@@ -65,12 +65,27 @@ _SIZES: dict[str, Any] = {
     "qk_rope_head_dim": 8,
     "v_head_dim": 16,
     "rotary_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
     "pad_token_id": 0,
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
 
-_VISION: dict[str, Any] = {"depth": 2, "num_hidden_layers": 2, "image_size": 28, "patch_size": 14}
+_VISION: dict[str, Any] = {
+    "depth": 2,
+    "num_layers": 2,
+    "num_hidden_layers": 2,
+    "num_blocks": 2,
+    "image_size": 28,
+    "patch_size": 14,
+    "out_hidden_size": 32,
+    "encoder_layers": 2,
+    "encoder_ffn_dim": 48,
+    "encoder_attention_heads": 2,
+}
 """Sizes of towers for images and sound."""
 
 _LANGUAGE = ("text_config", "decoder")
@@ -122,6 +137,8 @@ def _arguments(model_type: str, blocks: int) -> dict[str, Any]:
         made[name] = {"model_type": type_} if type_ else {}
         if type_ in CONFIG_MAPPING and type_ != model_type:
             made[name] |= _arguments(type_, blocks if language else 2)
+        else:
+            made[name] |= {k: v for k, v in _SIZES.items() if k in section}
         if not language:
             made[name] |= {k: v for k, v in _VISION.items() if k in section}
     extra = EXTRA.get(model_type, {})

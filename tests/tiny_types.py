@@ -226,9 +226,44 @@ EXTRA: dict[str, dict[str, Any]] = {
         "num_layers": 6,
         "head_dim": 8,
     },
+    "emu3": {
+        "image_token_id": 300,
+        "vq_config": {
+            "embed_dim": 4,
+            "base_channels": 32,
+            "channel_multiplier": [1, 1],
+            "num_res_blocks": 1,
+            "codebook_size": 16,
+        },
+        "vocabulary_map": {"<image>": 300},
+    },
+    "fuyu": {"image_token_id": 300, "patch_size": 4},
+    "gemma3": {"mm_tokens_per_image": 4, "image_token_index": 300},
+    "gemma4": {"image_token_id": 300},
+    "git": {"vocab_size": VOCAB},
+    "got_ocr2": {"image_token_index": 300},
+    "llama4": {"image_token_index": 300, "vision_config": {"projector_input_dim": 32, "projector_output_dim": 32, "vision_output_dim": 32, "pixel_shuffle_ratio": 0.5, "intermediate_size": 128}},
+    "mllama": {"image_token_index": 300, "text_config": {"cross_attention_layers": [1, 4]}},
+    "qwen3_5": {
+        "image_token_id": 300,
+        "video_token_id": 301,
+        "vision_start_token_id": 302,
+        "vision_end_token_id": 303,
+    },
+    "qwen3_5_moe": {
+        "image_token_id": 300,
+        "video_token_id": 301,
+        "vision_start_token_id": 302,
+        "vision_end_token_id": 303,
+    },
+    "dots3_note": {"vision_config": {"num_hidden_layers": 42}},
     "youtu": _MLA,
 }
 """What a type needs beyond its sizes, by model type, written for six blocks."""
 
-MODEL_CLASSES: dict[str, str] = {}
+_IMAGES = "AutoModelForImageTextToText"
+
+MODEL_CLASSES = dict.fromkeys(
+    ("dots3_note", "emu3", "llama4", "mllama", "qwen3_5", "qwen3_5_moe"), _IMAGES
+)
 """Types whose whole model is made by another automatic class than the causal language model's."""

@@ -17,17 +17,14 @@ from depthprune.models.architectures import (
 )
 
 _BY_FIELD = """
-apertus arcee aria_text axk1 bailing_hybrid bamba cohere_compass_text dbrx deepseek_v4
-dots3_note dots3_note_text emu3 falcon_h1 fuyu gemma3 gemma4 gemma4_unified
-git glm_moe_dsa got_ocr2 granitemoehybrid hy_v4 inkling2_text inkling_text
-kimi_linear lfm2_moe llama4 mamba2 mimo_v2_flash mllama moshi moss_transcribe_diarize
-nemotron_h phi4_multimodal qwen3_5 qwen3_5_moe qwen4_exp qwen4_exp_text
-xlnet xlstm bamba biogpt bitnet cohere deepseek_v2 doge ernie4_5 falcon falcon_mamba
-flex_olmo gemma glm glm4 gpt_neox granite granitemoe granitemoeshared helium hunyuan_v1_dense
-hunyuan_v1_moe hyperclovax internlm3 iquestcoder jais2 jetmoe lfm2 llama mamba mellum minicpm3
-minimax_m2 minimax_m3_vl_text ministral ministral3 mistral mixtral nanochat nemotron olmo olmo2
-olmoe opt persimmon phi phi3 phimoe qwen3_moe recurrent_gemma seed_oss solar_open stablelm
-starcoder2 youtu
+apertus arcee aria_text axk1 bailing_hybrid bamba biogpt bitnet cohere cohere_compass_text dbrx
+deepseek_v2 deepseek_v4 doge dots3_note_text ernie4_5 falcon falcon_h1 falcon_mamba flex_olmo gemma
+glm glm4 glm_moe_dsa gpt_neox granite granitemoe granitemoehybrid granitemoeshared helium
+hunyuan_v1_dense hunyuan_v1_moe hy_v4 hyperclovax inkling2_text inkling_text internlm3 iquestcoder
+jais2 jetmoe kimi_linear lfm2 lfm2_moe llama mamba mamba2 mellum mimo_v2_flash minicpm3 minimax_m2
+minimax_m3_vl_text ministral ministral3 mistral mixtral moshi nanochat nemotron nemotron_h olmo
+olmo2 olmoe opt persimmon phi phi3 phimoe qwen3_moe recurrent_gemma seed_oss solar_open stablelm
+starcoder2 xlnet xlstm youtu
 """
 """Types for which the rules for fields say everything."""
 
@@ -46,6 +43,7 @@ roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod
 """Encoders that are decoders where `is_decoder` is set; a block is the same in both."""
 
 _TIES = "its blocks share weights or caches by position"
+_HASH = "its embeddings of token groups are hashed by a number that follows the block's place"
 _CACHE = "in transformers even the uncut model generates otherwise with a cache than without"
 _DEPTH = "each block computes with its own number or with the depth of the whole model"
 
@@ -55,10 +53,29 @@ _PER_LAYER = (
 )
 _LAST_FULL = Place("last", "full_attention", "its config class makes the last block one")
 
+_TOWERS = {
+    "dots3_note": "dots3_note_text",
+    "emu3": "emu3_text_model",
+    "fuyu": "persimmon",
+    "gemma3": "gemma3_text",
+    "gemma3n": "gemma3n_text",
+    "gemma4": "gemma4_text",
+    "gemma4_unified": "gemma4_unified_text",
+    "got_ocr2": "qwen2",
+    "llama4": "llama4_text",
+    "mllama": "mllama_text_model",
+    "moss_transcribe_diarize": "qwen3",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
+}
+"""Models of several modalities, with the type of their language model, `text_config`."""
+
 ROWS: tuple[Architecture, ...] = (
     *(Architecture(name) for name in _BY_FIELD.split()),
     *(Architecture(name, count="n_layer") for name in _N_LAYER.split()),
     *(Architecture(name, count="decoder_layers") for name in _DECODER_LAYERS.split()),
+    *(Architecture(name, tower=tower) for name, tower in _TOWERS.items()),
+    *(Architecture(name) for name in ("git", "phi4_multimodal")),
     *(Architecture(name) for name in _BERT.split()),
     Architecture("openai-gpt", count="n_layer"),
     Architecture("gpt_neo", count="num_layers"),
@@ -188,7 +205,8 @@ ROWS: tuple[Architecture, ...] = (
             "cpmant": _CACHE,
             "prophetnet": _CACHE,
             "xlm": "its attention and its feed-forward stand in lists of their own, not in blocks",
-            "gemma3n": _TIES,
+            "qwen4_exp": _HASH,
+            "qwen4_exp_text": _HASH,
             "reformer": "its blocks are reversible: each is given two streams and returns two",
             "jamba": "its periods of block kinds cannot be expressed for the kept blocks",
             "zamba": _TIES,
