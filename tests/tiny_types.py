@@ -242,7 +242,16 @@ EXTRA: dict[str, dict[str, Any]] = {
     "gemma4": {"image_token_id": 300},
     "git": {"vocab_size": VOCAB},
     "got_ocr2": {"image_token_index": 300},
-    "llama4": {"image_token_index": 300, "vision_config": {"projector_input_dim": 32, "projector_output_dim": 32, "vision_output_dim": 32, "pixel_shuffle_ratio": 0.5, "intermediate_size": 128}},
+    "llama4": {
+        "image_token_index": 300,
+        "vision_config": {
+            "projector_input_dim": 32,
+            "projector_output_dim": 32,
+            "vision_output_dim": 32,
+            "pixel_shuffle_ratio": 0.5,
+            "intermediate_size": 128,
+        },
+    },
     "mllama": {"image_token_index": 300, "text_config": {"cross_attention_layers": [1, 4]}},
     "qwen3_5": {
         "image_token_id": 300,
@@ -256,7 +265,22 @@ EXTRA: dict[str, dict[str, Any]] = {
         "vision_start_token_id": 302,
         "vision_end_token_id": 303,
     },
-    "dots3_note": {"vision_config": {"num_hidden_layers": 42}},
+    "dots3_note": {
+        "vision_config": {
+            "num_hidden_layers": 2,
+            "mlp_layer_types": ["dense", "dense"],
+            "per_layer_config": {},
+            "adapter_in_dim": 32,
+            "adapter_out_dim": 32,
+        },
+        "audio_config": {
+            "adapter_input_size": 32,
+            "adapter_output_size": 32,
+            "adapter_hidden_size": 32,
+            "downsample_hidden_size": 8,
+        },
+    },
+    "xlstm": {"hidden_size": 64, "qk_dim_factor": 1.0},
     "youtu": _MLA,
 }
 """What a type needs beyond its sizes, by model type, written for six blocks."""
@@ -267,3 +291,6 @@ MODEL_CLASSES = dict.fromkeys(
     ("dots3_note", "emu3", "llama4", "mllama", "qwen3_5", "qwen3_5_moe"), _IMAGES
 )
 """Types whose whole model is made by another automatic class than the causal language model's."""
+
+CROSS_ATTENTION = {"mllama": "cross_attention_states"}
+"""Types with blocks that read a picture, and the argument that brings it: (batch, places, width)."""

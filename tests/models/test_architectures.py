@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from census import PAGE, TYPES, examine, page, run
 from depthprune.errors import ModelError
-from depthprune.models.architectures import Pattern, architectures, find
-from depthprune.models.checkpoint import Checkpoint, open_checkpoint
+from depthprune.models.architectures import Pattern, architectures, find, require_prunable
 from depthprune.models.config_fields import FIELDS
 from depthprune.models.config_sections import text_section
 from depthprune.models.config_surgery import prune_config
-from depthprune.models.surgery import write_pruned
 from tiny import save_tiny, tiny_config
 
 BLOCKS = 6
@@ -31,8 +29,11 @@ NEWEST = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 23)
 _NOT_TINY_BEFORE = {"jetmoe"}
 """Older versions of these cannot be built at tiny sizes."""
 
-_SLOW = {"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"}
-"""Linear attention in plain PyTorch takes seconds."""
+SAMPLE = """
+llama qwen2 qwen2_moe gpt2 bart bert gemma3 gemma3n_text gemma4_text glm_moe_dsa hy_v3
+kimi_linear llama4 mllama nemotron_h qwen3_5 recurrent_gemma
+""".split()  # noqa: SIM905
+"""One type of each kind; `make census` and the slow tests go over all."""
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -43,8 +44,7 @@ def _params(rows: list[Any]) -> list[Any]:
 
 def _marks(model_type: str) -> list[pytest.MarkDecorator]:
     unknown = model_type not in CONFIG_MAPPING or model_type in _NOT_TINY_BEFORE
-    marks = [pytest.mark.skipif(unknown and not NEWEST, reason="needs a newer transformers")]
-    return [*marks, pytest.mark.slow] if model_type in _SLOW else marks
+    return [pytest.mark.skipif(unknown and not NEWEST, reason="needs a newer transformers")]
 
 
 def _allowed(model_type: str, removed: tuple[int, ...]) -> bool:
@@ -52,60 +52,51 @@ def _allowed(model_type: str, removed: tuple[int, ...]) -> bool:
     return row is not None and not {block % BLOCKS for block in row.keep} & set(removed)
 
 
-def logits(model: Any) -> torch.Tensor:
-    ids = torch.randint(2, 120, (2, 24), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        return model(input_ids=ids, use_cache=False).logits.float()
-
-
-def logits_skipping(model: Any, checkpoint: Checkpoint, removed: tuple[int, ...]) -> torch.Tensor:
-    """The logits with the removed blocks handing on what they were given."""
-    blocks = model.get_submodule(checkpoint.block_prefix.rstrip("."))
-    returned: dict[int, Any] = {}
-    hooks = [
-        block.register_forward_hook(lambda _m, _a, out, i=i: returned.__setitem__(i, out))
-        for i, block in enumerate(blocks)
-    ]
-    logits(model)
-    for hook in hooks:
-        hook.remove()
-    for i in removed:
-        blocks[i].forward = _identity(returned[i])
-    try:
-        return logits(model)
-    finally:
-        for i in removed:
-            del blocks[i].forward
-
-
-def _identity(returned: Any) -> Any:
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        return (hidden, *([None] * (len(returned) - 1))) if isinstance(returned, tuple) else hidden
-
-    return forward
-
-
-@pytest.mark.parametrize("model_type", _params(VERIFIED))
+@pytest.mark.parametrize("model_type", _params([find(name) for name in SAMPLE]))
 def test_a_cut_checkpoint_computes_what_skipping_in_place_does(
     model_type: str, tmp_path: Path
 ) -> None:
-    checkpoint = open_checkpoint(save_tiny(tmp_path / "whole", model_type, tokenizer=False))
-    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
-    whole = logits(model)
-    for removed in [removed for removed in SETS if _allowed(model_type, removed)]:
-        out = tmp_path / "-".join(map(str, removed))
-        out.mkdir()
-        surgery = write_pruned(checkpoint, removed, out)
-        assert surgery.warnings == ()
-        cut, info = AutoModelForCausalLM.from_pretrained(
-            out, dtype=torch.float32, output_loading_info=True
-        )
-        assert not any(info.values()), info
-        expected = logits_skipping(model, checkpoint, removed)
-        scale = expected.abs().max()
-        assert (logits(cut.eval()) - expected).abs().max() <= 1e-5 * scale
-        assert (whole - expected).abs().max() > 1e-3 * scale, "the blocks must matter"
+    finding = examine(model_type, tmp_path)
+    assert finding.verdict == "exact", finding.line()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", TYPES)
+def test_the_census_leaves_no_type_wrong_or_unexplained(model_type: str) -> None:
+    (finding,) = run((model_type,))
+    row = find(model_type)
+    assert row is not None, model_type
+    if NEWEST or finding.verdict != "unexplained":
+        expected = {"exact"} if row.status == "verified" else {row.status}
+        assert finding.verdict in expected, finding.line()
+
+
+@pytest.mark.skipif(not NEWEST, reason="needs a newer transformers")
+def test_every_type_has_a_row() -> None:
+    assert [name for name in TYPES if find(name) is None] == []
+
+
+@pytest.mark.skipif(not NEWEST, reason="needs a newer transformers")
+def test_the_page_is_what_the_census_writes() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page()
+
+
+@pytest.mark.skipif(not NEWEST, reason="needs a newer transformers")
+def test_at_least_160_types_are_verified() -> None:
+    assert len([row for row in VERIFIED if row.model_type in TYPES]) >= 160
+
+
+def test_a_refused_type_is_refused_with_its_reason() -> None:
+    for row in architectures():
+        if row.status != "verified":
+            with pytest.raises(ModelError, match=f"{row.model_type}: cannot be depth-pruned"):
+                require_prunable(row.model_type)
+
+
+def test_a_type_without_a_row_is_let_through_only_to_be_proved() -> None:
+    assert require_prunable("no_such_type") is None
+    with pytest.raises(ModelError, match="no_such_type: not on the list of verified"):
+        require_prunable("no_such_type", proved=True)
 
 
 @pytest.mark.parametrize("model_type", _params(VERIFIED))
