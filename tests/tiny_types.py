@@ -293,4 +293,4 @@ MODEL_CLASSES = dict.fromkeys(
 """Types whose whole model is made by another automatic class than the causal language model's."""
 
 CROSS_ATTENTION = {"mllama": "cross_attention_states"}
-"""Types with blocks that read a picture, and the argument that brings it: (batch, places, width)."""
+"""Types with blocks that read a picture, and the argument that brings it."""

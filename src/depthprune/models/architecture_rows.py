@@ -17,14 +17,13 @@ from depthprune.models.architectures import (
 )
 
 _BY_FIELD = """
-apertus arcee aria_text axk1 bailing_hybrid bamba biogpt bitnet cohere cohere_compass_text dbrx
-deepseek_v2 deepseek_v4 doge dots3_note_text ernie4_5 falcon falcon_h1 falcon_mamba flex_olmo gemma
-glm glm4 glm_moe_dsa gpt_neox granite granitemoe granitemoehybrid granitemoeshared helium
-hunyuan_v1_dense hunyuan_v1_moe hy_v4 hyperclovax inkling_text internlm3 iquestcoder
-jais2 jetmoe kimi_linear lfm2 lfm2_moe llama mamba mamba2 mellum mimo_v2_flash minicpm3 minimax_m2
-minimax_m3_vl_text ministral ministral3 mistral mixtral moshi nanochat nemotron nemotron_h olmo
-olmo2 olmoe opt persimmon phi phi3 phimoe qwen3_moe recurrent_gemma seed_oss solar_open stablelm
-starcoder2 xlnet xlstm youtu
+apertus arcee aria_text bamba biogpt bitnet cohere cohere_compass_text dbrx deepseek_v2 doge
+ernie4_5 falcon falcon_h1 falcon_mamba flex_olmo gemma glm glm4 gpt_neox granite granitemoe
+granitemoehybrid granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hyperclovax internlm3
+iquestcoder jais2 jetmoe lfm2 llama mamba mamba2 mellum minicpm3 minimax_m2 minimax_m3_vl_text
+ministral ministral3 mistral mixtral moshi nanochat nemotron nemotron_h olmo olmo2 olmoe opt
+persimmon phi phi3 phimoe qwen3_moe recurrent_gemma seed_oss solar_open stablelm starcoder2 xlnet
+xlstm youtu
 """
 """Types for which the rules for fields say everything."""
 
@@ -49,11 +48,14 @@ _HASH = "its embeddings of token groups are hashed by a number that follows the 
 _CACHE = "in transformers even the uncut model generates otherwise with a cache than without"
 _DEPTH = "each block computes with its own number or with the depth of the whole model"
 
+_LEADING_DENSE = Prefix("mlp_layer_types", "first_k_dense_replace", default=1)
 _PER_LAYER = (
     Packed("embed_tokens_per_layer.weight", axis=1),
     Packed("per_layer_model_projection.weight", axis=0),
 )
-_LAST_FULL = Place("last", "full_attention", "its config class makes the last block one")
+_LAST_FULL = Place(
+    "last", "full_attention", "its config class makes the last block one", forced=True
+)
 
 _TOWERS = {
     "dots3_note": "dots3_note_text",
@@ -118,6 +120,44 @@ ROWS: tuple[Architecture, ...] = (
     Architecture(
         "gemma3_text", patterns=(Pattern("layer_types", "sliding_window_pattern", default=6),)
     ),
+    *(
+        Architecture(name, patterns=(_LEADING_DENSE, *patterns), needs=needs)
+        for name, patterns, needs in (
+            ("axk1", (), ()),
+            ("dots3_note_text", (), (Need("layer_types"),)),
+            ("kimi_linear", (), (Need("layer_types", unless="linear_attn_config"),)),
+            ("hy_v4", (), (Need("indexer_types"),)),
+            ("mimo_v2_flash", (Pattern("layer_types", 6, also=(0,)),), ()),
+        )
+    ),
+    Architecture(
+        "bailing_hybrid",
+        patterns=(
+            Pattern("layer_types", "layer_group_size", usual="linear_attention", default=6),
+            Prefix("mlp_layer_types", "first_k_dense_replace", default=2),
+        ),
+        defaults={"first_k_dense_replace": 2},
+    ),
+    Architecture(
+        "deepseek_v4",
+        patterns=(Prefix("mlp_layer_types", "num_hash_layers", "hash_moe", "moe", default=3),),
+        needs=(Need("layer_types", unless="compress_ratios"),),
+    ),
+    Architecture(
+        "glm_moe_dsa",
+        patterns=(Prefix("mlp_layer_types", "first_k_dense_replace", default=3),),
+        needs=(Need("indexer_types", when="index_topk_freq", unless="index_topk_pattern"),),
+        defaults={"first_k_dense_replace": 3},
+    ),
+    Architecture(
+        "inkling_text",
+        patterns=(
+            Pattern(
+                "layer_types", 6, special="hybrid", usual="hybrid_sliding", unless="local_layer_ids"
+            ),
+            Prefix("mlp_layer_types", "dense_mlp_idx"),
+        ),
+    ),
     Architecture(
         "gemma4_text",
         patterns=(Pattern("layer_types", 6),),
@@ -130,6 +170,8 @@ ROWS: tuple[Architecture, ...] = (
     Architecture(
         "gemma3n_text",
         patterns=(Pattern("layer_types", 5),),
+        needs=(Need("activation_sparsity_pattern"),),
+        defaults={"num_kv_shared_layers": 15},
         packed=_PER_LAYER,
     ),
     Architecture(
@@ -145,6 +187,7 @@ ROWS: tuple[Architecture, ...] = (
     Architecture("hy_v3", patterns=(Prefix("mlp_layer_types", 1),)),
     Architecture("kolibri1", patterns=(Pattern("layer_types", 5),)),
     Architecture("laguna", patterns=(Prefix("mlp_layer_types", 1),)),
+    Architecture("lfm2_moe", needs=(Need("layer_types"),), defaults={"num_dense_layers": 2}),
     Architecture("lfm3", needs=(Need("layer_types"),)),
     Architecture(
         "llama4_text",

@@ -34,6 +34,8 @@ class Pattern:
         offset: 1 where the last block of each period is the special one, 0 where the first is.
         indices: The field is the set of special blocks rather than one entry a block.
         when: A field without which every block is alike, so that nothing need be written out.
+        unless: A field that says the same in another form, which is rewritten instead.
+        also: Further special blocks, whatever the period.
     """
 
     field: str
@@ -44,6 +46,8 @@ class Pattern:
     offset: int = 1
     indices: bool = False
     when: str = ""
+    unless: str = ""
+    also: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,17 @@ class Prefix:
 
     Attributes:
         field: The list's name.
-        count: How many entries at the start are of the first kind.
+        count: How many entries at the start are of the first kind, or the field that says so.
         first: The entry of those.
         rest: The entry of the others.
+        default: The count where its field is missing.
     """
 
     field: str
-    count: int
+    count: int | str
     first: Any = "dense"
     rest: Any = "sparse"
+    default: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,12 @@ class Need:
     Attributes:
         field: The list's name.
         when: The field that, when set, makes blocks differ; without one, they always do.
+        unless: A field that says the same in another form.
     """
 
     field: str
     when: str = ""
+    unless: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,11 +92,13 @@ class Place:
         end: Where.
         entry: The type, as in `layer_types`.
         why: What goes wrong otherwise.
+        forced: The config class makes the block there of that type, whatever the file says.
     """
 
     end: Literal["first", "last", "some"]
     entry: str
     why: str
+    forced: bool = False
 
 
 @dataclass(frozen=True)

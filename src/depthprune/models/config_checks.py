@@ -30,7 +30,7 @@ def check_kept(section: Config, kept: Sequence[int], row: Architecture | None) -
         action = FIELDS.get(name)
         if action in ("slice", "repeat") and isinstance(value, (list, str)):
             _check_attention(name, value, kept)
-        elif action == "slice-lent" and isinstance(value, list):
+        elif action == "slice-lent" and isinstance(value, (list, str)):
             _check_lenders(name, value, kept)
         elif action == "recount-shared" and isinstance(value, int) and value:
             _check_shared(section, value, kept)
@@ -57,10 +57,10 @@ def _check_attention(name: str, types: Sequence[Any], kept: Sequence[int]) -> No
         )
 
 
-def _check_lenders(name: str, types: list[Any], kept: Sequence[int]) -> None:
+def _check_lenders(name: str, types: Sequence[Any], kept: Sequence[int]) -> None:
     lender = None
     for block, item in enumerate(types):
-        if item != "shared":
+        if item not in ("shared", "S"):
             lender = block
         elif block in kept and lender not in kept:
             raise ModelError(

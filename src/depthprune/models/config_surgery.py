@@ -105,10 +105,17 @@ def _apply_row(cut: _Cut, row: Architecture) -> None:
     for pattern in row.patterns:
         if not cut.section.get(pattern.field):
             _spell_out(cut, pattern)
+    types = cut.section.get("layer_types")
+    if isinstance(types, list) and types and any(p.forced and p.end == "last" for p in row.places):
+        types[-1] = next(place.entry for place in row.places if place.forced)
 
 
 def _check_need(cut: _Cut, need: Need) -> None:
-    if cut.section.get(need.field) or (need.when and not cut.section.get(need.when)):
+    flag = cut.section.get(need.when)
+    alike = not flag if flag is None or isinstance(flag, bool) else flag in (0, 1)
+    if cut.section.get(need.field) or (need.when and alike):
+        return
+    if need.unless and cut.section.get(need.unless):
         return
     raise ModelError(
         f"config.json: expected {need.field} with one entry a block, found none, and it cannot be "
@@ -120,11 +127,14 @@ def _spell_out(cut: _Cut, pattern: Pattern | Prefix) -> None:
     """Write out a list that the config class would otherwise derive from the block's number."""
     section = cut.section
     if isinstance(pattern, Prefix):
-        first = min(pattern.count, cut.blocks)
+        count = pattern.count
+        if isinstance(count, str):
+            count = cut.whole_number(count, pattern.default)
+        first = min(count, cut.blocks)
         rest = cut.blocks - first
         section[pattern.field] = [pattern.first] * first + [pattern.rest] * rest
         return
-    if pattern.when and not section.get(pattern.when):
+    if (pattern.when and not section.get(pattern.when)) or section.get(pattern.unless):
         return
     period = section.get(pattern.period) if isinstance(pattern.period, str) else pattern.period
     period = pattern.default if period is None else period
@@ -133,7 +143,10 @@ def _spell_out(cut: _Cut, pattern: Pattern | Prefix) -> None:
             f"config.json: {pattern.period} is {period!r}, expected a whole number; write out "
             f"{pattern.field} instead"
         )
-    special = [(block + pattern.offset) % period == 0 for block in range(cut.blocks)]
+    special = [
+        (block + pattern.offset) % period == 0 or block in pattern.also
+        for block in range(cut.blocks)
+    ]
     if pattern.indices:
         section[pattern.field] = [block for block in range(cut.blocks) if special[block]]
     else:
@@ -160,6 +173,14 @@ class _Cut:
     blocks: int
     kept: tuple[int, ...]
     notes: list[str] = field(default_factory=list)
+
+    def whole_number(self, name: str, default: int) -> int:
+        value = self.section.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, int) or value < 0:
+            raise self.wrong(name, value, "a number of blocks")
+        return value
 
     def rewrite_all(self) -> None:
         # A period that is spelled out as a set of blocks must be so before sets are renumbered.
@@ -199,6 +220,11 @@ class _Cut:
             )
         kept = [value[block] for block in self.kept]
         return "".join(kept) if isinstance(value, str) else kept
+
+    def slice_longer(self, name: str, value: Any) -> Any:
+        # What follows the blocks' entries is of layers that do not stay.
+        head = value[: self.blocks] if isinstance(value, list) else value
+        return self.slice(name, head)
 
     def remap(self, name: str, value: Any, first: int = 0) -> Any:
         if not isinstance(value, list):
@@ -297,6 +323,7 @@ _DO: Mapping[Action, Callable[[_Cut, str, Any], Any]] = {
     "remap-from-1": _Cut.remap_from_1,
     "remap-keys": _Cut.remap_keys,
     "slice-lent": _Cut.slice,
+    "slice-longer": _Cut.slice_longer,
     "recount": _Cut.recount,
     "recount-shared": _Cut.recount_shared,
     "last": _Cut.last,
