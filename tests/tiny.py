@@ -1,7 +1,7 @@
 """Tiny random models of any architecture, with a tokenizer, built in memory.
 
 Sizes are set by the names that configs use for them, so one list serves every architecture; what
-a type needs beyond it is a row of `_EXTRA`. Weights are drawn wide enough that every block
+a type needs beyond it is a row of `tiny_types`. Weights are drawn wide enough that every block
 matters: at the usual initialisation, a cut model would compute nearly what the whole one does.
 """
 
@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-VOCAB = 320
+from tiny_types import EXTRA, MODEL_CLASSES, VOCAB
 
 _SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -36,6 +37,8 @@ _SIZES: dict[str, Any] = {
     "decoder_attention_heads": 2,
     "n_head": 2,
     "num_heads": 2,
+    "encoder_layers": 6,
+    "num_encoder_layers": 6,
     "num_key_value_heads": 2,
     "head_dim": 16,
     "vocab_size": VOCAB,
@@ -62,33 +65,40 @@ _SIZES: dict[str, Any] = {
     "qk_rope_head_dim": 8,
     "v_head_dim": 16,
     "rotary_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
     "pad_token_id": 0,
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
 
-_MLA = {"head_dim": 8, "q_lora_rank": 16}
-"""DeepSeek's attention: `head_dim` means the rotary part there."""
-
-_MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_expand": 2}
-
-_EXTRA: dict[str, dict[str, Any]] = {
-    "axk1": _MLA,
-    "bamba": _MAMBA | {"attn_layer_indices": [1, 4]},
-    "codegen": {"n_head": 4, "rotary_dim": 8},
-    "deepseek_v3": _MLA | {"first_k_dense_replace": 2},
-    "ernie4_5_moe": {"moe_k": 2},
-    "gpt_neo": {"attention_types": [[["global", "local"], 3]]},
-    "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention"] * 2},
-    "minicpm3": {"scale_depth": 1.4},
-    "qwen2": {"use_sliding_window": True, "max_window_layers": 3},
-    "qwen2_moe": {"decoder_sparse_step": 2, "mlp_only_layers": [1]},
-    "qwen3_moe": {"decoder_sparse_step": 2},
-    "youtu": _MLA,
+_VISION: dict[str, Any] = {
+    "depth": 2,
+    "num_layers": 2,
+    "num_hidden_layers": 2,
+    "num_blocks": 2,
+    "image_size": 28,
+    "patch_size": 14,
+    "out_hidden_size": 32,
+    "encoder_layers": 2,
+    "encoder_ffn_dim": 48,
+    "encoder_attention_heads": 2,
 }
-"""What a type needs beyond its sizes, by model type, written for six blocks."""
+"""Sizes of towers for images and sound."""
 
-_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
+_LANGUAGE = ("text_config", "decoder")
+"""Sections that hold the language model; in others a count of layers is a tower's."""
+
+_COUNTS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "decoder_layers",
+    "num_decoder_layers",
+)
 
 _TEXT = """
 The river rises in the hills behind the town, where the old road crosses it by a bridge of grey
@@ -107,13 +117,40 @@ def tiny_config(model_type: str, blocks: int = 6, **overrides: Any) -> Any:
         blocks: How many blocks.
         **overrides: Fields set to other values than this module's.
     """
-    cls = CONFIG_MAPPING[model_type]
-    known = _fields(model_type)
-    sizes = {name: value for name, value in _SIZES.items() if name in known}
-    sizes |= {name: blocks for name in _COUNTS if name in known}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return cls(**(sizes | _EXTRA.get(model_type, {}) | overrides))
+        return CONFIG_MAPPING[model_type](**_arguments(model_type, blocks) | overrides)
+
+
+def _arguments(model_type: str, blocks: int) -> dict[str, Any]:
+    """What a type's config is made with; sections of it are made likewise."""
+    cls = CONFIG_MAPPING[model_type]
+    known = _fields(model_type)
+    made = {name: value for name, value in _SIZES.items() if name in known}
+    made |= {name: blocks for name in _COUNTS if name in known}
+    for name in getattr(cls, "sub_configs", {}):
+        section = _default(model_type).get(name)
+        if not isinstance(section, dict):
+            continue
+        type_ = section.get("model_type", "")
+        language = name in _LANGUAGE or type_ == model_type
+        made[name] = {"model_type": type_} if type_ else {}
+        if type_ in CONFIG_MAPPING and type_ != model_type:
+            made[name] |= _arguments(type_, blocks if language else 2)
+        else:
+            made[name] |= {k: v for k, v in _SIZES.items() if k in section}
+        if not language:
+            made[name] |= {k: v for k, v in _VISION.items() if k in section}
+    extra = EXTRA.get(model_type, {})
+    sections = {k: made[k] | v for k, v in extra.items() if isinstance(made.get(k), dict)}
+    return made | extra | sections
+
+
+@cache
+def _default(model_type: str) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return CONFIG_MAPPING[model_type]().to_dict()
 
 
 @cache
@@ -121,10 +158,13 @@ def _fields(model_type: str) -> frozenset[str]:
     """The fields that a type's config has, under the names it keeps them by."""
     cls = CONFIG_MAPPING[model_type]
     aliases = getattr(cls, "attribute_map", {})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = {*cls().to_dict(), *getattr(cls, "__dataclass_fields__", {})}
+    found = {*_default(model_type), *getattr(cls, "__dataclass_fields__", {})}
     return frozenset(found - set(aliases))
+
+
+def model_class(model_type: str) -> Any:
+    """The automatic class that makes the whole of a type's model."""
+    return getattr(transformers, MODEL_CLASSES.get(model_type, "AutoModelForCausalLM"))
 
 
 def tiny_model(
@@ -146,7 +186,7 @@ def tiny_model(
     config = tiny_config(model_type, blocks, **overrides)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config).eval()
+        model = model_class(model_type).from_config(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):

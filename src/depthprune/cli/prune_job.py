@@ -22,7 +22,7 @@ from depthprune.cli.records import (
     source_model,
 )
 from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, mixture, open_memo, read_tokenizer
-from depthprune.errors import ModelError, UsageError
+from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet
 from depthprune.manifest import (
     BlockScore,
@@ -35,7 +35,7 @@ from depthprune.manifest import (
     Speed,
     versions,
 )
-from depthprune.models.architectures import find
+from depthprune.models.architectures import find, require_prunable
 from depthprune.models.loading import Model
 from depthprune.models.parity import reload, verify
 from depthprune.models.pruned_output import check_pruned_output, pruned_output
@@ -171,9 +171,7 @@ class PruneJob:
         """Refuse before the search what surgery would refuse after it."""
         if source.gguf is None and self.out.exists() and self.out.samefile(source.folder):
             raise UsageError(f"-o {self.out}: is the model's own folder; choose another")
-        row = find(source.model_type)
-        if row is not None and row.status == "refused":
-            raise ModelError(f"model_type {row.model_type}: cannot be depth-pruned; {row.why}")
+        require_prunable(source.model_type)
         if source.checkpoint is not None:
             _ = source.checkpoint.block_prefix
         check_pruned_output(source, self.out, None if self.k is None else source.blocks - self.k)

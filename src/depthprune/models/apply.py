@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
-from depthprune.errors import ModelError, OutputError, UsageError
+from depthprune.errors import OutputError, UsageError
 from depthprune.manifest import Manifest, ParityRecord, Size, SourceModel, versions
 from depthprune.models.adapter import is_adapter, open_adapter, write_adapter
-from depthprune.models.architectures import find
-from depthprune.models.checkpoint import Checkpoint, open_checkpoint
+from depthprune.models.architectures import require_prunable
+from depthprune.models.checkpoint import open_checkpoint
 from depthprune.models.fingerprint import fingerprint, fingerprint_file
 from depthprune.models.removal import check_removed, parse_blocks
 from depthprune.models.surgery import Surgery, write_pruned
@@ -82,8 +82,7 @@ def apply(
         return _apply_adapter(source, blocks, target, verify, overwrite, command, progress)
     opened = open_checkpoint(source)
     blocks = check_removed(blocks, opened.blocks)
-    if not verify:
-        _check_verified(opened)
+    require_prunable(opened.model_type, proved=not verify)
     _refuse_itself(source, target)
     check_target(target, overwrite=overwrite)
     with staged(target, overwrite=overwrite) as stage:
@@ -172,19 +171,6 @@ def _apply_adapter(
 def _refuse_itself(source: Path, out: Path) -> None:
     if out.exists() and out.resolve() == source.resolve():
         raise OutputError(f"-o {out}: is the checkpoint itself; choose another folder")
-
-
-def _check_verified(checkpoint: Checkpoint) -> None:
-    row = find(checkpoint.model_type)
-    if row is not None and row.status == "verified":
-        return
-    if row is not None:
-        raise ModelError(f"model_type {row.model_type}: cannot be depth-pruned; {row.why}")
-    raise ModelError(
-        f"model_type {checkpoint.model_type or 'missing'}: not on the list of verified "
-        "architectures (depthprune architectures); pass --verify to compare the result with the "
-        "original, which loads both"
-    )
 
 
 def _verify(

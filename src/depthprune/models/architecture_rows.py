@@ -7,27 +7,80 @@ config class derives from a block's number and no pattern here writes out.
 
 from __future__ import annotations
 
-from depthprune.models.architectures import Architecture, Need, Pattern, Prefix
+from depthprune.models.architectures import (
+    Architecture,
+    Need,
+    Packed,
+    Pattern,
+    Place,
+    Prefix,
+)
 
 _BY_FIELD = """
-apertus arcee aria_text bamba biogpt bitnet cohere deepseek_v2 doge ernie4_5 falcon falcon_mamba
-flex_olmo gemma glm glm4 gpt_neox granite granitemoe granitemoeshared helium hunyuan_v1_dense
-hunyuan_v1_moe hyperclovax internlm3 iquestcoder jais2 jetmoe lfm2 llama mamba mellum minicpm3
-minimax_m2 minimax_m3_vl_text ministral ministral3 mistral mixtral nanochat nemotron olmo olmo2
-olmoe opt persimmon phi phi3 phimoe qwen3_moe recurrent_gemma seed_oss solar_open stablelm
-starcoder2 youtu
+apertus arcee aria_text bamba biogpt bitnet cohere cohere_compass_text dbrx deepseek_v2 doge
+ernie4_5 falcon falcon_h1 falcon_mamba flex_olmo gemma glm glm4 gpt_neox granite granitemoe
+granitemoehybrid granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hyperclovax internlm3
+iquestcoder jais2 jetmoe lfm2 llama mamba mamba2 mellum minicpm3 minimax_m2 minimax_m3_vl_text
+ministral ministral3 mistral mixtral moshi nanochat nemotron nemotron_h olmo olmo2 olmoe opt
+persimmon phi phi3 phimoe qwen3_moe recurrent_gemma seed_oss solar_open stablelm starcoder2 xlnet
+xlstm youtu
 """
 """Types for which the rules for fields say everything."""
 
 _N_LAYER = "bloom codegen ctrl gpt2 gpt-sw3 gpt_bigcode gptj"
 """The same, with the count in `n_layer`."""
 
+_DECODER_LAYERS = """
+bart bigbird_pegasus blenderbot blenderbot-small marian mbart mvp pegasus plbart trocr whisper
+"""
+"""Decoders of encoder-decoders, with the count in `decoder_layers`; the encoder is left alone."""
+
+_BERT = """
+bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert rembert roberta
+roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod
+"""
+"""Encoders that are decoders where `is_decoder` is set; a block is the same in both."""
+
 _TIES = "its blocks share weights or caches by position"
+_DRAFTS = "it drafts tokens from the states and caches of another model, and is none by itself"
+_SOUND = "it makes sound from text with three models; none takes its config as a language model"
+_HASH = "its embeddings of token groups are hashed by a number that follows the block's place"
+_CACHE = "in transformers even the uncut model generates otherwise with a cache than without"
 _DEPTH = "each block computes with its own number or with the depth of the whole model"
+
+_LEADING_DENSE = Prefix("mlp_layer_types", "first_k_dense_replace", default=1)
+_PER_LAYER = (
+    Packed("embed_tokens_per_layer.weight", axis=1),
+    Packed("per_layer_model_projection.weight", axis=0),
+)
+_LAST_FULL = Place(
+    "last", "full_attention", "its config class makes the last block one", forced=True
+)
+
+_TOWERS = {
+    "dots3_note": "dots3_note_text",
+    "emu3": "emu3_text_model",
+    "fuyu": "persimmon",
+    "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
+    "gemma4_unified": "gemma4_unified_text",
+    "got_ocr2": "qwen2",
+    "llama4": "llama4_text",
+    "mllama": "mllama_text_model",
+    "moss_transcribe_diarize": "qwen3",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
+}
+"""Models of several modalities, with the type of their language model, `text_config`."""
 
 ROWS: tuple[Architecture, ...] = (
     *(Architecture(name) for name in _BY_FIELD.split()),
     *(Architecture(name, count="n_layer") for name in _N_LAYER.split()),
+    *(Architecture(name, count="decoder_layers") for name in _DECODER_LAYERS.split()),
+    *(Architecture(name, tower=tower) for name, tower in _TOWERS.items()),
+    *(Architecture(name) for name in ("git", "phi4_multimodal")),
+    *(Architecture(name) for name in _BERT.split()),
+    Architecture("openai-gpt", count="n_layer"),
     Architecture("gpt_neo", count="num_layers"),
     *(
         Architecture(name, defaults={"first_k_dense_replace": count})
@@ -67,6 +120,66 @@ ROWS: tuple[Architecture, ...] = (
     Architecture(
         "gemma3_text", patterns=(Pattern("layer_types", "sliding_window_pattern", default=6),)
     ),
+    *(
+        Architecture(name, patterns=(_LEADING_DENSE, *patterns), needs=needs)
+        for name, patterns, needs in (
+            ("axk1", (), ()),
+            ("dots3_note_text", (), (Need("layer_types"),)),
+            ("kimi_linear", (), (Need("layer_types", unless="linear_attn_config"),)),
+            ("hy_v4", (), (Need("indexer_types"),)),
+            ("mimo_v2_flash", (Pattern("layer_types", 6, also=(0,)),), ()),
+        )
+    ),
+    Architecture(
+        "bailing_hybrid",
+        patterns=(
+            Pattern("layer_types", "layer_group_size", usual="linear_attention", default=6),
+            Prefix("mlp_layer_types", "first_k_dense_replace", default=2),
+        ),
+        defaults={"first_k_dense_replace": 2},
+    ),
+    Architecture(
+        "deepseek_v4",
+        patterns=(Prefix("mlp_layer_types", "num_hash_layers", "hash_moe", "moe", default=3),),
+        needs=(Need("layer_types", unless="compress_ratios"),),
+    ),
+    Architecture(
+        "glm_moe_dsa",
+        patterns=(Prefix("mlp_layer_types", "first_k_dense_replace", default=3),),
+        needs=(Need("indexer_types", when="index_topk_freq", unless="index_topk_pattern"),),
+        defaults={"first_k_dense_replace": 3},
+    ),
+    Architecture(
+        "inkling_text",
+        patterns=(
+            Pattern(
+                "layer_types", 6, special="hybrid", usual="hybrid_sliding", unless="local_layer_ids"
+            ),
+            Prefix("mlp_layer_types", "dense_mlp_idx"),
+        ),
+    ),
+    Architecture(
+        "gemma4_text",
+        patterns=(Pattern("layer_types", 6),),
+        places=(_LAST_FULL,),
+        packed=_PER_LAYER,
+    ),
+    Architecture(
+        "gemma4_unified_text", patterns=(Pattern("layer_types", 6),), places=(_LAST_FULL,)
+    ),
+    Architecture(
+        "gemma3n_text",
+        patterns=(Pattern("layer_types", 5),),
+        needs=(Need("activation_sparsity_pattern"),),
+        defaults={"num_kv_shared_layers": 15},
+        packed=_PER_LAYER,
+    ),
+    Architecture(
+        "longcat_flash", count="num_layers", why="a block is two layers of attention and experts"
+    ),
+    Architecture(
+        "zaya", keep=(0,), why="the first block alone takes no routing from the one before"
+    ),
     Architecture("glm4_moe_lite", patterns=(Prefix("mlp_layer_types", 1),)),
     Architecture("gpt_oss", patterns=(Pattern("layer_types", 2),)),
     Architecture("granite_swa", patterns=(Pattern("layer_types", 4, offset=0),)),
@@ -74,6 +187,7 @@ ROWS: tuple[Architecture, ...] = (
     Architecture("hy_v3", patterns=(Prefix("mlp_layer_types", 1),)),
     Architecture("kolibri1", patterns=(Pattern("layer_types", 5),)),
     Architecture("laguna", patterns=(Prefix("mlp_layer_types", 1),)),
+    Architecture("lfm2_moe", needs=(Need("layer_types"),), defaults={"num_dense_layers": 2}),
     Architecture("lfm3", needs=(Need("layer_types"),)),
     Architecture(
         "llama4_text",
@@ -85,6 +199,7 @@ ROWS: tuple[Architecture, ...] = (
     Architecture(
         "minimax",
         patterns=(Pattern("layer_types", 2, special="linear_attention", usual="full_attention"),),
+        places=(Place("first", "full_attention", "its cache counts tokens in the first block"),),
     ),
     Architecture(
         "modernbert-decoder",
@@ -94,6 +209,11 @@ ROWS: tuple[Architecture, ...] = (
     ),
     Architecture(
         "gpt_neox_japanese", keep=(-1,), why="the last block alone has a bias after its attention"
+    ),
+    Architecture(
+        "olmo_hybrid",
+        needs=(Need("layer_types"),),
+        places=(Place("some", "linear_attention", "its config class asks for one"),),
     ),
     Architecture("olmo3", patterns=(Pattern("layer_types", 4),)),
     Architecture(
@@ -126,12 +246,28 @@ ROWS: tuple[Architecture, ...] = (
             "diffllama": _DEPTH,
             "hrm_text": _DEPTH,
             "rwkv": _DEPTH,
-            "gemma3n": _TIES,
-            "gemma3n_text": _TIES,
-            "longcat_flash": "each block is two layers, numbered apart",
+            "blt": "three stacks of blocks share the work on bytes and patches of bytes",
+            "cpmant": _CACHE,
+            "gemma3n": "its vision tower needs the package timm, which no test here has; cut its "
+            "language model (gemma3n_text)",
+            "inkling2_text": "each block attends over outputs of groups of blocks by place",
+            "prophetnet": _CACHE,
+            "xlm": "its attention and its feed-forward stand in lists of their own, not in blocks",
+            "qwen4_exp": _HASH,
+            "qwen4_exp_text": _HASH,
+            "reformer": "its blocks are reversible: each is given two streams and returns two",
             "jamba": "its periods of block kinds cannot be expressed for the kept blocks",
             "zamba": _TIES,
             "zamba2": _TIES,
+        }.items()
+    ),
+    *(
+        Architecture(name, status="not a decoder", why=why)
+        for name, why in {
+            "gemma4_assistant": _DRAFTS,
+            "gemma4_unified_assistant": _DRAFTS,
+            "musicgen": _SOUND,
+            "musicgen_melody": _SOUND,
         }.items()
     ),
 )

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-Status = Literal["verified", "refused"]
+from depthprune.errors import ModelError
+
+Status = Literal["verified", "refused", "not a decoder"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Pattern:
         offset: 1 where the last block of each period is the special one, 0 where the first is.
         indices: The field is the set of special blocks rather than one entry a block.
         when: A field without which every block is alike, so that nothing need be written out.
+        unless: A field that says the same in another form, which is rewritten instead.
+        also: Further special blocks, whatever the period.
     """
 
     field: str
@@ -42,6 +46,8 @@ class Pattern:
     offset: int = 1
     indices: bool = False
     when: str = ""
+    unless: str = ""
+    also: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,15 +56,17 @@ class Prefix:
 
     Attributes:
         field: The list's name.
-        count: How many entries at the start are of the first kind.
+        count: How many entries at the start are of the first kind, or the field that says so.
         first: The entry of those.
         rest: The entry of the others.
+        default: The count where its field is missing.
     """
 
     field: str
-    count: int
+    count: int | str
     first: Any = "dense"
     rest: Any = "sparse"
+    default: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,10 +76,42 @@ class Need:
     Attributes:
         field: The list's name.
         when: The field that, when set, makes blocks differ; without one, they always do.
+        unless: A field that says the same in another form.
     """
 
     field: str
     when: str = ""
+    unless: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A block type that must stand somewhere in what is kept.
+
+    Attributes:
+        end: Where.
+        entry: The type, as in `layer_types`.
+        why: What goes wrong otherwise.
+        forced: The config class makes the block there of that type, whatever the file says.
+    """
+
+    end: Literal["first", "last", "some"]
+    entry: str
+    why: str
+    forced: bool = False
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A tensor that holds every block's part side by side.
+
+    Attributes:
+        name: What its name ends with.
+        axis: The axis along which the parts stand.
+    """
+
+    name: str
+    axis: int
 
 
 @dataclass(frozen=True)
@@ -80,12 +120,15 @@ class Architecture:
 
     Attributes:
         model_type: As in `config.json`.
-        status: `"verified"` or `"refused"`.
+        status: `"verified"`, `"refused"` or `"not a decoder"`.
         count: The field that holds the number of blocks.
         patterns: Lists to be written out before they are cut.
         needs: Lists that the file must have.
         defaults: Counts of blocks that the config class assumes when the file has none.
         keep: Blocks that must stay, because they alone have a tensor or lack one; -1 is the last.
+        places: Block types that the ends of what is kept must have.
+        packed: Tensors outside the blocks that hold a part for each.
+        tower: Of a model of several modalities, the type of its language model.
         why: For a refused type, the reason; for a verified one, what is notable, if anything.
     """
 
@@ -96,12 +139,15 @@ class Architecture:
     needs: tuple[Need, ...] = ()
     defaults: Mapping[str, int] = field(default_factory=dict)
     keep: tuple[int, ...] = ()
+    places: tuple[Place, ...] = ()
+    packed: tuple[Packed, ...] = ()
+    tower: str = ""
     why: str = ""
 
     @property
     def rule(self) -> str:
         """What surgery does for this type beyond the rules that hold for every field, briefly."""
-        if self.status == "refused":
+        if self.status != "verified":
             return ""
         parts = [] if self.count == "num_hidden_layers" else [f"count in {self.count}"]
         parts += [f"{pattern.field} written out" for pattern in self.patterns]
@@ -110,6 +156,9 @@ class Architecture:
             for need in self.needs
         ]
         parts += [f"the {'last' if block else 'first'} block must stay" for block in self.keep]
+        parts += [f"the {place.end} kept block must be {place.entry}" for place in self.places]
+        parts += [f"{packed.name} sliced" for packed in self.packed]
+        parts += [f"its language model as {self.tower}"] if self.tower else []
         return "; ".join(parts) or "by field"
 
 
@@ -118,6 +167,31 @@ def architectures() -> tuple[Architecture, ...]:
     return tuple(
         sorted(_table().values(), key=lambda row: (row.status != "verified", row.model_type))
     )
+
+
+def require_prunable(model_type: str, *, proved: bool = False) -> Architecture | None:
+    """Refuse a model type that cannot be depth-pruned.
+
+    Args:
+        model_type: As in `config.json`.
+        proved: Refuse a type without a row too.
+
+    Returns:
+        The type's row, or None where the table has none.
+
+    Raises:
+        ModelError: If the type is refused, or unknown where it must not be.
+    """
+    row = find(model_type)
+    if row is None and proved:
+        raise ModelError(
+            f"model_type {model_type or 'missing'}: not on the list of verified architectures "
+            "(depthprune architectures); pass --verify to compare the result with the original, "
+            "which loads both"
+        )
+    if row is not None and row.status != "verified":
+        raise ModelError(f"model_type {model_type}: cannot be depth-pruned; {row.why}")
+    return row
 
 
 def find(model_type: str) -> Architecture | None:

@@ -16,7 +16,7 @@ from io import FileIO
 from pathlib import Path
 
 from depthprune.errors import CheckpointError
-from depthprune.models.safetensors_file import Piece, layout
+from depthprune.models.safetensors_file import Parts, Piece, layout
 
 _BUFFER = 4 << 20
 """Bytes; large enough that system calls cost nothing, small enough to forget about."""
@@ -59,23 +59,27 @@ def write_file(
     with open(path, "xb", buffering=0) as target, contextlib.ExitStack() as stack:
         write_all(target, memoryview(head))
         sources: dict[Path, FileIO] = {}
-        for source, begin, end in _runs(ordered):
+        for source, begin, end, parts in _runs(ordered):
             if source not in sources:
                 sources[source] = stack.enter_context(open(source, "rb", buffering=0))
-            copy_range(sources[source], target, begin, end, advance)
+            if parts is None:
+                copy_range(sources[source], target, begin, end, advance)
+            else:
+                _copy_parts(sources[source], target, begin, parts, advance)
         return target.tell()
 
 
-def _runs(pieces: Iterable[Piece]) -> list[tuple[Path, int, int]]:
-    runs: list[tuple[Path, int, int]] = []
+def _runs(pieces: Iterable[Piece]) -> list[tuple[Path, int, int, Parts | None]]:
+    runs: list[tuple[Path, int, int, Parts | None]] = []
     for piece in pieces:
         begin, end = piece.tensor.begin, piece.tensor.end
         if begin == end:
             continue
-        if runs and runs[-1][0] == piece.source and runs[-1][2] == begin:
-            runs[-1] = (piece.source, runs[-1][1], end)
+        whole = runs and runs[-1][3] is None and piece.parts is None
+        if whole and runs[-1][0] == piece.source and runs[-1][2] == begin:
+            runs[-1] = (piece.source, runs[-1][1], end, None)
         else:
-            runs.append((piece.source, begin, end))
+            runs.append((piece.source, begin, end, piece.parts))
     return runs
 
 
@@ -138,6 +142,39 @@ def _copy_through_buffer(
         write_all(target, buffer[:read])
         begin += read
         advance(read)
+
+
+def _copy_parts(
+    source: FileIO, target: FileIO, begin: int, parts: Parts, advance: Callable[[float], None]
+) -> None:
+    """Copy some bytes of every row, many rows at a time."""
+    source.seek(begin)
+    step = max(1, _BUFFER // parts.stride)
+    for first in range(0, parts.rows, step):
+        rows = min(step, parts.rows - first)
+        data = bytearray(rows * parts.stride)
+        if _read_all(source, memoryview(data)) < len(data):
+            raise CheckpointError(
+                f"{source.name}: ended while it was copied; leave the checkpoint alone while it "
+                "is read"
+            )
+        wanted = b"".join(
+            data[row + a : row + b]
+            for row in range(0, len(data), parts.stride)
+            for a, b in parts.ranges
+        )
+        write_all(target, memoryview(wanted))
+        advance(len(wanted))
+
+
+def _read_all(source: FileIO, data: memoryview) -> int:
+    done = 0
+    while done < len(data):
+        read = source.readinto(data[done:])
+        if not read:
+            break
+        done += read
+    return done
 
 
 def write_all(target: FileIO, data: memoryview) -> None:

@@ -15,7 +15,11 @@ Action = Literal[
     "slice",
     "remap",
     "remap-from-1",
+    "remap-keys",
     "recount",
+    "recount-shared",
+    "slice-lent",
+    "slice-longer",
     "last",
     "repeat",
     "attention-types",
@@ -29,7 +33,12 @@ ACTIONS: Mapping[Action, str] = {
     "slice": "a list with one entry a block loses the removed blocks' entries",
     "remap": "a set of block numbers loses the removed ones and is renumbered",
     "remap-from-1": "the same, where blocks are numbered from 1",
+    "remap-keys": "settings of single blocks, keyed by number, are renumbered",
+    "slice-lent": "the same as slice, and a block that borrows keeps the one before that lends",
+    "slice-longer": "the same as slice, and what follows the blocks' entries goes",
     "recount": "a number of blocks at the start becomes the number of those kept",
+    "recount-shared": "a number of blocks at the end that read others' keys and values becomes the "
+    "number of those kept; the blocks that they read must stay",
     "last": "the number of the last block of a range is renumbered; -1, the very last, stays",
     "repeat": "a pattern repeated to the depth becomes one entry for each kept block",
     "attention-types": "GPT-Neo's pairs of pattern and repeats become one entry a kept block",
@@ -48,7 +57,9 @@ FIELDS: Mapping[str, Action] = {
     "no_rope_layers": "slice",
     "intermediate_size": "slice",
     "activation_sparsity_pattern": "slice",
-    "indexer_types": "slice",
+    "indexer_types": "slice-lent",
+    "index_topk_pattern": "slice-lent",
+    "compress_ratios": "slice-longer",
     "layer_rope_theta": "slice",
     "num_attention_heads_per_layer": "slice",
     "attention_layers": "slice",
@@ -57,6 +68,7 @@ FIELDS: Mapping[str, Action] = {
     "attn_type_list": "slice",
     "block_configs": "slice",
     "hybrid_override_pattern": "slice",
+    "hybrid_layer_pattern": "slice",
     "num_query_heads": "slice",
     "num_kv_heads": "slice",
     "num_key_value_heads": "slice",
@@ -75,6 +87,9 @@ FIELDS: Mapping[str, Action] = {
     "local_layer_ids": "remap",
     "global_attn_layers": "remap",
     "ple_layer_ids": "remap-from-1",
+    "kda_layers": "remap-from-1",
+    "full_attn_layers": "remap-from-1",
+    "per_layer_config": "remap-keys",
     # How many blocks at the start are of another kind.
     "first_k_dense_replace": "recount",
     "num_dense_layers": "recount",
@@ -91,7 +106,7 @@ FIELDS: Mapping[str, Action] = {
     "scale_depth": "scale-depth",
     "scale_attn_by_inverse_layer_idx": "refuse-true",
     "moe_layer_interval": "refuse-above-1",
-    "num_kv_shared_layers": "refuse-above-1",
+    "num_kv_shared_layers": "recount-shared",
     "num_hidden_groups": "refuse-above-1",
     "cross_layer_interval": "refuse-above-1",
     "moe_layer_frequency": "refuse-above-1",
@@ -100,8 +115,39 @@ FIELDS: Mapping[str, Action] = {
 """Field name to action. A field whose value is of another shape than its action means (an
 `intermediate_size` that is one number) is left alone."""
 
-COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
+COUNTS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "decoder_layers",
+    "num_decoder_layers",
+)
 """Names under which configs keep the number of blocks."""
+
+COPIED_COUNTS = ("num_blocks",)
+"""Names under which a config may repeat the number; elsewhere they mean other things."""
+
+LISTED_COUNTS = ("layers_block_type", "hybrid_override_pattern")
+"""Lists with one entry a block, for configs that keep no other number."""
+
+NESTED = ("linear_attn_config",)
+"""Parts of a section whose fields speak of the same blocks."""
+
+ATTENTION = frozenset(
+    {
+        "full_attention",
+        "sliding_attention",
+        "chunked_attention",
+        "indexed_attention",
+        "attention",
+        "*",
+    }
+)
+"""Entries of a list of block types that stand for attention over the tokens."""
+
+RECURRENT = frozenset({"linear_attention", "mamba", "conv", "recurrent", "M"})
+"""Entries that stand for a state of fixed size."""
 
 SECTIONS = ("text_config", "llm_config", "language_config")
 """Sections of a config that may hold the language model's own fields."""

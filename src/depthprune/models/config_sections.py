@@ -6,7 +6,7 @@ from typing import Any
 
 from depthprune.errors import CheckpointError
 from depthprune.models.architectures import find
-from depthprune.models.config_fields import COUNTS, SECTIONS
+from depthprune.models.config_fields import COUNTS, LISTED_COUNTS, SECTIONS
 
 Config = dict[str, Any]
 
@@ -40,6 +40,8 @@ def count_blocks(config: Config) -> int:
     if row is not None and row.count in stated:
         stated = {row.count: stated[row.count]}
     if not stated:
+        stated = {n: len(section[n]) for n in LISTED_COUNTS if _is_list(section.get(n))}
+    if not stated:
         raise CheckpointError(
             f"config.json: expected the number of blocks under one of {', '.join(COUNTS)}, "
             "found none; is this a causal language model?"
@@ -48,6 +50,10 @@ def count_blocks(config: Config) -> int:
         listed = ", ".join(f"{name}={value}" for name, value in stated.items())
         raise CheckpointError(f"config.json: the numbers of blocks disagree ({listed}); correct it")
     return next(iter(stated.values()))
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, str)) and len(value) > 0
 
 
 def counts(section: Config) -> dict[str, int]:

@@ -14,8 +14,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from depthprune.errors import CheckpointError, ModelError
-from depthprune.models.architectures import Architecture, Need, Pattern, Prefix, find
-from depthprune.models.config_fields import FIELDS, NOT_PER_BLOCK, Action
+from depthprune.models.architectures import (
+    Architecture,
+    Need,
+    Pattern,
+    Prefix,
+    find,
+    require_prunable,
+)
+from depthprune.models.config_checks import check_kept
+from depthprune.models.config_fields import (
+    COPIED_COUNTS,
+    COUNTS,
+    FIELDS,
+    NESTED,
+    NOT_PER_BLOCK,
+    Action,
+)
 from depthprune.models.config_sections import Config, count_blocks, counts, text_section
 from depthprune.models.removal import check_removed
 
@@ -60,24 +75,23 @@ def cut_config(config: Config, removed: Iterable[int]) -> ConfigCut:
     new = copy.deepcopy(config)
     section = text_section(new)
     cut = _Cut(section, blocks, tuple(b for b in range(blocks) if b not in gone))
-    for type_ in dict.fromkeys([section.get("model_type"), new.get("model_type")]):
-        row = find(str(type_))
-        if row is not None:
-            _apply_row(cut, row)
-            break
-    # A period that is spelled out as a set of blocks must be so before sets are renumbered.
-    for name in sorted(section, key=lambda name: FIELDS.get(name) != "sparse-step"):
-        cut.rewrite(name)
+    row = row_of(new)
+    if row is not None:
+        _apply_row(cut, row)
+    before = copy.deepcopy(section)
+    cut.rewrite_all()
+    check_kept(before, cut.kept, row)
     for part in (section, new):
-        for name, count in counts(part).items():
-            if count == blocks:
+        stated = counts(part) | {n: part[n] for n in COPIED_COUNTS if n in part}
+        # Beside a count of its own name, a decoder's config may state its encoder's.
+        own = row is not None and row.count in section and row.count not in COUNTS[:1]
+        for name, count in stated.items():
+            if count == blocks and (not own or row is None or name == row.count):
                 part[name] = len(cut.kept)
     return ConfigCut(new, tuple(cut.notes))
 
 
 def _apply_row(cut: _Cut, row: Architecture) -> None:
-    if row.status == "refused":
-        raise ModelError(f"model_type {row.model_type}: cannot be depth-pruned; {row.why}")
     for block in row.keep:
         if block % cut.blocks not in cut.kept:
             raise ModelError(
@@ -91,10 +105,17 @@ def _apply_row(cut: _Cut, row: Architecture) -> None:
     for pattern in row.patterns:
         if not cut.section.get(pattern.field):
             _spell_out(cut, pattern)
+    types = cut.section.get("layer_types")
+    if isinstance(types, list) and types and any(p.forced and p.end == "last" for p in row.places):
+        types[-1] = next(place.entry for place in row.places if place.forced)
 
 
 def _check_need(cut: _Cut, need: Need) -> None:
-    if cut.section.get(need.field) or (need.when and not cut.section.get(need.when)):
+    flag = cut.section.get(need.when)
+    alike = not flag if flag is None or isinstance(flag, bool) else flag in (0, 1)
+    if cut.section.get(need.field) or (need.when and alike):
+        return
+    if need.unless and cut.section.get(need.unless):
         return
     raise ModelError(
         f"config.json: expected {need.field} with one entry a block, found none, and it cannot be "
@@ -106,11 +127,14 @@ def _spell_out(cut: _Cut, pattern: Pattern | Prefix) -> None:
     """Write out a list that the config class would otherwise derive from the block's number."""
     section = cut.section
     if isinstance(pattern, Prefix):
-        first = min(pattern.count, cut.blocks)
+        count = pattern.count
+        if isinstance(count, str):
+            count = cut.whole_number(count, pattern.default)
+        first = min(count, cut.blocks)
         rest = cut.blocks - first
         section[pattern.field] = [pattern.first] * first + [pattern.rest] * rest
         return
-    if pattern.when and not section.get(pattern.when):
+    if (pattern.when and not section.get(pattern.when)) or section.get(pattern.unless):
         return
     period = section.get(pattern.period) if isinstance(pattern.period, str) else pattern.period
     period = pattern.default if period is None else period
@@ -119,11 +143,28 @@ def _spell_out(cut: _Cut, pattern: Pattern | Prefix) -> None:
             f"config.json: {pattern.period} is {period!r}, expected a whole number; write out "
             f"{pattern.field} instead"
         )
-    special = [(block + pattern.offset) % period == 0 for block in range(cut.blocks)]
+    special = [
+        (block + pattern.offset) % period == 0 or block in pattern.also
+        for block in range(cut.blocks)
+    ]
     if pattern.indices:
         section[pattern.field] = [block for block in range(cut.blocks) if special[block]]
     else:
         section[pattern.field] = [pattern.special if s else pattern.usual for s in special]
+
+
+def row_of(config: Config) -> Architecture | None:
+    """The row that says how a config's language model is cut, None where there is none.
+
+    Args:
+        config: A whole `config.json`.
+
+    Raises:
+        ModelError: If the type of the model, or that of its language model, is refused.
+    """
+    types = [str(part.get("model_type")) for part in (text_section(config), config)]
+    rows = list(filter(None, map(require_prunable, dict.fromkeys(types))))
+    return next((find(row.tower) or row for row in rows), None)
 
 
 @dataclass
@@ -133,12 +174,27 @@ class _Cut:
     kept: tuple[int, ...]
     notes: list[str] = field(default_factory=list)
 
+    def whole_number(self, name: str, default: int) -> int:
+        value = self.section.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, int) or value < 0:
+            raise self.wrong(name, value, "a number of blocks")
+        return value
+
+    def rewrite_all(self) -> None:
+        # A period that is spelled out as a set of blocks must be so before sets are renumbered.
+        for name in sorted(self.section, key=lambda name: FIELDS.get(name) != "sparse-step"):
+            self.rewrite(name)
+
     def rewrite(self, name: str) -> None:
         value = self.section[name]
         action = FIELDS.get(name)
         if action is not None:
             if value is not None:
                 self.section[name] = _DO[action](self, name, value)
+        elif name in NESTED and isinstance(value, dict):
+            _Cut(value, self.blocks, self.kept, self.notes).rewrite_all()
         elif isinstance(value, list) and name not in NOT_PER_BLOCK and not name.startswith("mtp_"):
             self._unknown_list(name, value)
 
@@ -165,6 +221,11 @@ class _Cut:
         kept = [value[block] for block in self.kept]
         return "".join(kept) if isinstance(value, str) else kept
 
+    def slice_longer(self, name: str, value: Any) -> Any:
+        # What follows the blocks' entries is of layers that do not stay.
+        head = value[: self.blocks] if isinstance(value, list) else value
+        return self.slice(name, head)
+
     def remap(self, name: str, value: Any, first: int = 0) -> Any:
         if not isinstance(value, list):
             return value
@@ -176,6 +237,23 @@ class _Cut:
 
     def remap_from_1(self, name: str, value: Any) -> Any:
         return self.remap(name, value, first=1)
+
+    def remap_keys(self, name: str, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        if not all(str(key).isdigit() and int(key) < self.blocks for key in value):
+            raise self.wrong(name, value, f"block numbers from 0 to {self.blocks - 1} as keys")
+        new = {block: number for number, block in enumerate(self.kept)}
+        return {
+            f"{new[int(key)]:0{len(str(key))}}": item
+            for key, item in value.items()
+            if int(key) in new
+        }
+
+    def recount_shared(self, name: str, value: Any) -> Any:
+        if not isinstance(value, int) or not 0 <= value < self.blocks:
+            raise self.wrong(name, value, f"a number of blocks below {self.blocks}")
+        return sum(block >= self.blocks - value for block in self.kept)
 
     def recount(self, name: str, value: Any) -> Any:
         if not isinstance(value, int) or value < 0:
@@ -231,8 +309,7 @@ class _Cut:
     def refuse_above_1(self, name: str, value: Any) -> Any:
         if isinstance(value, list):
             return self.slice(name, value)
-        allowed = 0 if name == "num_kv_shared_layers" else 1
-        if isinstance(value, int) and value <= allowed:
+        if isinstance(value, int) and value <= 1:
             return value
         raise ModelError(
             f"config.json: {name} is {value!r}, which ties blocks to their places in a way that "
@@ -244,7 +321,11 @@ _DO: Mapping[Action, Callable[[_Cut, str, Any], Any]] = {
     "slice": _Cut.slice,
     "remap": _Cut.remap,
     "remap-from-1": _Cut.remap_from_1,
+    "remap-keys": _Cut.remap_keys,
+    "slice-lent": _Cut.slice,
+    "slice-longer": _Cut.slice_longer,
     "recount": _Cut.recount,
+    "recount-shared": _Cut.recount_shared,
     "last": _Cut.last,
     "repeat": _Cut.repeat,
     "attention-types": _Cut.attention_types,

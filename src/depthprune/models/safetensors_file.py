@@ -208,18 +208,35 @@ def _check_offsets(path: Path, tensors: list[Tensor], data: int, size: int) -> N
 
 
 @dataclass(frozen=True)
+class Parts:
+    """Which bytes of a tensor are wanted, where that is not all of them.
+
+    Attributes:
+        rows: How many rows it has in its source, one after the other from `begin`.
+        stride: Bytes of a row there.
+        ranges: The bytes wanted of each row, first and one past the last, from the row's start.
+    """
+
+    rows: int
+    stride: int
+    ranges: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
 class Piece:
     """A tensor to be written: where its bytes are, and what it will be called.
 
     Attributes:
         name: In the new file.
         source: The file that holds the bytes now.
-        tensor: Its entry there.
+        tensor: Its entry there; with `parts`, of the size that it will have.
+        parts: The bytes to take, where not all are wanted.
     """
 
     name: str
     source: Path
     tensor: Tensor
+    parts: Parts | None = None
 
 
 def layout(pieces: Iterable[Piece], metadata: Mapping[str, str]) -> tuple[list[Piece], bytes]:

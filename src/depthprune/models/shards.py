@@ -11,13 +11,16 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from depthprune.errors import ModelError
+from depthprune.models.architectures import Architecture
 from depthprune.models.byte_copy import write_file
 from depthprune.models.checkpoint import INDEX, WEIGHTS, Checkpoint, split_name
-from depthprune.models.safetensors_file import Piece, SafetensorsFile
+from depthprune.models.config_surgery import row_of
+from depthprune.models.packed import cut_packed
+from depthprune.models.safetensors_file import Piece, SafetensorsFile, Tensor
 from depthprune.progress import SILENT, Progress
 
 _FICLONE = 0x40049409
@@ -49,7 +52,7 @@ class Shard:
         return (
             self.metadata == self.source.metadata
             and len(self.pieces) == len(self.source.tensors)
-            and all(piece.name == piece.tensor.name for piece in self.pieces)
+            and all(p.name == p.tensor.name and p.parts is None for p in self.pieces)
         )
 
 
@@ -92,7 +95,7 @@ def plan_shards(checkpoint: Checkpoint, prefix: str, kept: tuple[int, ...]) -> P
     Raises:
         ModelError: If a block has no tensor.
     """
-    names = _Names(prefix, kept, checkpoint.blocks)
+    names = _Names(prefix, kept, checkpoint.blocks, row_of(checkpoint.config))
     everything = frozenset(checkpoint.tensors)
     shards = [_plan_shard(shard, names, everything) for shard in checkpoint.shards]
     missing = set(range(checkpoint.blocks)) - names.seen
@@ -107,8 +110,12 @@ def plan_shards(checkpoint: Checkpoint, prefix: str, kept: tuple[int, ...]) -> P
 class _Names:
     """New names of tensors, and which blocks were seen among the old ones."""
 
-    def __init__(self, prefix: str, kept: tuple[int, ...], blocks: int) -> None:
+    def __init__(
+        self, prefix: str, kept: tuple[int, ...], blocks: int, row: Architecture | None
+    ) -> None:
         self.prefix = prefix
+        self.kept = kept
+        self.row = row
         self.blocks = blocks
         self.new_number = {block: new for new, block in enumerate(kept)}
         self.seen: set[int] = set()
@@ -124,6 +131,14 @@ class _Names:
             self.extra.add(number)
         new = self.new_number.get(number)
         return None if new is None else f"{self.prefix}{new}{rest}"
+
+    def piece(self, name: str, source: Path, tensor: Tensor) -> Piece:
+        """A tensor under its new name; one that holds a part for each block loses those removed."""
+        parts = split_name(tensor.name)
+        if parts is not None and parts[0] == self.prefix:
+            return Piece(name, source, tensor)
+        cut = cut_packed(source, tensor, self.kept, self.blocks, self.row)
+        return replace(cut, name=name)
 
 
 def _plan_shard(shard: SafetensorsFile, names: _Names, everything: frozenset[str]) -> Shard:
@@ -150,7 +165,7 @@ def _plan_shard(shard: SafetensorsFile, names: _Names, everything: frozenset[str
         else:
             metadata[new] = str(new_name[stored])
     pieces = (
-        Piece(name, shard.path, tensor)
+        names.piece(name, shard.path, tensor)
         for tensor in shard.tensors
         if (name := new_name[tensor.name]) is not None
     )

@@ -1,0 +1,370 @@
+"""The census: every type that transformers maps to a causal language model, cut and compared.
+
+Each type is built tiny, six blocks or more; several sets of blocks are removed by surgery on its
+saved files; the result is reloaded and must have no missing, unexpected or mismatched key, compute
+the logits of the original with those blocks skipped in place, and generate with a cache what it
+generates without. A type that cannot be cut is refused by its row, with a reason, and the refusal
+is tried. Nothing is left out: a type without a row counts as unexplained.
+
+    python tests/census.py [TYPE...]    prints a line a type
+
+A whole census, without a type named, also writes docs/architectures.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from depthprune.errors import ModelError
+from depthprune.models.anatomy import find_anatomy
+from depthprune.models.architectures import Architecture, architectures, find, require_prunable
+from depthprune.models.checkpoint import Checkpoint, open_checkpoint
+from depthprune.models.config_sections import text_section
+from depthprune.models.surgery import write_pruned
+from tiny import model_class, save_tiny
+from tiny_types import CROSS_ATTENTION
+
+TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+LIMIT = 1e-5
+"""Of the logits' scale, in float32."""
+
+_SETS = {
+    "one": (2,),
+    "first": (0,),
+    "last": (-1,),
+    "contiguous": (2, 3),
+    "scattered": (1, 2, 4),
+    "off the period": (1, 3),
+}
+_MORE = {str(removed): removed for removed in [(1,), (3,), (-2,), (0, 1), (0, 3), (1, -2)]}
+"""Tried where a type refuses too many of those."""
+
+_LENGTH, _PROMPT, _NEW = 24, 6, 10
+_LEAST = 4
+"""A type that allows fewer sets than this is not one that can be depth-pruned."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one type.
+
+    Attributes:
+        model_type: As in `config.json`.
+        verdict: One of `exact`, `refused`, `not a decoder`, `skipped`, `wrong`, `unexplained`.
+        detail: The reason, or the sets that were cut.
+        seconds: How long it took.
+    """
+
+    model_type: str
+    verdict: str
+    detail: str
+    seconds: float = 0.0
+
+    def line(self) -> str:
+        return f"{self.model_type:26} {self.verdict:13} {self.seconds:4.1f} s  {self.detail}"
+
+
+class Wrong(Exception):
+    """A cut checkpoint is not the masked model."""
+
+
+def examine(model_type: str, folder: Path) -> Finding:
+    """Try one type, with files in an empty folder."""
+    start = time.monotonic()
+    row = find(model_type)
+    try:
+        verdict, detail = _examine(model_type, row, folder)
+    except Wrong as error:
+        verdict, detail = "wrong", str(error)
+    return Finding(model_type, verdict, detail, time.monotonic() - start)
+
+
+def _examine(model_type: str, row: Architecture | None, folder: Path) -> tuple[str, str]:
+    if row is None:
+        return "unexplained", "no row in the table"
+    if row.status != "verified":
+        try:
+            require_prunable(model_type)
+        except ModelError as error:
+            return row.status, row.why if row.why in str(error) else "refused without its reason"
+        return "wrong", "refused by its row, and not by surgery"
+    if model_type not in CONFIG_MAPPING:
+        return "skipped", "this transformers does not know it"
+    checkpoint = open_checkpoint(save_tiny(folder / "whole", model_type, tokenizer=False))
+    with torch.random.fork_rng():
+        model = (
+            model_class(model_type).from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
+        )
+    cut, refused = [], []
+    for name, removed in removed_sets(checkpoint).items():
+        if name in _MORE and len(cut) >= _LEAST:
+            continue
+        try:
+            compare(model, checkpoint, removed, folder / name.replace(" ", "-"))
+            cut.append(name)
+        except ModelError as error:
+            refused.append(f"{name} ({error})")
+    if len(cut) < _LEAST:
+        raise Wrong(f"refuses too much: {'; '.join(refused)}")
+    detail = f"{len(cut)} sets" + (f"; refuses {'; '.join(refused)}" if refused else "")
+    try:
+        find_anatomy(model)
+    except ModelError as error:
+        detail += f"; not searched: {error}"
+    return "exact", detail
+
+
+def removed_sets(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """The sets to try: the usual ones, and every layer type as a whole."""
+    blocks = checkpoint.blocks
+    sets = {
+        name: tuple(sorted(block % blocks for block in removed)) for name, removed in _SETS.items()
+    }
+    for name, value in text_section(checkpoint.config).items():
+        for kind in sorted(set(map(str, value))) if _one_a_block(name, value, blocks) else ():
+            removed = tuple(i for i in range(blocks) if str(value[i]) == kind)
+            if len(removed) < blocks and removed not in sets.values():
+                sets[f"all {kind} of {name}"] = removed
+    more = {
+        name: tuple(sorted(block % blocks for block in removed)) for name, removed in _MORE.items()
+    }
+    return sets | more
+
+
+def _one_a_block(name: str, value: Any, blocks: int) -> bool:
+    return isinstance(value, list) and len(value) == blocks and "layer" in name
+
+
+def compare(model: Any, checkpoint: Checkpoint, removed: tuple[int, ...], out: Path) -> None:
+    """Cut one set and compare.
+
+    Raises:
+        ModelError: If surgery refuses the set.
+        Wrong: If the result is not the masked model.
+    """
+    out.mkdir()
+    surgery = write_pruned(checkpoint, removed, out)
+    if surgery.warnings:
+        raise Wrong(f"{removed}: unexpected warning: {surgery.warnings[0]}")
+    cut, info = type(model).from_pretrained(out, dtype=torch.float32, output_loading_info=True)
+    if stray := {kind: sorted(map(str, keys))[:2] for kind, keys in info.items() if keys}:
+        raise Wrong(f"{removed}: {stray}")
+    expected = logits_skipping(model, checkpoint, removed)
+    scale = float(expected.abs().max())
+    difference = float((logits(cut.eval()) - expected).abs().max()) / scale
+    if not difference <= LIMIT:
+        raise Wrong(f"{removed}: logits differ by {difference:.0e} of their scale")
+    if not float((logits(model) - expected).abs().max()) > 1e-3 * scale:
+        raise Wrong(f"{removed}: the blocks do not matter, so nothing is shown")
+    uncached, cached = (generated(cut, use_cache=flag) for flag in (False, True))
+    if uncached != cached:
+        raise Wrong(f"{removed}: generation with a cache differs ({uncached} and {cached})")
+
+
+def probe_ids(length: int = _LENGTH, rows: int = 2) -> torch.Tensor:
+    return torch.randint(3, 120, (rows, length), generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    config = model.config
+    given = {}
+    if config.model_type in CROSS_ATTENTION:
+        width = config.get_text_config().hidden_size
+        picture = torch.randn(2, 4, width, generator=torch.Generator().manual_seed(1))
+        given = {CROSS_ATTENTION[config.model_type]: picture}
+    return model(input_ids=probe_ids(), use_cache=False, **given).logits.float()
+
+
+@torch.no_grad()
+def generated(model: Any, *, use_cache: bool) -> list[int]:
+    """Greedy tokens after a short prompt."""
+    prompt = probe_ids(_PROMPT, rows=1)
+    out = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=False,
+        num_beams=1,
+        min_new_tokens=_NEW,
+        max_new_tokens=_NEW,
+        use_cache=use_cache,
+        pad_token_id=0,
+    )
+    return out[0, _PROMPT:].tolist()
+
+
+def logits_skipping(model: Any, checkpoint: Checkpoint, removed: tuple[int, ...]) -> torch.Tensor:
+    """The logits with the removed blocks handing on what they were given."""
+    blocks = _block_list(model, checkpoint)
+    calls: dict[int, Call] = {}
+    hooks = [
+        block.register_forward_hook(
+            lambda _m, args, kwargs, out, i=i: calls.__setitem__(i, (args, kwargs, out)),
+            with_kwargs=True,
+        )
+        for i, block in enumerate(blocks)
+    ]
+    logits(model)
+    for hook in hooks:
+        hook.remove()
+    handed = _handed_on(list(calls.values()))
+    # A block of cross-attention is not called where there is no picture.
+    called = [i for i in removed if i in calls]
+    for i in called:
+        blocks[i].forward = _identity(calls[i][2], handed)
+    try:
+        return logits(model)
+    finally:
+        for i in called:
+            del blocks[i].forward
+
+
+Call = tuple[Any, dict[str, Any], Any]
+"""A block's arguments, keywords and output."""
+
+
+def _handed_on(calls: list[Call]) -> dict[int, int | str]:
+    """Which outputs of a block are inputs of the next, beyond the hidden states, and where."""
+    handed: dict[int, int | str] = {}
+    for (_, _, out), (args, kwargs, _) in pairwise(calls):
+        if isinstance(out, (tuple, list)):
+            for i, value in enumerate(out[1:], start=1):
+                for slot, given in [*enumerate(args), *kwargs.items()]:
+                    if isinstance(value, torch.Tensor) and given is value:
+                        handed[i] = slot
+    return handed
+
+
+def _block_list(model: Any, checkpoint: Checkpoint) -> Any:
+    """The list of blocks, by the name that its tensors have, or else by its place in the model.
+
+    Transformers stores some models under other names than its modules have.
+    """
+    name = checkpoint.block_prefix.rstrip(".")
+    lists = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == checkpoint.blocks
+    }
+    if name in lists:
+        return lists[name]
+    alike = [path for path in lists if path.split(".")[-1] == name.split(".")[-1]]
+    language = [path for path in alike if "language" in path or "text" in path] or alike
+    if not language:
+        raise Wrong(f"no list of modules is called like {name}")
+    return lists[min(language, key=len)]
+
+
+def _identity(returned: Any, handed: dict[int, int | str]) -> Any:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        given = dict(enumerate(args)) | kwargs
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if not isinstance(returned, (tuple, list)):
+            return hidden
+        rest = range(1, len(returned))
+        return (hidden, *(given.get(handed[i]) if i in handed else None for i in rest))
+
+    return forward
+
+
+def run(types: tuple[str, ...]) -> Iterator[Finding]:
+    """Examine types one after the other."""
+    for model_type in types:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                yield examine(model_type, Path(folder))
+            except Exception as error:
+                first = (str(error).splitlines() or [""])[0]
+                yield Finding(model_type, "unexplained", f"{type(error).__name__}: {first}")
+
+
+def summary(findings: list[Finding]) -> str:
+    """The last line of the census."""
+    number = Counter(finding.verdict for finding in findings)
+    skipped = f", {number['skipped']} skipped" if number["skipped"] else ""
+    return (
+        f"{number['exact']} exact, {number['refused']} refused, {number['not a decoder']} not "
+        f"decoders, {number['wrong']} wrong, {number['unexplained']} unexplained{skipped}"
+    )
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
+
+_HEAD = """# Architectures
+
+<!-- Written by `make census`; edit the rows in src/depthprune/models/architecture_rows.py. -->
+
+Every model type that transformers {version} maps to a causal language model: {total}. The census
+(`make census`) builds each at a tiny size with random weights, removes single blocks, the first,
+the last, neighbours, scattered ones, ones that break a period, and every block of one type, and
+requires of the reloaded checkpoint that no key is missing or unexpected, that its float32 logits
+are those of the original with the blocks skipped in place (to {limit:.0e} of their scale), and that
+it generates with a cache what it generates without.
+
+- **verified** ({verified}): exact for every set that is not refused by name.
+- **refused** ({refused}): depth enters in a way that cannot be rewritten.
+- **not a decoder** ({others}): there is no language model of blocks to cut.
+
+`depthprune architectures` prints the same table. "By field" means that the rules for fields of the
+config are enough: lists with one entry a block are cut, sets of block numbers renumbered, counts of
+leading blocks counted anew.
+
+| type | status | rule | why |
+|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """What `docs/architectures.md` holds, by the table alone."""
+    rows = [row for row in architectures() if row.model_type in TYPES]
+    number = Counter(row.status for row in rows)
+    head = _HEAD.format(
+        version=".".join(transformers.__version__.split(".")[:2]),
+        total=len(TYPES),
+        limit=LIMIT,
+        verified=number["verified"],
+        refused=number["refused"],
+        others=number["not a decoder"],
+    )
+    cells = ((f"`{row.model_type}`", row.status, row.rule, row.why) for row in rows)
+    return head + "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+def main() -> int:
+    from transformers.utils import logging
+
+    parser = argparse.ArgumentParser(description="Cut and compare every architecture.")
+    parser.add_argument("types", nargs="*", default=TYPES)
+    asked = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    findings = []
+    for finding in run(tuple(asked.types)):
+        findings.append(finding)
+        print(finding.line(), flush=True)
+    failed = any(finding.verdict in ("wrong", "unexplained") for finding in findings)
+    if len(findings) == len(TYPES) and not failed:
+        PAGE.write_text(page(), encoding="utf-8")
+    print(summary(findings))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
