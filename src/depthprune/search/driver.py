@@ -284,8 +284,8 @@ class _Run:
                 score.require_finite()
         self.not_finite.update(s.removed for s in candidates if not s.finite)
         finite = [score for score in candidates if score.finite]
-        # A search that tries one set at a time goes round one that cannot be computed.
-        if not finite and len(candidates) > 1:
+        # Where some can be computed a search goes round the rest; where none can, it is broken.
+        if not finite and self._best is None and len(candidates) > 1:
             raise EvaluationError(
                 f"{self.algorithm.name}: the loss of all {len(candidates)} candidates is NaN or "
                 "infinite; compute in another --dtype (float32), or check the weights"
