@@ -90,8 +90,6 @@ BOUNDS: dict[str, Callable[[int, int], float]] = {
     "greedy": lambda n, k: sum(n - i for i in range(k)),
     "beam": lambda n, k: {4: 482, 5: 622, 6: 757, 7: 887, 8: 1012}[k],
     "genetic": lambda n, k: n + 176,
-    "bayesian": lambda n, k: n + 200,
-    "cbo": lambda n, k: 538,
     "fast-block-select": lambda n, k: n + 5 * k * 10,
     "evolution": lambda n, k: {4: 93, 5: 113, 6: 130, 7: 145, 8: 160}[k] + 0.5,
     "annealing": lambda n, k: n + 1 + 200,
@@ -101,16 +99,27 @@ BOUNDS: dict[str, Callable[[int, int], float]] = {
     "angular": lambda n, k: 1,
     **dict.fromkeys(RANKINGS, lambda n, k: 1),
 }
-EXACT = ["one-shot", "greedy", "cbo", "random", "window", "last-k", "angular", *RANKINGS]
+EXACT = ["one-shot", "greedy", "random", "window", "last-k", "angular", *RANKINGS]
 
 
 @pytest.mark.parametrize("k", [4, 5, 6, 7, 8])
-@pytest.mark.parametrize("name", [name for name in BOUNDS if name not in ("cbo", "bayesian")])
+@pytest.mark.parametrize("name", list(BOUNDS))
 def test_it_evaluates_as_often_as_the_paper_says(name: str, k: int) -> None:
     found = run(name, rugged(32, k, windows=64), k)
     bound = BOUNDS[name](32, k)
     assert found.cost.evaluations <= bound
     assert name not in EXACT or found.cost.evaluations == bound
+
+
+@pytest.mark.parametrize("k", [4, 5, 6, 7, 8])
+def test_cbo_evaluates_as_often_as_the_paper_says(k: int) -> None:
+    # An easy model of the loss: the solver is not what is tested here.
+    landscape = additive([((7 * i) % 32) / 32 for i in range(32)])
+    assert search("cbo", landscape, k=k).cost.evaluations == 538
+
+
+def test_bayesian_evaluates_as_often_as_the_paper_says() -> None:
+    assert search("bayesian", rugged(32, 1), k=8).cost.evaluations == 232
 
 
 def test_each_sweep_of_local_search_evaluates_at_most_every_swap() -> None:

@@ -150,7 +150,8 @@ class PruneJob:
             k = source.blocks - max(1, len(protect))
             if k < 1:
                 raise UsageError("--protect: leaves no block that may go; protect fewer")
-        check_search(algorithm, make_space(source.blocks, k, protect), budget)
+        limit = budget if self.max_increase is None else None
+        check_search(algorithm, make_space(source.blocks, k, protect), limit)
         reader = read_tokenizer(source, self.progress)
         calibration = mixture(self.specs, reader, self.progress)
         calibration.held_out()
