@@ -44,7 +44,7 @@ def _states(module: Any, blocks: Any, tokens: np.ndarray) -> list[torch.Tensor]:
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("text") / "river.txt"
-    words = "the river rises in the hills behind the town where the old road crosses".split()
+    words = ["the", "river", "rises", "in", "the", "hills", "behind", "the", "town", "where", "the", "old", "road", "crosses"]
     rng = np.random.default_rng(0)
     file.write_text(" ".join(rng.choice(words, 3000)), encoding="utf-8")
     return file
