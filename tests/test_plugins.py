@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 
 import pytest
 
 from depthprune import plugins
-from depthprune.errors import UsageError
+from depthprune.errors import DepthpruneError, UsageError
 from depthprune.plugins import Registry
 from depthprune.search import search
 from depthprune.search.driver import SEARCHES
@@ -109,3 +110,62 @@ def test_a_search_from_another_package_is_run_by_its_name(monkeypatch: pytest.Mo
     _install(monkeypatch, **{"last-one": "test_plugins:LastOne"})
     monkeypatch.setattr(SEARCHES, "_plugins", None)
     assert search("last-one", additive([0.1, 0.2, 0.3]), k=1).removed == (2,)
+
+
+class OfNoUse:
+    """No search: it has no plan."""
+
+    name = summary = "of-no-use"
+    grows = False
+
+
+def needs_an_argument(width):
+    raise AssertionError
+
+
+@dataclass
+class Stepped:
+    """A search with a parameter."""
+
+    steps: int = 1
+    name = "stepped"
+    summary = "takes steps"
+    grows = False
+
+    def plan(self, space, rng):
+        yield from ()
+        return space.free[self.steps : self.steps + space.k]
+
+
+class TooMany(LastOne):
+    """A search that returns a set of the wrong size."""
+
+    name = "too-many"
+
+    def plan(self, space, rng):
+        yield from ()
+        return space.free[: space.k + 1]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("OfNoUse", "search 'new': its plug-in gives a OfNoUse without plan; repair or remove"),
+        ("needs_an_argument", "search 'new': its plug-in cannot be made .TypeError: .*argument"),
+        ("TooMany", "search 'too-many' gave .0, 1., which is no sorted tuple of 1 blocks"),
+    ],
+)
+def test_a_search_from_another_package_that_is_none_is_refused_in_one_line(
+    value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _install(monkeypatch, new=f"test_plugins:{value}")
+    monkeypatch.setattr(SEARCHES, "_plugins", None)
+    with pytest.raises(DepthpruneError, match=message) as caught:
+        search("new", additive([0.1, 0.2, 0.3]), k=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_search_from_another_package_has_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    _install(monkeypatch, stepped="test_plugins:Stepped")
+    monkeypatch.setattr(SEARCHES, "_plugins", None)
+    assert search("stepped:steps=2", additive([0.1, 0.2, 0.3]), k=1).removed == (2,)

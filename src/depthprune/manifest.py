@@ -139,6 +139,9 @@ class SearchRecord(_Record):
     k: int
     protect: list[int]
     max_increase: float | None = None
+    budget: str | None = Field(
+        default=None, description="What the search was allowed to spend, as --budget reads it."
+    )
     racing: RacingRecord | None = None
     trace: list[Step]
     cost: Cost

@@ -14,7 +14,7 @@ import pytest
 
 from depthprune.errors import EvaluationError, UsageError
 from depthprune.evaluator import Score
-from depthprune.search import Ask, Grown, Result, Space, make_space, search
+from depthprune.search import Ask, Grown, Measure, Result, Space, make_space, search
 from landscapes import Landscape, additive, table
 
 _DAMAGE = [0.9, 0.2, 0.7, 0.1, 0.4, 0.3]
@@ -113,7 +113,9 @@ def test_the_dense_model_is_scored_with_the_first_candidates() -> None:
     calls: list[list[Any]] = []
 
     class Watched(Landscape):
-        def score(self, removed: Iterable[Sequence[int]]) -> list[Score]:
+        def score(
+            self, removed: Iterable[Sequence[int]], *, windows: int | None = None
+        ) -> list[Score]:
             calls.append(list(removed))
             return super().score(calls[-1])
 
@@ -180,6 +182,7 @@ def test_a_search_that_returns_what_it_must_not_is_stopped_by_name(removed: Any,
         (Ask((), keep=1), "asks for nothing"),
         (((1,),), "asks for nothing"),
         (None, "asks for nothing"),
+        (Ask(((1,), (0, 1)), keep=2, windows=1), "gave .0, 1., which is no sorted tuple"),
         (Grown((0,)), "gave .0,., which is no sorted tuple"),
     ],
 )
@@ -190,6 +193,71 @@ def test_a_search_that_asks_what_it_must_not_is_stopped_by_name(event: Any, mess
 
     with pytest.raises(EvaluationError, match=f"search 'scripted'.*{message}"):
         _run(plan, protect=[0])
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_search_that_raises_is_one_line_that_names_it(where: str) -> None:
+    def plan(space: Space, rng: random.Random) -> Any:
+        if where == "before":
+            raise ValueError("two\nlines")
+        yield Ask(((1,),), keep=1)
+        raise ValueError("two\nlines")
+
+    with pytest.raises(EvaluationError) as caught:
+        _run(plan)
+    assert str(caught.value).startswith("search 'scripted' failed (ValueError: two); --debug")
+
+
+def test_a_search_whose_plan_is_no_generator_is_one_line_that_names_it() -> None:
+    with pytest.raises(EvaluationError, match=r"search 'scripted' failed \(Attrib"):
+        _run(lambda space, rng: (1, 3))
+
+
+def test_what_the_evaluator_raises_is_not_laid_to_the_search() -> None:
+    class Broken(Landscape):
+        def score(self, removed: Any, *, windows: int | None = None) -> list[Score]:
+            raise MemoryError("no memory")
+
+    with pytest.raises(MemoryError):
+        search("one-shot", Broken(3, lambda removed: 1.0), k=1)
+
+
+def test_the_dense_model_may_be_asked_for_and_is_no_candidate() -> None:
+    told: list[float] = []
+
+    def plan(space: Space, rng: random.Random) -> Any:
+        scores = yield Ask(((), (1, 3)), keep=2)
+        told.extend(score.loss for score in scores)
+        return (1, 3)
+
+    result = _run(plan)
+    assert told == pytest.approx([1.0, 1.3])
+    assert [point.removed for point in result.trace] == [(1, 3)]
+    assert result.cost.evaluations == 1
+
+
+def test_a_low_loss_on_few_windows_is_not_the_best_so_far() -> None:
+    def plan(space: Space, rng: random.Random) -> Any:
+        yield Ask(((1, 3), (0, 2)), keep=1, windows=1)
+        yield Ask(((0, 2),), keep=1, windows=2)
+        yield Ask(((4, 5),), keep=1)
+        return (4, 5)
+
+    landscape = Landscape(6, additive(_DAMAGE)._loss, windows=4)
+    result = search(Scripted(plan), landscape, k=2)
+    assert [point.removed for point in result.trace] == [(1, 3), (0, 2), (4, 5)]
+    assert [point.cost.evaluations for point in result.trace] == [0.5, 0.75, 1.75]
+
+
+def test_a_measurement_is_the_evaluator_s() -> None:
+    def plan(space: Space, rng: random.Random) -> Any:
+        values = yield Measure("taylor")
+        assert list(values) == pytest.approx([1 + d for d in _DAMAGE])
+        return (1, 3)
+
+    landscape = additive(_DAMAGE)
+    assert search(Scripted(plan), landscape, k=2).trace == ()
+    assert landscape.measured == ["taylor"]
 
 
 @pytest.mark.parametrize("name", ["one-shot", "greedy"])

@@ -33,7 +33,14 @@ def tell(job: PruneJob, *, json: bool) -> None:
         windows=len(windows),
         compares=any(c.objective.compares for c in task.objective.components),
     )
-    search(job.search, rehearsal, k=task.k, seed=job.seed, protect=task.protect)
+    search(
+        task.search,
+        rehearsal,
+        k=task.k,
+        seed=job.seed,
+        protect=task.protect,
+        budget=task.budget,
+    )
     with job.progress.step("measuring the speed of this machine", None, ""):
         longest = max(windows, key=lambda window: len(window.tokens))
         speed = measure_speed(task.model, longest)

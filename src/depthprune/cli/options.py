@@ -67,6 +67,13 @@ Delta = Annotated[
 Tolerance = Annotated[
     str, typer.Option(metavar="SHARE", help="Racing: losses this close are ties, such as 0.1%.")
 ]
+Budget = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="LIMIT",
+        help="What the search may spend: evaluations (200), block-tokens (5e7bt), a time (10min).",
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Tell what the search would cost, and write nothing.")
 ]

@@ -40,6 +40,7 @@ def prune(
             "See: depthprune searches."
         ),
     ] = None,
+    budget: options.Budget = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Of the search; the calibration's draw has its own.")
     ] = 0,
@@ -96,6 +97,7 @@ def prune(
         specs=tuple(calibration or ()),
         objective=objective,
         search=search or ("one-shot" if limit is None else "greedy"),
+        budget=budget,
         seed=seed,
         protect=protect,
         prompt=prompt,

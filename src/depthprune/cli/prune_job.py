@@ -53,7 +53,16 @@ from depthprune.models.surgery import Surgery
 from depthprune.objectives import Mixture, parse_objective
 from depthprune.outputs import MANIFEST_NAME, check_target, placed
 from depthprune.report.publish import write_report
-from depthprune.search import SEARCHES, Result, make_space, search
+from depthprune.search import (
+    Budget,
+    Result,
+    Search,
+    check_search,
+    make_search,
+    make_space,
+    parse_budget,
+    search,
+)
 from depthprune.study.judge import Judge, SizeRule, block_scores, estimate, path_points
 
 _TEMPERATURE = 0.7
@@ -67,6 +76,8 @@ class Task:
     model: Model
     calibration: Calibration
     objective: Mixture
+    search: Search
+    budget: Budget | None
     k: int
     protect: RemovedSet
 
@@ -94,6 +105,7 @@ class PruneJob:
     specs: tuple[str, ...]
     objective: str
     search: str
+    budget: str | None
     seed: int
     protect: str
     prompt: str
@@ -126,7 +138,8 @@ class PruneJob:
             DepthpruneError: If anything that was asked for cannot be.
         """
         objective = parse_objective(self.objective)
-        self._check_search()
+        algorithm = self._find_search()
+        budget = None if self.budget is None else parse_budget(self.budget)
         parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
         check_target(self.out, overwrite=self.overwrite)
         source = self.loading.find()
@@ -137,7 +150,8 @@ class PruneJob:
             k = source.blocks - max(1, len(protect))
             if k < 1:
                 raise UsageError("--protect: leaves no block that may go; protect fewer")
-        make_space(source.blocks, k, protect)
+        limit = budget if self.max_increase is None else None
+        check_search(algorithm, make_space(source.blocks, k, protect), limit)
         if self.loading.stream:
             left = "the sample is" if self.bench else "speed and the sample are"
             note(f"note: a streamed model reads its weights for every token; {left} left out")
@@ -147,15 +161,16 @@ class PruneJob:
         calibration.held_out()
         model = self.loading.load(source, reader.tokenizer, self.progress)
         make_space(model.blocks, k, protect)
-        return Task(model, calibration, objective, k, protect)
+        return Task(model, calibration, objective, algorithm, budget, k, protect)
 
-    def _check_search(self) -> None:
-        algorithm = SEARCHES.get(self.search)()
+    def _find_search(self) -> Search:
+        algorithm = make_search(self.search)
         if self.max_increase is not None and not algorithm.grows:
             raise UsageError(
                 f"--search {self.search}: its sets do not grow one by one, which --max-increase "
                 "needs; take greedy or one-shot, or give -k"
             )
+        return algorithm
 
     def _protected(self, source: ModelSource) -> RemovedSet:
         """The blocks that the user protects, and those without which its type makes no model."""
@@ -187,7 +202,15 @@ class PruneJob:
         evaluator = Evaluator(model, calibration, objective, racing=self.racing, **shared)
         judge = Judge(model, calibration, objective, **shared)
         rule = None if self.max_increase is None else SizeRule(judge, self.max_increase)
-        result = search(self.search, evaluator, k=k, seed=self.seed, protect=protect, enough=rule)
+        result = search(
+            task.search,
+            evaluator,
+            k=k,
+            seed=self.seed,
+            protect=protect,
+            budget=task.budget,
+            enough=rule,
+        )
         if rule is not None:
             result = self._shortened(result, rule, evaluator)
         # A path that the search did not score itself is worth its cost only to a size rule.

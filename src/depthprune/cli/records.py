@@ -63,6 +63,7 @@ def search_record(
         k=result.k,
         protect=list(result.protect),
         max_increase=max_increase,
+        budget=None if result.budget is None else str(result.budget),
         racing=None
         if racing is None
         else RacingRecord(delta=racing.delta, tolerance=racing.tolerance),

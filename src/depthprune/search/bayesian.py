@@ -149,7 +149,9 @@ def _kernel() -> Any:
     """The kernel's class; scikit-learn's own on L1 distances takes ten times as long."""
     _, kernels = _sklearn()
 
-    class Hamming(kernels.StationaryKernelMixin, kernels.NormalizedKernelMixin, kernels.Kernel):  # type: ignore[misc,name-defined]
+    stationary, normalised = kernels.StationaryKernelMixin, kernels.NormalizedKernelMixin
+
+    class Hamming(stationary, normalised, kernels.Kernel):  # type: ignore[misc, valid-type, name-defined]
         """exp(−d/ℓ) on the Hamming distance d of masks of 0 and 1."""
 
         def __init__(self, length: float = 1.0) -> None:

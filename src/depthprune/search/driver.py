@@ -126,7 +126,8 @@ def search(
     algorithm = make_search(name)
     allowed = parse_budget(budget) if isinstance(budget, str) else budget
     space = make_space(evaluator.blocks, k, protect, evaluator.windows)
-    check_search(algorithm, space, allowed)
+    # A rule that ends the search at a smaller size may be content with what a set of k is not.
+    check_search(algorithm, space, allowed if enough is None else None)
     run = _Run(algorithm, evaluator, space, allowed, enough)
     removed = run.to_the_end(random.Random(seed))
     # The result's own score is the caller's, not the search's: counts stay comparable.
@@ -284,8 +285,8 @@ class _Run:
                 score.require_finite()
         self.not_finite.update(s.removed for s in candidates if not s.finite)
         finite = [score for score in candidates if score.finite]
-        # A search that tries one set at a time goes round one that cannot be computed.
-        if not finite and len(candidates) > 1:
+        # Where some can be computed a search goes round the rest; where none can, it is broken.
+        if not finite and self._best is None and len(candidates) > 1:
             raise EvaluationError(
                 f"{self.algorithm.name}: the loss of all {len(candidates)} candidates is NaN or "
                 "infinite; compute in another --dtype (float32), or check the weights"
