@@ -110,6 +110,18 @@ def _examine(model_type: str, row: Architecture | None, folder: Path) -> tuple[s
         model = (
             model_class(model_type).from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
         )
+    cut, refused = _try_sets(model, checkpoint, folder)
+    if len(cut) < _LEAST:
+        raise Wrong(f"refuses too much: {'; '.join(refused)}")
+    detail = f"{len(cut)} sets" + (f"; refuses {'; '.join(refused)}" if refused else "")
+    searched = _can_be_searched(model)
+    if searched is row.why.endswith("not searched"):
+        raise Wrong(f"the table's note says otherwise, but it can be searched: {searched}")
+    return "exact", detail + ("" if searched else "; cannot be searched")
+
+
+def _try_sets(model: Any, checkpoint: Checkpoint, folder: Path) -> tuple[list[str], list[str]]:
+    """The sets that were cut exactly, and those that surgery refused, with its reasons."""
     cut, refused = [], []
     for name, removed in removed_sets(checkpoint).items():
         if name in _MORE and len(cut) >= _LEAST:
@@ -119,14 +131,15 @@ def _examine(model_type: str, row: Architecture | None, folder: Path) -> tuple[s
             cut.append(name)
         except ModelError as error:
             refused.append(f"{name} ({error})")
-    if len(cut) < _LEAST:
-        raise Wrong(f"refuses too much: {'; '.join(refused)}")
-    detail = f"{len(cut)} sets" + (f"; refuses {'; '.join(refused)}" if refused else "")
+    return cut, refused
+
+
+def _can_be_searched(model: Any) -> bool:
     try:
         find_anatomy(model)
-    except ModelError as error:
-        detail += f"; not searched: {error}"
-    return "exact", detail
+    except ModelError:
+        return False
+    return True
 
 
 def removed_sets(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:

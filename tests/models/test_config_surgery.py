@@ -133,12 +133,98 @@ def test_a_scale_that_the_depth_divides_stays_the_same() -> None:
         ("scale_attn_by_inverse_layer_idx", True),
         ("moe_layer_interval", 2),
         ("moe_layer_freq", 2),
-        ("num_kv_shared_layers", 1),
     ],
 )
 def test_what_no_config_of_fewer_blocks_can_say_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ModelError, match=f"{name} is .* cannot be depth-pruned"):
         cut(name, value)
+
+
+LAYERS = {"layer_types": ["sliding_attention", "full_attention"] * 3, "num_kv_shared_layers": 2}
+
+
+def test_blocks_that_share_keys_and_values_are_counted_from_the_end() -> None:
+    assert prune_config(config(**LAYERS), (0,))["num_kv_shared_layers"] == 2
+    assert prune_config(config(**LAYERS), (4,))["num_kv_shared_layers"] == 1
+    assert prune_config(config(**LAYERS), (4, 5))["num_kv_shared_layers"] == 0
+
+
+def test_a_block_whose_keys_and_values_others_read_must_stay() -> None:
+    with pytest.raises(ModelError, match="block 4 reads the keys and values of block 2"):
+        prune_config(config(**LAYERS), (2,))
+    # Once no block reads them, it may go.
+    assert prune_config(config(**LAYERS), (2, 4))["num_kv_shared_layers"] == 1
+
+
+def test_a_block_whose_index_others_use_must_stay() -> None:
+    types = ["full", "shared", "full", "shared", "shared", "full"]
+    with pytest.raises(ModelError, match="block 3 uses what block 2 computed"):
+        prune_config(config(indexer_types=types), (2,))
+    new = prune_config(config(indexer_types=types), (2, 3, 4))
+    assert new["indexer_types"] == ["full", "shared", "full"]
+
+
+def test_settings_keyed_by_block_are_renumbered_in_the_form_they_had() -> None:
+    assert cut("per_layer_config", {"01": {"a": 1}, "05": {"b": 2}}) == {"03": {"b": 2}}
+    with pytest.raises(CheckpointError, match="block numbers from 0 to 5 as keys"):
+        cut("per_layer_config", {"6": {}})
+
+
+def test_fields_of_a_nested_part_are_rewritten_too() -> None:
+    part = {"kda_layers": [1, 2, 4, 5], "full_attn_layers": [3, 6], "num_heads": 2}
+    assert cut("linear_attn_config", part) == {
+        "kda_layers": [1, 3],
+        "full_attn_layers": [2, 4],
+        "num_heads": 2,
+    }
+
+
+def test_entries_of_layers_behind_the_blocks_go_with_them() -> None:
+    assert cut("compress_ratios", [0, 4, 128, 4, 128, 4, 0]) == [0, 128, 4, 4]
+
+
+def test_a_hybrid_keeps_some_attention() -> None:
+    mixed = {"layer_types": ["linear_attention", "full_attention", "conv"] * 2}
+    with pytest.raises(ModelError, match=r"no attention block would be left.*keep one of 1, 4"):
+        prune_config(config(**mixed), (1, 4))
+    assert len(prune_config(config(**mixed), (0, 2, 3, 5))["layer_types"]) == 2
+    with pytest.raises(ModelError, match="no attention block would be left"):
+        prune_config(config(hybrid_override_pattern="M*M-M-"), (1,))
+
+
+def test_kinds_of_attention_may_go_as_wholes() -> None:
+    windows = {"layer_types": ["sliding_attention", "full_attention"] * 3}
+    assert set(prune_config(config(**windows), (1, 3, 5))["layer_types"]) == {"sliding_attention"}
+
+
+def test_a_type_that_must_stand_at_an_end_is_asked_for() -> None:
+    full, sliding = "full_attention", "sliding_attention"
+    gemma = config(model_type="gemma4_text", layer_types=[sliding, full] * 3)
+    with pytest.raises(ModelError, match="last kept block would be of type sliding_attention"):
+        prune_config(gemma, (5,))
+    # Its config class makes the last block a full one, so the file's word for it is not what ran.
+    gemma["layer_types"] = [sliding, full] * 2 + [full, sliding]
+    assert prune_config(gemma, (0,))["layer_types"][-1] == full
+
+
+def test_a_count_that_only_a_list_states_is_its_length() -> None:
+    new = prune_config({"layers_block_type": ["mamba", "attention"] * 3}, (0,))
+    assert new["layers_block_type"] == ["attention", "mamba"] * 2 + ["attention"]
+
+
+def test_an_encoder_beside_a_decoder_keeps_its_own_count() -> None:
+    whole = {"model_type": "bart", "encoder_layers": 6, "decoder_layers": 6}
+    new = prune_config(whole | {"num_hidden_layers": 6}, (1, 2))
+    assert (new["encoder_layers"], new["decoder_layers"], new["num_hidden_layers"]) == (6, 4, 6)
+
+
+def test_a_model_of_several_modalities_is_cut_by_the_rule_of_its_language_model() -> None:
+    text = {"num_hidden_layers": 6, "sliding_window_pattern": 3}
+    whole = {"model_type": "gemma3", "text_config": text, "vision_config": {"num_hidden_layers": 6}}
+    new = prune_config(whole, (0, 1))
+    full, sliding = "full_attention", "sliding_attention"
+    assert new["text_config"]["layer_types"] == [full, sliding, sliding, full]
+    assert new["vision_config"] == {"num_hidden_layers": 6}
 
 
 def test_the_same_fields_are_harmless_when_off() -> None:

@@ -244,7 +244,7 @@ def _is_states(value: Any, tokens: Tensor) -> bool:
     return (
         isinstance(value, Tensor)
         and value.is_floating_point()
-        and value.dim() == 3
+        and value.dim() in (3, 4)
         and value.shape[:2] == tokens.shape
     )
 

@@ -22,8 +22,8 @@ ernie4_5 falcon falcon_h1 falcon_mamba flex_olmo gemma glm glm4 gpt_neox granite
 granitemoehybrid granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hyperclovax internlm3
 iquestcoder jais2 jetmoe lfm2 llama mamba mamba2 mellum minicpm3 minimax_m2 minimax_m3_vl_text
 ministral ministral3 mistral mixtral moshi nanochat nemotron nemotron_h olmo olmo2 olmoe opt
-persimmon phi phi3 phimoe qwen3_moe recurrent_gemma seed_oss solar_open stablelm starcoder2 xlnet
-xlstm youtu
+persimmon phi phi3 phimoe qwen3_moe recurrent_gemma seed_oss solar_open stablelm starcoder2 xlstm
+youtu
 """
 """Types for which the rules for fields say everything."""
 
@@ -44,6 +44,9 @@ roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod
 _TIES = "its blocks share weights or caches by position"
 _DRAFTS = "it drafts tokens from the states and caches of another model, and is none by itself"
 _SOUND = "it makes sound from text with three models; none takes its config as a language model"
+_APPLY = "; such a model can be cut by apply and not searched"
+_SHARED_KV = "with num_kv_shared_layers, blocks read others' keys and values" + _APPLY
+_SHARED_INDEX = "with shared entries in indexer_types, blocks pass on what they index" + _APPLY
 _HASH = "its embeddings of token groups are hashed by a number that follows the block's place"
 _CACHE = "in transformers even the uncut model generates otherwise with a cache than without"
 _DEPTH = "each block computes with its own number or with the depth of the whole model"
@@ -73,11 +76,19 @@ _TOWERS = {
 }
 """Models of several modalities, with the type of their language model, `text_config`."""
 
+_TOWER_NOTES = {
+    "gemma4": _SHARED_KV,
+    "mllama": "blocks of cross-attention run only beside a picture" + _APPLY,
+}
+
 ROWS: tuple[Architecture, ...] = (
     *(Architecture(name) for name in _BY_FIELD.split()),
     *(Architecture(name, count="n_layer") for name in _N_LAYER.split()),
     *(Architecture(name, count="decoder_layers") for name in _DECODER_LAYERS.split()),
-    *(Architecture(name, tower=tower) for name, tower in _TOWERS.items()),
+    *(
+        Architecture(name, tower=tower, why=_TOWER_NOTES.get(name, ""))
+        for name, tower in _TOWERS.items()
+    ),
     *(Architecture(name) for name in ("git", "phi4_multimodal")),
     *(Architecture(name) for name in _BERT.split()),
     Architecture("openai-gpt", count="n_layer"),
@@ -121,7 +132,12 @@ ROWS: tuple[Architecture, ...] = (
         "gemma3_text", patterns=(Pattern("layer_types", "sliding_window_pattern", default=6),)
     ),
     *(
-        Architecture(name, patterns=(_LEADING_DENSE, *patterns), needs=needs)
+        Architecture(
+            name,
+            patterns=(_LEADING_DENSE, *patterns),
+            needs=needs,
+            why=_SHARED_INDEX if name == "hy_v4" else "",
+        )
         for name, patterns, needs in (
             ("axk1", (), ()),
             ("dots3_note_text", (), (Need("layer_types"),)),
@@ -147,6 +163,7 @@ ROWS: tuple[Architecture, ...] = (
         "glm_moe_dsa",
         patterns=(Prefix("mlp_layer_types", "first_k_dense_replace", default=3),),
         needs=(Need("indexer_types", when="index_topk_freq", unless="index_topk_pattern"),),
+        why=_SHARED_INDEX,
         defaults={"first_k_dense_replace": 3},
     ),
     Architecture(
@@ -163,6 +180,7 @@ ROWS: tuple[Architecture, ...] = (
         patterns=(Pattern("layer_types", 6),),
         places=(_LAST_FULL,),
         packed=_PER_LAYER,
+        why=_SHARED_KV,
     ),
     Architecture(
         "gemma4_unified_text", patterns=(Pattern("layer_types", 6),), places=(_LAST_FULL,)
@@ -173,12 +191,14 @@ ROWS: tuple[Architecture, ...] = (
         needs=(Need("activation_sparsity_pattern"),),
         defaults={"num_kv_shared_layers": 15},
         packed=_PER_LAYER,
+        why="blocks work on several streams of states at once" + _APPLY,
     ),
     Architecture(
         "longcat_flash", count="num_layers", why="a block is two layers of attention and experts"
     ),
+    Architecture("xlnet", count="n_layer", why="states have the length before the batch" + _APPLY),
     Architecture(
-        "zaya", keep=(0,), why="the first block alone takes no routing from the one before"
+        "zaya", keep=(0,), why="the first block alone takes no routing from the one before" + _APPLY
     ),
     Architecture("glm4_moe_lite", patterns=(Prefix("mlp_layer_types", 1),)),
     Architecture("gpt_oss", patterns=(Pattern("layer_types", 2),)),

@@ -168,7 +168,7 @@ def states_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int | s
     if args and isinstance(args[0], Tensor):
         return 0, args[0]
     for name, value in kwargs.items():
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 3:
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() in (3, 4):
             return name, value
     raise ModelError("a block is called without hidden states; the model cannot be depth-pruned")
 
