@@ -13,7 +13,16 @@ import pytest
 
 from depthprune import outputs
 from depthprune.errors import OutputError
-from depthprune.outputs import MANIFEST_NAME, check_space, check_target, staged, whole_file
+from depthprune.outputs import (
+    MANIFEST_NAME,
+    PAGE_NAME,
+    check_space,
+    check_target,
+    placed,
+    staged,
+    staged_file,
+    whole_file,
+)
 
 
 def _write(out: Path, overwrite: bool = False, **files: str) -> Path:
@@ -264,3 +273,50 @@ def test_a_file_on_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="the disk is full"), whole_file(tmp_path / "f"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert _names(tmp_path) == []
+
+
+def _write_gguf(out: Path, overwrite: bool = False, text: str = "1") -> Path:
+    """An output that is one file, with its manifest and page beside it."""
+    with staged_file(out, overwrite=overwrite) as stage:
+        stage.write_text(text, encoding="utf-8")
+        placed(stage, PAGE_NAME).write_text("page", encoding="utf-8")
+        files = [out.name, placed(out, PAGE_NAME).name]
+        placed(stage, MANIFEST_NAME).write_text(json.dumps({"files": files}), encoding="utf-8")
+    return out
+
+
+def test_a_file_has_its_manifest_and_page_beside_it_under_its_name(tmp_path: Path) -> None:
+    out = _write_gguf(tmp_path / "deep" / "model.Q4.gguf")
+    assert _names(out.parent) == [
+        "model.Q4.depthprune.json",
+        "model.Q4.gguf",
+        "model.Q4.report.html",
+    ]
+    assert placed(tmp_path / "folder", MANIFEST_NAME) == tmp_path / "folder" / MANIFEST_NAME
+
+
+@pytest.mark.parametrize("failure", [ValueError("no"), KeyboardInterrupt()])
+def test_a_file_that_fails_leaves_nothing(tmp_path: Path, failure: BaseException) -> None:
+    with pytest.raises(type(failure)), staged_file(tmp_path / "x.gguf") as stage:
+        _write_half(stage, failure)
+    assert _names(tmp_path) == []
+
+
+def test_a_full_disk_is_said_of_a_file_too(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="the disk is full"), staged_file(tmp_path / "x.gguf"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert _names(tmp_path) == []
+
+
+def test_a_file_is_replaced_only_where_its_manifest_names_it(tmp_path: Path) -> None:
+    out = _write_gguf(tmp_path / "x.gguf")
+    with pytest.raises(OutputError, match=r"x\.gguf exists; choose another, or pass --overwrite"):
+        check_target(out, overwrite=False)
+    assert _write_gguf(out, overwrite=True, text="2").read_text(encoding="utf-8") == "2"
+    assert len(_names(tmp_path)) == 3
+    (tmp_path / "y.report.html").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError, match=r"no y\.depthprune\.json names y\.report\.html"):
+        check_target(tmp_path / "y.gguf", overwrite=True)
+    (tmp_path / "z.gguf").mkdir()
+    with pytest.raises(OutputError, match="expected a file, found a folder"):
+        check_target(tmp_path / "z.gguf", overwrite=True)

@@ -274,6 +274,11 @@ def test_kinds_are_not_mixed(tiny: Path, tiny_llama: Path, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_has_no_shards_to_link(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--link: shares the unchanged shards of a folder"):
+        apply(tiny, "1", tmp_path / "b.gguf", link=True)
+
+
 def test_the_model_itself_is_never_the_output(tiny: Path, tmp_path: Path) -> None:
     apply(tiny, "1", tmp_path / "b.gguf")
     raw = (tmp_path / "b.gguf").read_bytes()

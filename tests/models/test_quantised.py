@@ -271,6 +271,14 @@ def test_modules_that_do_not_exist_are_named_in_one_line(tmp_path: Path) -> None
     assert config["ignored_layers"] == ["lm_head", "model.layers.1.mlp.gates", "score"]
 
 
+def test_a_loaded_models_own_prefix_is_no_unknown_name() -> None:
+    tensors = [f"language_model.model.layers.{b}.mlp.gate.weight" for b in range(3)]
+    names = ModuleNames(tensors, "language_model.model.layers.", (0, 2), nested=True)
+    listed = ["model.language_model.layers.2.mlp.gate", "layers.2", "model.layers.2.mlp."]
+    assert names.rename(listed, "ignore") == [name.replace("2", "1") for name in listed]
+    assert names.warnings == []
+
+
 def test_configs_beside_the_config_are_rewritten_too(tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "a", "gptq", {})
     (source / "quantize_config.json").write_text(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +228,48 @@ def test_the_flag_links_and_says_so(
     assert depthprune(capsys, *words, "--overwrite").status == 0
     assert (source / "a.safetensors").read_bytes() == before
     assert (source / "a.safetensors").stat().st_nlink == 1
+
+
+def test_when_one_file_fails_the_others_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards_module, "_SIDE_BY_SIDE", 2)
+    monkeypatch.setattr(shards_module.os, "cpu_count", lambda: 2)
+    ended: list[str] = []
+
+    def write(path: Path, pieces: Any, metadata: Any, advance: Any) -> int:
+        if path.name.startswith("model-00001"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        try:
+            for _ in range(10_000):
+                advance(1)
+                time.sleep(0.001)
+        except BaseException:
+            ended.append(path.name)
+            raise
+        return 0
+
+    monkeypatch.setattr(shards_module, "write_file", write)
+    with pytest.raises(OSError, match="No space left"):
+        cut(make(tmp_path / "a", FILES), tmp_path / "b", 0)
+    assert set(ended) <= {f"model-0000{i}-of-00003.safetensors" for i in (2, 3)}
+    assert ended
+
+
+def test_progress_counts_every_byte_of_files_copied_side_by_side(tmp_path: Path) -> None:
+    counted: list[float] = []
+
+    class Counting:
+        @contextmanager
+        def step(self, label: str, total: float | None, unit: str) -> Iterator[Any]:
+            counted.append(-(total or 0))
+            yield self
+
+        def advance(self, amount: float = 1.0) -> None:
+            counted.append(amount)
+
+    (tmp_path / "b").mkdir()
+    source = open_checkpoint(make(tmp_path / "a", FILES))
+    write_pruned(source, (1,), tmp_path / "b", progress=Counting())
+    assert counted[0] == -72
+    assert sum(counted) == 0

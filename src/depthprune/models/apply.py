@@ -71,6 +71,11 @@ def apply(
     """
     source, target = Path(checkpoint), Path(out)
     blocks = parse_blocks(removed) if isinstance(removed, str) else tuple(removed)
+    if link and (is_file_output(source) or is_adapter(source)):
+        raise UsageError(
+            f"--link: shares the unchanged shards of a folder, and {source} is one file; leave it "
+            "out"
+        )
     if is_file_output(source):
         return _apply_gguf(source, blocks, target, verify, overwrite, command, progress, finish)
     if is_file_output(target):

@@ -133,8 +133,9 @@ class ModuleNames:
         match = self._name.match(name)
         if match is None or not self._is_ours(match[1]) or _SPECIAL.search(name):
             return True
-        # As a whole name, or as a part of one.
-        return bool(re.search(rf"(^|\.|\n){re.escape(name.rstrip('.'))}(\.|\n|$)", self._text))
+        # By what follows the list's own name: what stands before it may differ once it is loaded.
+        inside = f"{match[1].rstrip('.').rpartition('.')[2]}.{name[match.end(1) :].rstrip('.')}"
+        return bool(re.search(rf"(^|\.|\n){re.escape(inside)}(\.|\n|$)", self._text))
 
     def _is_ours(self, found: str) -> bool:
         return (

@@ -1,8 +1,9 @@
 """Which tensors each new weight file holds, and writing those files with their index.
 
 Each old shard becomes a new one, without the removed blocks' tensors and under new numbers; one
-that would be empty vanishes. A shard in which nothing changes may be shared with the original
-rather than copied, if the user allows.
+that would be empty vanishes. Several are copied at a time, which two cores do nearly twice as
+fast. A shard in which nothing changes may be shared with the original rather than copied, if the
+user allows.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +24,10 @@ from depthprune.models.checkpoint import INDEX, WEIGHTS, Checkpoint, split_name
 from depthprune.models.config_surgery import row_of
 from depthprune.models.packed import cut_packed
 from depthprune.models.safetensors_file import Piece, SafetensorsFile, Tensor
-from depthprune.progress import SILENT, Progress
+from depthprune.progress import SILENT, Progress, Step
+
+_SIDE_BY_SIDE = 4
+"""Files copied at once. One copy is bound by one core's speed of moving memory."""
 
 _FICLONE = 0x40049409
 """Linux's request to share one file's blocks with another, copied only when one is written to."""
@@ -202,18 +208,48 @@ def write_shards(
         if total == 1
         else [f"model-{i:05d}-of-{total:05d}.safetensors" for i in range(1, total + 1)]
     )
-    linked = []
-    with progress.step("copying weights", plan.bytes, "B") as step:
-        for name, shard in zip(names, plan.shards, strict=True):
-            how = share(shard.source.path, stage / name) if link and shard.unchanged else None
-            if how is None:
-                write_file(stage / name, shard.pieces, shard.metadata, step.advance)
-            elif how == "hard link":
-                linked.append(name)
+    linked, copied = [], []
+    for name, shard in zip(names, plan.shards, strict=True):
+        how = share(shard.source.path, stage / name) if link and shard.unchanged else None
+        if how is None:
+            copied.append((stage / name, shard))
+        elif how == "hard link":
+            linked.append(name)
+    with progress.step("copying weights", sum(shard.bytes for _, shard in copied), "B") as step:
+        _copy(copied, step)
     if total == 1:
         return names, linked
     _write_index(checkpoint, plan, names, stage / INDEX)
     return [*names, INDEX], linked
+
+
+class _StoppedError(Exception):
+    """Ends a copy beside which another one failed."""
+
+
+def _copy(files: Sequence[tuple[Path, Shard]], step: Step) -> None:
+    """Write files side by side; when one fails, or on Ctrl-C, the others stop within a moment."""
+    stop, lock = threading.Event(), threading.Lock()
+
+    def advance(amount: float) -> None:
+        if stop.is_set():
+            raise _StoppedError
+        with lock:
+            step.advance(amount)
+
+    with ThreadPoolExecutor(min(_SIDE_BY_SIDE, os.cpu_count() or 1)) as pool:
+        futures = [
+            pool.submit(write_file, path, shard.pieces, shard.metadata, advance)
+            for path, shard in files
+        ]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            stop.set()
+            for future in futures:
+                future.cancel()
+            raise
 
 
 def _write_index(checkpoint: Checkpoint, plan: Plan, names: list[str], path: Path) -> None:

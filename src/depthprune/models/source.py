@@ -119,12 +119,12 @@ def find_model(
     if text == DEMO and not path.exists():
         return _gguf_source(text, demo_file())
     if path.is_file():
-        if path.suffix != ".gguf":
+        if path.suffix.lower() != ".gguf":
             raise ModelError(f"{text}: expected a folder or a .gguf file; got another file")
         return _gguf_source(text, path)
     if path.is_dir():
         return _folder_source(text, path, "folder", revision, trust_remote_code, allow_pickle)
-    if path.suffix == ".gguf" or not _looks_like_hub_id(text):
+    if path.suffix.lower() == ".gguf" or not _looks_like_hub_id(text):
         raise ModelError(
             f"{text}: no such folder or file; MODEL is a folder, a .gguf file, a hub id "
             f"(owner/name) or {DEMO!r}"
