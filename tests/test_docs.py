@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 from depthprune import manifest
 from depthprune.calibration import PRESETS, SOURCES, CalibrationSpec
+from depthprune.search import SEARCHES, make_search
 from depthprune.study.table import CellCalibration, CellCost, Evaluation, Row
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +49,15 @@ def test_every_source_and_key_of_a_calibration_is_documented() -> None:
     options = {key for name in SOURCES.names() for key in SOURCES.get(name).options}
     assert all(f"`{key}=`" in text for key in options)
     assert all(f"`{name}`" in text for name in PRESETS)
+
+
+@pytest.mark.parametrize("name", SEARCHES.names())
+def test_every_search_is_described_with_its_parameters(name: str) -> None:
+    text = (ROOT / "docs" / "searches.md").read_text(encoding="utf-8")
+    section = text.split(f"### {name}\n", 1)[1].split("\n#", 1)[0]
+    parameters = re.findall(r"`(\w+)=([^`]*)`", section)
+    made: Any = make_search(name)
+    assert parameters == [(f.name, str(f.default)) for f in fields(made)]
 
 
 def test_every_link_between_documents_leads_somewhere() -> None:

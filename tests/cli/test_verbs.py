@@ -151,6 +151,36 @@ def test_prune_draws_the_path_of_greedy(prune: Command) -> None:
         assert set(smaller["removed"]) < set(larger["removed"])
 
 
+def test_prune_takes_a_search_s_parameters_and_a_budget(prune: Command) -> None:
+    words = ("--search", "beam:width=2", "--budget", "18", "--exact", "--json")
+    found = prune("-k", 3, *words).document["search"]
+    assert (found["name"], found["budget"]) == ("beam:width=2", "evaluations=18")
+    assert found["cost"]["evaluations"] == 18
+    assert len(found["trace"][-1]["removed"]) == 3
+
+
+def test_a_budget_below_the_search_s_need_is_refused_before_the_model_is_loaded(
+    prune: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(prune_job.Loading, "load", None)
+    outcome = prune("-k", 3, "--search", "greedy", "--budget", "5")
+    assert outcome.status == WRONG_USAGE
+    assert outcome.error.startswith("--budget: greedy needs 12 evaluations to have a first set")
+    outcome = prune("-k", 3, "--budget", "ten")
+    assert outcome.error.startswith("--budget: expected evaluations such as 200, block-tokens")
+    outcome = prune("-k", 3, "--search", "exhaustive:limit=19")
+    assert outcome.error.startswith("search exhaustive: there are 20 sets of 3 of 6 blocks, and")
+    assert _names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("search", ["taylor", "angular", "cbo", "evolution"])
+def test_prune_and_its_rehearsal_take_any_search(search: str, prune: Command) -> None:
+    told = prune("-k", 2, "--search", search, "--dry-run", "--json").document
+    found = prune("-k", 2, "--search", search, "--exact", "--json").document["search"]
+    assert found["name"] == search
+    assert told["evaluations"] == pytest.approx(found["cost"]["evaluations"], rel=0.5)
+
+
 def test_prune_keeps_protected_blocks(prune: Command) -> None:
     found = prune("-k", 3, "--protect", "0,2-3", "--json").document
     assert found["removed"] == [1, 4, 5]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +45,7 @@ def _states(module: Any, blocks: Any, tokens: np.ndarray) -> list[torch.Tensor]:
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("text") / "river.txt"
-    words = [
-        "the",
-        "river",
-        "rises",
-        "in",
-        "the",
-        "hills",
-        "behind",
-        "the",
-        "town",
-        "where",
-        "the",
-        "old",
-        "road",
-        "crosses",
-    ]
+    words = ["the", "river", "rises", "in", "hills", "behind", "town", "where", "old", "road"]
     rng = np.random.default_rng(0)
     file.write_text(" ".join(rng.choice(words, 3000)), encoding="utf-8")
     return file
@@ -99,8 +84,7 @@ def test_block_influence_is_one_minus_the_mean_cosine(
     model: dp.Model, calibration: dp.Calibration
 ) -> None:
     def of(states: list[torch.Tensor]) -> list[float]:
-        pairs = itertools.pairwise(states)
-        return [1 - _cosine(a[:-1], b[:-1]).mean().item() for a, b in pairs]
+        return [1 - _cosine(a[:-1], b[:-1]).mean().item() for a, b in pairwise(states)]
 
     found = dp.Evaluator(model, calibration).measure("block-influence")
     np.testing.assert_allclose(found, _mean(model, calibration, of), rtol=1e-5, atol=1e-7)
@@ -111,8 +95,9 @@ def test_relative_magnitude_is_what_a_block_adds_against_what_it_gives(
     model: dp.Model, calibration: dp.Calibration
 ) -> None:
     def of(states: list[torch.Tensor]) -> list[float]:
-        pairs = itertools.pairwise(states)
-        return [((b - a).norm(dim=-1) / b.norm(dim=-1))[:-1].mean().item() for a, b in pairs]
+        return [
+            ((b - a).norm(dim=-1) / b.norm(dim=-1))[:-1].mean().item() for a, b in pairwise(states)
+        ]
 
     found = dp.Evaluator(model, calibration).measure("relative-magnitude")
     np.testing.assert_allclose(found, _mean(model, calibration, of), rtol=1e-5)

@@ -11,7 +11,7 @@ import pytest
 from depthprune.errors import EvaluationError, UsageError
 from depthprune.evaluator import Cost
 from depthprune.search import SEARCHES, Ask, Budget, Space, parse_budget, search
-from depthprune.search import driver as driver_module
+from depthprune.search import run as run_module
 from landscapes import additive, rugged
 
 DAMAGE = [0.9, 0.2, 0.7, 0.1, 0.4, 0.3]
@@ -140,7 +140,7 @@ def test_block_tokens_are_looked_at_before_each_ask() -> None:
 
 def test_seconds_are_looked_at_before_each_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))
-    monkeypatch.setattr(driver_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(run_module.time, "monotonic", lambda: next(clock))
     found = search("annealing", rugged(12, 1), k=3, budget="5s")
     assert found.stopped
     assert len(found.trace) == 4

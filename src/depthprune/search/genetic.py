@@ -77,6 +77,8 @@ class Genetic(Method):
                     seen.add(child)
                     children.append(child)
             if not children:
+                # A race ranks those it keeps by estimates: the best is asked for on its own.
+                best = ranked(best, (yield Ask(tuple(best), keep=1)))
                 break
             population = [*best[:elite], *children]
         return best[0]
