@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 _CHILD = """
 import json, sys
+from contextlib import closing
 from pathlib import Path
 import numpy as np, torch
 torch.set_num_threads(1)
@@ -76,8 +78,11 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def stored(memo: Path) -> int:
-    with sqlite3.connect(memo) as db:
-        return int(db.execute("SELECT count(*) FROM losses").fetchone()[0])
+    with closing(sqlite3.connect(memo)) as db:
+        try:
+            return int(db.execute("SELECT count(*) FROM losses").fetchone()[0])
+        except sqlite3.OperationalError:  # killed before the table was made
+            return 0
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -43,6 +44,12 @@ def test_every_command_and_the_python_run(tmp_path: Path) -> None:
     from pydoc_data.topics import topics
 
     (tmp_path / "my.txt").write_text("\n".join(topics.values())[:80_000], encoding="utf-8")
+    items = (
+        {"prompt": f"{a} plus {b} is", "options": [f" {a + b}", f" {a - b}"], "answer": 0}
+        for a in range(20)
+        for b in range(1, 4)
+    )
+    (tmp_path / "quiz.jsonl").write_text("\n".join(map(json.dumps, items)), encoding="utf-8")
     for command in _commands():
         if command.startswith("depthprune "):
             words = shlex.split(_smaller(command))
