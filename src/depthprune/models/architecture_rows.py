@@ -55,6 +55,8 @@ _LEADING_DENSE = Prefix("mlp_layer_types", "first_k_dense_replace", default=1)
 _PER_LAYER = (
     Packed("embed_tokens_per_layer.weight", axis=1),
     Packed("per_layer_model_projection.weight", axis=0),
+    # As transformers 4.56 names the same tensor when it saves a model.
+    Packed("per_layer_model.language_model_projection.weight", axis=0),
 )
 _LAST_FULL = Place(
     "last", "full_attention", "its config class makes the last block one", forced=True
