@@ -1,5 +1,7 @@
 """Composing a safetensors file from byte ranges of others, in constant memory.
 
+A tensor may come with new bytes of its own; those are written as they are.
+
 `os.copy_file_range` moves bytes inside the kernel (and shares them outright on file systems with
 reflinks). Where a kernel, a container or a pair of file systems refuses it, a bounded buffer does
 the same work. Tensors that were neighbours in their source are copied as one run: what costs is
@@ -59,21 +61,29 @@ def write_file(
     with open(path, "xb", buffering=0) as target, contextlib.ExitStack() as stack:
         _write_all(target, memoryview(head))
         sources: dict[Path, FileIO] = {}
-        for source, begin, end in _runs(ordered):
+        for run in _runs(ordered):
+            if isinstance(run, bytes):
+                _write_all(target, memoryview(run))
+                advance(len(run))
+                continue
+            source, begin, end = run
             if source not in sources:
                 sources[source] = stack.enter_context(open(source, "rb", buffering=0))
             _copy(sources[source], target, begin, end, advance)
         return target.tell()
 
 
-def _runs(pieces: Iterable[Piece]) -> list[tuple[Path, int, int]]:
-    runs: list[tuple[Path, int, int]] = []
+def _runs(pieces: Iterable[Piece]) -> list[tuple[Path, int, int] | bytes]:
+    runs: list[tuple[Path, int, int] | bytes] = []
     for piece in pieces:
         begin, end = piece.tensor.begin, piece.tensor.end
-        if begin == end:
+        last = runs[-1] if runs else b""
+        if piece.data is not None:
+            runs.append(piece.data)
+        elif begin == end:
             continue
-        if runs and runs[-1][0] == piece.source and runs[-1][2] == begin:
-            runs[-1] = (piece.source, runs[-1][1], end)
+        elif not isinstance(last, bytes) and last[0] == piece.source and last[2] == begin:
+            runs[-1] = (piece.source, last[1], end)
         else:
             runs.append((piece.source, begin, end))
     return runs

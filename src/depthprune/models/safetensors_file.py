@@ -215,11 +215,13 @@ class Piece:
         name: In the new file.
         source: The file that holds the bytes now.
         tensor: Its entry there.
+        data: New bytes in place of those, if it has any.
     """
 
     name: str
     source: Path
     tensor: Tensor
+    data: bytes | None = None
 
 
 def layout(pieces: Iterable[Piece], metadata: Mapping[str, str]) -> tuple[list[Piece], bytes]:

@@ -1,10 +1,10 @@
 """Cutting a checkpoint: the same files with fewer blocks, written by copying bytes.
 
 Shards are rewritten one by one from ranges of the old ones, with the remaining blocks renumbered;
-the config is rewritten by `config_surgery`; what makes the folder usable (tokenizer, chat
-template, generation settings, licence) is copied. Nothing here loads a tensor, and nothing here
-or below imports torch: a cut costs what copying the kept bytes costs, and a few megabytes of
-memory.
+a tensor that recovery has changed is written from the bytes it gives; the config is rewritten by
+`config_surgery`; what makes the folder usable (tokenizer, chat template, generation settings,
+licence) is copied. Nothing here loads a tensor, and nothing here or below imports torch: a cut
+costs what copying the kept bytes costs, and a few megabytes of memory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,7 @@ def write_pruned(
     stage: Path,
     *,
     block_prefix: str | None = None,
+    replace: Mapping[str, bytes] | None = None,
     progress: Progress = SILENT,
 ) -> Surgery:
     """Write a checkpoint without some of its blocks.
@@ -108,13 +109,15 @@ def write_pruned(
         removed: Original block numbers.
         stage: An existing folder that the files are written into.
         block_prefix: What the names of the blocks' tensors begin with; found by itself when None.
+        replace: New bytes of some tensors, by their names in the original, in the file's dtype.
         progress: Shows the bytes copied.
 
     Returns:
         What was written.
 
     Raises:
-        CheckpointError: If the checkpoint is damaged, or has pickled weights only.
+        CheckpointError: If the checkpoint is damaged, or has pickled weights only, or a
+            replacement does not fit.
         ModelError: If the blocks cannot be told, or what remains cannot be expressed.
         OutputError: If the disk has too little room.
         UsageError: If the removed set does not fit the model.
@@ -127,7 +130,7 @@ def write_pruned(
         )
     prefix = checkpoint.block_prefix if block_prefix is None else block_prefix
     kept = tuple(block for block in range(checkpoint.blocks) if block not in gone)
-    plan = _plan(checkpoint, prefix, kept)
+    plan = _plan(checkpoint, prefix, kept, _fitting(checkpoint, replace or {}))
     config, warnings = _config(checkpoint, prefix, gone, kept, plan)
     check_space(stage, plan.bytes + _ROOM)
     files = _write_shards(checkpoint, plan, stage, progress)
@@ -147,7 +150,21 @@ def write_pruned(
     )
 
 
-def _plan(checkpoint: Checkpoint, prefix: str, kept: tuple[int, ...]) -> _Plan:
+def _fitting(checkpoint: Checkpoint, replace: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    for name, data in replace.items():
+        tensor = checkpoint.tensors.get(name)
+        if tensor is None or tensor.nbytes != len(data):
+            found = "no such tensor" if tensor is None else f"one of {tensor.nbytes:,} bytes"
+            raise CheckpointError(
+                f"{checkpoint.folder}: expected a tensor {name} of {len(data):,} bytes to replace, "
+                f"found {found}"
+            )
+    return replace
+
+
+def _plan(
+    checkpoint: Checkpoint, prefix: str, kept: tuple[int, ...], replace: Mapping[str, bytes]
+) -> _Plan:
     new_number = {block: new for new, block in enumerate(kept)}
     extra: set[int] = set()
     seen: set[int] = set()
@@ -164,7 +181,7 @@ def _plan(checkpoint: Checkpoint, prefix: str, kept: tuple[int, ...]) -> _Plan:
                 if number >= checkpoint.blocks:
                     extra.add(number)
             if name is not None:
-                pieces.append(Piece(name, shard.path, tensor))
+                pieces.append(Piece(name, shard.path, tensor, replace.get(tensor.name)))
         if pieces:
             shards.append((shard, tuple(pieces)))
     missing = set(range(checkpoint.blocks)) - seen
