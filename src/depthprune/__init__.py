@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from depthprune.evaluator.score import Score, increase
     from depthprune.models.apply import apply
     from depthprune.models.loading import Model, load
+    from depthprune.recovery.recover import Recovery, recover, recovered
     from depthprune.search.driver import Result, search
 
 _PLACES = {
@@ -47,12 +48,15 @@ _PLACES = {
     "Evaluator": "evaluator.evaluator",
     "Memo": "evaluator.memo",
     "Model": "models.loading",
+    "Recovery": "recovery.recover",
     "Result": "search.driver",
     "Score": "evaluator.score",
     "apply": "models.apply",
     "calibrate": "calibration.calibration",
     "increase": "evaluator.score",
     "load": "models.loading",
+    "recover": "recovery.recover",
+    "recovered": "recovery.recover",
     "search": "search.driver",
 }
 
@@ -72,6 +76,7 @@ __all__ = [
     "ModelError",
     "OutputError",
     "ParityError",
+    "Recovery",
     "Result",
     "Score",
     "UsageError",
@@ -79,6 +84,8 @@ __all__ = [
     "calibrate",
     "increase",
     "load",
+    "recover",
+    "recovered",
     "search",
 ]
 

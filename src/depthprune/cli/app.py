@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from depthprune.cli import apply, bench, evaluate, listings, memo, prune, score
+from depthprune.cli import apply, bench, evaluate, listings, memo, prune, recover, score
 from depthprune.manifest import versions
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ def _root(
 
 app.command("prune")(prune.prune)
 app.command("score")(score.score)
+app.command("recover")(recover.recover)
 app.command("apply")(apply.apply)
 app.command("evaluate")(evaluate.evaluate)
 app.command("bench")(bench.bench)

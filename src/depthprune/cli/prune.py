@@ -49,6 +49,8 @@ def prune(
     prompt: Annotated[
         str, typer.Option(help="What both models continue in the report.")
     ] = "The most important thing about a good library is",
+    recover: options.Recover = None,
+    also: options.Also = None,
     bench: Annotated[
         bool, typer.Option("--bench/--no-bench", help="Measure speed before and after.")
     ] = True,
@@ -91,6 +93,8 @@ def prune(
         overwrite=overwrite,
         command=command_line(context),
         progress=TerminalProgress(),
+        recover=recover,
+        also=tuple(also or ()),
     )
     manifest = job.run()
     for removed in manifest.search.not_finite if manifest.search else ():

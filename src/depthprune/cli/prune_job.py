@@ -21,6 +21,14 @@ from depthprune.cli.records import (
     size_record,
     source_model,
 )
+from depthprune.cli.recovering import (
+    Recovered,
+    check_method,
+    check_source,
+    fit_and_judge,
+    further_texts,
+    to_write,
+)
 from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, mixture, open_memo, read_tokenizer
 from depthprune.errors import ModelError, UsageError
 from depthprune.evaluator import Evaluator, Memo, RemovedSet
@@ -70,6 +78,7 @@ class Measured:
     blocks: list[BlockScore]
     held_out: list[HeldOut]
     path: list[PathPoint] | None
+    recovered: Recovered | None
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,8 @@ class PruneJob:
     overwrite: bool
     command: str
     progress: TerminalProgress
+    recover: str | None = None
+    also: tuple[str, ...] = ()
 
     def run(self) -> Manifest:
         """Do it all.
@@ -104,10 +115,13 @@ class PruneJob:
         """
         objective = OBJECTIVES.get(self.objective)()
         self._check_search()
+        check_method(self.recover, self.also)
         parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
         check_target(self.out, overwrite=self.overwrite)
         source = self.loading.find()
         self._check_source(source)
+        if self.recover is not None:
+            check_source(source)
         protect = self._protected(source)
         k = self.k
         if k is None:
@@ -118,10 +132,11 @@ class PruneJob:
         reader = read_tokenizer(source, self.progress)
         calibration = mixture(self.specs, reader, self.progress)
         calibration.held_out()
+        further = further_texts(self.also, reader)
         model = self.loading.load(source, reader.tokenizer, self.progress)
         make_space(model.blocks, k, protect)
         with open_memo(self.memo, source) as memo:
-            measured = self._measure(model, calibration, objective, k, protect, memo)
+            measured = self._measure(model, calibration, objective, k, protect, memo, further)
         return self._write(model, calibration, measured)
 
     def _check_search(self) -> None:
@@ -160,6 +175,7 @@ class PruneJob:
         k: int,
         protect: RemovedSet,
         memo: Memo | None,
+        further: list[Calibration],
     ) -> Measured:
         shared: dict[str, Any] = {"memory": self.memory, "memo": memo, "progress": self.progress}
         evaluator = Evaluator(model, calibration, objective, **shared)
@@ -172,13 +188,17 @@ class PruneJob:
         known = bool(result.path) and all(evaluator.has_scored(s) for s in result.path)
         path = path_points(result.path, evaluator, judge) if known or rule is not None else None
         free = [block for block in range(model.blocks) if block not in protect]
+        found = None
+        if self.recover is not None:
+            found = fit_and_judge(model, calibration, further, objective, result.removed, **shared)
         return Measured(
             result=result,
             evaluator=evaluator,
             dense=estimate(evaluator.dense, objective),
             blocks=block_scores(evaluator, free),
-            held_out=judge.held_out(result.removed),
+            held_out=found.held_out if found else judge.held_out(result.removed),
             path=path,
+            recovered=found,
         )
 
     def _shortened(self, result: Result, rule: SizeRule, evaluator: Evaluator) -> Result:
@@ -199,14 +219,21 @@ class PruneJob:
             prefix = None
             if model.source.checkpoint is None:
                 prefix = f"{model.anatomy.blocks.path}."
+            replaced, as_written = to_write(measured.recovered, model, dense, prefix)
             surgery = write_pruned(
-                dense, removed, stage, block_prefix=prefix, progress=self.progress
+                dense,
+                removed,
+                stage,
+                block_prefix=prefix,
+                replace=replaced,
+                progress=self.progress,
             )
             for warning in surgery.warnings:
                 note(f"warning: {warning}")
             with self.progress.step("reloading the written checkpoint", None, ""):
                 module = reload(stage, model.dtype, model.device)
-            parity = verify(model, module, removed, progress=self.progress)
+            with as_written:
+                parity = verify(model, module, removed, progress=self.progress)
             speed = self._speed(model, module) if self.bench else None
             manifest = self._manifest(model, calibration, measured, surgery, parity, speed, module)
             manifest = write_report(manifest, stage)
@@ -274,6 +301,7 @@ class PruneJob:
             blocks=measured.blocks,
             path=measured.path,
             held_out=measured.held_out,
+            recovery=measured.recovered.record if measured.recovered else None,
             size=size_record(model, surgery),
             speed=speed,
             parity=parity,

@@ -195,8 +195,10 @@ class _Search:
                 return False
             output = self.calls[module][0][2]
             value = output[0] if isinstance(output, tuple) and output else output
-            return isinstance(value, Tensor) and value.shape[-1:] == (self.probe.width,) and (
-                value.numel() == tokens * self.probe.width
+            return (
+                isinstance(value, Tensor)
+                and value.shape[-1:] == (self.probe.width,)
+                and (value.numel() == tokens * self.probe.width)
             )
 
         self.last = self.finished[-1] if self.finished else None
@@ -361,5 +363,3 @@ def _widened(value: Any) -> Any:
     if type(value) in (tuple, list):
         return type(value)(_widened(item) for item in value)
     return value
-
-

@@ -146,7 +146,8 @@ def recover(
             runs.append(done)
             if change is not None:
                 changes.append(change)
-                weights |= new_weights(model.anatomy, change)
+    for change in changes:
+        weights |= new_weights(model.anatomy, change)
     return Recovery(gone, tuple(runs), weights, tuple(changes))
 
 
@@ -157,13 +158,26 @@ def refuse_quantized(model: Model) -> None:
         ModelError: If it is quantized, saying what can be done.
     """
     config: Any = model.module.config
-    named = getattr(config, "quantization_config", None) is not None
-    packed = any(not p.is_floating_point() for p in model.module.parameters())
-    if named or packed:
-        raise ModelError(
-            f"{model.source.name}: its weights are quantized, and recovery multiplies them; "
-            "recover the unquantized model and quantize the result, or prune without --recover"
-        )
+    refuse_quantized_config(model.source.name, config.to_dict())
+    if any(not p.is_floating_point() for p in model.module.parameters()):
+        raise _quantized(model.source.name)
+
+
+def refuse_quantized_config(name: str, config: Mapping[str, Any]) -> None:
+    """The same, from the config alone, before weights are loaded.
+
+    Raises:
+        ModelError: If the config says that the weights are quantized.
+    """
+    if config.get("quantization_config") or config.get("compression_config"):
+        raise _quantized(name)
+
+
+def _quantized(name: str) -> ModelError:
+    return ModelError(
+        f"{name}: its weights are quantized, and recovery multiplies them; recover the "
+        "unquantized model and quantize the result, or prune without --recover"
+    )
 
 
 def runs_of(removed: Sequence[int]) -> list[tuple[int, ...]]:
@@ -178,7 +192,10 @@ def runs_of(removed: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def new_weights(anatomy: Anatomy, change: Change) -> dict[str, Tensor]:
-    """The parameters of one block with a change written into them, by their names in the model."""
+    """The parameters of one block with a change written into them, by their names in the model.
+
+    The block must have its own weights.
+    """
     number = change.absorber.block
     block = anatomy.blocks.modules[number]
     return {
@@ -284,10 +301,7 @@ class _Walk:
                 m = added()
                 e = (self.dense[place].double() - output.double()).flatten(0, -2)
                 if not (m.isfinite().all() and e.isfinite().all()):
-                    raise EvaluationError(
-                        f"recovery: NaN or infinite activations in block {into}; load the model "
-                        "with --dtype float32"
-                    )
+                    raise _not_finite(into)
                 if batch.chooses:
                     choosing[batch.part].add(m[~away], e[~away])
                 else:
@@ -313,7 +327,10 @@ class _Walk:
 
     def _through(self, block: int, states: list[Tensor]) -> list[Tensor]:
         with _holding(self.anatomy, block):
-            return [self._call(block, place, each) for place, each in enumerate(states)]
+            answers = [self._call(block, place, each) for place, each in enumerate(states)]
+        if not all(bool(each.isfinite().all()) for each in answers):
+            raise _not_finite(block)
+        return answers
 
     def _call(self, block: int, place: int, states: Tensor) -> Tensor:
         if self.step is not None:
@@ -321,9 +338,14 @@ class _Walk:
         return self.anatomy.call(block, states, self.inputs[place])
 
 
+def _not_finite(block: int) -> EvaluationError:
+    return EvaluationError(
+        f"recovery: block {block} gives NaN or infinite activations; load the model with --dtype "
+        "float32, and if that does not help, check its weights"
+    )
+
+
 def _holding(anatomy: Anatomy, block: int) -> AbstractContextManager[None]:
     """The block's weights in memory, for a model whose blocks are read when they are needed."""
     holding = getattr(anatomy, "holding", None)
     return nullcontext() if holding is None else holding(block)
-
-
