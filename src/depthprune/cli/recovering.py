@@ -71,7 +71,7 @@ def fit_and_judge(
     recovery = recover(model, removed, calibration, progress=progress)
     for run in recovery.runs:
         if run.why_not is not None:
-            note(f"note: blocks {name_blocks(run.blocks)} were not recovered: {run.why_not}")
+            note(f"note: {name_blocks(run.blocks)}: not recovered; {run.why_not}")
     shared: dict[str, Any] = {"memory": memory, "memo": memo, "progress": progress}
     held_out = judge_recovered(model, calibration.held_out(), objective, recovery, **shared)
     others = judge_recovered(model, further, objective, recovery, **shared)

@@ -10,6 +10,7 @@ allowed, and then nothing is changed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,7 +99,8 @@ def _root_mean_square(
     errors: Sequence[float], sums: Sequence[Sums], shares: Sequence[float], width: int
 ) -> float:
     means = (e / max(1, s.tokens) for e, s in zip(errors, sums, strict=True))
-    return float(sum(w * m for w, m in zip(shares, means, strict=True)) / width) ** 0.5
+    mean: float = sum(w * m for w, m in zip(shares, means, strict=True)) / width
+    return math.sqrt(mean)
 
 
 def _require_finite(sums: Sequence[Sums]) -> None:

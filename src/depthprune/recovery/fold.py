@@ -39,7 +39,8 @@ def mapped(weight: Tensor, by: Tensor, axis: int) -> Tensor:
         Same shape, in the dtype of `by`.
     """
     front = weight.movedim(axis, 0).to(by.dtype)
-    return torch.tensordot(by, front, dims=1).movedim(0, axis).contiguous()
+    turned: Tensor = torch.tensordot(by, front, dims=1)
+    return turned.movedim(0, axis).contiguous()
 
 
 def folded(weight: Tensor, change: Tensor, axis: int) -> Tensor:

@@ -135,7 +135,9 @@ def recover(
     walk = _Walk(model.anatomy, made, [part.share for part in calibration.parts])
     require_enough(made, calibration, walk.width)
     tokens = sum(batch.tokens.numel() for batch in made)
-    runs, changes, weights = [], [], {}
+    runs: list[RunRecovery] = []
+    changes: list[Change] = []
+    weights: dict[str, Tensor] = {}
     with (
         progress.step("recovering", tokens * walk.cost(gone), "block-tokens") as step,
         ExitStack() as stack,

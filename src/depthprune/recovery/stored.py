@@ -114,7 +114,8 @@ def _find(value: Tensor, name: str, tensors: Mapping[str, Tensor]) -> _Found | N
         if tensor.dim() == value.dim() and _same(value, tensor.mT if turned else tensor)
     ]
     own = [each for each in found if each.name.endswith(f".{name}") and not each.turned]
-    return (own or found or [None])[0] if len(found) <= 1 or own else None
+    likely = own or found
+    return likely[0] if own or len(found) == 1 else None
 
 
 def _same(value: Tensor, tensor: Tensor) -> bool:

@@ -103,7 +103,7 @@ def recovery_lines(manifest: Manifest) -> list[RecoveryLine]:
 
 
 def _recovery_line(record: HeldOut, label: str, objective: str | None) -> RecoveryLine:
-    estimates = [e for e in (record.dense, record.pruned, record.recovered) if e is not None]
+    estimates = [record.dense, record.pruned, record.recovered or record.pruned]
     values = [value for e in estimates if (value := numbers.perplexity(e)) is not None]
     change, stderr = record.recovered_change or 0.0, record.recovered_change_stderr or 0.0
     if len(values) < len(estimates):
@@ -112,7 +112,9 @@ def _recovery_line(record: HeldOut, label: str, objective: str | None) -> Recove
     else:
         cells = [numbers.with_error(*value) for value in values]
         changed = f"× {numbers.with_error(*numbers.perplexity_ratio(change, stderr))}"
-    return RecoveryLine(f"{held_out_measure(record, objective)}, {label}", *cells, changed)
+    name = f"{held_out_measure(record, objective)}, {label}"
+    dense, pruned, recovered = cells
+    return RecoveryLine(name, dense, pruned, recovered, changed)
 
 
 def recovery_words(manifest: Manifest) -> str:
