@@ -163,6 +163,7 @@ class RecoveryRecord(_Record):
     """What was done, without training, to mend what removal broke."""
 
     method: Literal["linear"]
+    in_search: bool = Field(default=False, description="Whether the search scored recovered sets.")
     calibration: list[CalibrationRecord]
     runs: list[RecoveredRun]
     further: list[HeldOut] = Field(description="Losses on other text that was named for it.")

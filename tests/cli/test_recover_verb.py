@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import depthprune as dp
 from command import Command, Outcome
+from depthprune.recovery import RecoveringScorer
 from tiny import save_tiny
 
 _EXACT = ("--dtype", "float32", "--device", "cpu")
@@ -84,6 +85,25 @@ def test_the_page_the_card_and_the_terminal_show_what_recovery_gave(
     assert "Folded into the weights of the block before" in page
     assert "## Recovery" in card
     assert "blocks are unchanged" not in card
+
+
+def test_the_search_can_score_recovered_sets(prune: Command, tiny_llama: Path, enough: str) -> None:
+    found = prune("out", "--recover", "linear", "--search-with-recovery", "--search", "greedy",
+                  "--json").document  # fmt: skip
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    scorer = RecoveringScorer(model, dp.calibrate(enough, model))
+    assert found["removed"] == list(dp.search("greedy", scorer, k=3).removed)
+    assert found["recovery"]["in_search"]
+    assert found["parity"]["bitwise"]
+
+
+def test_sizes_are_not_judged_before_recovery(
+    depthprune: Command, tiny_llama: Path, enough: str, tmp_path: Path, no_weights: None
+) -> None:
+    outcome = depthprune("prune", tiny_llama, "-c", enough, "--max-increase", "5%", *_QUICK,
+                         "--recover", "linear", "--search-with-recovery",
+                         "-o", tmp_path / "out")  # fmt: skip
+    assert "--max-increase judges before recovery; give -k" in outcome.error
 
 
 def test_recover_writes_what_prune_with_recovery_writes(
@@ -186,6 +206,7 @@ def test_a_quantized_checkpoint_is_refused_before_its_weights_are_loaded(
     [
         (("--recover", "liner"), "did you mean 'linear'?"),
         (("--also", "stdlib-code"), "--also: names further text to judge recovery on"),
+        (("--search-with-recovery",), "pass --recover linear"),
         (("--recover", "linear", "--also", "stdlib-cod"), "did you mean 'stdlib-code'?"),
     ],
 )

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from mended import drawn, loaded, logits, states, tokens_of, wrapped
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 import depthprune as dp
-from depthprune.errors import CalibrationError, EvaluationError, ModelError
+from depthprune.errors import CalibrationError, EvaluationError, ModelError, UsageError
+from depthprune.models.anatomy import Anatomy
+from depthprune.recovery import RecoveringScorer
 from depthprune.recovery.absorb import find_absorber
 from depthprune.recovery.fold import swapped
 from depthprune.recovery.recover import new_weights, runs_of
 from depthprune.recovery.tokens import massive
+from mended import drawn, loaded, logits, states, tokens_of, wrapped
 from tiny import tiny_model
 
 
@@ -207,6 +211,57 @@ def test_massive_activations_stand_apart() -> None:
     late[1, 3] = 7
     found = massive([sink, ordinary], [ordinary, late])
     assert [each.nonzero().flatten().tolist() for each in found] == [[0], [7]]
+
+
+def test_a_search_that_knows_of_recovery_sees_losses_after_it(tmp_path: Path) -> None:
+    model = planted()
+    calibration = drawn(tmp_path, model, windows=48)
+    evaluator, scorer = dp.Evaluator(model, calibration), RecoveringScorer(model, calibration)
+    (dense, before), (whole, after) = (each.score([(), (3,)]) for each in (evaluator, scorer))
+    assert abs(after.loss - whole.loss) < 1e-4 < abs(before.loss - dense.loss)
+    singles = scorer.score([(block,) for block in range(5)])
+    result = dp.search("one-shot", scorer, k=1)
+    assert result.score == min(singles, key=lambda score: score.loss)
+    with pytest.raises(UsageError, match="take one-shot or greedy"):
+        scorer.measure("block-influence")
+
+
+def test_what_recovering_sets_costs_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded()
+    tokens: list[int] = []
+    plain = Anatomy.call
+
+    def counted(anatomy: Anatomy, block: int, states: torch.Tensor, inputs: Any) -> torch.Tensor:
+        tokens.append(states.shape[0] * states.shape[1])
+        return plain(anatomy, block, states, inputs)
+
+    monkeypatch.setattr(Anatomy, "call", counted)
+    scorer = RecoveringScorer(model, drawn(tmp_path, model))
+    for removed in [(0, 2, 3, 5), (1,), (3, 5)]:
+        before, tokens[:] = scorer.cost.block_tokens, []
+        scorer.score([removed])
+        assert scorer.cost.block_tokens - before == sum(tokens)
+
+
+def test_a_recovered_set_is_scored_on_the_windows_that_choose(tmp_path: Path) -> None:
+    model = loaded()
+    calibration = drawn(tmp_path, model)
+    scorer = RecoveringScorer(model, calibration)
+    dense, score = scorer.score([(), (4, 2)])
+    recovery = dp.recover(model, (2, 4), calibration)
+    losses = []
+    for removed in ((), (2, 4)):
+        with dp.recovered(model, recovery if removed else replace(recovery, weights={})):
+            texts = tokens_of(calibration, chooses=True)
+            found = [logits(model, text, removed)[0, :-1] for text in texts]
+        losses.append(
+            [cross_entropy(x, t[0, 1:]).item() for x, t in zip(found, texts, strict=True)]
+        )
+    for each, expected in zip((dense, score), losses, strict=True):
+        assert each.window_losses.tolist() == pytest.approx(expected, rel=1e-5)
+    assert scorer.windows == 6
 
 
 def test_removed_blocks_fall_into_runs() -> None:

@@ -55,7 +55,7 @@ def test_page_card_and_terminal_tell_what_was_folded_left_and_harmed() -> None:
     with console.capture() as shown:
         console.print(prune_summary(recovered()))
     for text in (" ".join(page.text.split()), render_card(recovered()).replace("\\", "")):
-        assert "3–4 into 2 (strength 0.93, 6,144 tokens)" in text
+        assert "3, 4 into 2 (strength 0.93, 6,144 tokens)" in text
         assert "Left alone: 26 (no change" in text
         assert "Warning: recovery made the model worse on stdlib-code" in text
         assert "37.5 ± 1.5" in text

@@ -51,6 +51,13 @@ def prune(
     ] = "The most important thing about a good library is",
     recover: options.Recover = None,
     also: options.Also = None,
+    search_with_recovery: Annotated[
+        bool,
+        typer.Option(
+            "--search-with-recovery",
+            help="Score every set as it is after --recover; far dearer, for one-shot and greedy.",
+        ),
+    ] = False,
     bench: Annotated[
         bool, typer.Option("--bench/--no-bench", help="Measure speed before and after.")
     ] = True,
@@ -95,6 +102,7 @@ def prune(
         progress=TerminalProgress(),
         recover=recover,
         also=tuple(also or ()),
+        search_with_recovery=search_with_recovery,
     )
     manifest = job.run()
     for removed in manifest.search.not_finite if manifest.search else ():

@@ -24,6 +24,7 @@ from depthprune.cli.records import (
 from depthprune.cli.recovering import (
     Recovered,
     check_method,
+    check_search,
     check_source,
     fit_and_judge,
     further_texts,
@@ -60,6 +61,7 @@ from depthprune.models.speed import (
 from depthprune.models.surgery import Surgery, write_pruned
 from depthprune.objectives import OBJECTIVES, Objective
 from depthprune.outputs import MANIFEST_NAME, check_target, staged
+from depthprune.recovery import RecoveringScorer
 from depthprune.report.publish import write_report
 from depthprune.search import SEARCHES, Result, make_space, search
 from depthprune.study.judge import Judge, SizeRule, block_scores, estimate, path_points
@@ -103,6 +105,7 @@ class PruneJob:
     progress: TerminalProgress
     recover: str | None = None
     also: tuple[str, ...] = ()
+    search_with_recovery: bool = False
 
     def run(self) -> Manifest:
         """Do it all.
@@ -116,6 +119,8 @@ class PruneJob:
         objective = OBJECTIVES.get(self.objective)()
         self._check_search()
         check_method(self.recover, self.also)
+        if self.search_with_recovery:
+            check_search(self.recover, self.search, self.max_increase is not None)
         parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
         check_target(self.out, overwrite=self.overwrite)
         source = self.loading.find()
@@ -181,7 +186,15 @@ class PruneJob:
         evaluator = Evaluator(model, calibration, objective, **shared)
         judge = Judge(model, calibration, objective, **shared)
         rule = None if self.max_increase is None else SizeRule(judge, self.max_increase)
-        result = search(self.search, evaluator, k=k, seed=self.seed, protect=protect, enough=rule)
+        scorer: Evaluator | RecoveringScorer = evaluator
+        if self.search_with_recovery:
+            scorer = RecoveringScorer(
+                model, calibration, objective, memory=self.memory, progress=self.progress
+            )
+        result = search(self.search, scorer, k=k, seed=self.seed, protect=protect, enough=rule)
+        if scorer is not evaluator:
+            # What the search saw is on other windows, and recovered.
+            result = replace(result, score=evaluator.score([result.removed])[0].require_finite())
         if rule is not None:
             result = self._shortened(result, rule, evaluator)
         # A path that the search did not score itself is worth its cost only to a size rule.
@@ -190,7 +203,15 @@ class PruneJob:
         free = [block for block in range(model.blocks) if block not in protect]
         found = None
         if self.recover is not None:
-            found = fit_and_judge(model, calibration, further, objective, result.removed, **shared)
+            found = fit_and_judge(
+                model,
+                calibration,
+                further,
+                objective,
+                result.removed,
+                in_search=self.search_with_recovery,
+                **shared,
+            )
         return Measured(
             result=result,
             evaluator=evaluator,

@@ -22,6 +22,7 @@ from depthprune.recovery import Recovery, recover, recovered, refuse_quantized_c
 from depthprune.study.recovered import harmed, judge_recovered
 
 METHODS = ("linear",)
+IN_SEARCH = ("one-shot", "greedy")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,19 @@ def check_method(method: str | None, also: Sequence[str]) -> None:
         raise UsageError("--also: names further text to judge recovery on; pass --recover linear")
     if also:
         parse_calibration(also)
+
+
+def check_search(method: str | None, search: str, sized: bool) -> None:
+    """Refuse a search that would not end, or whose sizes are judged before recovery."""
+    if method is None:
+        raise UsageError("--search-with-recovery: needs a way to recover; pass --recover linear")
+    if search.partition(":")[0] not in IN_SEARCH:
+        raise UsageError(
+            f"--search-with-recovery: expected --search {' or '.join(IN_SEARCH)}, got {search}; "
+            "every set is fitted anew, which others ask for too often"
+        )
+    if sized:
+        raise UsageError("--search-with-recovery: --max-increase judges before recovery; give -k")
 
 
 def check_source(source: ModelSource) -> None:
@@ -66,6 +80,7 @@ def fit_and_judge(
     memory: int | None,
     memo: Memo | None,
     progress: TerminalProgress,
+    in_search: bool = False,
 ) -> Recovered:
     """Fit a recovery, and measure it on held-out windows and on further texts."""
     recovery = recover(model, removed, calibration, progress=progress)
@@ -80,6 +95,7 @@ def fit_and_judge(
         note(f"warning: {warning}")
     record = RecoveryRecord(
         method="linear",
+        in_search=in_search,
         calibration=[calibration_record(part) for part in calibration.parts],
         runs=[
             RecoveredRun(

@@ -8,10 +8,12 @@ from depthprune.recovery.recover import (
     recovered,
     refuse_quantized_config,
 )
+from depthprune.recovery.scorer import RecoveringScorer
 from depthprune.recovery.stored import stored
 
 __all__ = [
     "Change",
+    "RecoveringScorer",
     "Recovery",
     "RunRecovery",
     "recover",

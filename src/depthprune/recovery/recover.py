@@ -139,7 +139,7 @@ def recover(
     changes: list[Change] = []
     weights: dict[str, Tensor] = {}
     with (
-        progress.step("recovering", tokens * walk.cost(gone), "block-tokens") as step,
+        progress.step("recovering", tokens * block_runs(gone), "block-tokens") as step,
         ExitStack() as stack,
     ):
         walk.step = step
@@ -193,6 +193,18 @@ def runs_of(removed: Sequence[int]) -> list[tuple[int, ...]]:
     return runs
 
 
+def block_runs(removed: Sequence[int]) -> int:
+    """How many blocks each token of the calibration is run through, if every run is fitted."""
+    total, at = 0, 0
+    for run in runs_of(removed):
+        below = run[0] - at
+        # Up to the first run both models are one; the kept block is run once more to be fitted
+        # and once more with its new weights.
+        total += len(run) + below * (2 if at else 1) + ((1 if at else 2) if run[0] else 0)
+        at = run[-1] + 1
+    return total
+
+
 def new_weights(anatomy: Anatomy, change: Change) -> dict[str, Tensor]:
     """The parameters of one block with a change written into them, by their names in the model.
 
@@ -225,15 +237,6 @@ class _Walk:
         self.inputs = [
             Inputs(each.states.new_empty((len(each.states), 0, 0)), each.calls) for each in inputs
         ]
-
-    def cost(self, gone: Sequence[int]) -> int:
-        """Block runs, for each token."""
-        runs, total, at = runs_of(gone), 0, 0
-        for run in runs:
-            before = run[0] - at
-            total += len(run) + before * (1 if at == 0 else 2) + (2 if run[0] else 0)
-            at = run[-1] + 1
-        return total
 
     def pass_run(self, run: tuple[int, ...], stack: ExitStack) -> tuple[RunRecovery, Change | None]:
         """Bring both models behind a run, and the pruned one's weights up to date."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from depthprune.calibration import Calibration, Window
+from depthprune.calibration import Calibration, Part, Window
 from depthprune.errors import CalibrationError
 
 _EVERY = 4
@@ -48,17 +48,26 @@ def batches(calibration: Calibration, call_tokens: int) -> list[Batch]:
     """
     made: list[Batch] = []
     for index, part in enumerate(calibration.parts):
-        count = len(part.windows)
-        if count < 2:
-            raise CalibrationError(
-                f"{part.spec.short()}: recovery needs two windows or more of each source, one to "
-                f"fit and one to choose the strength, and windows={count}; raise windows="
-            )
-        chosen = set(range(_EVERY - 1, count, _EVERY)) or {count - 1}
+        chosen = choosing_places(part)
         for chooses in (False, True):
             windows = [w for i, w in enumerate(part.windows) if (i in chosen) == chooses]
             made += [Batch(t, index, chooses) for t in _stacked(windows, call_tokens)]
     return made
+
+
+def choosing_places(part: Part) -> set[int]:
+    """Places of a source's windows that choose.
+
+    Raises:
+        CalibrationError: If it has a single window.
+    """
+    count = len(part.windows)
+    if count < 2:
+        raise CalibrationError(
+            f"{part.spec.short()}: recovery needs two windows or more of each source, one to "
+            f"fit and one to choose the strength, and windows={count}; raise windows="
+        )
+    return set(range(_EVERY - 1, count, _EVERY)) or {count - 1}
 
 
 def require_enough(made: Sequence[Batch], calibration: Calibration, width: int) -> None:

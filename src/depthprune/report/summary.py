@@ -132,8 +132,8 @@ def recovery_words(manifest: Manifest) -> str:
         for run in manifest.recovery.runs
         if not run.strength
     ]
-    words = [f"Folded into the weights of the block before: {', '.join(done)}." if done else ""]
-    words.append(f"Left alone: {', '.join(left)}." if left else "")
+    words = [f"Folded into the weights of the block before: {'; '.join(done)}." if done else ""]
+    words.append(f"Left alone: {'; '.join(left)}." if left else "")
     return " ".join(filter(None, words))
 
 
