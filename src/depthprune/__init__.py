@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from depthprune.evaluator.score import Score, increase
     from depthprune.models.apply import apply
     from depthprune.models.loading import Model, load
-    from depthprune.recovery.recover import Recovery, recover, recovered
+    from depthprune.recovery.recover import recover
+    from depthprune.recovery.result import Recovery, recovered
     from depthprune.search.driver import Result, search
 
 _PLACES = {
@@ -48,7 +49,7 @@ _PLACES = {
     "Evaluator": "evaluator.evaluator",
     "Memo": "evaluator.memo",
     "Model": "models.loading",
-    "Recovery": "recovery.recover",
+    "Recovery": "recovery.result",
     "Result": "search.driver",
     "Score": "evaluator.score",
     "apply": "models.apply",
@@ -56,7 +57,7 @@ _PLACES = {
     "increase": "evaluator.score",
     "load": "models.loading",
     "recover": "recovery.recover",
-    "recovered": "recovery.recover",
+    "recovered": "recovery.result",
     "search": "search.driver",
 }
 

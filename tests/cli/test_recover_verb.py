@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import depthprune as dp
 from command import Command, Outcome
-from depthprune.recovery import RecoveringScorer
+from depthprune.recovery import RecoveringScorer, walk
 from tiny import save_tiny
 
 _EXACT = ("--dtype", "float32", "--device", "cpu")
@@ -142,14 +141,13 @@ def test_a_run_at_the_bottom_is_said(
 def test_text_that_recovery_harmed_is_named(
     prune: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("depthprune.recovery.recover")
-    right = module.fit
+    right = walk.fit
 
     def backwards(*given: Any) -> Any:
         found = right(*given)
         return type(found)(-2 * found.change, 0.1, 1.0, 1.0, 2.0)
 
-    monkeypatch.setattr(module, "fit", backwards)
+    monkeypatch.setattr(walk, "fit", backwards)
     outcome = prune("out", "--recover", "linear", "--json")
     assert "warning: recovery made the model worse on text:" in outcome.err
     assert len(outcome.document["recovery"]["warnings"]) == 1

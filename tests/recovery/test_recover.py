@@ -18,7 +18,7 @@ from depthprune.models.anatomy import Anatomy
 from depthprune.recovery import RecoveringScorer
 from depthprune.recovery.absorb import find_absorber
 from depthprune.recovery.fold import swapped
-from depthprune.recovery.recover import new_weights, runs_of
+from depthprune.recovery.result import new_weights, runs_of
 from depthprune.recovery.tokens import massive
 from mended import drawn, loaded, logits, states, tokens_of, wrapped
 from tiny import tiny_model

@@ -11,7 +11,6 @@ contribute to the term. All of them together must map the whole term, or the blo
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +21,10 @@ from torch import Tensor, nn
 
 from depthprune.errors import first_line
 from depthprune.models.anatomy import Anatomy
-from depthprune.models.replay import hidden_of, relative_difference, stack_call
-from depthprune.recovery.fold import Weight, mapped
+from depthprune.models.replay import hidden_of, relative_difference
+from depthprune.recovery.fold import Weight
+from depthprune.recovery.probe import BATCH, LENGTH, Probe, changed, copied, groups
 
-_BATCH, _LENGTH = 2, 24
 _LIMIT = 1e-3
 """Relative differences in float32 that rounding explains."""
 
@@ -90,7 +89,7 @@ def find_absorber(anatomy: Anatomy, block: int) -> Absorber:
         CannotAbsorbError: If it cannot, saying why.
     """
     try:
-        probe = _Probe(anatomy, block)
+        probe = Probe(anatomy, block)
         found = _Search(probe).absorber()
     except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise CannotAbsorbError(
@@ -112,39 +111,10 @@ def _refuse_shared(anatomy: Anatomy, found: Absorber) -> None:
         raise CannotAbsorbError(f"block {found.block} shares {holders[0]} with another module")
 
 
-class _Probe:
-    """A copy of one block in float32, with a call that it can be run with."""
-
-    def __init__(self, anatomy: Anatomy, block: int) -> None:
-        self.number = block
-        generator = torch.Generator().manual_seed(block)
-        vocabulary = anatomy.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-        shape = (_BATCH, _LENGTH)
-        tokens = torch.randint(min(3, vocabulary - 1), vocabulary, shape, generator=generator)
-        inputs = anatomy.record(tokens)
-        # Embeddings are as good an input as any for what holds on every input.
-        states = inputs.states.float()
-        self.width = states.shape[-1]
-        args, kwargs = stack_call(inputs, block, states, {})
-        self.args, self.kwargs = _widened(args), _widened(kwargs)
-        self.module = copy.deepcopy(anatomy.blocks.modules[block])
-        # A streamed block carries a `forward` of its own, which would run the original.
-        self.module.__dict__.pop("forward", None)
-        self.module.float().eval()
-        self.generator = torch.Generator().manual_seed(0)
-        self.device = states.device
-
-    def run(self) -> Tensor:
-        return hidden_of(self.module(*self.args, **self.kwargs)).detach()
-
-    def random(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator).to(self.device)
-
-
 class _Search:
     """The terms and weights of one probed block."""
 
-    def __init__(self, probe: _Probe) -> None:
+    def __init__(self, probe: Probe) -> None:
         self.probe = probe
         self.names = {module: name for name, module in probe.module.named_modules() if name}
         self.calls: dict[nn.Module, list[tuple[tuple[Any, ...], dict[str, Any], Any]]] = {}
@@ -177,10 +147,10 @@ class _Search:
 
     def _observe(self) -> Tensor:
         """Run the block, noting the modules that give states, in the order in which they end."""
-        tokens = _BATCH * _LENGTH
+        tokens = BATCH * LENGTH
 
         def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            self.calls.setdefault(module, []).append((args, kwargs, _copied(output)))
+            self.calls.setdefault(module, []).append((args, kwargs, copied(output)))
             self.finished.append(module)
 
         handles = [m.register_forward_hook(note, with_kwargs=True) for m in self.names]
@@ -254,13 +224,13 @@ class _Search:
         def change(value: Any) -> Any:
             if isinstance(value, Tensor) and value.is_floating_point() and value.numel() == size:
                 moved = value.clone()
-                moved.view(_BATCH, _LENGTH, -1)[:, 0] += 1.0
+                moved.view(BATCH, LENGTH, -1)[:, 0] += 1.0
                 return moved
             return value
 
         again = module(*map(change, args), **{k: change(v) for k, v in kwargs.items()})
         before, after = (
-            hidden_of(each).reshape(_BATCH, _LENGTH, -1)[:, 1:] for each in (output, again)
+            hidden_of(each).reshape(BATCH, LENGTH, -1)[:, 1:] for each in (output, again)
         )
         return relative_difference(after, before) <= _LIMIT
 
@@ -270,13 +240,13 @@ class _Search:
         turn += 0.5 * self.probe.random(*turn.shape) / self.probe.width**0.5
         base = self._call(module)
         found: list[Weight] = []
-        for group in _groups(module):
+        for group in groups(module):
             whole = self._carried(module, group, base, turn)
             if whole is None and len(group) > 1:
                 for name in group:
                     found += self._carried(module, [name], base, turn) or []
             found += whole or []
-        with _changed(module, {w.name: w.axis for w in found}, turn):
+        with changed(module, {w.name: w.axis for w in found}, turn):
             if not found or relative_difference(self._call(module), base @ turn.T) > _LIMIT:
                 return ()
         prefix = self.names[module]
@@ -286,14 +256,14 @@ class _Search:
         self, module: nn.Module, names: Sequence[str], base: Tensor, turn: Tensor
     ) -> list[Weight] | None:
         """The parameters with the axis of their outputs, if mapping that maps their share."""
-        with _changed(module, dict.fromkeys(names), turn):
+        with changed(module, dict.fromkeys(names), turn):
             without = self._call(module)
         share = base - without
         if not share.isfinite().all() or relative_difference(without, base) == 0.0:
             return None
         shape = module.get_parameter(names[0]).shape
         for axis in (a for a, size in enumerate(shape) if size == self.probe.width):
-            with _changed(module, dict.fromkeys(names, axis), turn):
+            with changed(module, dict.fromkeys(names, axis), turn):
                 turned = self._call(module)
             if relative_difference(turned - without, share @ turn.T) <= _LIMIT:
                 return [Weight(name, axis) for name in names]
@@ -316,50 +286,3 @@ class _Search:
 
 def _below(module: nn.Module) -> list[nn.Module]:
     return [child for child in module.modules() if child is not module]
-
-
-def _groups(module: nn.Module) -> list[list[str]]:
-    """Parameter names, those of experts kept in a list together: some may be idle on the probe."""
-    groups: dict[tuple[str, torch.Size], list[str]] = {}
-    for name, parameter in module.named_parameters():
-        pattern = ".".join("#" if part.isdigit() else part for part in name.split("."))
-        if parameter.is_floating_point():
-            groups.setdefault((pattern, parameter.shape), []).append(name)
-    return list(groups.values())
-
-
-@contextmanager
-def _changed(module: nn.Module, axes: Mapping[str, int | None], turn: Tensor) -> Iterator[None]:
-    """Inside the context parameters are mapped along their axes; zero where the axis is None."""
-    parameters = {name: module.get_parameter(name) for name in axes}
-    before = {name: parameter.data for name, parameter in parameters.items()}
-    try:
-        for name, axis in axes.items():
-            value = before[name]
-            parameters[name].data = (
-                torch.zeros_like(value) if axis is None else mapped(value, turn, axis)
-            )
-        yield
-    finally:
-        for name, parameter in parameters.items():
-            parameter.data = before[name]
-
-
-def _copied(output: Any) -> Any:
-    """An output whose first tensor stays what it is, if the block goes on to add to it in place."""
-    if isinstance(output, Tensor):
-        return output.clone()
-    if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
-        return (output[0].clone(), *output[1:])
-    return output
-
-
-def _widened(value: Any) -> Any:
-    """The same arguments with every floating tensor in float32."""
-    if isinstance(value, Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, dict):
-        return {key: _widened(item) for key, item in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(_widened(item) for item in value)
-    return value

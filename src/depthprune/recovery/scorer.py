@@ -19,7 +19,8 @@ from depthprune.evaluator import Cost, Evaluator, RemovedSet, Score
 from depthprune.models.loading import Model
 from depthprune.models.removal import check_removed
 from depthprune.progress import SILENT, Progress
-from depthprune.recovery.recover import block_runs, recover, recovered
+from depthprune.recovery.recover import recover
+from depthprune.recovery.result import block_runs, recovered
 from depthprune.recovery.windows import choosing_places
 
 

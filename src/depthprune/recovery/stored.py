@@ -19,7 +19,7 @@ from depthprune.errors import ModelError
 from depthprune.models.checkpoint import Checkpoint, split_name
 from depthprune.models.loading import Model
 from depthprune.recovery.fold import folded
-from depthprune.recovery.recover import Change, Recovery
+from depthprune.recovery.result import Change, Recovery
 
 
 @dataclass(frozen=True)
