@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from depthprune.evaluator.score import Score, increase
     from depthprune.models.apply import apply
     from depthprune.models.loading import Model, load
+    from depthprune.recovery.recover import recover
+    from depthprune.recovery.result import Recovery, recovered
     from depthprune.search.budget import Budget
     from depthprune.search.driver import Result, search
 
@@ -51,12 +53,15 @@ _PLACES = {
     "Memo": "evaluator.memo",
     "Model": "models.loading",
     "Racing": "evaluator.racing",
+    "Recovery": "recovery.result",
     "Result": "search.driver",
     "Score": "evaluator.score",
     "apply": "models.apply",
     "calibrate": "calibration.calibration",
     "increase": "evaluator.score",
     "load": "models.loading",
+    "recover": "recovery.recover",
+    "recovered": "recovery.result",
     "search": "search.driver",
 }
 
@@ -78,6 +83,7 @@ __all__ = [
     "OutputError",
     "ParityError",
     "Racing",
+    "Recovery",
     "Result",
     "Score",
     "UsageError",
@@ -85,6 +91,8 @@ __all__ = [
     "calibrate",
     "increase",
     "load",
+    "recover",
+    "recovered",
     "search",
 ]
 

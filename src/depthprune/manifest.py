@@ -156,6 +156,48 @@ class HeldOut(_Record):
     pruned: Estimate
     increase: float
     increase_stderr: float
+    recovered: Estimate | None = Field(
+        default=None, description="After recovery, if there was any."
+    )
+    recovered_increase: float | None = Field(
+        default=None, description="Of the recovered model over the dense one."
+    )
+    recovered_increase_stderr: float | None = None
+    recovered_change: float | None = Field(
+        default=None, description="Of the recovered model over the unrecovered one."
+    )
+    recovered_change_stderr: float | None = None
+
+
+class RecoveredRun(_Record):
+    """One run of removed blocks, and what was written into the block before it."""
+
+    blocks: list[int]
+    into: int | None = Field(description="The kept block; null for a run at the very bottom.")
+    why_not: str | None = Field(default=None, description="Why nothing was changed.")
+    ridge: float | None = Field(
+        default=None, description="As a share of the mean square of what was mapped."
+    )
+    strength: float = Field(description="How much of the fitted change was used, 0 to 1.")
+    tokens: int = Field(description="That were fitted.")
+    apart: int = Field(description="Tokens left out for massive activations.")
+    before: float | None = Field(
+        default=None,
+        description="Root mean square, an element, of what the state behind the run lacked, on "
+        "windows that were not fitted.",
+    )
+    after: float | None = Field(default=None, description="The same with the change.")
+
+
+class RecoveryRecord(_Record):
+    """What was done, without training, to mend what removal broke."""
+
+    method: Literal["linear"]
+    in_search: bool = Field(default=False, description="Whether the search scored recovered sets.")
+    calibration: list[CalibrationRecord]
+    runs: list[RecoveredRun]
+    further: list[HeldOut] = Field(description="Losses on other text that was named for it.")
+    warnings: list[str] = Field(description="Texts on which it made the model worse.")
 
 
 class Spread(_Record):
@@ -248,6 +290,7 @@ class Manifest(_Record):
     blocks: list[BlockScore] | None = Field(default=None, description="Each block removed alone.")
     path: list[PathPoint] | None = None
     held_out: list[HeldOut] | None = None
+    recovery: RecoveryRecord | None = None
     size: Size | None = None
     speed: Speed | None = None
     parity: ParityRecord | None = None

@@ -237,3 +237,25 @@ def test_kept_tensors_are_the_same_bytes_however_they_are_split(
         assert found[name].dtype == array.dtype
         assert found[name].shape == array.shape
         assert found[name].tobytes() == array.tobytes()
+
+
+def test_a_tensor_is_written_from_the_bytes_that_replace_it(tmp_path: Path) -> None:
+    source = make(tmp_path / "a", [blocks(0, 1, 2) | {"norm.w": tensor(9)}])
+    (tmp_path / "b").mkdir()
+    new = {"model.layers.2.w": tensor(7).tobytes()}
+    write_pruned(open_checkpoint(source), (1,), tmp_path / "b", replace=new)
+    found = load_file(tmp_path / "b" / "model.safetensors")
+    assert {name: value[0, 0] for name, value in found.items()} == {
+        "model.layers.0.w": 0,
+        "model.layers.1.w": 7,
+        "norm.w": 9,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("w", "no such tensor"), ("norm.w", "one of 24 bytes")]
+)
+def test_a_replacement_that_does_not_fit_is_refused(name: str, found: str, tmp_path: Path) -> None:
+    source = make(tmp_path / "a", [blocks(0, 1, 2) | {"norm.w": tensor(9)}])
+    with pytest.raises(CheckpointError, match=rf"{name} of 4 bytes to replace, found {found}"):
+        write_pruned(open_checkpoint(source), (1,), tmp_path / "b", replace={name: b"1234"})

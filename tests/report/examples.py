@@ -14,6 +14,8 @@ from depthprune.manifest import (
     Manifest,
     ParityRecord,
     PathPoint,
+    RecoveredRun,
+    RecoveryRecord,
     Sample,
     SearchRecord,
     Size,
@@ -196,6 +198,37 @@ def full(**changes: Any) -> Manifest:
         "files": ["config.json", "model.safetensors", "README.md", "report.html"],
     }
     return Manifest(**{**fields, **changes})
+
+
+def recovered(**changes: Any) -> Manifest:
+    """As `full`, recovered: prose for the better, code for the worse."""
+    held_out = [
+        record.model_copy(
+            update={
+                "recovered": estimate(record.pruned.loss + change, 0.0401),
+                "recovered_increase": record.increase + change,
+                "recovered_increase_stderr": 0.0157,
+                "recovered_change": change,
+                "recovered_change_stderr": 0.0112,
+            }
+        )
+        for record, change in zip(full().held_out or [], (-0.2231, 0.0953), strict=True)
+    ]
+    plain = {"ridge": 0.1, "strength": 0.93, "tokens": 6144, "apart": 12}
+    record = RecoveryRecord(
+        method="linear",
+        calibration=full().calibration or [],
+        runs=[
+            RecoveredRun(blocks=[3, 4], into=2, before=1.5, after=1.2, **plain),
+            RecoveredRun(blocks=[12, 13, 14], into=11, before=2.4, after=2.1, **plain),
+            RecoveredRun(
+                blocks=[26], into=25, why_not="no change <helped>", strength=0, tokens=0, apart=0
+            ),
+        ],
+        further=[held_out[0].model_copy(update={"calibration": "text:plays.txt,windows=4"})],
+        warnings=["recovery made the model worse on stdlib-code"],
+    )
+    return full(**{"held_out": held_out, "recovery": record, **changes})
 
 
 def minimal(**changes: Any) -> Manifest:

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from depthprune.cli import apply, bench, evaluate, listings, memo, prune, report, score, study
+from depthprune.cli import (
+    apply,
+    bench,
+    evaluate,
+    listings,
+    memo,
+    prune,
+    recover,
+    report,
+    score,
+    study,
+)
 from depthprune.manifest import versions
 
 app = typer.Typer(
@@ -37,6 +48,7 @@ def _root(
 
 app.command("prune")(prune.prune)
 app.command("score")(score.score)
+app.command("recover")(recover.recover)
 app.command("apply")(apply.apply)
 app.command("evaluate")(evaluate.evaluate)
 app.command("bench")(bench.bench)

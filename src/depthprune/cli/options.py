@@ -95,6 +95,20 @@ Pickle = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Read pickled weights where there are no safetensors."),
 ]
+Recover = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="linear",
+        help="Mend without training: fit linear maps on the calibration and fold them into the "
+        "weights of the blocks before those removed.",
+    ),
+]
+Also = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        metavar="SPEC", help="Further text to judge recovery on, such as none of the calibration's."
+    ),
+]
 Out = Annotated[
     Path, typer.Option("-o", "--out", metavar="OUT", help="Folder to write, or a .gguf file.")
 ]

@@ -50,6 +50,15 @@ def prune(
     prompt: Annotated[
         str, typer.Option(help="What both models continue in the report.")
     ] = "The most important thing about a good library is",
+    recover: options.Recover = None,
+    also: options.Also = None,
+    search_with_recovery: Annotated[
+        bool,
+        typer.Option(
+            "--search-with-recovery",
+            help="Score every set as it is after --recover; far dearer, for one-shot and greedy.",
+        ),
+    ] = False,
     bench: Annotated[
         Optional[bool],  # noqa: UP045
         typer.Option(
@@ -108,6 +117,9 @@ def prune(
         overwrite=overwrite,
         command=command_line(context),
         progress=TerminalProgress(),
+        recover=recover,
+        also=tuple(also or ()),
+        search_with_recovery=search_with_recovery,
     )
     if dry_run:
         from depthprune.cli.dry_run import tell

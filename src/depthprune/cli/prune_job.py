@@ -21,6 +21,15 @@ from depthprune.cli.records import (
     size_record,
     source_model,
 )
+from depthprune.cli.recovering import (
+    Mended,
+    Recovered,
+    check_output,
+    check_recovering,
+    check_source,
+    fit_and_judge,
+    further_texts,
+)
 from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, mixture, open_memo, read_tokenizer
 from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet
@@ -52,6 +61,7 @@ from depthprune.models.speed import (
 from depthprune.models.surgery import Surgery
 from depthprune.objectives import Mixture, parse_objective
 from depthprune.outputs import MANIFEST_NAME, check_target, placed
+from depthprune.recovery import RecoveringScorer
 from depthprune.report.publish import write_report
 from depthprune.search import (
     Budget,
@@ -80,6 +90,7 @@ class Task:
     budget: Budget | None
     k: int
     protect: RemovedSet
+    further: list[Calibration]
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,7 @@ class Measured:
     blocks: list[BlockScore]
     held_out: list[HeldOut]
     path: list[PathPoint] | None
+    recovered: Recovered | None
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,9 @@ class PruneJob:
     overwrite: bool
     command: str
     progress: TerminalProgress
+    recover: str | None = None
+    also: tuple[str, ...] = ()
+    search_with_recovery: bool = False
 
     def run(self) -> Manifest:
         """Do it all.
@@ -139,11 +154,16 @@ class PruneJob:
         """
         objective = parse_objective(self.objective)
         algorithm = self._find_search()
+        check_output(self.recover, self.also, self.out)
+        if self.search_with_recovery:
+            check_recovering(self.recover, self.search, self.max_increase is not None)
         budget = None if self.budget is None else parse_budget(self.budget)
         parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
         check_target(self.out, overwrite=self.overwrite)
         source = self.loading.find()
         self._check_source(source)
+        if self.recover is not None:
+            check_source(source)
         protect = self._protected(source)
         k = self.k
         if k is None:
@@ -159,9 +179,10 @@ class PruneJob:
         calibration = mixture(self.specs, reader, self.progress)
         objective.judged(calibration.windows)
         calibration.held_out()
+        further = further_texts(self.also, reader)
         model = self.loading.load(source, reader.tokenizer, self.progress)
         make_space(model.blocks, k, protect)
-        return Task(model, calibration, objective, algorithm, budget, k, protect)
+        return Task(model, calibration, objective, algorithm, budget, k, protect, further)
 
     def _find_search(self) -> Search:
         algorithm = make_search(self.search)
@@ -202,28 +223,48 @@ class PruneJob:
         evaluator = Evaluator(model, calibration, objective, racing=self.racing, **shared)
         judge = Judge(model, calibration, objective, **shared)
         rule = None if self.max_increase is None else SizeRule(judge, self.max_increase)
+        scorer: Evaluator | RecoveringScorer = evaluator
+        if self.search_with_recovery:
+            scorer = RecoveringScorer(
+                model, calibration, objective, memory=self.memory, progress=self.progress
+            )
         result = search(
             task.search,
-            evaluator,
+            scorer,
             k=k,
             seed=self.seed,
             protect=protect,
             budget=task.budget,
             enough=rule,
         )
+        if scorer is not evaluator:
+            # What the search saw is on other windows, and recovered.
+            result = replace(result, score=evaluator.score([result.removed])[0].require_finite())
         if rule is not None:
             result = self._shortened(result, rule, evaluator)
         # A path that the search did not score itself is worth its cost only to a size rule.
         known = bool(result.path) and all(evaluator.has_asked(s) for s in result.path)
         path = path_points(result.path, evaluator, judge) if known or rule is not None else None
         free = [block for block in range(model.blocks) if block not in protect]
+        found = None
+        if self.recover is not None:
+            found = fit_and_judge(
+                model,
+                calibration,
+                task.further,
+                objective,
+                result.removed,
+                in_search=self.search_with_recovery,
+                **shared,
+            )
         return Measured(
             result=result,
             evaluator=evaluator,
             dense=estimate(evaluator.dense, objective),
             blocks=block_scores(evaluator, free),
-            held_out=judge.held_out(result.removed),
+            held_out=found.held_out if found else judge.held_out(result.removed),
             path=path,
+            recovered=found,
         )
 
     def _shortened(self, result: Result, rule: SizeRule, evaluator: Evaluator) -> Result:
@@ -237,8 +278,14 @@ class PruneJob:
 
     def _write(self, model: Model, calibration: Calibration, measured: Measured) -> Manifest:
         removed = measured.result.removed
+        mended = Mended(measured.recovered, model)
         with pruned_output(
-            model, removed, self.out, overwrite=self.overwrite, progress=self.progress
+            model,
+            removed,
+            self.out,
+            replace=mended.replacements,
+            overwrite=self.overwrite,
+            progress=self.progress,
         ) as (stage, surgery):
             for warning in surgery.warnings:
                 note(f"warning: {warning}")
@@ -250,7 +297,8 @@ class PruneJob:
                     stream=self.loading.stream,
                     device_map=self.loading.device_map,
                 )
-            parity = verify(model, module, removed, progress=self.progress)
+            with mended.in_place():
+                parity = verify(model, module, removed, progress=self.progress)
             speed = self._speed(model, module) if self.bench else None
             manifest = self._manifest(model, calibration, measured, surgery, parity, speed, module)
             manifest = write_report(manifest, stage)
@@ -320,6 +368,7 @@ class PruneJob:
             blocks=measured.blocks,
             path=measured.path,
             held_out=measured.held_out,
+            recovery=measured.recovered.record if measured.recovered else None,
             size=size_record(model, surgery),
             speed=speed,
             parity=parity,

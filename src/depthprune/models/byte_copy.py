@@ -1,5 +1,7 @@
 """Composing a safetensors file from byte ranges of others, in constant memory.
 
+A tensor may come with new bytes of its own; those are written as they are.
+
 `os.copy_file_range` moves bytes inside the kernel (and shares them outright on file systems with
 reflinks). Where a kernel, a container or a pair of file systems refuses it, a bounded buffer does
 the same work. Tensors that were neighbours in their source are copied as one run: what costs is
@@ -14,6 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from io import FileIO
 from pathlib import Path
+from typing import TypeAlias
 
 from depthprune.errors import CheckpointError
 from depthprune.models.safetensors_file import Parts, Piece, layout
@@ -59,7 +62,12 @@ def write_file(
     with open(path, "xb", buffering=0) as target, contextlib.ExitStack() as stack:
         write_all(target, memoryview(head))
         sources: dict[Path, FileIO] = {}
-        for source, begin, end, parts in _runs(ordered):
+        for run in _runs(ordered):
+            if isinstance(run, bytes):
+                write_all(target, memoryview(run))
+                advance(len(run))
+                continue
+            source, begin, end, parts = run
             if source not in sources:
                 sources[source] = stack.enter_context(open(source, "rb", buffering=0))
             if parts is None:
@@ -69,15 +77,25 @@ def write_file(
         return target.tell()
 
 
-def _runs(pieces: Iterable[Piece]) -> list[tuple[Path, int, int, Parts | None]]:
-    runs: list[tuple[Path, int, int, Parts | None]] = []
+_Range: TypeAlias = tuple[Path, int, int, Parts | None]
+
+
+def _runs(pieces: Iterable[Piece]) -> list[_Range | bytes]:
+    runs: list[_Range | bytes] = []
     for piece in pieces:
         begin, end = piece.tensor.begin, piece.tensor.end
-        if begin == end:
+        last = runs[-1] if runs else b""
+        if piece.data is not None:
+            runs.append(piece.data)
+        elif begin == end:
             continue
-        whole = runs and runs[-1][3] is None and piece.parts is None
-        if whole and runs[-1][0] == piece.source and runs[-1][2] == begin:
-            runs[-1] = (piece.source, runs[-1][1], end, None)
+        elif (
+            not isinstance(last, bytes)
+            and last[3] is piece.parts is None
+            and last[0] == piece.source
+            and last[2] == begin
+        ):
+            runs[-1] = (piece.source, last[1], end, None)
         else:
             runs.append((piece.source, begin, end, piece.parts))
     return runs

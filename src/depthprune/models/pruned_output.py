@@ -6,11 +6,13 @@ before anything is published. A GGUF is cut from a GGUF alone: nothing here quan
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 from depthprune.errors import UsageError
+from depthprune.models.checkpoint import Checkpoint
 from depthprune.models.gguf_reader import read_gguf
 from depthprune.models.gguf_rules import check_searchable
 from depthprune.models.gguf_surgery import cut_gguf, write_gguf
@@ -20,6 +22,8 @@ from depthprune.models.source import ModelSource
 from depthprune.models.surgery import Surgery, write_pruned
 from depthprune.outputs import is_file_output, staged, staged_file
 from depthprune.progress import SILENT, Progress
+
+Replace: TypeAlias = Callable[[Checkpoint, str | None], Mapping[str, bytes]]
 
 
 def check_pruned_output(source: ModelSource, out: Path, left: int | None) -> None:
@@ -52,6 +56,7 @@ def pruned_output(
     removed: Sequence[int],
     out: Path,
     *,
+    replace: Replace | None = None,
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> Iterator[tuple[Path, Surgery]]:
@@ -61,6 +66,9 @@ def pruned_output(
         model: The loaded original.
         removed: Original block numbers.
         out: What `-o` names.
+        replace: Told the dense checkpoint and what the names of its blocks' tensors begin with
+            (None where the checkpoint says it itself), gives new bytes of some tensors; of a
+            folder only.
         overwrite: Replace an earlier output of depthprune.
         progress: Where the work shows itself.
 
@@ -80,7 +88,8 @@ def pruned_output(
         dense_checkpoint(model, out, progress=progress) as dense,
     ):
         prefix = None if model.source.checkpoint else f"{model.anatomy.blocks.path}."
-        yield (
-            stage,
-            write_pruned(dense, removed, stage, block_prefix=prefix, progress=progress),
+        data = replace(dense, prefix) if replace is not None else None
+        surgery = write_pruned(
+            dense, removed, stage, block_prefix=prefix, replace=data, progress=progress
         )
+        yield stage, surgery

@@ -231,12 +231,14 @@ class Piece:
         source: The file that holds the bytes now.
         tensor: Its entry there; with `parts`, of the size that it will have.
         parts: The bytes to take, where not all are wanted.
+        data: New bytes in place of those, if it has any.
     """
 
     name: str
     source: Path
     tensor: Tensor
     parts: Parts | None = None
+    data: bytes | None = None
 
 
 def layout(pieces: Iterable[Piece], metadata: Mapping[str, str]) -> tuple[list[Piece], bytes]:

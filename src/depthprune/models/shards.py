@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +58,9 @@ class Shard:
         return (
             self.metadata == self.source.metadata
             and len(self.pieces) == len(self.source.tensors)
-            and all(p.name == p.tensor.name and p.parts is None for p in self.pieces)
+            and all(
+                p.name == p.tensor.name and p.parts is None and p.data is None for p in self.pieces
+            )
         )
 
 
@@ -90,18 +92,24 @@ class Plan:
         return sum(piece.tensor.elements for piece in self.pieces)
 
 
-def plan_shards(checkpoint: Checkpoint, prefix: str, kept: tuple[int, ...]) -> Plan:
+def plan_shards(
+    checkpoint: Checkpoint,
+    prefix: str,
+    kept: tuple[int, ...],
+    data: Mapping[str, bytes] | None = None,
+) -> Plan:
     """Decide what each new file holds.
 
     Args:
         checkpoint: The original.
         prefix: What the names of the blocks' tensors begin with.
         kept: Original numbers of the kept blocks, in order.
+        data: New bytes of some tensors, by their names in the original.
 
     Raises:
         ModelError: If a block has no tensor.
     """
-    names = _Names(prefix, kept, checkpoint.blocks, row_of(checkpoint.config))
+    names = _Names(prefix, kept, checkpoint.blocks, row_of(checkpoint.config), data or {})
     everything = frozenset(checkpoint.tensors)
     shards = [_plan_shard(shard, names, everything) for shard in checkpoint.shards]
     missing = set(range(checkpoint.blocks)) - names.seen
@@ -117,8 +125,14 @@ class _Names:
     """New names of tensors, and which blocks were seen among the old ones."""
 
     def __init__(
-        self, prefix: str, kept: tuple[int, ...], blocks: int, row: Architecture | None
+        self,
+        prefix: str,
+        kept: tuple[int, ...],
+        blocks: int,
+        row: Architecture | None,
+        data: Mapping[str, bytes],
     ) -> None:
+        self.data = data
         self.prefix = prefix
         self.kept = kept
         self.row = row
@@ -142,7 +156,7 @@ class _Names:
         """A tensor under its new name; one that holds a part for each block loses those removed."""
         parts = split_name(tensor.name)
         if parts is not None and parts[0] == self.prefix:
-            return Piece(name, source, tensor)
+            return Piece(name, source, tensor, data=self.data.get(tensor.name))
         cut = cut_packed(source, tensor, self.kept, self.blocks, self.row)
         return replace(cut, name=name)
 

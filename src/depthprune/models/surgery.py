@@ -1,17 +1,17 @@
 """Cutting a checkpoint: the same files with fewer blocks, written by copying bytes.
 
 Shards are rewritten one by one from ranges of the old ones, with the remaining blocks renumbered;
-the config is rewritten by `config_surgery`; what makes the folder usable (tokenizer, chat
-template, generation settings, licence) is copied. Nothing here loads a tensor, and nothing here
-or below imports torch: a cut costs what copying the kept bytes costs, and a few megabytes of
-memory.
+a tensor that recovery has changed is written from the bytes it gives; the config is rewritten by
+`config_surgery`; what makes the folder usable (tokenizer, chat template, generation settings,
+licence) is copied. Nothing here loads a tensor, and nothing here or below imports torch: a cut
+costs what copying the kept bytes costs, and a few megabytes of memory.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ def write_pruned(
     *,
     block_prefix: str | None = None,
     link: bool = False,
+    replace: Mapping[str, bytes] | None = None,
     progress: Progress = SILENT,
 ) -> Surgery:
     """Write a checkpoint without some of its blocks.
@@ -93,13 +94,15 @@ def write_pruned(
         block_prefix: What the names of the blocks' tensors begin with; found by itself when None.
         link: Share the weight files in which nothing changes with the original: as reflinks where
             the file system can, else as hard links.
+        replace: New bytes of some tensors, by their names in the original, in the file's dtype.
         progress: Shows the bytes copied.
 
     Returns:
         What was written.
 
     Raises:
-        CheckpointError: If the checkpoint is damaged, or has pickled weights only.
+        CheckpointError: If the checkpoint is damaged, or has pickled weights only, or a
+            replacement does not fit.
         ModelError: If the blocks cannot be told, or what remains cannot be expressed.
         OutputError: If the disk has too little room.
         UsageError: If the removed set does not fit the model.
@@ -112,7 +115,7 @@ def write_pruned(
         )
     prefix = checkpoint.block_prefix if block_prefix is None else block_prefix
     kept = tuple(block for block in range(checkpoint.blocks) if block not in gone)
-    plan = plan_shards(checkpoint, prefix, kept)
+    plan = plan_shards(checkpoint, prefix, kept, _fitting(checkpoint, replace or {}))
     nested = text_section(checkpoint.config) is not checkpoint.config
     modules = ModuleNames(checkpoint.tensors, prefix, kept, nested=nested)
     config, notes = _config(checkpoint, gone, plan, modules)
@@ -139,6 +142,18 @@ def write_pruned(
         dtype=common_dtype(plan.pieces),
         warnings=(*notes, *dict.fromkeys(modules.warnings)),
     )
+
+
+def _fitting(checkpoint: Checkpoint, replace: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    for name, data in replace.items():
+        tensor = checkpoint.tensors.get(name)
+        if tensor is None or tensor.nbytes != len(data):
+            found = "no such tensor" if tensor is None else f"one of {tensor.nbytes:,} bytes"
+            raise CheckpointError(
+                f"{checkpoint.folder}: expected a tensor {name} of {len(data):,} bytes to replace, "
+                f"found {found}"
+            )
+    return replace
 
 
 def _config(

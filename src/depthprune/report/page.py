@@ -24,6 +24,7 @@ _MOST_ROWS = 500
 SECTIONS: dict[str, tuple[str, Callable[[Manifest], bool]]] = {
     "mask": ("Which blocks went", lambda m: True),
     "quality": ("What was lost", lambda m: bool(m.held_out)),
+    "recovery": ("What recovery gave back", lambda m: m.recovery is not None),
     "gains": ("What was won", lambda m: m.size is not None or m.speed is not None),
     "sample": ("What both models write", lambda m: m.sample is not None),
     "blocks": ("What each block is worth", lambda m: bool(m.blocks)),

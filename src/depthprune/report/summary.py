@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from depthprune.manifest import HeldOut, Manifest, ParityRecord, Size, Speed, Spread
+from depthprune.manifest import Estimate, HeldOut, Manifest, ParityRecord, Size, Speed, Spread
 from depthprune.report import numbers
 
 _FILE_SOURCES = ("text:", "jsonl:", "parquet:", "choices:")
@@ -70,17 +70,85 @@ def held_out_comparisons(manifest: Manifest) -> list[Comparison]:
     ]
 
 
+def written(record: HeldOut) -> tuple[Estimate, float, float]:
+    """The loss of the model that was written, and its increase: recovered, where it was."""
+    if record.recovered is None:
+        return record.pruned, record.increase, record.increase_stderr
+    increase, stderr = record.recovered_increase, record.recovered_increase_stderr
+    return record.recovered, increase or 0.0, stderr or 0.0
+
+
+@dataclass(frozen=True)
+class RecoveryLine:
+    """One text before removal, after it and after recovery, in words."""
+
+    name: str
+    dense: str
+    pruned: str
+    recovered: str
+    change: str
+
+
+def recovery_lines(manifest: Manifest) -> list[RecoveryLine]:
+    """What recovery did on each held-out text, and on the further ones; empty without it."""
+    if manifest.recovery is None:
+        return []
+    records = [*(manifest.held_out or []), *manifest.recovery.further]
+    labels = source_labels([record.calibration for record in records])
+    return [
+        _recovery_line(record, label, manifest.objective)
+        for record, label in zip(records, labels, strict=True)
+        if record.recovered is not None
+    ]
+
+
+def _recovery_line(record: HeldOut, label: str, objective: str | None) -> RecoveryLine:
+    estimates = [record.dense, record.pruned, record.recovered or record.pruned]
+    values = [value for e in estimates if (value := numbers.perplexity(e)) is not None]
+    change, stderr = record.recovered_change or 0.0, record.recovered_change_stderr or 0.0
+    if len(values) < len(estimates):
+        cells = [numbers.with_error(e.loss, e.stderr) for e in estimates]
+        changed = numbers.with_error(change, stderr, sign=True)
+    else:
+        cells = [numbers.with_error(*value) for value in values]
+        changed = f"× {numbers.with_error(*numbers.perplexity_ratio(change, stderr))}"
+    name = f"{held_out_measure(record, objective)}, {label}"
+    dense, pruned, recovered = cells
+    return RecoveryLine(name, dense, pruned, recovered, changed)
+
+
+def recovery_words(manifest: Manifest) -> str:
+    """Which blocks took the part of which, in a sentence; empty without recovery."""
+    if manifest.recovery is None:
+        return ""
+    done = [
+        f"{numbers.block_list(run.blocks)} into {run.into} (strength "
+        f"{numbers.fixed(run.strength, 2)}, {run.tokens:,} tokens)"
+        for run in manifest.recovery.runs
+        if run.strength
+    ]
+    left = [
+        f"{numbers.block_list(run.blocks)} ({run.why_not})"
+        for run in manifest.recovery.runs
+        if not run.strength
+    ]
+    words = [f"Folded into the weights of the block before: {'; '.join(done)}." if done else ""]
+    words.append(f"Left alone: {'; '.join(left)}." if left else "")
+    return " ".join(filter(None, words))
+
+
 def _held_out(record: HeldOut, label: str, objective: str | None) -> Comparison:
     measure = held_out_measure(record, objective)
-    before, after = numbers.perplexity(record.dense), numbers.perplexity(record.pruned)
+    kept, increase, stderr = written(record)
+    before, after = numbers.perplexity(record.dense), numbers.perplexity(kept)
     if before is None or after is None:
         return Comparison(
             name=f"{measure}, {label}",
             before=numbers.with_error(record.dense.loss, record.dense.stderr),
-            after=numbers.with_error(record.pruned.loss, record.pruned.stderr),
-            change=numbers.with_error(record.increase, record.increase_stderr, sign=True),
+            after=numbers.with_error(kept.loss, kept.stderr),
+            change=numbers.with_error(increase, stderr, sign=True),
         )
-    ratio = numbers.perplexity_ratio(record.increase, record.increase_stderr)
+    ratio = numbers.perplexity_ratio(increase, stderr)
     return Comparison(
         name=f"perplexity, {label}",
         before=numbers.with_error(*before),
@@ -167,10 +235,11 @@ def _held_out_words(manifest: Manifest) -> str:
     words, last = [], ""
     for record, label in zip(records, labels, strict=True):
         measure = held_out_measure(record, manifest.objective)
-        before, after = numbers.perplexity(record.dense), numbers.perplexity(record.pruned)
+        kept = written(record)[0]
+        before, after = numbers.perplexity(record.dense), numbers.perplexity(kept)
         if before is None or after is None:
             before = (record.dense.loss, record.dense.stderr)
-            after = (record.pruned.loss, record.pruned.stderr)
+            after = (kept.loss, kept.stderr)
         subject = f"{measure} on held-out {label}" if measure != last else f"on {label}"
         change = f"{numbers.rounded(*before)} → {numbers.with_error(*after)}"
         words.append(f"{subject} {change}")

@@ -99,6 +99,8 @@ def prune_summary(manifest: Manifest, report_path: Path | None = None) -> Render
         ],
     )
     parts: list[RenderableType] = [table]
+    if manifest.recovery is not None:
+        parts.append(_recovery(manifest))
     if manifest.sample is not None:
         parts.append(_continuations(manifest.sample))
     facts = [("removed", numbers.block_list(manifest.removed))]
@@ -110,6 +112,19 @@ def prune_summary(manifest: Manifest, report_path: Path | None = None) -> Render
         line.no_wrap, line.overflow = True, "ignore"
         parts.append(line)
     return Group(*parts)
+
+
+def _recovery(manifest: Manifest) -> RenderableType:
+    table = _table("recovery", "", "whole", "removed", "recovered", "by recovery")
+    for line in summary.recovery_lines(manifest):
+        table.add_row(
+            _plain(line.name),
+            _plain(line.dense),
+            _plain(line.pruned),
+            _plain(line.recovered, "bold"),
+            _plain(line.change),
+        )
+    return table
 
 
 def _continuations(sample: Sample) -> RenderableType:

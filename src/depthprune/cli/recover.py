@@ -1,0 +1,60 @@
+"""`depthprune recover`: mends a checkpoint that was pruned before."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from depthprune.cli import options
+from depthprune.cli.console import TerminalProgress, command_line, show
+from depthprune.cli.session import Loading
+
+
+def recover(
+    context: typer.Context,
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A folder that depthprune pruned.")
+    ],
+    original: Annotated[
+        str, typer.Option(metavar="MODEL", help="The model that it was pruned from.")
+    ],
+    out: options.Out,
+    calibration: options.Calibrations = None,
+    also: options.Also = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    memory: options.Memory = None,
+    memo: options.MemoPlace = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.RemoteCode = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Fit linear maps on a calibration, fold them into a pruned checkpoint, and prove it."""
+    states = options.parse_size(memory, "--memory")
+
+    from depthprune.cli.recover_job import RecoverJob
+
+    job = RecoverJob(
+        checkpoint=checkpoint,
+        loading=Loading(original, dtype, device, revision, trust_remote_code),
+        out=out,
+        specs=tuple(calibration or ()),
+        also=tuple(also or ()),
+        memory=states,
+        memo=memo,
+        overwrite=overwrite,
+        command=command_line(context),
+        progress=TerminalProgress(),
+    )
+    manifest = job.run()
+    if json:
+        sys.stdout.write(manifest.model_dump_json(indent=2, by_alias=True) + "\n")
+        return
+    from depthprune.report.terminal import prune_summary
+
+    show(prune_summary(manifest, out / "report.html"))

@@ -1,0 +1,183 @@
+"""What `recover` does: check that original and checkpoint belong together, fit, cut again, prove.
+
+The output is cut from the original anew, with the recovered weights in place: byte for byte what
+`prune --recover` writes. That is right only while the checkpoint holds the original's bytes, so
+one that was trained or recovered since is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from depthprune.calibration import parse_calibration
+from depthprune.cli.console import TerminalProgress
+from depthprune.cli.recovering import (
+    Recovered,
+    check_method,
+    check_source,
+    fit_and_judge,
+    further_texts,
+    to_write,
+)
+from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, mixture, open_memo, read_tokenizer
+from depthprune.errors import CheckpointError, ModelError, UsageError, first_line
+from depthprune.manifest import Manifest, versions
+from depthprune.models.checkpoint import Checkpoint, open_checkpoint
+from depthprune.models.loading import Model
+from depthprune.models.materialize import dense_checkpoint
+from depthprune.models.parity import reload, verify
+from depthprune.models.removal import check_removed
+from depthprune.models.same_bytes import first_difference
+from depthprune.models.source import ModelSource
+from depthprune.models.surgery import write_pruned
+from depthprune.outputs import MANIFEST_NAME, check_target, staged
+from depthprune.report.publish import write_report
+
+
+@dataclass(frozen=True)
+class RecoverJob:
+    """Everything that `recover` was asked for."""
+
+    checkpoint: Path
+    loading: Loading
+    out: Path
+    specs: tuple[str, ...]
+    also: tuple[str, ...]
+    memory: int | None
+    memo: str | None
+    overwrite: bool
+    command: str
+    progress: TerminalProgress
+
+    def run(self) -> Manifest:
+        """Do it all.
+
+        Returns:
+            The manifest that was written.
+
+        Raises:
+            DepthpruneError: If any step fails; then OUT is as it was before.
+        """
+        parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
+        check_method("linear", self.also)
+        check_target(self.out, overwrite=self.overwrite)
+        opened = open_checkpoint(self.checkpoint)
+        before = self._manifest()
+        source = self.loading.find()
+        self._check_pair(before, source, opened)
+        removed = check_removed(before.removed, source.blocks)
+        reader = read_tokenizer(source, self.progress)
+        calibration = mixture(self.specs, reader, self.progress)
+        calibration.held_out()
+        further = further_texts(self.also, reader)
+        model = self._loading(before).load(source, reader.tokenizer, self.progress)
+        with dense_checkpoint(model, self.out, progress=self.progress) as dense:
+            prefix = None if source.checkpoint else f"{model.anatomy.blocks.path}."
+            self._check_unchanged(opened, dense, removed, prefix or dense.block_prefix)
+            with open_memo(self.memo, source) as memo:
+                found = fit_and_judge(
+                    model,
+                    calibration,
+                    further,
+                    before.objective or "nll",
+                    removed,
+                    memory=self.memory,
+                    memo=memo,
+                    progress=self.progress,
+                )
+            return self._write(before, model, dense, prefix, found)
+
+    def _manifest(self) -> Manifest:
+        file = self.checkpoint / MANIFEST_NAME
+        try:
+            return Manifest.model_validate_json(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UsageError(
+                f"{self.checkpoint}: expected a checkpoint that depthprune pruned, found no "
+                f"{MANIFEST_NAME}, which says what was removed; prune the original"
+            ) from error
+        except (OSError, ValidationError, ValueError) as error:
+            raise CheckpointError(
+                f"{file}: cannot be read as a manifest ({first_line(error)}); prune the original "
+                "again"
+            ) from error
+
+    def _check_pair(self, before: Manifest, source: ModelSource, opened: Checkpoint) -> None:
+        for other in (self.checkpoint, source.folder if source.gguf is None else None):
+            if other is not None and self.out.exists() and self.out.samefile(other):
+                raise UsageError(f"-o {self.out}: is read here; choose another folder")
+        check_source(source)
+        if before.recovery is not None:
+            raise UsageError(
+                f"{self.checkpoint}: was recovered already; recover the checkpoint from before, or "
+                "prune the original with --recover linear"
+            )
+        ours, theirs = source.fingerprint(), before.model.fingerprint
+        if ours is None or ours != theirs:
+            raise ModelError(
+                f"--original {source.name}: is not the model that {self.checkpoint} was pruned "
+                f"from ({before.model.name}): its fingerprint is {(ours or 'none')[:12]}, expected "
+                f"{(theirs or 'none')[:12]}; name the original, unchanged"
+            )
+
+    def _loading(self, before: Manifest) -> Loading:
+        """As before, if not told otherwise: an unpacked GGUF is written in the dtype it had."""
+        if self.loading.dtype != "auto" or before.measured_dtype is None:
+            return self.loading
+        return replace(self.loading, dtype=before.measured_dtype)
+
+    def _check_unchanged(
+        self, opened: Checkpoint, dense: Checkpoint, removed: tuple[int, ...], prefix: str
+    ) -> None:
+        with self.progress.step("comparing the checkpoint with its original", None, ""):
+            different = first_difference(opened, dense, removed, prefix)
+        if different is not None:
+            raise CheckpointError(
+                f"{self.checkpoint}: {different} is not the original's, so the weights were "
+                "changed after pruning; recover the checkpoint as depthprune wrote it"
+            )
+
+    def _write(
+        self,
+        before: Manifest,
+        model: Model,
+        dense: Checkpoint,
+        prefix: str | None,
+        found: Recovered,
+    ) -> Manifest:
+        replaced, as_written = to_write(found, model, dense, prefix)
+        with staged(self.out, overwrite=self.overwrite) as stage:
+            surgery = write_pruned(
+                dense,
+                before.removed,
+                stage,
+                block_prefix=prefix,
+                replace=replaced,
+                progress=self.progress,
+            )
+            with self.progress.step("reloading the written checkpoint", None, ""):
+                module = reload(stage, model.dtype, model.device)
+            with as_written:
+                parity = verify(model, module, before.removed, progress=self.progress)
+            manifest = before.model_copy(
+                update={
+                    "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                    "command": self.command,
+                    "measured_dtype": model.dtype,
+                    "device": model.device,
+                    "objective": before.objective or "nll",
+                    "held_out": found.held_out,
+                    "recovery": found.record,
+                    "parity": parity,
+                    "sample": None,
+                    "versions": versions(),
+                    "files": list(surgery.files),
+                }
+            )
+            manifest = write_report(manifest, stage)
+            manifest.write(stage / MANIFEST_NAME)
+        return manifest

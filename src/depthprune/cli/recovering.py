@@ -1,0 +1,162 @@
+"""Recovery as `prune` and `recover` share it: fit, judge, and hand surgery what it is to write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from depthprune.calibration import Calibration, calibrate, parse_calibration
+from depthprune.cli.console import TerminalProgress, note
+from depthprune.cli.records import calibration_record
+from depthprune.cli.session import Reader
+from depthprune.errors import UsageError, unknown
+from depthprune.evaluator import Memo, RemovedSet
+from depthprune.manifest import HeldOut, RecoveredRun, RecoveryRecord
+from depthprune.models.checkpoint import Checkpoint
+from depthprune.models.loading import Model
+from depthprune.models.removal import name_blocks
+from depthprune.models.source import ModelSource
+from depthprune.outputs import is_file_output
+from depthprune.recovery import Recovery, recover, recovered, refuse_quantized_config, stored
+from depthprune.study.recovered import harmed, judge_recovered
+
+METHODS = ("linear",)
+IN_SEARCH = ("one-shot", "greedy")
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A fitted recovery with its losses."""
+
+    recovery: Recovery
+    held_out: list[HeldOut]
+    record: RecoveryRecord
+
+
+def check_method(method: str | None, also: Sequence[str]) -> None:
+    """Refuse a `--recover` that is not known, or an `--also` that would do nothing."""
+    if method is not None and method not in METHODS:
+        raise unknown("--recover method", method, METHODS)
+    if also and method is None:
+        raise UsageError("--also: names further text to judge recovery on; pass --recover linear")
+    if also:
+        parse_calibration(also)
+
+
+def check_output(method: str | None, also: Sequence[str], out: Path) -> None:
+    """`check_method`, and refuse an output whose weights are only ever copied."""
+    check_method(method, also)
+    if method is not None and is_file_output(out):
+        raise UsageError(
+            f"-o {out}: --recover changes weights, and those of a GGUF are copied as they are; "
+            "give a folder"
+        )
+
+
+def check_recovering(method: str | None, search: str, sized: bool) -> None:
+    """Refuse a search that would not end, or whose sizes are judged before recovery."""
+    if method is None:
+        raise UsageError("--search-with-recovery: needs a way to recover; pass --recover linear")
+    if search.partition(":")[0] not in IN_SEARCH:
+        raise UsageError(
+            f"--search-with-recovery: expected --search {' or '.join(IN_SEARCH)}, got {search}; "
+            "every set is fitted anew, which others ask for too often"
+        )
+    if sized:
+        raise UsageError("--search-with-recovery: --max-increase judges before recovery; give -k")
+
+
+def check_source(source: ModelSource) -> None:
+    """Refuse, before its weights are read, a model that cannot be recovered."""
+    if source.checkpoint is not None:
+        refuse_quantized_config(source.name, source.checkpoint.text_config)
+        refuse_quantized_config(source.name, source.checkpoint.config)
+
+
+def further_texts(also: Sequence[str], reader: Reader) -> list[Calibration]:
+    """The texts that `--also` names, each apart."""
+    specs = parse_calibration(also) if also else []
+    return [calibrate(spec, reader, split="whole") for spec in specs]
+
+
+def fit_and_judge(
+    model: Model,
+    calibration: Calibration,
+    further: Sequence[Calibration],
+    objective: Any,
+    removed: RemovedSet,
+    *,
+    memory: int | None,
+    memo: Memo | None,
+    progress: TerminalProgress,
+    in_search: bool = False,
+) -> Recovered:
+    """Fit a recovery, and measure it on held-out windows and on further texts."""
+    recovery = recover(model, removed, calibration, progress=progress)
+    for run in recovery.runs:
+        if run.why_not is not None:
+            note(f"note: {name_blocks(run.blocks)}: not recovered; {run.why_not}")
+    shared: dict[str, Any] = {"memory": memory, "memo": memo, "progress": progress}
+    held_out = judge_recovered(model, calibration.held_out(), objective, recovery, **shared)
+    others = judge_recovered(model, further, objective, recovery, **shared)
+    warnings = harmed([*held_out, *others])
+    for warning in warnings:
+        note(f"warning: {warning}")
+    record = RecoveryRecord(
+        method="linear",
+        in_search=in_search,
+        calibration=[calibration_record(part) for part in calibration.parts],
+        runs=[
+            RecoveredRun(
+                blocks=list(run.blocks),
+                into=run.into,
+                why_not=run.why_not,
+                ridge=run.ridge,
+                strength=run.strength,
+                tokens=run.tokens,
+                apart=run.apart,
+                before=run.before,
+                after=run.after,
+            )
+            for run in recovery.runs
+        ],
+        further=others,
+        warnings=warnings,
+    )
+    return Recovered(recovery, held_out, record)
+
+
+class Mended:
+    """What surgery replaces of a loaded model, and the model with the same weights in place.
+
+    Args:
+        found: A recovery, if there is one.
+        model: The dense original.
+    """
+
+    def __init__(self, found: Recovered | None, model: Model) -> None:
+        self._found = found
+        self._model = model
+        self._as_written: AbstractContextManager[None] = nullcontext()
+
+    def replacements(self, dense: Checkpoint, block_prefix: str | None) -> dict[str, bytes]:
+        """New bytes of some tensors of the dense checkpoint, by their names in it."""
+        data, self._as_written = to_write(self._found, self._model, dense, block_prefix)
+        return data
+
+    def in_place(self) -> AbstractContextManager[None]:
+        """Inside the context the model has the weights that were written."""
+        return self._as_written
+
+
+def to_write(
+    found: Recovered | None, model: Model, dense: Checkpoint, block_prefix: str | None
+) -> tuple[dict[str, bytes], AbstractContextManager[None]]:
+    """What surgery replaces, and a context inside which the model has the same weights."""
+    if found is None:
+        return {}, nullcontext()
+    data, recovery = stored(found.recovery, model, dense, block_prefix)
+    return data, recovered(model, recovery)

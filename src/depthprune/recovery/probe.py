@@ -1,0 +1,96 @@
+"""A block to experiment on: a copy in float32, with a call it can be run with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depthprune.models.anatomy import Anatomy
+from depthprune.models.replay import hidden_of, stack_call
+from depthprune.recovery.fold import mapped
+
+BATCH, LENGTH = 2, 24
+"""Shape of the token ids that it is run on."""
+
+
+class Probe:
+    """A copy of one block in float32, with a call that it can be run with."""
+
+    def __init__(self, anatomy: Anatomy, block: int) -> None:
+        self.number = block
+        generator = torch.Generator().manual_seed(block)
+        vocabulary = anatomy.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+        shape = (BATCH, LENGTH)
+        tokens = torch.randint(min(3, vocabulary - 1), vocabulary, shape, generator=generator)
+        inputs = anatomy.record(tokens)
+        # Embeddings are as good an input as any for what holds on every input.
+        states = inputs.states.float()
+        self.width = states.shape[-1]
+        args, kwargs = stack_call(inputs, block, states, {})
+        self.args, self.kwargs = _widened(args), _widened(kwargs)
+        self.module = copy.deepcopy(anatomy.blocks.modules[block])
+        # A streamed block carries a `forward` of its own, which would run the original.
+        self.module.__dict__.pop("forward", None)
+        self.module.float().eval()
+        self.generator = torch.Generator().manual_seed(0)
+        self.device = states.device
+
+    def run(self) -> Tensor:
+        """The copy's output, shape (batch, length, width)."""
+        return hidden_of(self.module(*self.args, **self.kwargs)).detach()
+
+    def random(self, *shape: int) -> Tensor:
+        """Normal numbers, the next of a fixed sequence."""
+        return torch.randn(shape, generator=self.generator).to(self.device)
+
+
+def groups(module: nn.Module) -> list[list[str]]:
+    """Parameter names, those of experts kept in a list together: some may be idle on the probe."""
+    groups: dict[tuple[str, torch.Size], list[str]] = {}
+    for name, parameter in module.named_parameters():
+        pattern = ".".join("#" if part.isdigit() else part for part in name.split("."))
+        if parameter.is_floating_point():
+            groups.setdefault((pattern, parameter.shape), []).append(name)
+    return list(groups.values())
+
+
+@contextmanager
+def changed(module: nn.Module, axes: Mapping[str, int | None], turn: Tensor) -> Iterator[None]:
+    """Inside the context parameters are mapped along their axes; zero where the axis is None."""
+    parameters = {name: module.get_parameter(name) for name in axes}
+    before = {name: parameter.data for name, parameter in parameters.items()}
+    try:
+        for name, axis in axes.items():
+            value = before[name]
+            parameters[name].data = (
+                torch.zeros_like(value) if axis is None else mapped(value, turn, axis)
+            )
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = before[name]
+
+
+def copied(output: Any) -> Any:
+    """An output whose first tensor stays what it is, if the block goes on to add to it in place."""
+    if isinstance(output, Tensor):
+        return output.clone()
+    if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
+        return (output[0].clone(), *output[1:])
+    return output
+
+
+def _widened(value: Any) -> Any:
+    """The same arguments with every floating tensor in float32."""
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {key: _widened(item) for key, item in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_widened(item) for item in value)
+    return value

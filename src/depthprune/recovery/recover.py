@@ -1,0 +1,120 @@
+"""`dp.recover`: mending, without training, what removing blocks broke.
+
+From the bottom up, for each run of removed blocks: with h the state that the kept block before the
+run is given by the pruned model (so that what earlier runs left wrong is corrected too), find T
+such that the block's MLP output, mapped by T, makes the state behind it what the dense model's is
+behind the run; and write T into the block's down projection. Nothing is added to the model.
+
+Both models are walked side by side, one block at a time, over all windows; of each only the states
+at one place are held, and of the activations only sums. The closed form is least squares, as in
+ReplaceMe (arXiv 2505.02819); fitting on the pruned model's own states, the ridge towards the
+identity and the choice on other windows are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from depthprune.calibration import Calibration
+from depthprune.errors import ModelError
+from depthprune.models.loading import Model
+from depthprune.models.removal import check_removed
+from depthprune.progress import SILENT, Progress
+from depthprune.recovery.result import (
+    Change,
+    Recovery,
+    RunRecovery,
+    block_runs,
+    new_weights,
+    runs_of,
+)
+from depthprune.recovery.walk import Walk
+from depthprune.recovery.windows import batches, require_enough
+
+_CALL_TOKENS = {"cpu": 1024}
+_CALL_TOKENS_ELSEWHERE = 16_384
+
+
+@torch.no_grad()
+def recover(
+    model: Model,
+    removed: Sequence[int],
+    calibration: Calibration,
+    *,
+    progress: Progress = SILENT,
+) -> Recovery:
+    """Fit what recovers a model from which blocks are removed. The model itself is left as it is.
+
+    Args:
+        model: The dense original.
+        removed: Original block numbers.
+        calibration: Whose windows are fitted (three quarters of each source) and choose (the
+            rest).
+        progress: Where the work shows itself.
+
+    Returns:
+        The new weights, and what was done for each run.
+
+    Raises:
+        CalibrationError: If there are too few tokens for the model's width, or one window only.
+        EvaluationError: If an activation is NaN or infinite.
+        ModelError: If the model is quantized.
+        UsageError: If the removed set does not fit the model.
+    """
+    gone = check_removed(removed, model.blocks)
+    refuse_quantized(model)
+    device = torch.device(model.device).type
+    made = batches(calibration, _CALL_TOKENS.get(device, _CALL_TOKENS_ELSEWHERE))
+    walk = Walk(model.anatomy, made, [part.share for part in calibration.parts])
+    require_enough(made, calibration, walk.width)
+    tokens = sum(batch.tokens.numel() for batch in made)
+    runs: list[RunRecovery] = []
+    changes: list[Change] = []
+    weights: dict[str, Tensor] = {}
+    with (
+        progress.step("recovering", tokens * block_runs(gone), "block-tokens") as step,
+        ExitStack() as stack,
+    ):
+        walk.step = step
+        for run in runs_of(gone):
+            done, change = walk.pass_run(run, stack)
+            runs.append(done)
+            if change is not None:
+                changes.append(change)
+    for change in changes:
+        weights |= new_weights(model.anatomy, change)
+    return Recovery(gone, tuple(runs), weights, tuple(changes))
+
+
+def refuse_quantized(model: Model) -> None:
+    """Refuse a model whose weights are not plain numbers.
+
+    Raises:
+        ModelError: If it is quantized, saying what can be done.
+    """
+    config: Any = model.module.config
+    refuse_quantized_config(model.source.name, config.to_dict())
+    if any(not p.is_floating_point() for p in model.module.parameters()):
+        raise _quantized(model.source.name)
+
+
+def refuse_quantized_config(name: str, config: Mapping[str, Any]) -> None:
+    """The same, from the config alone, before weights are loaded.
+
+    Raises:
+        ModelError: If the config says that the weights are quantized.
+    """
+    if config.get("quantization_config") or config.get("compression_config"):
+        raise _quantized(name)
+
+
+def _quantized(name: str) -> ModelError:
+    return ModelError(
+        f"{name}: its weights are quantized, and recovery multiplies them; recover the "
+        "unquantized model and quantize the result, or prune without --recover"
+    )

@@ -1,0 +1,115 @@
+"""What a recovery is: a change of some weights, and an account of each run of removed blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from depthprune.models.anatomy import Anatomy
+from depthprune.models.loading import Model
+from depthprune.recovery.absorb import Absorber
+from depthprune.recovery.fold import folded, swapped
+
+
+@dataclass(frozen=True)
+class RunRecovery:
+    """What was done for one run of removed blocks.
+
+    Attributes:
+        blocks: The run, original numbers.
+        into: The kept block before it; None for a run at the very bottom.
+        why_not: Why nothing was changed; None where something was.
+        ridge: Of the fit, as a share of the mean square of the mapped activations.
+        strength: How much of the fitted change was used, 0 to 1.
+        tokens: How many were fitted, those apart left out.
+        apart: Tokens with massive activations, among the fitted windows'.
+        before: Root mean square, an element, of what the state behind the run lacked against the
+            dense model's, on the windows that choose; None where nothing was fitted.
+        after: The same with the change.
+    """
+
+    blocks: tuple[int, ...]
+    into: int | None
+    why_not: str | None = None
+    ridge: float | None = None
+    strength: float = 0.0
+    tokens: int = 0
+    apart: int = 0
+    before: float | None = None
+    after: float | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """T − I for one kept block, and where it is written.
+
+    Attributes:
+        absorber: The block and its weights.
+        matrix: T − I, shape (width, width), float64.
+    """
+
+    absorber: Absorber
+    matrix: Tensor
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A recovered model: which weights replace which.
+
+    Attributes:
+        removed: The removed set.
+        runs: What was done for each run, from the bottom up.
+        weights: New values of parameters, by their dotted names in the model.
+        changes: What those values were made of.
+    """
+
+    removed: tuple[int, ...]
+    runs: tuple[RunRecovery, ...]
+    weights: Mapping[str, Tensor]
+    changes: tuple[Change, ...] = field(default=(), repr=False)
+
+
+def recovered(model: Model, recovery: Recovery) -> AbstractContextManager[None]:
+    """A context inside which the model has the recovered weights; afterwards its own again."""
+    return swapped(model.module, recovery.weights)
+
+
+def runs_of(removed: Sequence[int]) -> list[tuple[int, ...]]:
+    """Removed blocks as runs of neighbours, from the bottom up."""
+    runs: list[tuple[int, ...]] = []
+    for block in sorted(removed):
+        if runs and runs[-1][-1] == block - 1:
+            runs[-1] = (*runs[-1], block)
+        else:
+            runs.append((block,))
+    return runs
+
+
+def block_runs(removed: Sequence[int]) -> int:
+    """How many blocks each token of the calibration is run through, if every run is fitted."""
+    total, at = 0, 0
+    for run in runs_of(removed):
+        below = run[0] - at
+        # Up to the first run both models are one; the kept block is run once more to be fitted
+        # and once more with its new weights.
+        total += len(run) + below * (2 if at else 1) + ((1 if at else 2) if run[0] else 0)
+        at = run[-1] + 1
+    return total
+
+
+def new_weights(anatomy: Anatomy, change: Change) -> dict[str, Tensor]:
+    """The parameters of one block with a change written into them, by their names in the model.
+
+    The block must have its own weights.
+    """
+    number = change.absorber.block
+    block = anatomy.blocks.modules[number]
+    return {
+        f"{anatomy.blocks.path}.{number}.{weight.name}": folded(
+            block.get_parameter(weight.name).data, change.matrix, weight.axis
+        )
+        for weight in change.absorber.weights
+    }

@@ -1,0 +1,127 @@
+"""Scoring removed sets as they are after recovery, for a search that is told to.
+
+The best set after recovery need not be the best before: a block that a linear map can stand in for
+is cheap whatever its loss. Every set is recovered on the calibration's fitting windows and scored
+on those that choose, which no map was fitted on. Nothing is shared between sets, so a set costs
+about two passes over the calibration: for one-shot and greedy, not for searches of thousands.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from depthprune.calibration import Calibration
+from depthprune.errors import UsageError
+from depthprune.evaluator import Cost, Evaluator, RemovedSet, Score
+from depthprune.models.loading import Model
+from depthprune.models.removal import check_removed
+from depthprune.progress import SILENT, Progress
+from depthprune.recovery.recover import recover
+from depthprune.recovery.result import block_runs, recovered
+from depthprune.recovery.windows import choosing_places
+
+
+class RecoveringScorer:
+    """Scores removed sets of one model after recovery. It answers a search like an evaluator.
+
+    Args:
+        model: The dense original.
+        calibration: Whose windows are fitted, choose, and (the latter) score.
+        objective: As an evaluator takes it.
+        memory: Bytes that hidden states may take when a set is scored.
+        progress: Where the work shows itself.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        calibration: Calibration,
+        objective: Any = "nll",
+        *,
+        memory: int | None = None,
+        progress: Progress = SILENT,
+    ) -> None:
+        self.model = model
+        self.calibration = calibration
+        self.scored_on = _choosing(calibration)
+        self._given: dict[str, Any] = {"objective": objective, "memory": memory}
+        self._progress = progress
+        self._scores: dict[RemovedSet, Score] = {}
+        self._cost = Cost()
+
+    @property
+    def blocks(self) -> int:
+        """Number of the model's blocks."""
+        return self.model.blocks
+
+    @property
+    def windows(self) -> int:
+        """Number of windows that sets are scored on."""
+        return len(self.scored_on.windows)
+
+    @property
+    def cost(self) -> Cost:
+        """What has been spent so far, on fitting and on scoring."""
+        return self._cost
+
+    def score(self, removed: Iterable[Sequence[int]], *, windows: int | None = None) -> list[Score]:
+        """Losses of removed sets after recovery; `()` is the dense model.
+
+        Raises:
+            UsageError: If a set does not fit the model, or fewer windows are asked for.
+        """
+        if windows not in (None, self.windows):
+            raise UsageError("windows: a recovered set is scored on all that choose; pass None")
+        sets = [check_removed(s, self.blocks) if len(s) else () for s in removed]
+        missing = [s for s in dict.fromkeys(sets) if s not in self._scores]
+        label = f"recovering and scoring {len(missing)} sets of blocks"
+        with self._progress.step(label, len(missing), "sets") as step:
+            for each in missing:
+                self._scores[each] = self._recovered(each)
+                step.advance()
+        return [self._scores[s] for s in sets]
+
+    def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
+        """As `score`: nothing is estimated from fewer windows."""
+        return self.score(removed)
+
+    def measure(self, name: str) -> Any:
+        """No measurement of the dense model says what recovery can do."""
+        raise UsageError(
+            f"--search-with-recovery: the search asks for {name}, which is not of recovered sets; "
+            "take one-shot or greedy"
+        )
+
+    def _recovered(self, removed: RemovedSet) -> Score:
+        began = time.monotonic()
+        evaluator = Evaluator(self.model, self.scored_on, **self._given)
+        fitted = 0
+        if removed:
+            recovery = recover(self.model, removed, self.calibration)
+            fitted = self.calibration.tokens * block_runs(removed)
+            with recovered(self.model, recovery):
+                score = evaluator.score([removed])[0]
+        else:
+            score = evaluator.score([()])[0]
+        spent = evaluator.cost
+        plain = fitted + spent.plain_block_tokens
+        self._cost += replace(
+            spent,
+            block_tokens=spent.block_tokens + fitted,
+            plain_block_tokens=plain,
+            seconds=time.monotonic() - began,
+        )
+        return score
+
+
+def _choosing(calibration: Calibration) -> Calibration:
+    """The windows that no map is fitted on."""
+    return Calibration(
+        tuple(
+            replace(part, windows=tuple(part.windows[i] for i in sorted(choosing_places(part))))
+            for part in calibration.parts
+        )
+    )

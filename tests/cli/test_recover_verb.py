@@ -1,0 +1,226 @@
+"""`prune --recover linear` and `recover`, end to end on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import depthprune as dp
+from command import Command, Outcome
+from depthprune.recovery import RecoveringScorer, walk
+from tiny import save_tiny
+
+_EXACT = ("--dtype", "float32", "--device", "cpu")
+_QUICK = (*_EXACT, "--no-bench")
+
+
+@pytest.fixture(scope="module")
+def enough(text: Path) -> str:
+    return f"text:{text},windows=16,length=32"
+
+
+@pytest.fixture
+def prune(depthprune: Command, tiny_llama: Path, enough: str, tmp_path: Path) -> Command:
+    """Runs `prune` on the tiny model; the first word is the name of the output."""
+
+    def prune(out: str, *words: object, model: Path = tiny_llama) -> Outcome:
+        given = ("-c", enough, "-k", 3, "-o", tmp_path / out, *_QUICK)
+        return depthprune("prune", model, *given, *words)
+
+    return prune
+
+
+@pytest.fixture
+def recover(depthprune: Command, tiny_llama: Path, enough: str, tmp_path: Path) -> Command:
+    """Runs `recover` on `plain` into `out`."""
+
+    def recover(*words: object, original: Path = tiny_llama, name: str = "plain") -> Outcome:
+        given = ("--original", original, "-c", enough, "-o", tmp_path / "out", *_EXACT)
+        return depthprune("recover", tmp_path / name, *given, *words)
+
+    return recover
+
+
+def _weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_prune_recovers_what_it_removed(
+    prune: Command, tiny_llama: Path, enough: str, tmp_path: Path
+) -> None:
+    found = prune("out", "--recover", "linear", "--also", "stdlib-code,windows=2,length=32",
+                  "--json").document  # fmt: skip
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    calibration = dp.calibrate(enough, model)
+    recovery = dp.recover(model, found["removed"], calibration)
+    told = found["recovery"]
+    assert [run["blocks"] for run in told["runs"]] == [list(run.blocks) for run in recovery.runs]
+    assert [run["strength"] for run in told["runs"]] == [run.strength for run in recovery.runs]
+    assert told["calibration"] == found["calibration"]
+    with dp.recovered(model, recovery):
+        score = dp.Evaluator(model, calibration.held_out()[0]).score([found["removed"]])[0]
+    row = found["held_out"][0]
+    assert row["recovered"]["loss"] == pytest.approx(score.loss, rel=1e-6)
+    assert row["recovered_change"] == pytest.approx(score.loss - row["pruned"]["loss"], abs=1e-6)
+    assert row["recovered_increase"] == pytest.approx(score.loss - row["dense"]["loss"], abs=1e-6)
+    assert told["further"][0]["calibration"].startswith("stdlib-code")
+    assert found["parity"]["bitwise"]
+
+
+def test_the_page_the_card_and_the_terminal_show_what_recovery_gave(
+    prune: Command, tmp_path: Path
+) -> None:
+    outcome = prune("out", "--recover", "linear")
+    assert outcome.status == 0, outcome.err
+    assert "by recovery" in outcome.out
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "What recovery gave back" in page
+    assert "Folded into the weights of the block before" in page
+    assert "## Recovery" in card
+    assert "blocks are unchanged" not in card
+
+
+def test_the_search_can_score_recovered_sets(prune: Command, tiny_llama: Path, enough: str) -> None:
+    found = prune("out", "--recover", "linear", "--search-with-recovery", "--search", "greedy",
+                  "--json").document  # fmt: skip
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    scorer = RecoveringScorer(model, dp.calibrate(enough, model))
+    assert found["removed"] == list(dp.search("greedy", scorer, k=3).removed)
+    assert found["recovery"]["in_search"]
+    assert found["parity"]["bitwise"]
+
+
+def test_sizes_are_not_judged_before_recovery(
+    depthprune: Command, tiny_llama: Path, enough: str, tmp_path: Path, no_weights: None
+) -> None:
+    outcome = depthprune("prune", tiny_llama, "-c", enough, "--max-increase", "5%", *_QUICK,
+                         "--recover", "linear", "--search-with-recovery",
+                         "-o", tmp_path / "out")  # fmt: skip
+    assert "--max-increase judges before recovery; give -k" in outcome.error
+
+
+def test_recover_writes_what_prune_with_recovery_writes(
+    prune: Command, recover: Command, tmp_path: Path
+) -> None:
+    prune("plain")
+    expected = prune("whole", "--recover", "linear", "--json").document
+    found = recover("--json").document
+    assert _weights(tmp_path / "out") == _weights(tmp_path / "whole")
+    assert _weights(tmp_path / "out") != _weights(tmp_path / "plain")
+    for field in ("removed", "kept", "held_out", "recovery", "blocks", "size"):
+        assert found[field] == expected[field]
+    assert found["parity"]["bitwise"]
+    assert json.loads((tmp_path / "out" / "depthprune.json").read_text()) == found
+
+
+def test_recover_takes_what_apply_cut(
+    depthprune: Command, recover: Command, tiny_llama: Path, tmp_path: Path
+) -> None:
+    depthprune("apply", tiny_llama, "--remove", "2,4", "-o", tmp_path / "plain")
+    found = recover("--json").document
+    assert [run["into"] for run in found["recovery"]["runs"]] == [1, 3]
+    assert found["objective"] == "nll"
+
+
+def test_a_run_at_the_bottom_is_said(
+    depthprune: Command, recover: Command, tiny_llama: Path, tmp_path: Path
+) -> None:
+    depthprune("apply", tiny_llama, "--remove", "0", "-o", tmp_path / "plain")
+    outcome = recover()
+    assert outcome.status == 0
+    assert "note: block 0: not recovered; the run is at the very bottom" in outcome.err
+    assert _weights(tmp_path / "out") == _weights(tmp_path / "plain")
+
+
+def test_text_that_recovery_harmed_is_named(
+    prune: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = walk.fit
+
+    def backwards(*given: Any) -> Any:
+        found = right(*given)
+        return type(found)(-2 * found.change, 0.1, 1.0, 1.0, 2.0)
+
+    monkeypatch.setattr(walk, "fit", backwards)
+    outcome = prune("out", "--recover", "linear", "--json")
+    assert "warning: recovery made the model worse on text:" in outcome.err
+    assert len(outcome.document["recovery"]["warnings"]) == 1
+
+
+def test_another_original_is_refused_before_its_weights_are_loaded(
+    prune: Command, recover: Command, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    prune("plain")
+    request.getfixturevalue("no_weights")
+    other = save_tiny(tmp_path / "other", seed=9)
+    assert "is not the model that" in recover(original=other).error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_was_changed_since_is_refused(
+    prune: Command, recover: Command, tmp_path: Path
+) -> None:
+    prune("plain")
+    tensors = load_file(tmp_path / "plain" / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"] += 1e-3
+    save_file(tensors, tmp_path / "plain" / "model.safetensors", {"format": "pt"})
+    assert "model.layers.1.mlp.up_proj.weight is not the original's" in recover().error
+
+
+def test_a_checkpoint_is_recovered_once(prune: Command, recover: Command) -> None:
+    prune("plain", "--recover", "linear")
+    assert "was recovered already" in recover().error
+
+
+def test_a_checkpoint_without_a_manifest_is_refused(
+    recover: Command, tiny_llama: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_llama, tmp_path / "plain")
+    assert "found no depthprune.json, which says what was removed" in recover().error
+    (tmp_path / "plain" / "depthprune.json").write_text("{}")
+    assert "cannot be read as a manifest" in recover().error
+
+
+def test_a_quantized_checkpoint_is_refused_before_its_weights_are_loaded(
+    prune: Command, tmp_path: Path, no_weights: None
+) -> None:
+    model = save_tiny(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (model / "config.json").write_text(json.dumps(config))
+    error = prune("out", "--recover", "linear", model=model).error
+    assert "its weights are quantized" in error
+    assert "recover the unquantized model" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--recover", "liner"), "did you mean 'linear'?"),
+        (("--also", "stdlib-code"), "--also: names further text to judge recovery on"),
+        (("--search-with-recovery",), "pass --recover linear"),
+        (("--recover", "linear", "--also", "stdlib-cod"), "did you mean 'stdlib-code'?"),
+    ],
+)
+def test_wrong_words_are_refused_before_anything_is_loaded(
+    words: tuple[str, ...], message: str, prune: Command, no_weights: None
+) -> None:
+    outcome = prune("out", *words)
+    assert message in outcome.error
+    assert outcome.status == 2
+
+
+def test_too_few_tokens_leave_nothing_behind(
+    depthprune: Command, tiny_llama: Path, text: Path, tmp_path: Path
+) -> None:
+    spec = f"text:{text},windows=4,length=8"
+    outcome = depthprune("prune", tiny_llama, "-c", spec, "-k", 2, "-o", tmp_path / "out", *_QUICK,
+                         "--recover", "linear")  # fmt: skip
+    assert "24 tokens to fit, and a model of width 32 needs 64 or more" in outcome.error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,97 @@
+"""The map is the ridge's least squares, and other windows say how much of it is used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from depthprune.errors import EvaluationError
+from depthprune.recovery.fit import RIDGES, fit
+from depthprune.recovery.sums import Sums
+
+WIDTH = 8
+
+
+def noise(seed: int, tokens: int = 64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(tokens, WIDTH, generator=generator, dtype=torch.float64)
+
+
+def summed(added: torch.Tensor, lacking: torch.Tensor) -> Sums:
+    sums = Sums.empty(WIDTH, torch.device("cpu"))
+    for place in range(0, len(added), 7):  # as if in batches
+        sums.add(added[place : place + 7], lacking[place : place + 7])
+    return sums
+
+
+def test_a_map_is_least_squares_with_a_ridge_towards_the_identity() -> None:
+    m, m2 = noise(0), noise(1)
+    true = noise(2, WIDTH)
+    e, e2 = m @ true.T + 0.5 * noise(3), m2 @ true.T + 0.5 * noise(4)
+    found = fit(summed(m, e), [summed(m2, e2)], [1.0])
+    # The same as rows of a plain system: √λ times the identity, with nothing on the other side.
+    penalty = (found.ridge * m.pow(2).sum() / WIDTH).sqrt() * torch.eye(WIDTH)
+    rows = torch.cat([m, penalty]), torch.cat([e, torch.zeros(WIDTH, WIDTH)])
+    solved = torch.linalg.lstsq(*rows).solution.T
+    torch.testing.assert_close(found.change, found.strength * solved)
+    assert found.before == pytest.approx(e2.pow(2).mean().sqrt().item())
+    after = (e2 - m2 @ found.change.T).pow(2).mean().sqrt().item()
+    assert found.after == pytest.approx(after)
+    assert found.after < found.before
+
+
+def test_an_exact_map_takes_the_least_ridge_and_all_of_it() -> None:
+    m, m2, true = noise(0), noise(1), noise(2, WIDTH)
+    found = fit(summed(m, m @ true.T), [summed(m2, m2 @ true.T)], [1.0])
+    torch.testing.assert_close(found.change, true, rtol=1e-4, atol=1e-4)
+    assert found.ridge == RIDGES[0]
+    assert found.strength == pytest.approx(1.0, abs=1e-4)
+
+
+def test_what_helps_no_other_window_is_not_used() -> None:
+    m, true = noise(0), noise(2, WIDTH)
+    found = fit(summed(m, m @ true.T), [summed(m, -m @ true.T)], [1.0])
+    assert found.strength == 0
+    assert not found.change.any()
+    assert found.after == found.before
+
+
+def test_no_source_is_made_worse_for_another() -> None:
+    m, true = noise(0), noise(2, WIDTH)
+    with_it, against = summed(m, m @ true.T), summed(m, -0.1 * m @ true.T)
+    assert fit(with_it, [with_it, against], [0.9, 0.1]).strength == 0
+    a_little = summed(m, 0.3 * m @ true.T)
+    found = fit(with_it, [with_it, a_little], [0.9, 0.1])
+    assert found.strength == pytest.approx(0.6, abs=1e-3)
+    assert a_little.error(found.change) <= a_little.squares * (1 + 1e-9)
+
+
+def test_a_singular_system_leaves_what_it_does_not_know() -> None:
+    m = noise(0)
+    m[:, 3:] = 0
+    true = noise(2, WIDTH)
+    found = fit(summed(m, m @ true.T), [summed(m, m @ true.T)], [1.0])
+    torch.testing.assert_close(found.change[:, :3], true[:, :3], rtol=1e-4, atol=1e-4)
+    assert not found.change[:, 3:].any()
+
+
+def test_an_mlp_that_adds_nothing_is_left() -> None:
+    nothing = summed(torch.zeros(9, WIDTH).double(), noise(1, 9))
+    assert fit(nothing, [nothing], [1.0]).strength == 0
+
+
+def test_tokens_that_are_held_stay_where_they_are() -> None:
+    m, true = noise(0), noise(2, WIDTH)
+    heavy = torch.zeros(1, WIDTH, dtype=torch.float64)
+    heavy[0, 5] = 1e6
+    sums = summed(m, m @ true.T)
+    sums.hold(heavy)
+    found = fit(sums, [summed(m, m @ true.T)], [1.0])
+    assert (heavy @ found.change.T).norm() < 1e-4 * heavy.norm()
+    assert sums.tokens == len(m)
+
+
+def test_sums_that_overflow_are_refused() -> None:
+    bad = summed(noise(0) * 1e200, noise(1))
+    with pytest.raises(EvaluationError, match="--dtype float32"):
+        fit(bad, [bad], [1.0])
