@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ def tiny_gguf(
     tokenizer: bool = False,
     alignment: int = 32,
     fields: Mapping[str, Any] | None = None,
+    idle: Collection[int] = (),
     seed: int = 0,
 ) -> Path:
     """Write a small model in Q8_0, with norms in F32.
@@ -34,7 +35,9 @@ def tiny_gguf(
         extra_blocks: Layers beyond the blocks, counted in `block_count`.
         tokenizer: Put the tiny tokenizer into it, so that it can be loaded.
         alignment: Of the tensors.
-        fields: More metadata, by key without the architecture: numbers, bools, and lists.
+        fields: More metadata, by key without the architecture: numbers, bools, and lists. A list
+            of feed-forward lengths sets the shapes, too.
+        idle: Blocks that add nothing: what they write to the residual stream is zero.
         seed: Of the weights.
     """
     writer = GGUFWriter(path, architecture)
@@ -59,8 +62,11 @@ def tiny_gguf(
         )
     vocabulary = _add_tokenizer(writer) if tokenizer else 48
     generator = np.random.default_rng(seed)
-    for name, shape in _tensors(blocks + extra_blocks, vocabulary).items():
-        array = generator.normal(0.0, 0.2, shape).astype(np.float32)
+    feed = extra["feed_forward_length"]
+    lengths = feed if isinstance(feed, list) else [feed] * (blocks + extra_blocks)
+    zero = {f"blk.{block}.{name}.weight" for block in idle for name in ("attn_output", "ffn_down")}
+    for name, shape in _tensors(lengths, vocabulary).items():
+        array = generator.normal(0.0, 0.2, shape).astype(np.float32) * (name not in zero)
         if "norm" in name:
             writer.add_tensor(name, 1 + 0.2 * array)
         else:
@@ -99,9 +105,9 @@ def _add_tokenizer(writer: GGUFWriter) -> int:
     return len(tokens)
 
 
-def _tensors(blocks: int, vocabulary: int) -> dict[str, tuple[int, ...]]:
+def _tensors(lengths: Sequence[int], vocabulary: int) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocabulary, HIDDEN)}
-    for block in range(blocks):
+    for block, feed in enumerate(lengths):
         for name, shape in {
             "attn_norm": (HIDDEN,),
             "attn_q": (HIDDEN, HIDDEN),
@@ -109,9 +115,9 @@ def _tensors(blocks: int, vocabulary: int) -> dict[str, tuple[int, ...]]:
             "attn_v": (HIDDEN, HIDDEN),
             "attn_output": (HIDDEN, HIDDEN),
             "ffn_norm": (HIDDEN,),
-            "ffn_gate": (FEED, HIDDEN),
-            "ffn_up": (FEED, HIDDEN),
-            "ffn_down": (HIDDEN, FEED),
+            "ffn_gate": (feed, HIDDEN),
+            "ffn_up": (feed, HIDDEN),
+            "ffn_down": (HIDDEN, feed),
         }.items():
             shapes[f"blk.{block}.{name}.weight"] = shape
     return shapes | {"output_norm.weight": (HIDDEN,), "output.weight": (vocabulary, HIDDEN)}

@@ -85,7 +85,7 @@ def test_what_was_cut_is_told(tiny: Path, tmp_path: Path) -> None:
 def test_arrays_with_an_entry_a_block_are_sliced(tmp_path: Path) -> None:
     heads = [4, 3, 2, 2, 1, 1]
     fields = {
-        "feed_forward_length": [64, 65, 66, 67, 68, 69],
+        "feed_forward_length": [32, 64, 96, 128, 160, 192],
         "attention.head_count_kv": heads,
         "attention.sliding_window_pattern": [True, True, False, True, True, False],
         "xielu.alpha_n": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0],
@@ -97,7 +97,7 @@ def test_arrays_with_an_entry_a_block_are_sliced(tmp_path: Path) -> None:
     cut(path, tmp_path / "b.gguf", 1, 4)
     assert contents(tmp_path / "b.gguf") == before | {
         "apertus.block_count": 4,
-        "apertus.feed_forward_length": [64, 66, 67, 69],
+        "apertus.feed_forward_length": [32, 96, 128, 192],
         "apertus.attention.head_count_kv": [4, 2, 2, 1],
         "apertus.attention.sliding_window_pattern": [True, False, True, False],
         "xielu.alpha_n": [0.0, 2.0, 3.0, 5.0],

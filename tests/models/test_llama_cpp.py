@@ -15,14 +15,17 @@ import numpy as np
 import pytest
 import torch
 
+from depthprune.models import gguf_rules
 from depthprune.models.apply import apply
 from depthprune.models.loading import load
 from depthprune.models.source import demo_file
+from gguf_tiny import tiny_gguf
 
 pytestmark = pytest.mark.slow
 
 PROMPT = "The bridge over the river was repaired in the spring, and the people of the town"
 NEW = 16
+WHY = "llama-cpp-python is not installed; run: pip install llama-cpp-python"
 
 
 def text() -> str:
@@ -82,10 +85,63 @@ def compare(file: Path, ids: list[int], prompt: list[int]) -> Comparison:
     )
 
 
+def logits_of(file: Path, ids: list[int]) -> np.ndarray[Any, Any]:
+    import llama_cpp
+
+    model = llama_cpp.Llama(str(file), n_ctx=64, logits_all=True, verbose=False)
+    model.eval(ids)
+    logits = np.array(model.scores[: len(ids)])
+    model.close()
+    return logits
+
+
+IDS = list(range(5, 45))
+
+SAME = [
+    ("llama", {}, (0, 3)),
+    ("smollm3", {}, (1, 2, 3, 4)),
+    ("smollm3", {}, (7,)),
+    (
+        "deci",
+        {
+            "feed_forward_length": [32, 64, 96, 128, 160, 192, 224, 256],
+            "attention.head_count": [2] * 8,
+            "attention.head_count_kv": [2] * 8,
+        },
+        (2, 5),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "fields", "removed"), SAME)
+def test_a_cut_computes_what_blocks_that_add_nothing_compute(
+    tmp_path: Path, name: str, fields: dict[str, Any], removed: tuple[int, ...]
+) -> None:
+    pytest.importorskip("llama_cpp", reason=WHY)
+    settings: dict[str, Any] = {"blocks": 8, "tokenizer": True, "fields": fields}
+    idle = tiny_gguf(tmp_path / "idle.gguf", name, idle=removed, **settings)
+    whole = tiny_gguf(tmp_path / "whole.gguf", name, **settings)
+    apply(whole, removed, tmp_path / "cut.gguf")
+    expected, found = (logits_of(tmp_path / file, IDS) for file in ("idle.gguf", "cut.gguf"))
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    assert np.abs(logits_of(whole, IDS) - expected).max() > 0.1 * np.abs(expected).max()
+    assert idle.is_file()
+
+
+def test_a_period_that_does_not_survive_would_compute_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("llama_cpp", reason=WHY)
+    monkeypatch.setattr(gguf_rules, "_check_rhythms", lambda *_: None)
+    settings: dict[str, Any] = {"blocks": 8, "tokenizer": True}
+    idle = tiny_gguf(tmp_path / "idle.gguf", "smollm3", idle=(1,), **settings)
+    apply(tiny_gguf(tmp_path / "whole.gguf", "smollm3", **settings), (1,), tmp_path / "cut.gguf")
+    expected, found = logits_of(idle, IDS), logits_of(tmp_path / "cut.gguf", IDS)
+    assert np.abs(found - expected).max() > 0.01 * np.abs(expected).max()
+
+
 def test_llama_cpp_agrees_with_transformers_on_a_pruned_file(tmp_path: Path) -> None:
-    pytest.importorskip(
-        "llama_cpp", reason="llama-cpp-python is not installed; run: pip install llama-cpp-python"
-    )
+    pytest.importorskip("llama_cpp", reason=WHY)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(demo_file().parent, gguf_file=demo_file().name)
