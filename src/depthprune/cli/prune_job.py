@@ -6,15 +6,16 @@ checked before weights are loaded; the output appears only after parity holds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from depthprune.calibration import Calibration, parse_calibration
+from depthprune.calibration import Calibration
 from depthprune.cli.console import TerminalProgress, note
+from depthprune.cli.prune_search import Measured, measure_task
+from depthprune.cli.prune_task import Task, prepare
 from depthprune.cli.records import (
     calibration_record,
     search_record,
@@ -23,33 +24,19 @@ from depthprune.cli.records import (
 )
 from depthprune.cli.recovering import (
     Mended,
-    Recovered,
-    check_output,
-    check_recovering,
-    check_source,
-    fit_and_judge,
-    further_texts,
 )
-from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, mixture, open_memo, read_tokenizer
-from depthprune.errors import UsageError
-from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet
+from depthprune.cli.session import Loading, open_memo
+from depthprune.evaluator import Racing
 from depthprune.manifest import (
-    BlockScore,
-    Estimate,
-    HeldOut,
     Manifest,
     ParityRecord,
-    PathPoint,
     Sample,
     Speed,
     versions,
 )
-from depthprune.models.architectures import find, require_prunable
 from depthprune.models.loading import Model
 from depthprune.models.parity import reload, verify
-from depthprune.models.pruned_output import check_pruned_output, pruned_output
-from depthprune.models.removal import parse_blocks
-from depthprune.models.source import ModelSource
+from depthprune.models.pruned_output import pruned_output
 from depthprune.models.speed import (
     NEW_TOKENS,
     PROMPT_TOKENS,
@@ -59,51 +46,12 @@ from depthprune.models.speed import (
     spread,
 )
 from depthprune.models.surgery import Surgery
-from depthprune.objectives import Mixture, parse_objective
-from depthprune.outputs import MANIFEST_NAME, check_target, placed
-from depthprune.recovery import RecoveringScorer
+from depthprune.outputs import MANIFEST_NAME, placed
 from depthprune.report.publish import write_report
-from depthprune.search import (
-    Budget,
-    Result,
-    Search,
-    check_search,
-    make_search,
-    make_space,
-    parse_budget,
-    search,
-)
-from depthprune.study.judge import Judge, SizeRule, block_scores, estimate, path_points
+from depthprune.study.judge import estimate
 
 _TEMPERATURE = 0.7
 _SAMPLE_TOKENS = 40
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is to be searched, checked and loaded."""
-
-    model: Model
-    calibration: Calibration
-    objective: Mixture
-    search: Search
-    budget: Budget | None
-    k: int
-    protect: RemovedSet
-    further: list[Calibration]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was learned of the removed set before anything is written."""
-
-    result: Result
-    evaluator: Evaluator
-    dense: Estimate
-    blocks: list[BlockScore]
-    held_out: list[HeldOut]
-    path: list[PathPoint] | None
-    recovered: Recovered | None
 
 
 @dataclass(frozen=True)
@@ -143,7 +91,7 @@ class PruneJob:
         """
         task = self.prepare()
         with open_memo(self.memo, task.model.source) as memo:
-            measured = self._measure(task, memo)
+            measured = measure_task(self, task, memo)
         return self._write(task.model, task.calibration, measured)
 
     def prepare(self) -> Task:
@@ -152,129 +100,7 @@ class PruneJob:
         Raises:
             DepthpruneError: If anything that was asked for cannot be.
         """
-        objective = parse_objective(self.objective)
-        algorithm = self._find_search()
-        check_output(self.recover, self.also, self.out)
-        if self.search_with_recovery:
-            check_recovering(self.recover, self.search, self.max_increase is not None)
-        budget = None if self.budget is None else parse_budget(self.budget)
-        parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
-        check_target(self.out, overwrite=self.overwrite)
-        source = self.loading.find()
-        self._check_source(source)
-        if self.recover is not None:
-            check_source(source)
-        protect = self._protected(source)
-        k = self.k
-        if k is None:
-            k = source.blocks - max(1, len(protect))
-            if k < 1:
-                raise UsageError("--protect: leaves no block that may go; protect fewer")
-        limit = budget if self.max_increase is None else None
-        check_search(algorithm, make_space(source.blocks, k, protect), limit)
-        if self.loading.stream:
-            left = "the sample is" if self.bench else "speed and the sample are"
-            note(f"note: a streamed model reads its weights for every token; {left} left out")
-        reader = read_tokenizer(source, self.progress, self.loading)
-        calibration = mixture(self.specs, reader, self.progress)
-        objective.judged(calibration.windows)
-        calibration.held_out()
-        further = further_texts(self.also, reader)
-        model = self.loading.load(source, reader.tokenizer, self.progress)
-        make_space(model.blocks, k, protect)
-        return Task(model, calibration, objective, algorithm, budget, k, protect, further)
-
-    def _find_search(self) -> Search:
-        algorithm = make_search(self.search)
-        if self.max_increase is not None and not algorithm.grows:
-            raise UsageError(
-                f"--search {self.search}: its sets do not grow one by one, which --max-increase "
-                "needs; take greedy or one-shot, or give -k"
-            )
-        return algorithm
-
-    def _protected(self, source: ModelSource) -> RemovedSet:
-        """The blocks that the user protects, and those without which its type makes no model."""
-        asked = parse_blocks(self.protect, "--protect") if self.protect else ()
-        row = find(source.model_type)
-        needed = {block % source.blocks for block in row.keep} if row is not None else set()
-        if needed.difference(asked):
-            which = ", ".join(map(str, sorted(needed)))
-            note(f"note: block {which} stays: a {source.model_type} model needs it")
-        return tuple(sorted({*asked, *needed}))
-
-    def _check_source(self, source: ModelSource) -> None:
-        """Refuse before the search what surgery would refuse after it."""
-        if source.gguf is None and self.out.exists() and self.out.samefile(source.folder):
-            raise UsageError(f"-o {self.out}: is the model's own folder; choose another")
-        require_prunable(source.model_type)
-        if source.checkpoint is not None:
-            _ = source.checkpoint.block_prefix
-        check_pruned_output(source, self.out, None if self.k is None else source.blocks - self.k)
-
-    def _measure(
-        self,
-        task: Task,
-        memo: Memo | None,
-    ) -> Measured:
-        model, calibration, objective = task.model, task.calibration, task.objective
-        k, protect = task.k, task.protect
-        shared: dict[str, Any] = {"memory": self.memory, "memo": memo, "progress": self.progress}
-        evaluator = Evaluator(model, calibration, objective, racing=self.racing, **shared)
-        judge = Judge(model, calibration, objective, **shared)
-        rule = None if self.max_increase is None else SizeRule(judge, self.max_increase)
-        scorer: Evaluator | RecoveringScorer = evaluator
-        if self.search_with_recovery:
-            scorer = RecoveringScorer(
-                model, calibration, objective, memory=self.memory, progress=self.progress
-            )
-        result = search(
-            task.search,
-            scorer,
-            k=k,
-            seed=self.seed,
-            protect=protect,
-            budget=task.budget,
-            enough=rule,
-        )
-        if scorer is not evaluator:
-            # What the search saw is on other windows, and recovered.
-            result = replace(result, score=evaluator.score([result.removed])[0].require_finite())
-        if rule is not None:
-            result = self._shortened(result, rule, evaluator)
-        # A path that the search did not score itself is worth its cost only to a size rule.
-        known = bool(result.path) and all(evaluator.has_asked(s) for s in result.path)
-        path = path_points(result.path, evaluator, judge) if known or rule is not None else None
-        free = [block for block in range(model.blocks) if block not in protect]
-        found = None
-        if self.recover is not None:
-            found = fit_and_judge(
-                model,
-                calibration,
-                task.further,
-                objective,
-                result.removed,
-                in_search=self.search_with_recovery,
-                **shared,
-            )
-        return Measured(
-            result=result,
-            evaluator=evaluator,
-            dense=estimate(evaluator.dense, objective),
-            blocks=block_scores(evaluator, free),
-            held_out=found.held_out if found else judge.held_out(result.removed),
-            path=path,
-            recovered=found,
-        )
-
-    def _shortened(self, result: Result, rule: SizeRule, evaluator: Evaluator) -> Result:
-        if not rule.chosen:
-            raise UsageError(
-                f"--max-increase: removing any one block raises the held-out loss from "
-                f"{rule.dense:.4f} above {rule.limit:.4f}; allow more"
-            )
-        score = evaluator.score([rule.chosen])[0]
-        return replace(result, removed=rule.chosen, score=score, k=len(rule.chosen))
+        return prepare(self)
 
     def _write(self, model: Model, calibration: Calibration, measured: Measured) -> Manifest:
         removed = measured.result.removed

@@ -1,0 +1,107 @@
+"""What `prune` learns before anything is written: the search, and its result on held-out text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from depthprune.cli.prune_task import Task
+from depthprune.cli.recovering import Recovered, fit_and_judge
+from depthprune.errors import UsageError
+from depthprune.evaluator import Evaluator, Memo
+from depthprune.manifest import BlockScore, Estimate, HeldOut, PathPoint
+from depthprune.recovery import RecoveringScorer
+from depthprune.search import Result, search
+from depthprune.study.judge import Judge, SizeRule, block_scores, estimate, path_points
+
+if TYPE_CHECKING:
+    from depthprune.cli.prune_job import PruneJob
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was learned of the removed set before anything is written."""
+
+    result: Result
+    evaluator: Evaluator
+    dense: Estimate
+    blocks: list[BlockScore]
+    held_out: list[HeldOut]
+    path: list[PathPoint] | None
+    recovered: Recovered | None
+
+
+def measure_task(
+    job: PruneJob,
+    task: Task,
+    memo: Memo | None,
+) -> Measured:
+    """Search, and judge what was found.
+
+    Args:
+        job: What was asked for.
+        task: What it came to.
+        memo: Store of losses.
+
+    Raises:
+        DepthpruneError: If nothing can be removed, or a loss is NaN or infinite.
+    """
+    model, calibration, objective = task.model, task.calibration, task.objective
+    k, protect = task.k, task.protect
+    shared: dict[str, Any] = {"memory": job.memory, "memo": memo, "progress": job.progress}
+    evaluator = Evaluator(model, calibration, objective, racing=job.racing, **shared)
+    judge = Judge(model, calibration, objective, **shared)
+    rule = None if job.max_increase is None else SizeRule(judge, job.max_increase)
+    scorer: Evaluator | RecoveringScorer = evaluator
+    if job.search_with_recovery:
+        scorer = RecoveringScorer(
+            model, calibration, objective, memory=job.memory, progress=job.progress
+        )
+    result = search(
+        task.search,
+        scorer,
+        k=k,
+        seed=job.seed,
+        protect=protect,
+        budget=task.budget,
+        enough=rule,
+    )
+    if scorer is not evaluator:
+        # What the search saw is on other windows, and recovered.
+        result = replace(result, score=evaluator.score([result.removed])[0].require_finite())
+    if rule is not None:
+        result = _shortened(job, result, rule, evaluator)
+    # A path that the search did not score itself is worth its cost only to a size rule.
+    known = bool(result.path) and all(evaluator.has_asked(s) for s in result.path)
+    path = path_points(result.path, evaluator, judge) if known or rule is not None else None
+    free = [block for block in range(model.blocks) if block not in protect]
+    found = None
+    if job.recover is not None:
+        found = fit_and_judge(
+            model,
+            calibration,
+            task.further,
+            objective,
+            result.removed,
+            in_search=job.search_with_recovery,
+            **shared,
+        )
+    return Measured(
+        result=result,
+        evaluator=evaluator,
+        dense=estimate(evaluator.dense, objective),
+        blocks=block_scores(evaluator, free),
+        held_out=found.held_out if found else judge.held_out(result.removed),
+        path=path,
+        recovered=found,
+    )
+
+
+def _shortened(job: PruneJob, result: Result, rule: SizeRule, evaluator: Evaluator) -> Result:
+    if not rule.chosen:
+        raise UsageError(
+            f"--max-increase: removing any one block raises the held-out loss from "
+            f"{rule.dense:.4f} above {rule.limit:.4f}; allow more"
+        )
+    score = evaluator.score([rule.chosen])[0]
+    return replace(result, removed=rule.chosen, score=score, k=len(rule.chosen))
