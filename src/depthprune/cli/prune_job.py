@@ -61,7 +61,7 @@ from depthprune.models.speed import (
 from depthprune.models.surgery import Surgery, write_pruned
 from depthprune.objectives import OBJECTIVES, Objective
 from depthprune.outputs import MANIFEST_NAME, check_target, staged
-from depthprune.recovery import RecoveringScorer
+from depthprune.recovery import RecoveringScorer, require_tokens
 from depthprune.report.publish import write_report
 from depthprune.search import SEARCHES, Result, make_space, search
 from depthprune.study.judge import Judge, SizeRule, block_scores, estimate, path_points
@@ -140,6 +140,8 @@ class PruneJob:
         further = further_texts(self.also, reader)
         model = self.loading.load(source, reader.tokenizer, self.progress)
         make_space(model.blocks, k, protect)
+        if self.recover is not None:
+            require_tokens(model, calibration)
         with open_memo(self.memo, source) as memo:
             measured = self._measure(model, calibration, objective, k, protect, memo, further)
         return self._write(model, calibration, measured)
