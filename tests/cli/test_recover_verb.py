@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import depthprune as dp
 from command import Command, Outcome
+from depthprune.cli import prune_job
 from depthprune.recovery import RecoveringScorer, walk
 from tiny import save_tiny
 
@@ -216,9 +217,14 @@ def test_wrong_words_are_refused_before_anything_is_loaded(
     assert outcome.status == 2
 
 
-def test_too_few_tokens_leave_nothing_behind(
-    depthprune: Command, tiny_llama: Path, text: Path, tmp_path: Path
+def test_too_few_tokens_are_refused_before_the_search(
+    depthprune: Command,
+    tiny_llama: Path,
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(prune_job, "search", lambda *given, **more: pytest.fail("searched"))
     spec = f"text:{text},windows=4,length=8"
     outcome = depthprune("prune", tiny_llama, "-c", spec, "-k", 2, "-o", tmp_path / "out", *_QUICK,
                          "--recover", "linear")  # fmt: skip

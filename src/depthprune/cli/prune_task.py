@@ -22,6 +22,7 @@ from depthprune.models.removal import parse_blocks
 from depthprune.models.source import ModelSource
 from depthprune.objectives import Mixture, parse_objective
 from depthprune.outputs import check_target
+from depthprune.recovery import require_tokens
 from depthprune.search import (
     Budget,
     Search,
@@ -85,6 +86,8 @@ def prepare(job: PruneJob) -> Task:
     further = further_texts(job.also, reader)
     model = job.loading.load(source, reader.tokenizer, job.progress)
     make_space(model.blocks, k, protect)
+    if job.recover is not None:
+        require_tokens(model, calibration)
     return Task(model, calibration, objective, algorithm, budget, k, protect, further)
 
 

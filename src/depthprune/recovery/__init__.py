@@ -1,6 +1,6 @@
 """Recovery: mending what removal broke, by weights that are there already."""
 
-from depthprune.recovery.recover import recover, refuse_quantized_config
+from depthprune.recovery.recover import recover, refuse_quantized_config, require_tokens
 from depthprune.recovery.result import Change, Recovery, RunRecovery, recovered
 from depthprune.recovery.scorer import RecoveringScorer
 from depthprune.recovery.stored import stored
@@ -13,5 +13,6 @@ __all__ = [
     "recover",
     "recovered",
     "refuse_quantized_config",
+    "require_tokens",
     "stored",
 ]

@@ -24,6 +24,7 @@ from depthprune.models.anatomy import Anatomy
 from depthprune.models.replay import hidden_of, relative_difference
 from depthprune.recovery.fold import Weight
 from depthprune.recovery.probe import BATCH, LENGTH, Probe, changed, copied, groups
+from depthprune.recovery.sums import wide
 
 _LIMIT = 1e-3
 """Relative differences in float32 that rounding explains."""
@@ -63,7 +64,7 @@ class Absorber:
 
         def note(module: nn.Module, args: Any, output: Any) -> None:
             # Copied, since a block may go on to add to it in place.
-            seen.append(hidden_of(output).to(torch.float64, copy=True))
+            seen.append(wide(hidden_of(output)))
 
         def added() -> Tensor:
             total = torch.stack([value.flatten(0, -2) for value in seen]).sum(0)

@@ -56,8 +56,9 @@ def folded(weight: Tensor, change: Tensor, axis: int) -> Tensor:
     """
     if weight.dim() == 3 and axis > 0:
         return torch.stack([folded(expert, change, axis - 1) for expert in weight])
-    by = change.to(weight.device)
-    return (weight.double() + mapped(weight, by, axis)).to(weight.dtype)
+    wide = weight.cpu() if weight.device.type == "mps" else weight
+    by = change.to(wide.device)
+    return (wide.double() + mapped(wide, by, axis)).to(weight.dtype).to(weight.device)
 
 
 @contextmanager

@@ -91,6 +91,17 @@ def recover(
     return Recovery(gone, tuple(runs), weights, tuple(changes))
 
 
+def require_tokens(model: Model, calibration: Calibration) -> None:
+    """Refuse a calibration that is too small, as `recover` would, but before anything is spent.
+
+    Raises:
+        CalibrationError: Saying how many tokens it takes.
+    """
+    made = batches(calibration, 1)
+    width = int(model.anatomy.record(made[0].tokens[:1]).states.shape[-1])
+    require_enough(made, calibration, width)
+
+
 def refuse_quantized(model: Model) -> None:
     """Refuse a model whose weights are not plain numbers.
 

@@ -13,6 +13,12 @@ import torch
 from torch import Tensor
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """A copy in float64, held by the processor where the device has no float64."""
+    place = torch.device("cpu") if tensor.device.type == "mps" else tensor.device
+    return tensor.to(place).to(torch.float64, copy=True)
+
+
 @dataclass
 class Sums:
     """Sums over the tokens of some windows.
@@ -46,7 +52,7 @@ class Sums:
             lacking: e, of the same shape.
             weight: w, of each of these tokens.
         """
-        m, e = added.to(self.moments.device), lacking.to(self.moments.device)
+        m, e = added.to(self.moments), lacking.to(self.moments)
         self.moments += weight * (m.T @ m)
         self.products += weight * (e.T @ m)
         self.squares += weight * e.pow(2).sum().item()
@@ -55,7 +61,7 @@ class Sums:
 
     def hold(self, added: Tensor, weight: float = 1.0) -> None:
         """Add tokens whose m shall stay as it is: e counts as zero for them."""
-        m = added.to(self.moments.device)
+        m = added.to(self.moments)
         self.moments += weight * (m.T @ m)
 
     def error(self, change: Tensor, strength: float = 1.0) -> float:

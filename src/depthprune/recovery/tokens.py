@@ -27,11 +27,11 @@ def massive(before: Sequence[Tensor], behind: Sequence[Tensor]) -> list[Tensor]:
         behind: States of the dense model behind the run, alike.
 
     Returns:
-        One bool tensor a batch, flat, of batch × length tokens.
+        One bool tensor a batch, flat, of batch × length tokens, held by the processor.
     """
     apart: list[Tensor] | None = None
     for states in (before, behind):
-        norms = [each.float().norm(dim=-1).flatten() for each in states]
+        norms = [each.float().norm(dim=-1).flatten().cpu() for each in states]
         limit = MASSIVE * torch.cat(norms).median()
         above = [each > limit for each in norms]
         apart = above if apart is None else [a | b for a, b in zip(apart, above, strict=True)]

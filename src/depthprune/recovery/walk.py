@@ -19,7 +19,7 @@ from depthprune.recovery.absorb import Absorber, CannotAbsorbError, find_absorbe
 from depthprune.recovery.fit import Fit, fit
 from depthprune.recovery.fold import swapped
 from depthprune.recovery.result import Change, RunRecovery, new_weights
-from depthprune.recovery.sums import Sums
+from depthprune.recovery.sums import Sums, wide
 from depthprune.recovery.tokens import massive
 from depthprune.recovery.windows import Batch
 
@@ -108,7 +108,8 @@ class Walk:
             for place, (batch, away) in enumerate(zip(self.batches, apart, strict=True)):
                 output = self._call(into, place, before[place])
                 m = added()
-                e = (self.dense[place].double() - output.double()).flatten(0, -2)
+                dense = self.dense[place].to(output.device)
+                e = (wide(dense) - wide(output)).flatten(0, -2)
                 if not (m.isfinite().all() and e.isfinite().all()):
                     raise _not_finite(into)
                 if batch.chooses:
