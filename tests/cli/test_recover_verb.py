@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import depthprune as dp
 from command import Command, Outcome
-from depthprune.cli import prune_job
+from depthprune.cli import prune_search
 from depthprune.recovery import RecoveringScorer, walk
 from tiny import save_tiny
 
@@ -207,6 +207,7 @@ def test_a_quantized_checkpoint_is_refused_before_its_weights_are_loaded(
         (("--also", "stdlib-code"), "--also: names further text to judge recovery on"),
         (("--search-with-recovery",), "pass --recover linear"),
         (("--recover", "linear", "--also", "stdlib-cod"), "did you mean 'stdlib-code'?"),
+        (("--recover", "linear", "--stream"), "load it whole without --stream"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_loaded(
@@ -224,7 +225,7 @@ def test_too_few_tokens_are_refused_before_the_search(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(prune_job, "search", lambda *given, **more: pytest.fail("searched"))
+    monkeypatch.setattr(prune_search, "search", lambda *given, **more: pytest.fail("searched"))
     spec = f"text:{text},windows=4,length=8"
     outcome = depthprune("prune", tiny_llama, "-c", spec, "-k", 2, "-o", tmp_path / "out", *_QUICK,
                          "--recover", "linear")  # fmt: skip

@@ -17,7 +17,7 @@ from depthprune.calibration import parse_calibration
 from depthprune.cli.console import TerminalProgress
 from depthprune.cli.recovering import (
     Recovered,
-    check_method,
+    check_output,
     check_source,
     fit_and_judge,
     further_texts,
@@ -63,7 +63,7 @@ class RecoverJob:
             DepthpruneError: If any step fails; then OUT is as it was before.
         """
         parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
-        check_method("linear", self.also)
+        check_output("linear", self.also, self.out)
         check_target(self.out, overwrite=self.overwrite)
         opened = open_checkpoint(self.checkpoint)
         before = self._manifest()

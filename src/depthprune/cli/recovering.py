@@ -46,9 +46,16 @@ def check_method(method: str | None, also: Sequence[str]) -> None:
         parse_calibration(also)
 
 
-def check_output(method: str | None, also: Sequence[str], out: Path) -> None:
-    """`check_method`, and refuse an output whose weights are only ever copied."""
+def check_output(
+    method: str | None, also: Sequence[str], out: Path, *, stream: bool = False
+) -> None:
+    """`check_method`, and refuse an output whose weights are only ever copied, and streaming."""
     check_method(method, also)
+    if method is not None and stream:
+        raise UsageError(
+            "--recover: a streamed model reads its blocks from the original's files whenever they "
+            "run, and would lose what was mended; load it whole without --stream"
+        )
     if method is not None and is_file_output(out):
         raise UsageError(
             f"-o {out}: --recover changes weights, and those of a GGUF are copied as they are; "
