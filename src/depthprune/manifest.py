@@ -148,6 +148,16 @@ class SearchRecord(_Record):
     not_finite: list[list[int]] = Field(description="Sets whose loss was NaN or infinite.")
 
 
+class DrawRecord(_Record):
+    """What the same search chose on another draw of the calibration."""
+
+    repetition: int = Field(description="By how much every source's seed was raised.")
+    removed: list[int]
+    loss: float = Field(description="Of this set on this draw.")
+    loss_of_first: float = Field(description="Of the checkpoint's set on this draw.")
+    jaccard: float = Field(description="Overlap of the two sets, from 0 to 1.")
+
+
 class HeldOut(_Record):
     """Losses before and after on windows that no search saw."""
 
@@ -289,6 +299,9 @@ class Manifest(_Record):
     pruned: Estimate | None = Field(default=None, description="The removed set on the calibration.")
     blocks: list[BlockScore] | None = Field(default=None, description="Each block removed alone.")
     path: list[PathPoint] | None = None
+    draws: list[DrawRecord] | None = Field(
+        default=None, description="The same search on further draws."
+    )
     held_out: list[HeldOut] | None = None
     recovery: RecoveryRecord | None = None
     size: Size | None = None

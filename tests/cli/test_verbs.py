@@ -87,6 +87,28 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(prune: Command, tmp_path: P
     assert _names(tmp_path) == set()
 
 
+def test_further_draws_are_searched_too_and_kept(prune: Command) -> None:
+    outcome = prune("-k", 2, "--draws", 3, "--json")
+    draws = outcome.document["draws"]
+    assert [draw["repetition"] for draw in draws] == [1, 2]
+    assert all(len(draw["removed"]) == 2 and 0 <= draw["jaccard"] <= 1 for draw in draws)
+    assert (
+        "of 2 further draws chose the same blocks"
+        in prune("-k", 2, "--draws", 3, "--overwrite").out
+    )
+
+
+def test_score_tells_how_often_a_block_is_among_the_lowest(
+    depthprune: Command, tiny_llama: Path, spec: str
+) -> None:
+    words = ("score", tiny_llama, "-c", spec, *_EXACT, "--draws", 3, "-k", 2)
+    found = depthprune(*words, "--json").document["draws"]
+    assert (found["draws"], found["k"]) == (3, 2)
+    assert sum(each["lowest"] for each in found["blocks"]) == 3 * 2
+    assert all(len(each["increases"]) == 3 for each in found["blocks"])
+    assert "among the 2 lowest" in depthprune(*words).out
+
+
 def test_a_budget_below_two_states_is_refused(prune: Command, tmp_path: Path) -> None:
     outcome = prune("-k", 2, "--memory", "64")
     assert outcome.status == WRONG_USAGE

@@ -77,6 +77,10 @@ Budget = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Tell what the search would cost, and write nothing.")
 ]
+Draws = Annotated[
+    int,
+    typer.Option(min=1, help="Repeat on so many draws of the calibration, and tell what changes."),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what depthprune wrote in OUT before.")
 ]

@@ -73,6 +73,7 @@ class PruneJob:
     memory: int | None
     memo: str | None
     racing: Racing | None
+    draws: int
     overwrite: bool
     command: str
     progress: TerminalProgress
@@ -193,6 +194,7 @@ class PruneJob:
             pruned=estimate(result.score, evaluator.objective),
             blocks=measured.blocks,
             path=measured.path,
+            draws=measured.draws,
             held_out=measured.held_out,
             recovery=measured.recovered.record if measured.recovered else None,
             size=size_record(model, surgery),

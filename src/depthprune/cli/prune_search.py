@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from depthprune.calibration import Calibration
 from depthprune.cli.prune_task import Task
 from depthprune.cli.recovering import Recovered, fit_and_judge
 from depthprune.errors import UsageError
-from depthprune.evaluator import Evaluator, Memo
-from depthprune.manifest import BlockScore, Estimate, HeldOut, PathPoint
+from depthprune.evaluator import Evaluator, Memo, RemovedSet
+from depthprune.manifest import BlockScore, DrawRecord, Estimate, HeldOut, PathPoint
 from depthprune.recovery import RecoveringScorer
 from depthprune.search import Result, search
+from depthprune.study.draws import search_over_draws
 from depthprune.study.judge import Judge, SizeRule, block_scores, estimate, path_points
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class Measured:
     held_out: list[HeldOut]
     path: list[PathPoint] | None
     recovered: Recovered | None
+    draws: list[DrawRecord] | None
 
 
 def measure_task(
@@ -94,7 +97,39 @@ def measure_task(
         held_out=found.held_out if found else judge.held_out(result.removed),
         path=path,
         recovered=found,
+        draws=_other_draws(job, task, memo, result.removed),
     )
+
+
+def _other_draws(
+    job: PruneJob, task: Task, memo: Memo | None, chosen: RemovedSet
+) -> list[DrawRecord] | None:
+    """The same search on further draws, for sets of the size that was chosen."""
+    if job.draws == 1:
+        return None
+
+    def evaluator_on(calibration: Calibration) -> Evaluator:
+        return Evaluator(
+            task.model,
+            calibration,
+            task.objective,
+            memory=job.memory,
+            memo=memo,
+            racing=job.racing,
+            progress=job.progress,
+        )
+
+    def search_on(evaluator: Evaluator) -> Result:
+        return search(
+            task.search,
+            evaluator,
+            k=len(chosen),
+            seed=job.seed,
+            protect=task.protect,
+            budget=task.budget,
+        )
+
+    return search_over_draws(chosen, task.calibration, job.draws, evaluator_on, search_on)
 
 
 def _shortened(job: PruneJob, result: Result, rule: SizeRule, evaluator: Evaluator) -> Result:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -11,6 +12,9 @@ from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, note, show, show_json
 from depthprune.cli.session import Loading, mixture, open_memo, read_tokenizer
 from depthprune.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from depthprune.calibration import Calibration
 
 
 def score(
@@ -30,6 +34,13 @@ def score(
     revision: options.Revision = None,
     trust_remote_code: options.RemoteCode = False,
     allow_pickle: options.Pickle = False,
+    draws: options.Draws = 1,
+    k: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            "-k", min=1, help="With --draws: of how many lowest a block is to be (default a fifth)."
+        ),
+    ] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -40,6 +51,7 @@ def score(
 
     from depthprune.evaluator import Evaluator
     from depthprune.objectives import parse_objective
+    from depthprune.study.draws import blocks_over_draws, scores_over_draws
     from depthprune.study.judge import block_scores, estimate
 
     kind = parse_objective(objective)
@@ -52,9 +64,16 @@ def score(
     drawn = mixture(calibration, reader, progress)
     kind.judged(drawn.windows)
     loaded = loading.load(source, reader.tokenizer, progress)
+    lowest = min(k or max(1, loaded.blocks // 5), loaded.blocks - 1)
     with open_memo(memo, source) as store:
-        evaluator = Evaluator(loaded, drawn, kind, memory=states, memo=store, progress=progress)
+
+        def evaluator_on(each: Calibration) -> Evaluator:
+            return Evaluator(loaded, each, kind, memory=states, memo=store, progress=progress)
+
+        evaluator = evaluator_on(drawn)
         rows = block_scores(evaluator, range(loaded.blocks))
+        repeated = scores_over_draws(drawn, draws, evaluator_on) if draws > 1 else None
+    stable = blocks_over_draws(repeated, lowest) if repeated else None
     dense = estimate(evaluator.dense.require_finite(), kind)
     for row in rows:
         if row.loss == float("inf"):
@@ -72,12 +91,17 @@ def score(
                 "objective": kind.name,
                 "dense": dense.model_dump(),
                 "blocks": [row.model_dump() for row in rows],
+                "draws": None
+                if stable is None
+                else {"draws": draws, "k": lowest, "blocks": [asdict(each) for each in stable]},
             }
         )
         return
-    from depthprune.report.terminal import score_table
+    from depthprune.report.terminal import draws_table, score_table
 
     show(score_table(rows, dense))
+    if stable is not None:
+        show(draws_table(stable, draws, lowest))
 
 
 def _check_figure(figure: Path | None, overwrite: bool) -> None:

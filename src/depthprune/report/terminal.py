@@ -21,6 +21,7 @@ from rich.text import Text
 
 from depthprune.manifest import BlockScore, Estimate, Manifest, Sample, Spread
 from depthprune.report import numbers, summary
+from depthprune.study.draws import BlockDraws
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _BAR = 20
@@ -105,6 +106,8 @@ def prune_summary(manifest: Manifest, report_path: Path | None = None) -> Render
         parts.append(_continuations(manifest.sample))
     facts = [("removed", numbers.block_list(manifest.removed))]
     facts.append(("parity", summary.parity_words(manifest.parity)))
+    if manifest.draws:
+        facts.append(("draws", _draws_words(manifest)))
     parts.append(_pairs(facts))
     if report_path is not None:
         # On a line of its own, never folded, so that it can be copied.
@@ -127,6 +130,16 @@ def _recovery(manifest: Manifest) -> RenderableType:
     return table
 
 
+def _draws_words(manifest: Manifest) -> str:
+    draws = manifest.draws or []
+    same = sum(draw.jaccard == 1 for draw in draws)
+    mean = sum(draw.jaccard for draw in draws) / len(draws)
+    return (
+        f"{same} of {len(draws)} further draws chose the same blocks; mean overlap (Jaccard) "
+        f"{mean:.2f}"
+    )
+
+
 def _continuations(sample: Sample) -> RenderableType:
     pairs = [("prompt", sample.prompt), ("before", sample.before), ("after", sample.after)]
     return Padding(_pairs([(name, " ".join(text.split())) for name, text in pairs]), (0, 0, 1, 0))
@@ -139,6 +152,25 @@ def _pairs(pairs: Sequence[tuple[str, str]]) -> Table:
     for name, value in pairs:
         grid.add_row(_plain(name), _plain(value))
     return grid
+
+
+def draws_table(blocks: Sequence[BlockDraws], draws: int, k: int) -> RenderableType:
+    """How each block's increase varies between draws, and how often it is among the k lowest.
+
+    Args:
+        blocks: One a block, in the order to print.
+        draws: How many draws there were.
+        k: How many of the lowest count.
+    """
+    title = f"{draws} draws of the calibration, ± the standard deviation between them"
+    table = _table(title, "block", "increase", f"among the {k} lowest")
+    for each in blocks:
+        table.add_row(
+            _plain(str(each.block)),
+            _plain(numbers.with_error(each.mean, each.spread, sign=True)),
+            _plain(f"{each.lowest} of {draws}"),
+        )
+    return table
 
 
 def score_table(
