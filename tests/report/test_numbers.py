@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from depthprune.manifest import Estimate
+from depthprune.manifest import DrawRecord, Estimate
 from depthprune.report import numbers
 
 
@@ -95,3 +95,18 @@ def test_like_values_need_no_cap():
 
 def test_values_that_are_mostly_huge_are_drawn_whole():
     assert numbers.axis_cap([9.0, 8.0, 7.0, 9.0, 0.1, 0.1, 0.1, 0.1]) is None
+
+
+def test_evaluations_are_whole_or_have_one_decimal() -> None:
+    assert numbers.evaluations(165.0) == "165"
+    assert numbers.evaluations(1074.09375) == "1,074.1"
+
+
+def test_further_draws_are_told_in_a_line() -> None:
+    draws = [
+        DrawRecord(repetition=i, removed=[1], loss=3.0, loss_of_first=3.0, jaccard=overlap)
+        for i, overlap in enumerate((1.0, 0.5))
+    ]
+    assert numbers.draws_words(draws) == (
+        "1 of 2 further draws chose the same blocks; mean overlap (Jaccard) 0.75"
+    )

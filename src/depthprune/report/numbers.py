@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from depthprune.manifest import Estimate, Spread
+from depthprune.manifest import DrawRecord, Estimate, Spread
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
@@ -85,6 +85,21 @@ def with_error(value: float, stderr: float, *, sign: bool = False) -> str:
 def rounded(value: float, stderr: float) -> str:
     """A value alone, to the places that its standard error supports."""
     return with_error(value, stderr).partition(" ± ")[0]
+
+
+def evaluations(count: float) -> str:
+    """How many removed sets were scored; one on some of the windows counts for that share."""
+    return f"{count:,.0f}" if count == int(count) else f"{count:,.1f}"
+
+
+def draws_words(draws: Sequence[DrawRecord]) -> str:
+    """What the same search chose on further draws of the calibration."""
+    same = sum(draw.jaccard == 1 for draw in draws)
+    mean = sum(draw.jaccard for draw in draws) / len(draws)
+    return (
+        f"{same} of {len(draws)} further draws chose the same blocks; mean overlap (Jaccard) "
+        f"{mean:.2f}"
+    )
 
 
 def perplexity(estimate: Estimate) -> tuple[float, float] | None:

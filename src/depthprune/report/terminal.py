@@ -107,7 +107,7 @@ def prune_summary(manifest: Manifest, report_path: Path | None = None) -> Render
     facts = [("removed", numbers.block_list(manifest.removed))]
     facts.append(("parity", summary.parity_words(manifest.parity)))
     if manifest.draws:
-        facts.append(("draws", _draws_words(manifest)))
+        facts.append(("draws", numbers.draws_words(manifest.draws)))
     parts.append(_pairs(facts))
     if report_path is not None:
         # On a line of its own, never folded, so that it can be copied.
@@ -128,16 +128,6 @@ def _recovery(manifest: Manifest) -> RenderableType:
             _plain(line.change),
         )
     return table
-
-
-def _draws_words(manifest: Manifest) -> str:
-    draws = manifest.draws or []
-    same = sum(draw.jaccard == 1 for draw in draws)
-    mean = sum(draw.jaccard for draw in draws) / len(draws)
-    return (
-        f"{same} of {len(draws)} further draws chose the same blocks; mean overlap (Jaccard) "
-        f"{mean:.2f}"
-    )
 
 
 def _continuations(sample: Sample) -> RenderableType:
