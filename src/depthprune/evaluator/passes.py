@@ -102,6 +102,20 @@ class Passes:
         anatomy = self._model.anatomy
         inputs = [anatomy.record(sheet.tokens, sheet.arguments) for sheet in sheets]
         vault = Vault(self._budget if self._model.streamed else None)
+        try:
+            yield from self._walked(sheets, inputs, sets, vault, step)
+        finally:
+            vault.close()
+
+    def _walked(
+        self,
+        sheets: Sequence[Sheet],
+        inputs: Sequence[Inputs],
+        sets: Sequence[RemovedSet],
+        vault: Vault,
+        step: Step,
+    ) -> Iterator[tuple[Sheet, Found]]:
+        anatomy = self._model.anatomy
         wanted = set(sets)
         for members in self._walks(sheets, sets):
             start = tuple(vault.put(each.states) for each in inputs)

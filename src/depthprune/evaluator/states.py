@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -28,53 +29,52 @@ class Held:
 
 
 class _InMemory(Held):
-    def __init__(self, tensor: Tensor, vault: Vault) -> None:
+    def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
-        self._vault = vault
-        self._bytes = tensor.numel() * tensor.element_size()
-        vault.in_memory += self._bytes
 
     def get(self) -> Tensor:
         return self._tensor
-
-    def __del__(self) -> None:
-        self._vault.in_memory -= self._bytes
 
 
 class _InFile(Held):
     def __init__(self, tensor: Tensor, vault: Vault) -> None:
         self._shape, self._dtype, self._device = tensor.shape, tensor.dtype, tensor.device
         self._vault = vault
-        self._bytes = tensor.numel() * tensor.element_size()
-        self._place = vault.write(tensor)
+        self.bytes = tensor.numel() * tensor.element_size()
+        self.place = vault.write(tensor)
 
     def get(self) -> Tensor:
-        raw = self._vault.read(self._place, self._bytes)
+        raw = self._vault.read(self.place, self.bytes)
         return raw.view(self._dtype).view(self._shape).to(self._device)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_place"):
-            self._vault.free(self._place, self._bytes)
 
 
 class Vault:
     """Holds states.
 
+    Which states are gone is seen when room is needed, by weak references: a finaliser would swallow
+    an interrupt that arrives while it runs, and they run right behind every block.
+
     Args:
         budget: Bytes that may be held in memory; None for no limit.
 
     Attributes:
-        in_memory: Bytes held in memory now.
         written: Bytes written to the file so far.
     """
 
     def __init__(self, budget: int | None = None) -> None:
-        self.in_memory = 0
         self.written = 0
         self._budget = budget
+        self._living: list[tuple[weakref.ref[_InMemory], int]] = []
+        self._spilled: list[tuple[weakref.ref[_InFile], int, int]] = []
         self._file: BinaryIO | None = None
         self._end = 0
         self._gaps: dict[int, list[int]] = {}
+
+    @property
+    def in_memory(self) -> int:
+        """Bytes held in memory now; counted where there is a limit."""
+        self._living = [(held, size) for held, size in self._living if held() is not None]
+        return sum(size for _, size in self._living)
 
     def put(self, tensor: Tensor) -> Held:
         """Hold a state until the answer is dropped.
@@ -82,10 +82,24 @@ class Vault:
         Raises:
             EvaluationError: If the disk is full.
         """
+        if self._budget is None:
+            return _InMemory(tensor)
         size = tensor.numel() * tensor.element_size()
-        if self._budget is None or self.in_memory + size <= self._budget:
-            return _InMemory(tensor, self)
-        return _InFile(tensor, self)
+        if self.in_memory + size <= self._budget:
+            held = _InMemory(tensor)
+            self._living.append((weakref.ref(held), size))
+            return held
+        self._sweep()
+        spilled = _InFile(tensor, self)
+        self._spilled.append((weakref.ref(spilled), spilled.place, size))
+        return spilled
+
+    def _sweep(self) -> None:
+        """Let the places of states that are gone be used again."""
+        for held, place, size in self._spilled:
+            if held() is None:
+                self._gaps.setdefault(size, []).append(place)
+        self._spilled = [entry for entry in self._spilled if entry[0]() is not None]
 
     def write(self, tensor: Tensor) -> int:
         """Write a state to the file; the answer is its place."""
@@ -114,13 +128,11 @@ class Vault:
             raise EvaluationError("the file of hidden states was cut short; run again")
         return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
-    def free(self, place: int, size: int) -> None:
-        """Let a place be used again."""
-        self._gaps.setdefault(size, []).append(place)
-
-    def __del__(self) -> None:
+    def close(self) -> None:
+        """Give the file up; what it held is gone."""
         if self._file is not None:
             self._file.close()
+            self._file = None
 
     def _opened(self) -> BinaryIO:
         if self._file is None:
