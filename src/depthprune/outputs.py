@@ -142,15 +142,22 @@ def staged(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         OutputError: As `check_target`, or when the disk is full.
     """
     check_target(out, overwrite=overwrite)
+    with _beside(out) as stage:
+        stage.chmod(0o777 & ~_umask())
+        yield stage
+        _publish(stage, out)
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A fresh folder on the file system of `out`, gone afterwards; disk errors name `out`."""
     stage: Path | None = None
     try:
         with _disk_errors(out):
             parent = out.absolute().parent
             parent.mkdir(parents=True, exist_ok=True)
             stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=parent))
-            stage.chmod(0o777 & ~_umask())
             yield stage
-            _publish(stage, out)
     finally:
         if stage is not None:
             shutil.rmtree(stage, ignore_errors=True)
@@ -220,19 +227,11 @@ def staged_file(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         OutputError: As `check_file_target`, or when the disk is full.
     """
     check_file_target(out, overwrite=overwrite)
-    stage: Path | None = None
-    try:
-        with _disk_errors(out):
-            parent = out.absolute().parent
-            parent.mkdir(parents=True, exist_ok=True)
-            stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=parent))
-            yield stage / out.name
-            manifest = placed(out, MANIFEST_NAME).name
-            for path in sorted(stage.iterdir(), key=lambda path: path.name == manifest):
-                os.replace(path, parent / path.name)
-    finally:
-        if stage is not None:
-            shutil.rmtree(stage, ignore_errors=True)
+    with _beside(out) as stage:
+        yield stage / out.name
+        manifest = placed(out, MANIFEST_NAME).name
+        for path in sorted(stage.iterdir(), key=lambda path: path.name == manifest):
+            os.replace(path, stage.parent / path.name)
 
 
 @contextmanager

@@ -85,6 +85,16 @@ def document_border(total: int) -> int:
     return total - max(1, total // HELD_OUT)
 
 
+def documents_of(spec: CalibrationSpec, split: Split, total: int) -> range:
+    """Which of a source's documents a split may draw from."""
+    border = document_border(total)
+    if split == "draw":
+        return range(border)
+    if split == "held-out":
+        return range(border, total)
+    return range(total if spec.consecutive else border)
+
+
 def _sample_documents(spec: CalibrationSpec, border: int) -> list[int]:
     """A seeded sample of documents outside the last tenth, in the order that it fell."""
     assert spec.documents is not None
@@ -146,11 +156,7 @@ def _cut_documents(
 ) -> list[Place]:
     total, len_bos = len(stream.names), int(spec.bos)
     border = document_border(total)
-    chosen: Sequence[int] = {
-        "draw": range(border),
-        "held-out": range(border, total),
-        "whole": range(total if spec.consecutive else border),
-    }[split]
+    chosen: Sequence[int] = documents_of(spec, split, total)
     if spec.documents is not None and split != "held-out":
         chosen = sorted(_sample_documents(spec, border))
     # Without a minimum, every window has its full length.

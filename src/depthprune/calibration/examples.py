@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from depthprune.calibration.documents import Document
-from depthprune.calibration.drawing import document_border, within_budget
+from depthprune.calibration.drawing import document_border, documents_of, within_budget
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Item, Split, Window, plain_window
 from depthprune.errors import CalibrationError, first_line
@@ -43,13 +43,7 @@ class ExamplePool:
         Raises:
             CalibrationError: If there are too few examples, or one cannot be tokenised.
         """
-        total = len(self.documents)
-        border = document_border(total)
-        chosen: Sequence[int] = {
-            "draw": range(border),
-            "held-out": range(border, total),
-            "whole": range(total if spec.consecutive else border),
-        }[split]
+        chosen: Sequence[int] = documents_of(spec, split, len(self.documents))
         if not spec.consecutive:
             rng = np.random.default_rng([spec.seed, int(split == "held-out")])
             chosen = rng.permutation(np.asarray(chosen)).tolist()

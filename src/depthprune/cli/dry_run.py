@@ -26,13 +26,7 @@ def tell(job: PruneJob, *, json: bool) -> None:
 
     task = job.prepare()
     windows = task.calibration.windows
-    rehearsal = Rehearsal(
-        task.model.blocks,
-        tokens=task.calibration.tokens,
-        scored=sum(int(window.scored.sum()) for window in windows),
-        windows=len(windows),
-        compares=any(c.objective.compares for c in task.objective.components),
-    )
+    rehearsal = Rehearsal.of(task.model, task.calibration, task.objective)
     search(
         task.search,
         rehearsal,

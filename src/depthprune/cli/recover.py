@@ -11,6 +11,7 @@ import typer
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, command_line, show
 from depthprune.cli.session import Loading
+from depthprune.outputs import PAGE_NAME
 
 
 def recover(
@@ -57,4 +58,4 @@ def recover(
         return
     from depthprune.report.terminal import prune_summary
 
-    show(prune_summary(manifest, out / "report.html"))
+    show(prune_summary(manifest, out / PAGE_NAME))

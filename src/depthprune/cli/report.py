@@ -9,8 +9,9 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import show, show_json
-from depthprune.cli.study import PAGE_NAME, write_page
+from depthprune.cli.study import write_page
 from depthprune.errors import OutputError, UsageError
+from depthprune.outputs import PAGE_NAME
 
 
 def report(

@@ -125,15 +125,26 @@ def open_memo(place: str | None, source: ModelSource) -> Iterator[Memo | None]:
         place: A path, `off`, or None for the default place.
         source: The model whose losses are looked up.
     """
+    with memo_at(place) as memo:
+        weights = source.fingerprint() if memo is not None else None
+        if memo is not None and weights is not None and memo.changed(source.identity, weights):
+            note(f"note: the weights of {source.name} changed; losses in the memo are not reused")
+        yield memo
+
+
+@contextmanager
+def memo_at(place: str | None) -> Iterator[Memo | None]:
+    """The memo that `--memo` names, for any model, with a word about what it cannot do.
+
+    Args:
+        place: A path, `off`, or None for the default place.
+    """
     from depthprune.evaluator.memo import Memo
 
     if place == "off":
         yield None
         return
     with Memo.open(Path(place).expanduser() if place else None) as memo:
-        weights = source.fingerprint()
-        if weights is not None and memo.changed(source.identity, weights):
-            note(f"note: the weights of {source.name} changed; losses in the memo are not reused")
         _say(memo)
         try:
             yield memo

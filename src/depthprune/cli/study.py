@@ -9,14 +9,15 @@ import typer
 from rich.text import Text
 
 from depthprune.cli import options
-from depthprune.cli.console import TerminalProgress, note, show, show_json
-from depthprune.errors import EvaluationError, OutputError, UsageError
+from depthprune.cli.console import TerminalProgress, show, show_json
+from depthprune.cli.session import memo_at
+from depthprune.errors import EvaluationError, OutputError
+from depthprune.outputs import PAGE_NAME
 
 if TYPE_CHECKING:
     from depthprune.study.grid import Grid
 
 PLAN_NAME = "plan.yaml"
-PAGE_NAME = "report.html"
 
 
 def study(
@@ -39,18 +40,10 @@ def study(
         return
     _take_folder(out)
 
-    from depthprune.evaluator import Memo
-    from depthprune.study.runner import Study
+    from depthprune.study.runner import TABLE_NAME, Study
 
-    progress = TerminalProgress()
-    store = None if memo == "off" else Memo.open(Path(memo).expanduser() if memo else None)
-    try:
-        outcome = Study(grid, out, store, progress).run()
-    finally:
-        if store is not None:
-            for line in store.notes:
-                note(f"warning: {line}")
-            store.close()
+    with memo_at(memo) as store:
+        outcome = Study(grid, out, store, TerminalProgress()).run()
     (out / PLAN_NAME).write_bytes(plan.read_bytes())
     page = write_page(out)
     if json:
@@ -61,7 +54,7 @@ def study(
                 "done": outcome.done,
                 "failed": outcome.failed,
                 "new": outcome.new,
-                "table": str(out / "results.jsonl"),
+                "table": str(out / TABLE_NAME),
                 "report": None if page is None else str(page),
             }
         )
@@ -122,8 +115,6 @@ def _tell(grid: Grid, json: bool) -> None:
     from depthprune.study.forecast import forecast
     from depthprune.study.grid import levels
 
-    if not grid.cells:
-        raise UsageError("no cell is left")
     found = forecast(grid, TerminalProgress())
     axes = levels(grid.cells)
     if json:

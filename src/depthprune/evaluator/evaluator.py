@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -284,10 +284,8 @@ class Evaluator:
         mean = self.calibration.tokens / len(self.calibration.windows)
         return max(1, int(self._sheet_tokens / (2 * mean)))
 
-    @contextmanager
-    def _attention(self) -> Iterator[None]:
-        with fast_attention() if self._products else nullcontext():
-            yield
+    def _attention(self) -> AbstractContextManager[None]:
+        return fast_attention() if self._products else nullcontext()
 
 
 def _call_tokens(model: Model) -> int:

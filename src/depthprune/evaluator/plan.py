@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from depthprune.calibration import Window
+from depthprune.calibration import Calibration, Window
 from depthprune.evaluator.cost import Cost
 from depthprune.evaluator.score import Score, Weighting, score_of
 from depthprune.evaluator.walk import RemovedSet, block_runs, widest
 from depthprune.models.loading import Model
+from depthprune.objectives import Mixture
 
 _REPEATS = 5
 
@@ -84,6 +85,18 @@ class Rehearsal:
         # Losses of real models add up at first, and more than add up later.
         rng = random.Random(0)
         self._damage = [rng.random() for _ in range(blocks)]
+
+    @classmethod
+    def of(cls, model: Model, calibration: Calibration, objective: Mixture) -> Rehearsal:
+        """For what an evaluator would be made of."""
+        windows = calibration.windows
+        return cls(
+            model.blocks,
+            tokens=calibration.tokens,
+            scored=sum(int(window.scored.sum()) for window in windows),
+            windows=len(windows),
+            compares=any(c.objective.compares for c in objective.components),
+        )
 
     @property
     def cost(self) -> Cost:

@@ -100,10 +100,7 @@ def apply(
             blocks=opened.blocks,
             fingerprint=fingerprint(opened),
         )
-        manifest = _manifest(model, surgery, command, parity)
-        if finish is not None:
-            manifest = finish(manifest, stage)
-        manifest.write(stage / MANIFEST_NAME)
+        _finish(_manifest(model, surgery, command, parity), stage, finish)
     return surgery
 
 
@@ -138,10 +135,7 @@ def _apply_gguf(
             blocks=file.blocks,
             fingerprint=fingerprint_file(source),
         )
-        manifest = _manifest(model, surgery, command, parity)
-        if finish is not None:
-            manifest = finish(manifest, stage)
-        manifest.write(placed(stage, MANIFEST_NAME))
+        _finish(_manifest(model, surgery, command, parity), stage, finish)
     return surgery
 
 
@@ -169,8 +163,17 @@ def _apply_adapter(
             blocks=len(surgery.removed) + len(surgery.kept),
             fingerprint=fingerprint_file(adapter.file.path),
         )
-        _manifest(model, surgery, command, None).write(stage / MANIFEST_NAME)
+        _finish(_manifest(model, surgery, command, None), stage, None)
     return surgery
+
+
+def _finish(
+    manifest: Manifest, stage: Path, finish: Callable[[Manifest, Path], Manifest] | None
+) -> None:
+    """Let the caller add to a staged output, and write its manifest last."""
+    if finish is not None:
+        manifest = finish(manifest, stage)
+    manifest.write(placed(stage, MANIFEST_NAME))
 
 
 def _refuse_itself(source: Path, out: Path) -> None:

@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from depthprune.outputs import whole_file
+from depthprune.outputs import PAGE_NAME, whole_file
 from depthprune.report.sheet import latex, markdown
 from depthprune.report.study_page import Section, page_of, sections_of
 from depthprune.study.effects import analyse
 from depthprune.study.table import Table
 
-PAGE, TABLES_MARKDOWN, TABLES_LATEX, FIGURES = "report.html", "tables.md", "tables.tex", "figures"
+TABLES_MARKDOWN, TABLES_LATEX, FIGURES = "tables.md", "tables.tex", "figures"
 
 
 def write_study(table: Table, folder: Path, *, plan: str = "", title: str = "") -> list[str]:
@@ -38,7 +38,7 @@ def write_study(table: Table, folder: Path, *, plan: str = "", title: str = "") 
     """
     parts = analyse(table.rows)
     sections = sections_of(parts, table.rows)
-    files = {PAGE: page_of(table, parts, sections, plan=plan, title=title)}
+    files = {PAGE_NAME: page_of(table, parts, sections, plan=plan, title=title)}
     sheets = [
         sheet for section in sections if section.name != "cells"
         for shown in section.shown for sheet in shown.sheets

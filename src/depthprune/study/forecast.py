@@ -53,14 +53,7 @@ def forecast(grid: Grid, progress: Progress) -> Forecast:
 def _rehearsed(
     model: Model, calibration: Calibration, objective: str, cells: list[Cell]
 ) -> Rehearsal:
-    windows = calibration.windows
-    rehearsal = Rehearsal(
-        model.blocks,
-        tokens=calibration.tokens,
-        scored=sum(int(window.scored.sum()) for window in windows),
-        windows=len(windows),
-        compares=any(c.objective.compares for c in parse_objective(objective).components),
-    )
+    rehearsal = Rehearsal.of(model, calibration, parse_objective(objective))
     for cell in cells:
         search(cell.search, rehearsal, k=cell.k, seed=cell.seed)
     return rehearsal
