@@ -199,13 +199,38 @@ class RecoveredRun(_Record):
     after: float | None = Field(default=None, description="The same with the change.")
 
 
-class RecoveryRecord(_Record):
-    """What was done, without training, to mend what removal broke."""
+class TrainingPoint(_Record):
+    """What the adapters were worth after some steps, in nats a token."""
 
-    method: Literal["linear"]
+    step: int
+    trained: float | None = Field(
+        default=None, description="Mean loss of the steps since the last point."
+    )
+    choosing: float = Field(description="On windows that choose the best step.")
+    held_out: float = Field(description="The same on held-out windows, which decide nothing.")
+    held_out_nll: float = Field(description="The text's own loss on those.")
+
+
+class TrainingRecord(_Record):
+    """How adapters were trained to give what the dense model gives, and merged."""
+
+    settings: str = Field(description="As --recover takes them; what is not named is the default.")
+    parameters: int = Field(description="Numbers trained, before they were merged.")
+    tokens: int = Field(description="Tokens trained on, each as often as it was.")
+    steps: int
+    best: int = Field(description="The step that was merged; 0 if none was better than none.")
+    stopped: bool = Field(description="Whether training ended before its last step.")
+    curve: list[TrainingPoint]
+
+
+class RecoveryRecord(_Record):
+    """What was done to mend what removal broke."""
+
+    method: Literal["linear", "lora"]
     in_search: bool = Field(default=False, description="Whether the search scored recovered sets.")
     calibration: list[CalibrationRecord]
     runs: list[RecoveredRun]
+    training: TrainingRecord | None = None
     further: list[HeldOut] = Field(description="Losses on other text that was named for it.")
     warnings: list[str] = Field(description="Texts on which it made the model worse.")
 
@@ -320,7 +345,7 @@ class Manifest(_Record):
         path.write_text(self.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
 
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "gguf")
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "gguf", "peft")
 
 
 def versions() -> Versions:

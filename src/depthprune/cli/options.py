@@ -99,13 +99,13 @@ Pickle = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Read pickled weights where there are no safetensors."),
 ]
+WAYS = (
+    "linear (without training: maps fitted on the calibration, folded into the weights of the "
+    "blocks before those removed) or lora[:rank=16,steps=200,…] (distillation, merged)."
+)
 Recover = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(
-        metavar="linear",
-        help="Mend without training: fit linear maps on the calibration and fold them into the "
-        "weights of the blocks before those removed.",
-    ),
+    typer.Option(metavar="HOW", help=f"Mend what removal breaks: {WAYS}"),
 ]
 Also = Annotated[
     Optional[list[str]],  # noqa: UP045

@@ -14,6 +14,7 @@ from torch import nn
 
 from depthprune.calibration import Calibration
 from depthprune.cli.console import TerminalProgress, note
+from depthprune.cli.healing import forget
 from depthprune.cli.prune_search import Measured, measure_task
 from depthprune.cli.prune_task import Task, prepare
 from depthprune.cli.records import (
@@ -93,7 +94,9 @@ class PruneJob:
         task = self.prepare()
         with open_memo(self.memo, task.model.source) as memo:
             measured = measure_task(self, task, memo)
-        return self._write(task.model, task.calibration, measured)
+        manifest = self._write(task.model, task.calibration, measured)
+        forget(measured.recovered.recovery if measured.recovered else None)
+        return manifest
 
     def prepare(self) -> Task:
         """Check everything, draw the calibration and load the model.

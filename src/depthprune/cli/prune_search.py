@@ -11,7 +11,7 @@ from depthprune.cli.recovering import Recovered, fit_and_judge
 from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator, Memo, RemovedSet
 from depthprune.manifest import BlockScore, DrawRecord, Estimate, HeldOut, PathPoint
-from depthprune.recovery import RecoveringScorer
+from depthprune.recovery import RecoveringScorer, parse_method
 from depthprune.search import Result, search
 from depthprune.study.draws import search_over_draws
 from depthprune.study.judge import Judge, SizeRule, block_scores, estimate, path_points
@@ -86,6 +86,8 @@ def measure_task(
             task.further,
             objective,
             result.removed,
+            parse_method(job.recover),
+            job.out,
             in_search=job.search_with_recovery,
             **shared,
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from depthprune.calibration import Calibration, parse_calibration
 from depthprune.cli.console import note
+from depthprune.cli.healing import check_enough
 from depthprune.cli.recovering import check_output, check_recovering, check_source, further_texts
 from depthprune.cli.session import DEFAULT_CALIBRATION, mixture, read_tokenizer
 from depthprune.errors import ModelError, UsageError
@@ -22,7 +23,7 @@ from depthprune.models.removal import parse_blocks
 from depthprune.models.source import ModelSource
 from depthprune.objectives import Mixture, parse_objective
 from depthprune.outputs import check_target
-from depthprune.recovery import require_tokens
+from depthprune.recovery import parse_method
 from depthprune.search import (
     Budget,
     Search,
@@ -87,7 +88,7 @@ def prepare(job: PruneJob) -> Task:
     model = job.loading.load(source, reader.tokenizer, job.progress)
     make_space(model.blocks, k, protect)
     if job.recover is not None:
-        require_tokens(model, calibration)
+        check_enough(model, calibration, parse_method(job.recover))
     return Task(model, calibration, objective, algorithm, budget, k, protect, further)
 
 

@@ -23,6 +23,9 @@ def recover(
         str, typer.Option(metavar="MODEL", help="The model that it was pruned from.")
     ],
     out: options.Out,
+    way: Annotated[
+        str, typer.Option("--recover", metavar="HOW", help=options.WAYS)
+    ] = "linear",
     calibration: options.Calibrations = None,
     also: options.Also = None,
     dtype: options.Dtype = "auto",
@@ -35,7 +38,7 @@ def recover(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Fit linear maps on a calibration, fold them into a pruned checkpoint, and prove it."""
+    """Mend a pruned checkpoint by what a calibration teaches, and prove it."""
     states = options.parse_size(memory, "--memory")
 
     from depthprune.cli.recover_job import RecoverJob
@@ -44,6 +47,7 @@ def recover(
         checkpoint=checkpoint,
         loading=Loading(original, dtype, device, revision, trust_remote_code),
         out=out,
+        method=way,
         specs=tuple(calibration or ()),
         also=tuple(also or ()),
         memory=states,

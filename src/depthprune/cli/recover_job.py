@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from depthprune.calibration import parse_calibration
 from depthprune.cli.console import TerminalProgress
+from depthprune.cli.healing import check_enough, forget
 from depthprune.cli.recovering import (
     Recovered,
     check_output,
@@ -35,6 +36,7 @@ from depthprune.models.same_bytes import first_difference
 from depthprune.models.source import ModelSource
 from depthprune.models.surgery import write_pruned
 from depthprune.outputs import MANIFEST_NAME, check_target, staged
+from depthprune.recovery import parse_method
 from depthprune.report.publish import write_report
 
 
@@ -45,6 +47,7 @@ class RecoverJob:
     checkpoint: Path
     loading: Loading
     out: Path
+    method: str
     specs: tuple[str, ...]
     also: tuple[str, ...]
     memory: int | None
@@ -63,7 +66,8 @@ class RecoverJob:
             DepthpruneError: If any step fails; then OUT is as it was before.
         """
         parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
-        check_output("linear", self.also, self.out)
+        method = parse_method(self.method)
+        check_output(self.method, self.also, self.out)
         check_target(self.out, overwrite=self.overwrite)
         opened = open_checkpoint(self.checkpoint)
         before = self._manifest()
@@ -75,6 +79,7 @@ class RecoverJob:
         calibration.held_out()
         further = further_texts(self.also, reader)
         model = self._loading(before).load(source, reader.tokenizer, self.progress)
+        check_enough(model, calibration, method)
         with dense_checkpoint(model, self.out, progress=self.progress) as dense:
             prefix = None if source.checkpoint else f"{model.anatomy.blocks.path}."
             self._check_unchanged(opened, dense, removed, prefix or dense.block_prefix)
@@ -85,11 +90,15 @@ class RecoverJob:
                     further,
                     before.objective or "nll",
                     removed,
+                    method,
+                    self.out,
                     memory=self.memory,
                     memo=memo,
                     progress=self.progress,
                 )
-            return self._write(before, model, dense, prefix, found)
+            manifest = self._write(before, model, dense, prefix, found)
+        forget(found.recovery)
+        return manifest
 
     def _manifest(self) -> Manifest:
         file = self.checkpoint / MANIFEST_NAME
@@ -114,7 +123,7 @@ class RecoverJob:
         if before.recovery is not None:
             raise UsageError(
                 f"{self.checkpoint}: was recovered already; recover the checkpoint from before, or "
-                "prune the original with --recover linear"
+                "prune the original with --recover"
             )
         ours, theirs = source.fingerprint(), before.model.fingerprint
         if ours is None or ours != theirs:

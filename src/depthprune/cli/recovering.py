@@ -10,9 +10,10 @@ from typing import Any
 
 from depthprune.calibration import Calibration, calibrate, parse_calibration
 from depthprune.cli.console import TerminalProgress, note
+from depthprune.cli.healing import check_way, heal, training_record
 from depthprune.cli.records import calibration_record
 from depthprune.cli.session import Reader
-from depthprune.errors import UsageError, unknown
+from depthprune.errors import UsageError
 from depthprune.evaluator import Memo, RemovedSet
 from depthprune.manifest import HeldOut, RecoveredRun, RecoveryRecord
 from depthprune.models.checkpoint import Checkpoint
@@ -20,10 +21,16 @@ from depthprune.models.loading import Model
 from depthprune.models.removal import name_blocks
 from depthprune.models.source import ModelSource
 from depthprune.outputs import is_file_output
-from depthprune.recovery import Recovery, recover, recovered, refuse_quantized_config, stored
+from depthprune.recovery import (
+    Method,
+    Recovery,
+    parse_method,
+    recovered,
+    refuse_quantized_config,
+    stored,
+)
 from depthprune.study.recovered import harmed, judge_recovered
 
-METHODS = ("linear",)
 IN_SEARCH = ("one-shot", "greedy")
 
 
@@ -38,8 +45,8 @@ class Recovered:
 
 def check_method(method: str | None, also: Sequence[str]) -> None:
     """Refuse a `--recover` that is not known, or an `--also` that would do nothing."""
-    if method is not None and method not in METHODS:
-        raise unknown("--recover method", method, METHODS)
+    if method is not None:
+        parse_method(method)
     if also and method is None:
         raise UsageError("--also: names further text to judge recovery on; pass --recover linear")
     if also:
@@ -51,6 +58,8 @@ def check_output(
 ) -> None:
     """`check_method`, and refuse an output whose weights are only ever copied, and streaming."""
     check_method(method, also)
+    if method is not None:
+        check_way(parse_method(method), stream=stream)
     if method is not None and stream:
         raise UsageError(
             "--recover: a streamed model reads its blocks from the original's files whenever they "
@@ -67,6 +76,7 @@ def check_recovering(method: str | None, search: str, sized: bool) -> None:
     """Refuse a search that would not end, or whose sizes are judged before recovery."""
     if method is None:
         raise UsageError("--search-with-recovery: needs a way to recover; pass --recover linear")
+    check_way(parse_method(method), stream=False, in_search=True)
     if search.partition(":")[0] not in IN_SEARCH:
         raise UsageError(
             f"--search-with-recovery: expected --search {' or '.join(IN_SEARCH)}, got {search}; "
@@ -95,6 +105,8 @@ def fit_and_judge(
     further: Sequence[Calibration],
     objective: Any,
     removed: RemovedSet,
+    method: Method,
+    out: Path,
     *,
     memory: int | None,
     memo: Memo | None,
@@ -102,7 +114,7 @@ def fit_and_judge(
     in_search: bool = False,
 ) -> Recovered:
     """Fit a recovery, and measure it on held-out windows and on further texts."""
-    recovery = recover(model, removed, calibration, progress=progress)
+    recovery = heal(model, removed, calibration, method, out, progress)
     for run in recovery.runs:
         if run.why_not is not None:
             note(f"note: {name_blocks(run.blocks)}: not recovered; {run.why_not}")
@@ -113,7 +125,7 @@ def fit_and_judge(
     for warning in warnings:
         note(f"warning: {warning}")
     record = RecoveryRecord(
-        method="linear",
+        method=method.name,
         in_search=in_search,
         calibration=[calibration_record(part) for part in calibration.parts],
         runs=[
@@ -130,6 +142,7 @@ def fit_and_judge(
             )
             for run in recovery.runs
         ],
+        training=training_record(recovery.training),
         further=others,
         warnings=warnings,
     )

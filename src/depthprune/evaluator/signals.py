@@ -10,8 +10,7 @@ float64.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from depthprune.evaluator.packing import reads_packed_items
 from depthprune.evaluator.score import Weighting
 from depthprune.evaluator.sheets import Sheet, lay_out
 from depthprune.models.loading import DTYPES, Model
-from depthprune.models.replay import Inputs
+from depthprune.models.replay import outside_inference
 from depthprune.objectives.nll import token_nll
 
 Values = NDArray[np.float64]
@@ -206,7 +205,7 @@ def taylor(model: Model, sheets: Sequence[_Weighted]) -> Signal:
     """
     gates = np.zeros(model.blocks)
     for sheet in sheets:
-        inputs = _outside_inference(model.anatomy.record(sheet.sheet.tokens, sheet.sheet.arguments))
+        inputs = outside_inference(model.anatomy.record(sheet.sheet.tokens, sheet.sheet.arguments))
         states = [inputs.states]
         with torch.no_grad():
             for block in range(model.blocks):
@@ -242,25 +241,6 @@ def _head_gradient(model: Model, sheet: _Weighted, final: Tensor) -> Tensor:
     where = sheet.sheet.rows.to(final.device), sheet.sheet.columns.to(final.device)
     # The last state of a prompt predicts the first token of every option.
     return gradient.index_put_(where, torch.cat(parts), accumulate=True)
-
-
-def _outside_inference(inputs: Inputs) -> Inputs:
-    """What was recorded, as tensors that a backward pass may keep."""
-    calls = tuple(
-        replace(call, args=_copied(call.args), kwargs=_copied(call.kwargs)) for call in inputs.calls
-    )
-    return Inputs(inputs.states.clone(), calls)
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        items = [_copied(item) for item in value]
-        return tuple(items) if isinstance(value, tuple) else items
-    return value
 
 
 SIGNALS: dict[str, Callable[[Model, Sequence[_Weighted]], Signal]] = {

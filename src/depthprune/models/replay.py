@@ -253,6 +253,23 @@ def _mapped(value: Any, change: Callable[[str, Tensor], Tensor], path: str = "")
     return value
 
 
+def outside_inference(inputs: Inputs) -> Inputs:
+    """What was recorded, as tensors that a backward pass may keep."""
+    copies: dict[int, Tensor] = {}
+
+    def copied(path: str, tensor: Tensor) -> Tensor:
+        # Blocks share their masks and position embeddings.
+        if id(tensor) not in copies:
+            copies[id(tensor)] = tensor.clone()
+        return copies[id(tensor)]
+
+    calls = []
+    for call in inputs.calls:
+        args, kwargs = _mapped((call.args, call.kwargs), copied)
+        calls.append(Call(args, kwargs, call.slot))
+    return Inputs(inputs.states.clone(), tuple(calls))
+
+
 def relative_difference(ours: Tensor, theirs: Tensor) -> float:
     """Largest absolute difference, as a share of the largest finite magnitude of `theirs`.
 

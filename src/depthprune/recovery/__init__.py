@@ -1,18 +1,31 @@
 """Recovery: mending what removal broke, by weights that are there already."""
 
+from depthprune.recovery.distil import distil, plan_key, require_extra, require_trainable
+from depthprune.recovery.lessons import require_windows
+from depthprune.recovery.methods import Linear, LoRA, Method, parse_method
 from depthprune.recovery.recover import recover, refuse_quantized_config, require_tokens
-from depthprune.recovery.result import Change, Recovery, RunRecovery, recovered
+from depthprune.recovery.result import Change, Recovery, RunRecovery, Training, recovered
 from depthprune.recovery.scorer import RecoveringScorer
 from depthprune.recovery.stored import stored
 
 __all__ = [
     "Change",
+    "Linear",
+    "LoRA",
+    "Method",
     "RecoveringScorer",
     "Recovery",
     "RunRecovery",
+    "Training",
+    "distil",
+    "parse_method",
+    "plan_key",
     "recover",
     "recovered",
     "refuse_quantized_config",
+    "require_extra",
     "require_tokens",
+    "require_trainable",
+    "require_windows",
     "stored",
 ]

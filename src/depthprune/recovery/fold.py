@@ -62,20 +62,26 @@ def folded(weight: Tensor, change: Tensor, axis: int) -> Tensor:
 
 
 @contextmanager
-def swapped(module: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+def swapped(
+    module: nn.Module, weights: Mapping[str, Tensor], *, park: bool = False
+) -> Iterator[None]:
     """Inside the context, some parameters of a module have other values.
 
     Args:
         module: Whose parameters.
         weights: New values by dotted name, of the same shapes.
+        park: Have the processor hold the old values meanwhile, where nearly all are replaced and a
+            device would not have room for both.
     """
     parameters = {name: module.get_parameter(name) for name in weights}
-    before = {name: parameter.data for name, parameter in parameters.items()}
+    devices = {name: parameter.device for name, parameter in parameters.items()}
+    before: dict[str, Tensor] = {}
     try:
         for name, value in weights.items():
-            old = before[name]
-            parameters[name].data = value.to(device=old.device, dtype=old.dtype)
+            parameter = parameters[name]
+            before[name] = parameter.data.cpu() if park else parameter.data
+            parameter.data = value.to(device=devices[name], dtype=parameter.dtype)
         yield
     finally:
-        for name, parameter in parameters.items():
-            parameter.data = before[name]
+        for name, old in before.items():
+            parameters[name].data = old.to(devices[name])

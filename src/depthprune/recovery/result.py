@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -12,6 +14,11 @@ from depthprune.models.anatomy import Anatomy
 from depthprune.models.loading import Model
 from depthprune.recovery.absorb import Absorber
 from depthprune.recovery.fold import folded, swapped
+from depthprune.recovery.low_rank import LowRank
+from depthprune.recovery.methods import LoRA
+
+if TYPE_CHECKING:
+    from depthprune.recovery.training import Point
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,33 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Training:
+    """How adapters were trained: see `distil`.
+
+    Attributes:
+        settings: What was asked for.
+        points: The curve, from step 0.
+        best: The step that was kept; 0 if none was better than no training.
+        steps: How many were made.
+        stopped: Whether it ended early.
+        resumed: The step that the last run went on from.
+        parameters: How many numbers were trained.
+        tokens: How many were trained on, each as often as it was.
+        folder: Where its checkpoints are, or were.
+    """
+
+    settings: LoRA
+    points: tuple[Point, ...]
+    best: int
+    steps: int
+    stopped: bool
+    resumed: int
+    parameters: int
+    tokens: int
+    folder: Path
+
+
+@dataclass(frozen=True)
 class Recovery:
     """A recovered model: which weights replace which.
 
@@ -64,17 +98,21 @@ class Recovery:
         runs: What was done for each run, from the bottom up.
         weights: New values of parameters, by their dotted names in the model.
         changes: What those values were made of.
+        low_rank: What training added to parameters, by the same names.
+        training: How it went, if there was any.
     """
 
     removed: tuple[int, ...]
     runs: tuple[RunRecovery, ...]
     weights: Mapping[str, Tensor]
     changes: tuple[Change, ...] = field(default=(), repr=False)
+    low_rank: Mapping[str, LowRank] = field(default_factory=dict, repr=False)
+    training: Training | None = None
 
 
 def recovered(model: Model, recovery: Recovery) -> AbstractContextManager[None]:
     """A context inside which the model has the recovered weights; afterwards its own again."""
-    return swapped(model.module, recovery.weights)
+    return swapped(model.module, recovery.weights, park=bool(recovery.low_rank))
 
 
 def runs_of(removed: Sequence[int]) -> list[tuple[int, ...]]:

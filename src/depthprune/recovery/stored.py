@@ -9,23 +9,18 @@ into the file's own values, in the file's dtype, and what a reload gives is what
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from depthprune.errors import ModelError
-from depthprune.models.checkpoint import Checkpoint, split_name
+from depthprune.models.checkpoint import Checkpoint
 from depthprune.models.loading import Model
 from depthprune.recovery.fold import folded
 from depthprune.recovery.result import Change, Recovery
-
-
-@dataclass(frozen=True)
-class _Found:
-    name: str
-    turned: bool
+from depthprune.recovery.stored_low_rank import add_low_rank
+from depthprune.recovery.tensors import find, tensors_of
 
 
 def stored(
@@ -51,24 +46,11 @@ def stored(
     weights: dict[str, Tensor] = {}
     for change in recovery.changes:
         number = change.absorber.block
-        tensors = _tensors_of(checkpoint, prefix, number)
+        tensors = tensors_of(checkpoint, prefix, number)
         for name, value in _rewritten(change, model, tensors, data).items():
             weights[f"{model.anatomy.blocks.path}.{number}.{name}"] = value
+    add_low_rank(recovery.low_rank, model, checkpoint, prefix, data, weights)
     return data, replace(recovery, weights=weights)
-
-
-def _tensors_of(checkpoint: Checkpoint, prefix: str, number: int) -> dict[str, Tensor]:
-    """The floating tensors of one block."""
-    found = {}
-    for shard in checkpoint.shards:
-        with safe_open(shard.path, framework="pt") as file:
-            for tensor in shard.tensors:
-                parts = split_name(tensor.name)
-                if parts is not None and parts[:2] == (prefix, number):
-                    value = file.get_tensor(tensor.name)
-                    if value.is_floating_point():
-                        found[tensor.name] = value
-    return found
 
 
 def _rewritten(
@@ -81,7 +63,7 @@ def _rewritten(
     def write(value: Tensor, name: str, axis: int) -> Tensor:
         if not value.any():
             return value  # a bias of zeros stays one, and many tensors look like it
-        found = _find(value, name, tensors)
+        found = find(value, name, tensors)
         if found is None:
             raise ModelError(
                 f"block {change.absorber.block}: {name} has its values in no tensor of the "
@@ -96,32 +78,10 @@ def _rewritten(
     values = {}
     for weight in change.absorber.weights:
         value = block.get_parameter(weight.name).data.cpu()
-        whole = not value.any() or _find(value, weight.name, tensors) is not None
+        whole = not value.any() or find(value, weight.name, tensors) is not None
         if weight.axis > 0 and not whole:
             experts = [write(expert, weight.name, weight.axis - 1) for expert in value]
             values[weight.name] = torch.stack(experts)
         else:
             values[weight.name] = write(value, weight.name, weight.axis)
     return values
-
-
-def _find(value: Tensor, name: str, tensors: Mapping[str, Tensor]) -> _Found | None:
-    """The tensor that holds a parameter's values; the one of its own name where several do."""
-    found = [
-        _Found(other, turned)
-        for other, tensor in tensors.items()
-        for turned in ((False, True) if value.dim() > 1 else (False,))
-        if tensor.dim() == value.dim() and _same(value, tensor.mT if turned else tensor)
-    ]
-    own = [each for each in found if each.name.endswith(f".{name}") and not each.turned]
-    likely = own or found
-    return likely[0] if own or len(found) == 1 else None
-
-
-def _same(value: Tensor, tensor: Tensor) -> bool:
-    if value.shape != tensor.shape:
-        return False
-    corner = (..., slice(0, 4))
-    return torch.equal(value[corner], tensor[corner].to(value.dtype)) and torch.equal(
-        value, tensor.to(value.dtype)
-    )

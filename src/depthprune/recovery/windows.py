@@ -51,7 +51,7 @@ def batches(calibration: Calibration, call_tokens: int) -> list[Batch]:
         chosen = choosing_places(part)
         for chooses in (False, True):
             windows = [w for i, w in enumerate(part.windows) if (i in chosen) == chooses]
-            made += [Batch(t, index, chooses) for t in _stacked(windows, call_tokens)]
+            made += [Batch(t, index, chooses) for t in stacked(windows, call_tokens)]
     return made
 
 
@@ -87,7 +87,8 @@ def require_enough(made: Sequence[Batch], calibration: Calibration, width: int) 
         )
 
 
-def _stacked(windows: Sequence[Window], call_tokens: int) -> Iterator[Tensor]:
+def stacked(windows: Sequence[Window], call_tokens: int) -> Iterator[Tensor]:
+    """Windows of one length together, about `call_tokens` at a time, shape (batch, length)."""
     by_length: dict[int, list[np.ndarray[Any, Any]]] = {}
     for window in windows:
         tokens = _as_text(window)

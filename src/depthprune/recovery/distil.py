@@ -1,0 +1,247 @@
+"""`distil`: training low-rank adapters on the kept blocks to give what the dense model gives.
+
+What the closed form cannot mend, a few hundred steps of distillation can, in part: the pruned model
+is trained towards the dense model's next-token distributions on the calibration's windows, and what
+was trained is written into the weights, so that the result is an ordinary checkpoint. The best step
+on windows that were not trained on is kept, and that may be none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from depthprune.calibration import Calibration
+from depthprune.errors import ModelError, UsageError
+from depthprune.models.loading import Model
+from depthprune.models.removal import check_removed
+from depthprune.outputs import whole_file
+from depthprune.progress import SILENT, Progress
+from depthprune.recovery.adapters import adapted
+from depthprune.recovery.fold import swapped
+from depthprune.recovery.lessons import Lessons, lessons
+from depthprune.recovery.low_rank import LowRank
+from depthprune.recovery.methods import LoRA
+from depthprune.recovery.recover import recover, refuse_quantized
+from depthprune.recovery.result import Recovery, Training
+from depthprune.recovery.student import Student
+
+if TYPE_CHECKING:
+    from depthprune.recovery.training import History
+
+_CALL_TOKENS = {"cpu": 1024}
+_CALL_TOKENS_ELSEWHERE = 4096
+_PLAN = "plan.json"
+
+
+def distil(
+    model: Model,
+    removed: Sequence[int],
+    calibration: Calibration,
+    settings: LoRA | None = None,
+    *,
+    folder: Path | None = None,
+    progress: Progress = SILENT,
+) -> Recovery:
+    """Train what recovers a model from which blocks are removed. The model itself stays as it is.
+
+    Args:
+        model: The dense original.
+        removed: Original block numbers.
+        calibration: Whose windows are trained on and choose the best step.
+        settings: Of the adapters and their training; the defaults if None.
+        folder: Where checkpoints are kept, to go on from if the training is interrupted; a
+            temporary one, without resume, if None.
+        progress: Where the work shows itself.
+
+    Returns:
+        The new weights, what was done for each run of removed blocks before, and the training's
+        curve.
+
+    Raises:
+        CalibrationError: If there are too few windows.
+        CheckpointError: If a checkpoint in the folder cannot be read.
+        EvaluationError: If a loss or an activation is NaN or infinite.
+        ModelError: If the model is quantized or streamed, or has nothing that can be adapted.
+        UsageError: If PEFT or accelerate is not installed, the removed set does not fit the model,
+            or the folder holds another training's checkpoints.
+    """
+    settings = settings or LoRA()
+    gone = check_removed(removed, model.blocks)
+    require_trainable(model)
+    read = lessons(calibration, settings, _call_tokens(model))
+    start = Recovery(gone, (), {})
+    if settings.start == "linear":
+        start = recover(model, gone, calibration, progress=progress)
+    task = _Task(model, gone, read, start, settings)
+    with _checkpoints(folder) as place:
+        _claim(place, plan_key(model, gone, calibration, settings))
+        history, low_rank, parameters = task.train(place, progress)
+    return task.recovery(history, low_rank, parameters, place)
+
+
+def plan_key(
+    model: Model, removed: Sequence[int], calibration: Calibration, settings: LoRA
+) -> str:
+    """What a training depends on, as a SHA-256 in hexadecimal: only the same one may be resumed."""
+    facts = {
+        "weights": model.source.fingerprint() or model.source.name,
+        "dtype": model.dtype,
+        "device": torch.device(model.device).type,
+        "removed": list(removed),
+        "calibration": [
+            calibration.fingerprint,
+            *(each.fingerprint for each in calibration.held_out()),
+        ],
+        "settings": asdict(settings),
+        "versions": [version(name) for name in ("torch", "transformers", "peft")],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def require_extra() -> None:
+    """Refuse where what trains is not installed.
+
+    Raises:
+        UsageError: Naming the extra that brings it.
+    """
+    for name in ("peft", "accelerate"):
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise UsageError(
+                f"--recover lora: needs {name}, which is not installed; run: pip install "
+                "'depthprune[heal]'"
+            ) from error
+
+
+def require_trainable(model: Model) -> None:
+    """Refuse a model that cannot be trained here.
+
+    Raises:
+        ModelError: If it is quantized, streamed or laid on several devices, or in float16.
+        UsageError: If what trains is not installed.
+    """
+    require_extra()
+    refuse_quantized(model)
+    name = model.source.name
+    if model.streamed:
+        raise ModelError(f"{name}: --recover lora: a streamed model holds no weights to train; "
+                         "load it whole without --stream")  # fmt: skip
+    if len({p.device for p in model.module.parameters()}) > 1:
+        raise ModelError(f"{name}: --recover lora: expected the model on one device; leave "
+                         "--device-map out")  # fmt: skip
+    if model.dtype == "float16":
+        raise ModelError(f"{name}: --recover lora: gradients vanish in float16; load it with "
+                         "--dtype bfloat16 or float32")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One training, everything checked."""
+
+    model: Model
+    removed: tuple[int, ...]
+    lessons: Lessons
+    start: Recovery
+    settings: LoRA
+
+    def train(
+        self, folder: Path, progress: Progress
+    ) -> tuple[History, dict[str, LowRank], int]:
+        from depthprune.recovery.training import train
+
+        module, settings = self.model.module, self.settings
+        kept = [b for b in range(self.model.blocks) if b not in self.removed]
+        changed = [module.get_parameter(name) for name in self.start.weights]
+        originals = {parameter: parameter.data for parameter in changed}
+        order = self.lessons.order(settings.steps * self._accumulated, settings.seed)
+        with (
+            swapped(module, self.start.weights),
+            adapted(self.model.anatomy, kept, settings) as adapters,
+            progress.step("training adapters", settings.steps, "steps") as shown,
+        ):
+            student = Student(
+                self.model,
+                self.removed,
+                adapters,
+                self.lessons,
+                originals,
+                nll=settings.nll,
+                checkpointing=self._checkpointing,
+            )
+            history = train(student, order, settings, folder, shown)
+            low_rank = adapters.low_rank() if history.best else {}
+            return history, low_rank, sum(p.numel() for p in adapters.parameters)
+
+    def recovery(
+        self, history: History, low_rank: dict[str, LowRank], parameters: int, folder: Path
+    ) -> Recovery:
+        weights = dict(self.start.weights)
+        for name, change in low_rank.items():
+            before = weights.get(name, self.model.module.get_parameter(name).data)
+            weights[name] = change.added_to(before)
+        steps = history.points[-1].step
+        place = self.lessons.order(steps * self._accumulated, self.settings.seed)
+        training = Training(
+            settings=self.settings,
+            points=history.points,
+            best=history.best,
+            steps=steps,
+            stopped=history.stopped,
+            resumed=history.resumed,
+            parameters=parameters,
+            tokens=sum(self.lessons.trained[p].tokens.numel() for p in place),
+            folder=folder,
+        )
+        return replace(self.start, weights=weights, low_rank=low_rank, training=training)
+
+    @property
+    def _accumulated(self) -> int:
+        return self.lessons.accumulated(self.settings.batch)
+
+    @property
+    def _checkpointing(self) -> bool:
+        if self.settings.checkpointing == "auto":
+            return torch.device(self.model.device).type != "cpu"
+        return self.settings.checkpointing == "on"
+
+
+def _call_tokens(model: Model) -> int:
+    return _CALL_TOKENS.get(torch.device(model.device).type, _CALL_TOKENS_ELSEWHERE)
+
+
+@contextmanager
+def _checkpoints(folder: Path | None) -> Iterator[Path]:
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="depthprune-lora-") as place:
+            yield Path(place)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+
+
+def _claim(folder: Path, key: str) -> None:
+    """Write whose checkpoints the folder holds, or refuse those of another training."""
+    file = folder / _PLAN
+    if file.is_file():
+        if json.loads(file.read_text(encoding="utf-8")) != {"key": key}:
+            raise UsageError(
+                f"{folder}: holds the checkpoints of another training; name another folder, or "
+                "remove it"
+            )
+        return
+    if any(folder.iterdir()):
+        raise UsageError(f"{folder}: expected an empty folder for checkpoints; name another")
+    with whole_file(file) as place:
+        place.write_text(json.dumps({"key": key}), encoding="utf-8")

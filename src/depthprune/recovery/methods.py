@@ -1,0 +1,104 @@
+"""The ways to recover, by the names that `--recover` takes, and what each can be told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias, cast
+
+from depthprune.errors import UsageError
+from depthprune.parameters import build, spell
+from depthprune.plugins import Registry
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Linear maps in closed form, folded into weights that are there: see `recover`."""
+
+    name: ClassVar[str] = "linear"
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Training low-rank adapters to give what the dense model gives: see `distil`.
+
+    Attributes:
+        rank: Of the adapters.
+        alpha: What an adapter adds is multiplied by alpha ÷ rank.
+        steps: Optimizer steps at most.
+        lr: Highest learning rate; it rises over the first tenth of the steps and falls to zero
+            along a cosine.
+        batch: About how many windows a step is made of.
+        nll: Share of the text's own negative log-likelihood in the loss, from 0 to 1; the rest is
+            the divergence from the dense model.
+        every: Steps from one judgement, and checkpoint, to the next.
+        patience: Judgements without a new best after which training ends.
+        judge: Windows of each source that choose the best step, and as many that are shown.
+        start: What is trained on from: the linear recovery, or the plain pruned model.
+        checkpointing: Whether each block is run again on the way back and not remembered; `auto`
+            does so except on a processor.
+        seed: Of the adapters' beginning and the order of the windows.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    steps: int = 200
+    lr: float = 5e-4
+    batch: int = 8
+    nll: float = 0.0
+    every: int = 20
+    patience: int = 4
+    judge: int = 8
+    start: Literal["linear", "plain"] = "linear"
+    checkpointing: Literal["auto", "on", "off"] = "auto"
+    seed: int = 0
+
+    name: ClassVar[str] = "lora"
+
+    def __post_init__(self) -> None:
+        for field in ("rank", "steps", "batch", "every", "patience", "judge"):
+            if getattr(self, field) < 1:
+                raise _wrong(field, "1 or more", getattr(self, field))
+        for field in ("alpha", "lr"):
+            value = getattr(self, field)
+            if not (value > 0 and math.isfinite(value)):
+                raise _wrong(field, "a number above 0", value)
+        if self.lr > 1:
+            raise _wrong("lr", "at most 1, such as 5e-4", self.lr)
+        if not 0 <= self.nll <= 1:
+            raise _wrong("nll", "a share from 0 to 1", self.nll)
+        if self.seed < 0:
+            raise _wrong("seed", "0 or more", self.seed)
+        for field, known in (
+            ("start", ("linear", "plain")),
+            ("checkpointing", ("auto", "on", "off")),
+        ):
+            if getattr(self, field) not in known:
+                raise _wrong(field, " or ".join(known), getattr(self, field))
+
+    @property
+    def line(self) -> str:
+        """The text by which it is asked for."""
+        return spell(self.name, self)
+
+
+Method: TypeAlias = "Linear | LoRA"
+
+# Recovery is part of the contract of `prune` and takes no plug-ins, so no group is named.
+METHODS: Registry[Callable[..., Any]] = Registry(
+    "--recover method", "", {"linear": Linear, "lora": LoRA}
+)
+
+
+def parse_method(text: str) -> Method:
+    """What a text such as `linear` or `lora:rank=8,steps=100` asks for.
+
+    Raises:
+        UsageError: If the method is unknown, or a parameter is, or its value makes no sense.
+    """
+    return cast(Method, build(METHODS, text))
+
+
+def _wrong(field: str, expected: str, got: object) -> UsageError:
+    return UsageError(f"--recover lora: {field}: expected {expected}, got {got}")

@@ -1,0 +1,165 @@
+"""The pruned model as a student of the dense one, with one copy of the weights for both.
+
+The student is the model with its removed blocks passed over and adapters on the kept ones; the
+teacher is the same modules with every block, the adapters off and, where a linear recovery came
+first, the original values in place of those that it changed. Blocks are called one by one, as in
+every measurement here, and in evaluation mode, so what is trained is what is measured: no dropout
+is ever on. What the teacher's last block gives for a lesson is kept, as far as memory goes, since
+lessons come again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from depthprune.errors import EvaluationError
+from depthprune.models.loading import Model
+from depthprune.models.replay import Inputs, outside_inference
+from depthprune.recovery.adapters import Adapters
+from depthprune.recovery.divergence import divergence, losses
+from depthprune.recovery.lessons import Lesson, Lessons
+
+_KEPT_BYTES = 1 << 30
+"""Of the teacher's states, held by the processor."""
+
+
+class Student(nn.Module):
+    """The trainable part of a pruned model; calling it gives the loss of one lesson.
+
+    Its parameters are the adapters' alone: the model itself is no part of it, so that a checkpoint
+    holds the adapters and nothing else.
+
+    Args:
+        model: The dense original, the adapters in it.
+        removed: Original block numbers.
+        adapters: Of the kept blocks.
+        read: What it reads.
+        originals: Values of the parameters that the model has not now and the teacher has, by
+            parameter.
+        nll: Share of the text's own negative log-likelihood in the loss.
+        checkpointing: Whether blocks are run again on the way back.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        removed: Sequence[int],
+        adapters: Adapters,
+        read: Lessons,
+        originals: Mapping[nn.Parameter, Tensor],
+        *,
+        nll: float,
+        checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        self.adapters = nn.ParameterList(adapters.parameters)
+        self._layers = adapters
+        self._model = model
+        self._kept = [b for b in range(model.blocks) if b not in set(removed)]
+        self._lessons = read
+        self._originals = originals
+        self._nll = nll
+        self._checkpointing = checkpointing
+        self._dense: dict[int, Tensor] = {}
+        self._room = _KEPT_BYTES
+
+    def forward(self, lesson: Tensor) -> Tensor:
+        """The loss of one lesson, weighted such that the mean over all is the mixture's.
+
+        Args:
+            lesson: Its place among those that are trained on, a whole number.
+
+        Raises:
+            EvaluationError: If the loss is NaN or infinite.
+        """
+        place = int(lesson)
+        read = self._lessons.trained[place]
+        inputs = outside_inference(self._model.anatomy.record(read.tokens))
+        dense = self._teacher(place, inputs)
+        states = inputs.states
+        for block in self._kept:
+            states = self._block(block, states, inputs)
+        ours, theirs, targets = _predicting(states, dense, read)
+        loss = divergence(self._model.anatomy.head, ours, theirs, targets, self._nll)
+        _require_finite(loss.item())
+        return loss * read.share * len(self._lessons.trained)
+
+    def judged(self, kind: str) -> tuple[float, float]:
+        """The loss as it is trained, and the text's own, over lessons that are not trained on.
+
+        Args:
+            kind: `choosing` or `held_out`.
+
+        Raises:
+            EvaluationError: If a loss is NaN or infinite.
+        """
+        total = own = 0.0
+        read: tuple[Lesson, ...] = getattr(self._lessons, kind)
+        first = len(self._lessons.trained)
+        if kind == "held_out":
+            first += len(self._lessons.choosing)
+        for place, lesson in enumerate(read):
+            inputs = self._model.anatomy.record(lesson.tokens)
+            states = inputs.states
+            dense = self._teacher(first + place, inputs)
+            for block in self._kept:
+                states = self._model.anatomy.call(block, states, inputs)
+            kl, text = losses(self._model.anatomy.head, *_predicting(states, dense, lesson))
+            total += lesson.share * ((1.0 - self._nll) * kl + self._nll * text)
+            own += lesson.share * text
+        _require_finite(total)
+        return total, own
+
+    def _block(self, block: int, states: Tensor, inputs: Inputs) -> Tensor:
+        call = self._model.anatomy.with_gradient
+        if not self._checkpointing:
+            return call(block, states, inputs)
+        again: Tensor = checkpoint(call, block, states, inputs, use_reentrant=False)
+        return again
+
+    @torch.no_grad()
+    def _teacher(self, place: int, inputs: Inputs) -> Tensor:
+        """The dense model's states behind its last block."""
+        if place in self._dense:
+            return self._dense[place]
+        states = inputs.states
+        with self._layers.off(), self._as_it_was():
+            for block in range(self._model.blocks):
+                states = self._model.anatomy.with_gradient(block, states, inputs)
+        kept = states.detach().to("cpu", copy=True)
+        size = kept.numel() * kept.element_size()
+        if size <= self._room:
+            self._room -= size
+            self._dense[place] = kept
+        return kept
+
+    @contextmanager
+    def _as_it_was(self) -> Iterator[None]:
+        now = {parameter: parameter.data for parameter in self._originals}
+        try:
+            for parameter, value in self._originals.items():
+                parameter.data = value
+            yield
+        finally:
+            for parameter, value in now.items():
+                parameter.data = value
+
+
+def _predicting(states: Tensor, dense: Tensor, lesson: Lesson) -> tuple[Tensor, Tensor, Tensor]:
+    """Both models' states at the positions that predict a token, and those tokens."""
+    ours = states[:, :-1].flatten(0, 1)
+    theirs = dense.to(states.device)[:, :-1].flatten(0, 1)
+    return ours, theirs, lesson.tokens[:, 1:].flatten().to(states.device)
+
+
+def _require_finite(loss: float) -> None:
+    if not abs(loss) < float("inf"):
+        raise EvaluationError(
+            f"--recover lora: the loss became {loss}; lower lr=, load the model with --dtype "
+            "float32, and if neither helps, check its weights"
+        )

@@ -1,0 +1,289 @@
+"""Training a student with transformers' own Trainer: schedule, checkpoints, resume, best step.
+
+The order of lessons is laid out beforehand, so what a resumed run reads is what an uninterrupted
+one would have. The Trainer writes a checkpoint (adapters, optimizer, schedule, random states) at
+every judgement; one counts only once its mark is there, so a kill while it is written costs that
+one alone. Nothing is printed: the Trainer's bars and logs are off, and the caller's step advances.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback
+
+from depthprune.errors import CheckpointError, first_line
+from depthprune.models.loading import quiet_transformers
+from depthprune.outputs import whole_file
+from depthprune.progress import Step
+from depthprune.recovery.methods import LoRA
+from depthprune.recovery.student import Student
+
+_MARK = "complete"
+_PREFIX = "checkpoint-"
+_BASELINE = "baseline.json"
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a student was worth after some steps.
+
+    Attributes:
+        step: How many.
+        trained: Mean loss of the steps since the last point; None before the first.
+        choosing: Loss on the windows that choose the best step, nats a token.
+        held_out: The same on held-out windows, which decide nothing.
+        held_out_nll: The text's own negative log-likelihood there.
+    """
+
+    step: int
+    trained: float | None
+    choosing: float
+    held_out: float
+    held_out_nll: float
+
+
+@dataclass(frozen=True)
+class History:
+    """How a training went.
+
+    Attributes:
+        points: From step 0.
+        best: The step that was kept; 0 if none was better than no training.
+        stopped: Whether it ended early.
+        resumed: The step that it went on from; 0 if it began anew.
+    """
+
+    points: tuple[Point, ...]
+    best: int
+    stopped: bool
+    resumed: int
+
+
+class _Places(Dataset[dict[str, torch.Tensor]]):
+    """The lessons of every step, in order."""
+
+    def __init__(self, places: Sequence[int]) -> None:
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"lesson": torch.tensor(self._places[index])}
+
+
+class _Trainer(Trainer):  # type: ignore[misc]
+    """A Trainer whose loss is the student's own and whose evaluation is its judgement."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        loss = model(**inputs)
+        return (loss, None) if return_outputs else loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        metrics = _judged(self.model)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return SequentialSampler(self.train_dataset)
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Advances the step that is shown, and marks checkpoints that are whole."""
+
+    def __init__(self, shown: Step) -> None:
+        self._shown = shown
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self._shown.advance()
+        # Older transformers leave the last steps unjudged.
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        with whole_file(Path(args.output_dir) / f"{_PREFIX}{state.global_step}" / _MARK) as mark:
+            mark.write_text("", encoding="utf-8")
+
+
+def train(student: Student, order: Sequence[int], settings: LoRA, folder: Path, shown: Step
+          ) -> History:  # fmt: skip
+    """Train a student, going on from the last whole checkpoint; it is left at its best step.
+
+    Args:
+        student: Its parameters are trained in place.
+        order: The lessons of all steps, as many for each.
+        settings: Of the training.
+        folder: Where checkpoints are written and found.
+        shown: Advances by one a step.
+
+    Raises:
+        CheckpointError: If a checkpoint cannot be read.
+        EvaluationError: If a loss is NaN or infinite.
+    """
+    last = last_checkpoint(folder)
+    device = student.adapters[0].device
+    with quiet_transformers(), _own_randomness(device), _on(device):
+        first = _baseline(student, folder)
+        trainer = _trainer(student, order, settings, folder, shown)
+        resumed = 0
+        if last is not None:
+            resumed = int(last.name.removeprefix(_PREFIX))
+            shown.advance(resumed)
+            _require_readable(last)
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    points = _points(first, trainer.state.log_history)
+    best = min(points, key=lambda point: (point.choosing, point.step)).step
+    if best:
+        _load(student, folder / f"{_PREFIX}{best}")
+    return History(
+        tuple(points), best, stopped=trainer.state.global_step < settings.steps, resumed=resumed
+    )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that was written whole; those that were not are removed."""
+    found = []
+    for each in folder.glob(f"{_PREFIX}*"):
+        if (each / _MARK).is_file():
+            found.append(each)
+        else:
+            shutil.rmtree(each, ignore_errors=True)
+    return max(found, key=lambda each: int(each.name.removeprefix(_PREFIX)), default=None)
+
+
+def _require_readable(checkpoint: Path) -> None:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+        load_file(checkpoint / "model.safetensors")
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{checkpoint}: cannot be resumed ({first_line(error)}); remove {checkpoint.parent} to "
+            "begin anew"
+        ) from error
+
+
+def _trainer(
+    student: Student, order: Sequence[int], settings: LoRA, folder: Path, shown: Step
+) -> _Trainer:
+    arguments = TrainingArguments(
+        output_dir=str(folder.absolute()),
+        max_steps=settings.steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=len(order) // settings.steps,
+        learning_rate=settings.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=-(-settings.steps // 10),
+        eval_strategy="steps",
+        eval_steps=settings.every,
+        save_strategy="steps",
+        save_steps=settings.every,
+        logging_steps=settings.every,
+        # The best, the last, and one more while the last is being written.
+        save_total_limit=3,
+        metric_for_best_model="loss",
+        greater_is_better=False,
+        restore_callback_states_from_checkpoint=True,
+        seed=settings.seed,
+        report_to=[],
+        disable_tqdm=True,
+        log_level="error",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        use_cpu=student.adapters[0].device.type == "cpu",
+    )
+    # Several devices would be taken for copies of the model.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    places = _Places(order)
+    trainer = _Trainer(
+        model=student,
+        args=arguments,
+        train_dataset=places,
+        eval_dataset=places,
+        data_collator=lambda items: items[0],
+        callbacks=[EarlyStoppingCallback(settings.patience), _Watch(shown)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _judged(student: Any) -> dict[str, float]:
+    choosing, _ = student.judged("choosing")
+    held_out, own = student.judged("held_out")
+    return {"eval_loss": choosing, "eval_held_out": held_out, "eval_held_out_nll": own}
+
+
+def _baseline(student: Student, folder: Path) -> dict[str, float]:
+    """The judgement before any step, from the folder where a training is resumed."""
+    file = folder / _BASELINE
+    if file.is_file():
+        known: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+        return known
+    found = _judged(student)
+    with whole_file(file) as place:
+        place.write_text(json.dumps(found), encoding="utf-8")
+    return found
+
+
+def _points(first: dict[str, float], log: Sequence[dict[str, float]]) -> list[Point]:
+    """The judgements in a Trainer's log, each with the training loss that was logged with it."""
+    trained = {int(row["step"]): row["loss"] for row in log if "loss" in row}
+    rows = [{"step": 0, **first}, *(row for row in log if "eval_loss" in row)]
+    points = {
+        int(row["step"]): Point(
+            step=int(row["step"]),
+            trained=trained.get(int(row["step"])),
+            choosing=row["eval_loss"],
+            held_out=row["eval_held_out"],
+            held_out_nll=row["eval_held_out_nll"],
+        )
+        for row in rows
+    }
+    return list(points.values())
+
+
+def _load(student: Student, checkpoint: Path) -> None:
+    student.load_state_dict(load_file(checkpoint / "model.safetensors"))
+
+
+@contextmanager
+def _own_randomness(device: torch.device) -> Iterator[None]:
+    """The Trainer seeds every generator; afterwards each is where it was."""
+    python, numbers = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numbers)
+
+
+@contextmanager
+def _on(device: torch.device) -> Iterator[None]:
+    """The Trainer takes the current CUDA device, whichever the model is on."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            yield
+    else:
+        yield
