@@ -81,9 +81,7 @@ def heal(
         return recover(model, removed, calibration, progress=progress)
     folder = _folder(out, plan_key(model, removed, calibration, method))
     with _telling(folder):
-        recovery = distil(
-            model, removed, calibration, method, folder=folder, progress=progress
-        )
+        recovery = distil(model, removed, calibration, method, folder=folder, progress=progress)
     if recovery.training is not None and not recovery.training.best:
         note(
             "note: --recover lora: no step was better than none on windows that were not trained "

@@ -23,9 +23,7 @@ def recover(
         str, typer.Option(metavar="MODEL", help="The model that it was pruned from.")
     ],
     out: options.Out,
-    way: Annotated[
-        str, typer.Option("--recover", metavar="HOW", help=options.WAYS)
-    ] = "linear",
+    way: Annotated[str, typer.Option("--recover", metavar="HOW", help=options.WAYS)] = "linear",
     calibration: options.Calibrations = None,
     also: options.Also = None,
     dtype: options.Dtype = "auto",

@@ -90,9 +90,7 @@ def distil(
     return task.recovery(history, low_rank, parameters, place)
 
 
-def plan_key(
-    model: Model, removed: Sequence[int], calibration: Calibration, settings: LoRA
-) -> str:
+def plan_key(model: Model, removed: Sequence[int], calibration: Calibration, settings: LoRA) -> str:
     """What a training depends on, as a SHA-256 in hexadecimal: only the same one may be resumed."""
     facts = {
         "weights": model.source.fingerprint() or model.source.name,
@@ -156,9 +154,7 @@ class _Task:
     start: Recovery
     settings: LoRA
 
-    def train(
-        self, folder: Path, progress: Progress
-    ) -> tuple[History, dict[str, LowRank], int]:
+    def train(self, folder: Path, progress: Progress) -> tuple[History, dict[str, LowRank], int]:
         from depthprune.recovery.training import train
 
         module, settings = self.model.module, self.settings

@@ -1,4 +1,4 @@
-"""How far a student's next-token distributions are from a teacher's, and the way back to its states.
+"""How far a student's next-token distributions are from a teacher's, and the way back.
 
 Logits of a few hundred tokens are made, compared, and turned to a gradient of the states before
 the head at once, so that no tensor of tokens × vocabulary is ever held, forward or back.
@@ -91,7 +91,7 @@ def _log_probabilities(logits: Tensor) -> Tensor:
 
 
 def _sums(ours: Tensor, theirs: Tensor, targets: Tensor) -> Tensor:
-    """Σ KL and Σ −log student[target] over a chunk; where the teacher says never, nothing is due."""
+    """Σ KL and Σ −log student[target] over a chunk; what the teacher never says costs nothing."""
     terms = torch.where(theirs.isneginf(), 0.0, theirs.exp() * (theirs - ours))
     own = -ours.gather(1, targets[:, None])
     return torch.stack([terms.sum(dtype=torch.float64), own.sum(dtype=torch.float64)]).cpu()

@@ -103,8 +103,8 @@ def _laid(
     found = []
     for part, windows in sources:
         for tokens in stacked(windows, call_tokens):
-            for few in tokens.split(most):
-                found.append(Lesson(few, part.share * len(few) / len(windows)))
+            shares = part.share / len(windows)
+            found += [Lesson(few, shares * len(few)) for few in tokens.split(most)]
     return tuple(found)
 
 

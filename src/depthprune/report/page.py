@@ -18,6 +18,7 @@ from depthprune.manifest import Manifest
 from depthprune.report import figures, numbers, summary
 from depthprune.report.export import svg
 from depthprune.report.templating import environment, source
+from depthprune.report.training_figure import training_svg
 
 _MOST_ROWS = 500
 
@@ -86,6 +87,9 @@ def _figures(manifest: Manifest) -> dict[str, Markup]:
                 for line in summary.speed_comparisons(manifest.speed)
             ),
         )
+    training = training_svg(manifest)
+    if training is not None:
+        drawn["training"] = training
     return {name: Markup(drawing) for name, drawing in drawn.items()}
 
 

@@ -1,0 +1,36 @@
+"""What a training did, in the words that page and card share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from depthprune.manifest import Manifest, TrainingPoint
+from depthprune.report import numbers
+
+
+def training_words(manifest: Manifest) -> str:
+    """How adapters were trained, in a sentence or two; empty without a training."""
+    training = manifest.recovery.training if manifest.recovery else None
+    if training is None:
+        return ""
+    ended = f"{training.steps:,} steps" + (", ended early" if training.stopped else "")
+    words = (
+        f"Adapters of {training.parameters:,} numbers ({training.settings}) were trained towards "
+        f"the whole model's next-token distributions for {ended}, on {training.tokens:,} tokens"
+    )
+    if not training.best:
+        return (
+            f"{words}. No step was better than none on windows that were not trained on, so "
+            "nothing was gained and nothing was added."
+        )
+    first, kept = training.curve[0], kept_point(training.curve, training.best)
+    return (
+        f"{words}. Step {training.best:,} was best on windows that were not trained on and was "
+        f"merged into the weights; on held-out windows the loss fell from "
+        f"{numbers.fixed(first.held_out, 4)} to {numbers.fixed(kept.held_out, 4)} nats a token."
+    )
+
+
+def kept_point(curve: Sequence[TrainingPoint], best: int) -> TrainingPoint:
+    """The point of the step that was kept."""
+    return next(point for point in curve if point.step == best)
