@@ -1,8 +1,9 @@
 """Recovery: perplexities of the demo model whole, with blocks removed, and recovered.
 
-Maps are fitted, or adapters trained, on windows of four sources; measured are other text of each (WikiText's own test
-split, the held-out tenth of the others) and text of a kind that was not fitted (Shakespeare). Each
-removed set is a row of figures by text, with the paired change of the perplexity.
+Maps are fitted, or adapters trained, on windows of four sources; measured are other text of each
+(WikiText's own test split, the held-out tenth of the others) and text of a kind that was not fitted
+(Shakespeare). Each removed set is a row of figures by text, with the paired change of the
+perplexity.
 
     python benchmarks/recovery.py --corpora ../shared/data --removed 4,5,13,14,25,26
     python benchmarks/recovery.py --corpora ../shared/data --recover lora:steps=150

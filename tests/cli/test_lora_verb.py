@@ -18,7 +18,7 @@ from tiny import save_tiny
 
 pytest.importorskip("peft", reason="the extra heal is not installed")
 
-from depthprune.recovery import LoRA, distil, student  # noqa: E402
+from depthprune.recovery import LoRA, distil, student
 
 _EXACT = ("--dtype", "float32", "--device", "cpu")
 _LORA = "lora:rank=4,steps=6,lr=0.01,batch=4,every=2,judge=3"

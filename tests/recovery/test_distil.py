@@ -246,7 +246,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     calibration = drawn(tmp_path, model)
     distil(model, [3], calibration, SHORT, folder=tmp_path / "run")
     (tmp_path / "run" / "checkpoint-8" / "trainer_state.json").write_text("{")
-    with pytest.raises(CheckpointError, match="cannot be resumed .* to begin anew"):
+    with pytest.raises(CheckpointError, match=r"cannot be resumed .* to begin anew"):
         distil(model, [3], calibration, SHORT, folder=tmp_path / "run")
 
 
@@ -359,7 +359,7 @@ def test_models_that_cannot_be_trained_are_refused(tmp_path: Path) -> None:
     calibration = drawn(tmp_path, model)
     with pytest.raises(ModelError, match="gradients vanish in float16"):
         distil(replace(model, dtype="float16"), [2], calibration, SHORT)
-    with pytest.raises(UsageError, match="rank: expected at most 32, .* got 64"):
+    with pytest.raises(UsageError, match=r"rank: expected at most 32, .* got 64"):
         distil(model, [2], calibration, replace(SHORT, rank=64))
     model.module.config.quantization_config = {"quant_method": "gptq"}
     with pytest.raises(ModelError, match="its weights are quantized"):
