@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from depthprune.evaluator.score import Score, increase
     from depthprune.models.apply import apply
     from depthprune.models.loading import Model, load
+    from depthprune.recovery.distil import distil
+    from depthprune.recovery.methods import LoRA
     from depthprune.recovery.recover import recover
     from depthprune.recovery.result import Recovery, recovered
     from depthprune.search.budget import Budget
@@ -50,6 +52,7 @@ _PLACES = {
     "CalibrationSpec": "calibration.spec",
     "Cost": "evaluator.cost",
     "Evaluator": "evaluator.evaluator",
+    "LoRA": "recovery.methods",
     "Memo": "evaluator.memo",
     "Model": "models.loading",
     "Racing": "evaluator.racing",
@@ -58,6 +61,7 @@ _PLACES = {
     "Score": "evaluator.score",
     "apply": "models.apply",
     "calibrate": "calibration.calibration",
+    "distil": "recovery.distil",
     "increase": "evaluator.score",
     "load": "models.loading",
     "recover": "recovery.recover",
@@ -77,6 +81,7 @@ __all__ = [
     "DepthpruneError",
     "EvaluationError",
     "Evaluator",
+    "LoRA",
     "Memo",
     "Model",
     "ModelError",
@@ -89,6 +94,7 @@ __all__ = [
     "UsageError",
     "apply",
     "calibrate",
+    "distil",
     "increase",
     "load",
     "recover",
