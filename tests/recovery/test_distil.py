@@ -287,6 +287,20 @@ def test_training_that_does_harm_ends_early_and_adds_nothing(tmp_path: Path) -> 
     assert recovery.low_rank == {}
 
 
+def test_a_training_that_ended_early_is_not_gone_on_with(tmp_path: Path) -> None:
+    model = loaded()
+    calibration = drawn(tmp_path, model)
+    settings = replace(SHORT, steps=40, lr=1.0, patience=2)
+    first, again = (
+        distil(model, [3], calibration, settings, folder=tmp_path / "run").training
+        for _ in range(2)
+    )
+    assert first is not None
+    assert again is not None
+    assert again.stopped
+    assert again.points == first.points
+
+
 def test_the_best_step_is_kept_and_not_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from depthprune.calibration import Calibration
 from depthprune.cli.console import TerminalProgress, note
-from depthprune.errors import UsageError
+from depthprune.errors import DepthpruneError, UsageError
 from depthprune.evaluator import RemovedSet
 from depthprune.manifest import TrainingPoint, TrainingRecord
 from depthprune.models.loading import Model
@@ -134,6 +134,8 @@ def _telling(folder: Path) -> Iterator[None]:
         note(f"note: --recover lora: training goes on from {last}")
     try:
         yield
+    except DepthpruneError:
+        raise  # it would be met again
     except BaseException:
         last = last_checkpoint(folder)
         if last is not None:

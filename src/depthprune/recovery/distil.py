@@ -237,7 +237,7 @@ def _claim(folder: Path, key: str) -> None:
                 "remove it"
             )
         return
-    if any(folder.iterdir()):
+    if any(not each.name.startswith(f".{_PLAN}.") for each in folder.iterdir()):
         raise UsageError(f"{folder}: expected an empty folder for checkpoints; name another")
     with whole_file(file) as place:
         place.write_text(json.dumps({"key": key}), encoding="utf-8")

@@ -35,6 +35,7 @@ from depthprune.recovery.student import Student
 _MARK = "complete"
 _PREFIX = "checkpoint-"
 _BASELINE = "baseline.json"
+_NOTED = ("global_step", "log_history", "stateful_callbacks")
 
 
 @dataclass(frozen=True)
@@ -142,23 +143,49 @@ def train(student: Student, order: Sequence[int], settings: LoRA, folder: Path, 
         EvaluationError: If a loss is NaN or infinite.
     """
     last = last_checkpoint(folder)
+    known = {} if last is None else _state_of(last)
     device = student.adapters[0].device
     with quiet_transformers(), _own_randomness(device), _on(device):
         first = _baseline(student, folder)
-        trainer = _trainer(student, order, settings, folder, shown)
-        resumed = 0
-        if last is not None:
-            resumed = int(last.name.removeprefix(_PREFIX))
-            shown.advance(resumed)
-            _require_readable(last)
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    points = _points(first, trainer.state.log_history)
+        shown.advance(known.get("global_step", 0))
+        log, steps = known.get("log_history", []), known.get("global_step", 0)
+        if not _ended(known, settings):
+            trainer = _trainer(student, order, settings, folder, shown)
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+            log, steps = trainer.state.log_history, trainer.state.global_step
+    points = _points(first, log)
     best = min(points, key=lambda point: (point.choosing, point.step)).step
     if best:
         _load(student, folder / f"{_PREFIX}{best}")
     return History(
-        tuple(points), best, stopped=trainer.state.global_step < settings.steps, resumed=resumed
+        tuple(points),
+        best,
+        stopped=steps < settings.steps,
+        resumed=known.get("global_step", 0),
     )
+
+
+def _state_of(checkpoint: Path) -> dict[str, Any]:
+    """What the Trainer noted in a checkpoint, which can be read whole."""
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = {name: state[name] for name in _NOTED}
+        load_file(checkpoint / "model.safetensors")
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{checkpoint}: cannot be resumed ({first_line(error)}); remove {checkpoint.parent} to "
+            "begin anew"
+        ) from error
+    return found
+
+
+def _ended(state: dict[str, Any], settings: LoRA) -> bool:
+    """Whether a training had ended, and only what comes after it was not done."""
+    if not state:
+        return False
+    noted = state["stateful_callbacks"].get(EarlyStoppingCallback.__name__, {})
+    waited = noted.get("attributes", {}).get("early_stopping_patience_counter", 0)
+    return bool(state["global_step"] >= settings.steps or waited >= settings.patience)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -170,17 +197,6 @@ def last_checkpoint(folder: Path) -> Path | None:
         else:
             shutil.rmtree(each, ignore_errors=True)
     return max(found, key=lambda each: int(each.name.removeprefix(_PREFIX)), default=None)
-
-
-def _require_readable(checkpoint: Path) -> None:
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-        load_file(checkpoint / "model.safetensors")
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{checkpoint}: cannot be resumed ({first_line(error)}); remove {checkpoint.parent} to "
-            "begin anew"
-        ) from error
 
 
 def _trainer(
