@@ -21,7 +21,7 @@ pytest.importorskip("peft", reason="the extra heal is not installed")
 from depthprune.recovery import LoRA, distil, student
 
 _EXACT = ("--dtype", "float32", "--device", "cpu")
-_LORA = "lora:rank=4,steps=6,lr=0.01,batch=4,every=2,judge=3"
+_LORA = "lora:rank=4,steps=6,lr=0.01,batch=4,nll=0.5,every=2,judge=3"
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_prune_trains_what_it_removed(
     found = outcome.document
     model = dp.load(tiny_llama, dtype="float32", device="cpu")
     calibration = dp.calibrate(enough, model)
-    settings = LoRA(rank=4, steps=6, lr=0.01, batch=4, every=2, judge=3)
+    settings = LoRA(rank=4, steps=6, lr=0.01, batch=4, nll=0.5, every=2, judge=3)
     recovery = distil(model, found["removed"], calibration, settings)
     assert recovery.training is not None
     told = found["recovery"]

@@ -207,7 +207,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(
 ) -> None:
     model = loaded()
     calibration = drawn(tmp_path, model)
-    settings = replace(SHORT, start=start)
+    settings = replace(SHORT, start=start, nll=0.5)
     whole = distil(model, [2, 3], calibration, settings)
     per_step = lessons(calibration, settings, 1024).accumulated(settings.batch)
     with monkeypatch.context() as patch:
@@ -221,7 +221,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(
     assert again.training is not None
     assert again.training.resumed == 4
     assert again.training.points == whole.training.points
-    assert again.training.best == whole.training.best
+    assert again.training.best == whole.training.best > 0
     assert again.weights.keys() == whole.weights.keys()
     for name, weight in whole.weights.items():
         assert torch.equal(again.weights[name], weight)
