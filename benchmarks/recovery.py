@@ -1,12 +1,10 @@
 """Recovery: perplexities of the demo model whole, with blocks removed, and recovered.
 
-Maps are fitted, or adapters trained, on windows of four sources; measured are other text of each
-(WikiText's own test split, the held-out tenth of the others) and text of a kind that was not fitted
-(Shakespeare). Each removed set is a row of figures by text, with the paired change of the
-perplexity.
+Maps are fitted on windows of four sources; measured are other text of each (WikiText's own test
+split, the held-out tenth of the others) and text of a kind that was not fitted (Shakespeare). Each
+removed set is a row of figures by text, with the paired change of the perplexity.
 
     python benchmarks/recovery.py --corpora ../shared/data --removed 4,5,13,14,25,26
-    python benchmarks/recovery.py --corpora ../shared/data --recover lora:steps=150
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ import depthprune as dp
 from depthprune.calibration import Calibration
 from depthprune.models.loading import Model
 from depthprune.models.removal import parse_blocks
-from depthprune.recovery import LoRA, distil, parse_method
 from depthprune.study.recovered import judge_recovered
 
 SOURCES = (
@@ -37,15 +34,9 @@ def texts(model: Model, calibration: Calibration, corpora: str, windows: int) ->
     return [*further, *calibration.held_out()]
 
 
-def measure(
-    model: Model, calibration: Calibration, judged: list[Calibration], blocks: str, way: str
-) -> None:
+def measure(model: Model, calibration: Calibration, judged: list[Calibration], blocks: str) -> None:
     began = time.monotonic()
-    method = parse_method(way)
-    if isinstance(method, LoRA):
-        recovery = distil(model, parse_blocks(blocks), calibration, method)
-    else:
-        recovery = dp.recover(model, parse_blocks(blocks), calibration)
+    recovery = dp.recover(model, parse_blocks(blocks), calibration)
     seconds = time.monotonic() - began
     for run in recovery.runs:
         done = run.why_not or (
@@ -53,14 +44,7 @@ def measure(
             f"{run.apart} apart; error {run.before:.2f} -> {run.after:.2f}"
         )
         print(f"  {run.blocks} into {run.into}: {done}")
-    training = recovery.training
-    for point in training.points if training else ():
-        print(f"  {point}")
-    if training:
-        print(
-            f"  best step {training.best} of {training.steps}; {training.tokens:,} tokens trained"
-        )
-    print(f"\n{way}: removed {blocks}, {calibration.tokens:,} tokens, {seconds:.0f} s\n")
+    print(f"\nremoved {blocks}, {calibration.tokens:,} tokens, fitted in {seconds:.0f} s\n")
     print("| text | whole | removed | recovered | recovered / removed |\n|---|---:|---:|---:|---:|")
     for row in judge_recovered(model, judged, "nll", recovery):
         assert row.recovered is not None
@@ -76,20 +60,16 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpora", default="../shared/data")
-    parser.add_argument("--windows", type=int, default=16, help="of each source")
-    parser.add_argument("--length", type=int, default=512, help="of those windows, in tokens")
-    parser.add_argument("--recover", default="linear", help="or lora:steps=150, as prune takes it")
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--windows", type=int, default=16, help="of 512 tokens, of each source")
     parser.add_argument("--judged", type=int, default=12, help="windows of each further text")
     parser.add_argument("--removed", action="append", help="such as 4,5,13; may be repeated")
     given = parser.parse_args()
-    model = dp.load("demo", dtype=given.dtype)
-    keys = f"windows={given.windows},length={given.length}"
-    specs = [f"{spec.format(given.corpora)},{keys}" for spec in SOURCES]
+    model = dp.load("demo")
+    specs = [f"{spec.format(given.corpora)},windows={given.windows}" for spec in SOURCES]
     calibration = dp.calibrate(specs, model)
     judged = texts(model, calibration, given.corpora, given.judged)
     for blocks in given.removed or ["4,5,13,14,25,26"]:
-        measure(model, calibration, judged, blocks, given.recover)
+        measure(model, calibration, judged, blocks)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import nn
 
 import depthprune as dp
 from depthprune.models.anatomy import find_anatomy
@@ -67,3 +68,30 @@ def logits(model: dp.Model, tokens: torch.Tensor, removed: Any = ()) -> torch.Te
     """Logits of the masked model."""
     with model.anatomy.masked(removed) as masked:
         return masked(input_ids=tokens, use_cache=False).logits
+
+
+class Planted(nn.Module):
+    """A block that adds a linear map of the last half of its input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        matrix = torch.randn(width, width, generator=generator) / width**0.5
+        matrix[:, : width // 2] = 0
+        self.matrix = nn.Parameter(matrix)
+
+    def forward(self, hidden_states: torch.Tensor, **rest: Any) -> torch.Tensor:
+        return hidden_states + hidden_states @ self.matrix.T
+
+
+def planted() -> dp.Model:
+    """Below block 3, the second half of the width is written by block 2's MLP alone."""
+    module = tiny_model(blocks=5)
+    with torch.no_grad():
+        module.model.embed_tokens.weight[:, 16:] = 0
+        for index, layer in enumerate(module.model.layers[:3]):
+            layer.self_attn.o_proj.weight[16:] = 0
+            half = slice(0, 16) if index == 2 else slice(16, None)
+            layer.mlp.down_proj.weight[half] = 0
+    module.model.layers[3] = Planted(32)
+    return wrapped(module)

@@ -24,7 +24,7 @@ from depthprune.errors import (
 )
 from depthprune.recovery import LoRA, distil, parse_method
 from depthprune.recovery.fold import swapped
-from mended import drawn, loaded, logits, tokens_of, wrapped
+from mended import drawn, loaded, logits, planted, tokens_of, wrapped
 from tiny import tiny_model
 
 peft = pytest.importorskip("peft", reason="the extra heal is not installed")
@@ -35,7 +35,7 @@ from depthprune.recovery.lessons import lessons  # noqa: E402
 from depthprune.recovery.student import Student  # noqa: E402
 from depthprune.recovery.training import last_checkpoint  # noqa: E402
 
-SHORT = LoRA(rank=4, steps=8, every=2, batch=4, lr=1e-2, judge=3, start="plain")
+SHORT = LoRA(rank=4, steps=6, every=2, batch=4, lr=1e-2, judge=3, start="plain")
 
 
 def same_shape(model: dp.Model) -> dict[str, Any]:
@@ -48,25 +48,16 @@ def same_shape(model: dp.Model) -> dict[str, Any]:
     }
 
 
-def planted() -> dp.Model:
-    """Block 3 adds nothing but a small low-rank change that an adapter below can stand in for."""
-    module = tiny_model(blocks=5)
-    with torch.no_grad():
-        block = module.model.layers[3]
-        block.self_attn.o_proj.weight.zero_()
-        keep = torch.zeros(48)
-        keep[:2] = 1.0
-        block.mlp.down_proj.weight.mul_(keep)
-    return wrapped(module)
-
-
 def test_distillation_finds_what_a_planted_block_gave(tmp_path: Path) -> None:
     model = planted()
-    calibration = drawn(tmp_path, model, windows=40)
-    settings = replace(SHORT, rank=8, steps=120, every=40, lr=2e-2, judge=4)
-    points = distil(model, [3], calibration, settings).training.points  # type: ignore[union-attr]
-    assert points[-1].choosing < 0.5 * points[0].choosing
-    assert points[-1].held_out < 0.5 * points[0].held_out
+    calibration = drawn(tmp_path, model, windows=96)
+    settings = replace(SHORT, rank=16, steps=80, every=40, batch=8, judge=12)
+    training = distil(model, [3], calibration, settings).training
+    assert training is not None
+    first, *_, last = training.points
+    assert first.choosing > 0.01
+    assert last.choosing < 0.6 * first.choosing
+    assert last.held_out < 0.6 * first.held_out
 
 
 def test_the_curve_is_of_the_divergence_on_windows_that_were_not_trained_on(
@@ -76,7 +67,7 @@ def test_the_curve_is_of_the_divergence_on_windows_that_were_not_trained_on(
     calibration = drawn(tmp_path, model)
     training = distil(model, [2, 3], calibration, SHORT).training
     assert training is not None
-    assert [p.step for p in training.points] == [0, 2, 4, 6, 8]
+    assert [p.step for p in training.points] == [0, 2, 4, 6]
 
     def mean(texts: Any) -> float:
         found = []
@@ -183,7 +174,8 @@ def test_lessons_weigh_the_sources_by_their_shares(tmp_path: Path) -> None:
     trained = {tuple(row.tolist()) for lesson in read.trained for row in lesson.tokens}
     others = {tuple(row.tolist()) for lesson in read.choosing for row in lesson.tokens}
     assert not trained & others
-    assert sorted(read.order(9, 0)[:9]) == list(range(9))
+    count = len(read.trained)
+    assert sorted(read.order(count, 0)) == list(range(count))
     assert read.order(30, 0)[:20] == read.order(20, 0)
 
 
@@ -245,7 +237,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     model = loaded()
     calibration = drawn(tmp_path, model)
     distil(model, [3], calibration, SHORT, folder=tmp_path / "run")
-    (tmp_path / "run" / "checkpoint-8" / "trainer_state.json").write_text("{")
+    (tmp_path / "run" / "checkpoint-6" / "trainer_state.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"cannot be resumed .* to begin anew"):
         distil(model, [3], calibration, SHORT, folder=tmp_path / "run")
 
@@ -277,12 +269,12 @@ def test_a_finished_training_is_read_from_its_folder(
 def test_training_that_does_harm_ends_early_and_adds_nothing(tmp_path: Path) -> None:
     model = loaded()
     calibration = drawn(tmp_path, model)
-    settings = replace(SHORT, steps=40, lr=1.0, patience=2)
+    settings = replace(SHORT, steps=20, lr=1.0, patience=2)
     recovery = distil(model, [3], calibration, settings)
     assert recovery.training is not None
     assert recovery.training.best == 0
     assert recovery.training.stopped
-    assert recovery.training.steps < 40
+    assert recovery.training.steps == 4
     assert recovery.weights == {}
     assert recovery.low_rank == {}
 
@@ -290,7 +282,7 @@ def test_training_that_does_harm_ends_early_and_adds_nothing(tmp_path: Path) -> 
 def test_a_training_that_ended_early_is_not_gone_on_with(tmp_path: Path) -> None:
     model = loaded()
     calibration = drawn(tmp_path, model)
-    settings = replace(SHORT, steps=40, lr=1.0, patience=2)
+    settings = replace(SHORT, steps=20, lr=1.0, patience=2)
     first, again = (
         distil(model, [3], calibration, settings, folder=tmp_path / "run").training
         for _ in range(2)
@@ -306,7 +298,7 @@ def test_the_best_step_is_kept_and_not_the_last(
 ) -> None:
     model = loaded()
     calibration = drawn(tmp_path, model)
-    values = iter([3.0, 2.0, 1.0, 1.5, 1.6])
+    values = iter([3.0, 2.0, 1.0, 1.5])
     monkeypatch.setattr(Student, "judged", lambda self, kind: (
         (next(values) if kind == "choosing" else 0.0), 0.0))  # fmt: skip
     recovery = distil(model, [3], calibration, SHORT, folder=tmp_path / "run")

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 import depthprune as dp
@@ -20,35 +19,7 @@ from depthprune.recovery.absorb import find_absorber
 from depthprune.recovery.fold import swapped
 from depthprune.recovery.result import new_weights, runs_of
 from depthprune.recovery.tokens import massive
-from mended import drawn, loaded, logits, states, tokens_of, wrapped
-from tiny import tiny_model
-
-
-class Planted(nn.Module):
-    """A block that adds a linear map of the last half of its input."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(5)
-        matrix = torch.randn(width, width, generator=generator) / width**0.5
-        matrix[:, : width // 2] = 0
-        self.matrix = nn.Parameter(matrix)
-
-    def forward(self, hidden_states: torch.Tensor, **rest: Any) -> torch.Tensor:
-        return hidden_states + hidden_states @ self.matrix.T
-
-
-def planted() -> dp.Model:
-    """Below block 3, the second half of the width is written by block 2's MLP alone."""
-    module = tiny_model(blocks=5)
-    with torch.no_grad():
-        module.model.embed_tokens.weight[:, 16:] = 0
-        for index, layer in enumerate(module.model.layers[:3]):
-            layer.self_attn.o_proj.weight[16:] = 0
-            half = slice(0, 16) if index == 2 else slice(16, None)
-            layer.mlp.down_proj.weight[half] = 0
-    module.model.layers[3] = Planted(32)
-    return wrapped(module)
+from mended import drawn, loaded, logits, planted, states, tokens_of
 
 
 def test_a_block_that_is_linear_in_the_mlp_output_is_recovered(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from depthprune.recovery.low_rank import LowRank
 from depthprune.recovery.methods import LoRA
 
 _NAME = "default"
-_PEFT_ATTRIBUTES = ("peft_config", "base_model_tp_plan")
 
 
 class Adapters:
@@ -109,50 +108,59 @@ def adapted(anatomy: Anatomy, kept: Sequence[int], settings: LoRA) -> Iterator[A
         ModelError: If PEFT cannot adapt a module.
         UsageError: If the rank is above a module's size.
     """
-    module = anatomy.module
+    module, path = anatomy.module, f"{anatomy.blocks.path}."
     chosen = targets(anatomy, kept)
-    narrow = min(min(m.weight.shape) for m in chosen.values())  # type: ignore[union-attr, arg-type]
+    narrow = min(size for each in chosen.values() for size in each.get_parameter("weight").shape)
     if settings.rank > narrow:
         raise UsageError(
             f"--recover lora: rank: expected at most {narrow}, the least size of a projection, got "
             f"{settings.rank}"
         )
     flags = [(p, p.requires_grad) for p in module.parameters()]
-    before = {name: module.__dict__[name] for name in _PEFT_ATTRIBUTES if name in module.__dict__}
     try:
-        yield Adapters(_inject(module, list(chosen), settings))
+        module.requires_grad_(False)
+        # Of a whole model PEFT would know the type, and for some move targets to other names.
+        blocks = nn.ModuleDict({str(b): anatomy.blocks.modules[b] for b in kept})
+        found = _inject(blocks, [name.removeprefix(path) for name in chosen], settings)
+        yield Adapters({f"{path}{name}": layer for name, layer in found.items()})
     finally:
         for name, original in chosen.items():
             parent, _, leaf = name.rpartition(".")
             module.get_submodule(parent)._modules[leaf] = original
-        for name in _PEFT_ATTRIBUTES:
-            module.__dict__.pop(name, None)
-        module.__dict__.update(before)
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
 
 
-def _inject(module: nn.Module, names: list[str], settings: LoRA) -> dict[str, Any]:
+def _inject(blocks: nn.ModuleDict, names: list[str], settings: LoRA) -> dict[str, Any]:
+    """PEFT's layers in place of the named modules, by name."""
     from peft import LoraConfig, inject_adapter_in_model
 
+    alpha: Any = settings.alpha  # PEFT divides by the rank, whatever its type says
     config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, bias="none",
-        target_modules=names,
-    )  # fmt: skip
-    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
+        r=settings.rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", target_modules=names
+    )
+    devices = {p.device for p in blocks.parameters() if p.device.type == "cuda"}
     # PEFT warns of GPT-2's layout, which it then sets right itself.
     with warnings.catch_warnings(), torch.random.fork_rng(sorted(devices, key=str)):
         warnings.simplefilter("ignore")
         torch.manual_seed(settings.seed)
         try:
-            inject_adapter_in_model(config, module, adapter_name=_NAME)
+            inject_adapter_in_model(config, blocks, adapter_name=_NAME)
         except (ValueError, TypeError, RuntimeError) as error:
-            raise ModelError(
-                f"{type(module).__name__}: --recover lora: PEFT cannot adapt it "
-                f"({first_line(error)}); take --recover linear"
-            ) from error
-    layers = {name: module.get_submodule(name) for name in names}
+            raise _cannot(first_line(error)) from error
+    layers: dict[str, Any] = {
+        name: child for name, child in blocks.named_modules() if hasattr(child, "lora_A")
+    }
+    if set(layers) != set(names):
+        differing = sorted(set(layers) ^ set(names))
+        raise _cannot(f"it adapts other modules than asked for, such as {differing[0]}")
     for layer in layers.values():
-        for part in (layer.lora_A, layer.lora_B):  # type: ignore[union-attr]
-            part[_NAME].float().requires_grad_(True)  # type: ignore[index, operator]
+        for part in (layer.lora_A, layer.lora_B):
+            part[_NAME].float().requires_grad_(True)
     return layers
+
+
+def _cannot(reason: str) -> ModelError:
+    return ModelError(
+        f"--recover lora: PEFT cannot adapt this model ({reason}); take --recover linear"
+    )

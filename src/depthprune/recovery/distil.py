@@ -39,7 +39,7 @@ from depthprune.recovery.student import Student
 if TYPE_CHECKING:
     from depthprune.recovery.training import History
 
-_CALL_TOKENS = {"cpu": 1024}
+_CALL_TOKENS = {"cpu": 512}
 _CALL_TOKENS_ELSEWHERE = 4096
 _PLAN = "plan.json"
 

@@ -30,7 +30,8 @@ def divergence(head: Head, states: Tensor, dense: Tensor, targets: Tensor, nll: 
     Returns:
         A scalar in float32, nats a token, with a gradient towards `states`.
     """
-    loss: Tensor = _Divergence.apply(states, dense, targets, head, nll)
+    apply: Any = _Divergence.apply
+    loss: Tensor = apply(states, dense, targets, head, nll)
     return loss
 
 
@@ -77,7 +78,7 @@ class _Divergence(torch.autograd.Function):
         return torch.tensor((1.0 - nll) * kl + nll * text, device=states.device)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * slope.to(gradient.dtype), None, None, None, None
 

@@ -104,7 +104,7 @@ def _laid(
     for part, windows in sources:
         for tokens in stacked(windows, call_tokens):
             shares = part.share / len(windows)
-            found += [Lesson(few, shares * len(few)) for few in tokens.split(most)]
+            found += [Lesson(few, shares * len(few)) for few in torch.split(tokens, most)]
     return tuple(found)
 
 

@@ -16,7 +16,7 @@ from depthprune.plugins import Registry
 class Linear:
     """Linear maps in closed form, folded into weights that are there: see `recover`."""
 
-    name: ClassVar[str] = "linear"
+    name: ClassVar[Literal["linear"]] = "linear"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class LoRA:
     checkpointing: Literal["auto", "on", "off"] = "auto"
     seed: int = 0
 
-    name: ClassVar[str] = "lora"
+    name: ClassVar[Literal["lora"]] = "lora"
 
     def __post_init__(self) -> None:
         for field in ("rank", "steps", "batch", "every", "patience", "judge"):

@@ -101,7 +101,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
     ) -> dict[str, float]:
         metrics = _judged(self.model)
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
+        self.control: Any = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
@@ -111,10 +111,18 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Advances the step that is shown, and marks checkpoints that are whole."""
+    """Advances the step that is shown, and marks checkpoints that are whole.
 
-    def __init__(self, shown: Step) -> None:
+    No training at all is the first best that later steps are held against.
+    """
+
+    def __init__(self, shown: Step, baseline: float) -> None:
         self._shown = shown
+        self._baseline = baseline
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if state.best_metric is None:
+            state.best_metric = self._baseline
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         self._shown.advance()
@@ -150,7 +158,8 @@ def train(student: Student, order: Sequence[int], settings: LoRA, folder: Path, 
         shown.advance(known.get("global_step", 0))
         log, steps = known.get("log_history", []), known.get("global_step", 0)
         if not _ended(known, settings):
-            trainer = _trainer(student, order, settings, folder, shown)
+            watch = _Watch(shown, first["eval_loss"])
+            trainer = _trainer(student, order, settings, folder, watch)
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
             log, steps = trainer.state.log_history, trainer.state.global_step
     points = _points(first, log)
@@ -200,7 +209,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def _trainer(
-    student: Student, order: Sequence[int], settings: LoRA, folder: Path, shown: Step
+    student: Student, order: Sequence[int], settings: LoRA, folder: Path, watch: _Watch
 ) -> _Trainer:
     arguments = TrainingArguments(
         output_dir=str(folder.absolute()),
@@ -237,7 +246,7 @@ def _trainer(
         train_dataset=places,
         eval_dataset=places,
         data_collator=lambda items: items[0],
-        callbacks=[EarlyStoppingCallback(settings.patience), _Watch(shown)],
+        callbacks=[EarlyStoppingCallback(settings.patience), watch],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
