@@ -53,7 +53,7 @@ def measure(
                 f"out, text {math.exp(point.held_out_nll):.2f}"
             )
         print(f"  step {recovery.training.best} kept, {recovery.training.tokens:,} tokens trained")
-    print(
+    print("\n| text | whole | removed | recovered | ratio |\n|---|---:|---:|---:|---:|")
         "\n| text | whole | removed | recovered | recovered / removed |\n|---|---:|---:|---:|---:|"
     )
     for row in judge_recovered(model, judged, "nll", recovery, memo=memo):
