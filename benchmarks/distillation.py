@@ -54,8 +54,6 @@ def measure(
             )
         print(f"  step {recovery.training.best} kept, {recovery.training.tokens:,} tokens trained")
     print("\n| text | whole | removed | recovered | ratio |\n|---|---:|---:|---:|---:|")
-        "\n| text | whole | removed | recovered | recovered / removed |\n|---|---:|---:|---:|---:|"
-    )
     for row in judge_recovered(model, judged, "nll", recovery, memo=memo):
         assert row.recovered is not None
         ratio = math.exp(row.recovered_change or 0.0)
