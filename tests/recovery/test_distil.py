@@ -20,6 +20,7 @@ from depthprune.errors import (
     CheckpointError,
     EvaluationError,
     ModelError,
+    OutputError,
     UsageError,
 )
 from depthprune.recovery import LoRA, distil, parse_method
@@ -231,6 +232,22 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(
     (tmp_path / "run" / "checkpoint-4" / "complete").unlink()
     assert last_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-2"
     assert not (tmp_path / "run" / "checkpoint-4").exists()
+
+
+def test_a_full_disk_is_said_and_what_is_whole_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded()
+    calibration = drawn(tmp_path, model)
+
+    def full(self: Any, *given: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.Trainer._save_rng_state", full)
+        with pytest.raises(OutputError, match="No space left on device.*; free some space"):
+            distil(model, [3], calibration, SHORT, folder=tmp_path / "run")
+    assert distil(model, [3], calibration, SHORT, folder=tmp_path / "run").training is not None
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback
 
-from depthprune.errors import CheckpointError, first_line
+from depthprune.errors import CheckpointError, OutputError, first_line
 from depthprune.models.loading import quiet_transformers
 from depthprune.outputs import whole_file
 from depthprune.progress import Step
@@ -149,6 +149,7 @@ def train(student: Student, order: Sequence[int], settings: LoRA, folder: Path, 
     Raises:
         CheckpointError: If a checkpoint cannot be read.
         EvaluationError: If a loss is NaN or infinite.
+        OutputError: If the disk is full or the folder cannot be written.
     """
     last = last_checkpoint(folder)
     known = {} if last is None else _state_of(last)
@@ -160,7 +161,13 @@ def train(student: Student, order: Sequence[int], settings: LoRA, folder: Path, 
         if not _ended(known, settings):
             watch = _Watch(shown, first["eval_loss"])
             trainer = _trainer(student, order, settings, folder, watch)
-            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+            try:
+                trainer.train(resume_from_checkpoint=None if last is None else str(last))
+            except (OSError, SafetensorError) as error:
+                raise OutputError(
+                    f"{folder}: a checkpoint cannot be written or read ({first_line(error)}); free "
+                    "some space and run again, which goes on from the last whole one"
+                ) from error
             log, steps = trainer.state.log_history, trainer.state.global_step
     points = _points(first, log)
     best = min(points, key=lambda point: (point.choosing, point.step)).step
