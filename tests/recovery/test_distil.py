@@ -245,7 +245,7 @@ def test_a_full_disk_is_said_and_what_is_whole_is_gone_on_with(
 
     with monkeypatch.context() as patch:
         patch.setattr("transformers.Trainer._save_rng_state", full)
-        with pytest.raises(OutputError, match="No space left on device.*; free some space"):
+        with pytest.raises(OutputError, match=r"No space left on device.*; free some space"):
             distil(model, [3], calibration, SHORT, folder=tmp_path / "run")
     assert distil(model, [3], calibration, SHORT, folder=tmp_path / "run").training is not None
 
