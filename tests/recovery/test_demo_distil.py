@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("peft", reason="the extra heal is not installed")
 
 CORPORA = Path(os.environ.get("DEPTHPRUNE_CORPORA", Path(__file__).parents[3] / "shared" / "data"))
-LORA = "lora:steps=40,every=20,batch=4,judge=4,lr=0.001"
+LORA = "lora:steps=24,every=12,batch=4,judge=4,lr=0.001"
 
 
 @pytest.mark.corpora
