@@ -156,6 +156,19 @@ def test_an_interrupted_training_is_gone_on_with(
     assert _checkpoints(tmp_path) == []
 
 
+def test_items_with_options_are_trained_on_and_judged(prune: Command, tmp_path: Path) -> None:
+    items = tmp_path / "items.jsonl"
+    rows = [{"prompt": f"The river is {n} feet", "options": [" high", " low"], "answer": n % 2}
+            for n in range(80)]  # fmt: skip
+    items.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    spec = f"choices:{items},windows=16"
+    found = prune("out", "--recover", f"{_LORA},start=plain", "-c", spec, "--also",
+                  f"choices:{items},windows=4", "--json").document  # fmt: skip
+    texts = [*found["held_out"], *found["recovery"]["further"]]
+    assert [row["calibration"].partition(":")[0] for row in texts] == ["text", "choices", "choices"]
+    assert all(row["recovered_change_stderr"] > 0 for row in texts)
+
+
 def test_training_that_gains_nothing_is_said(prune: Command, tmp_path: Path) -> None:
     outcome = prune("out", "--recover", "lora:rank=4,steps=4,lr=1,batch=4,every=2,start=plain")
     assert "so nothing was gained and nothing was added" in outcome.err
