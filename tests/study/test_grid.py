@@ -121,3 +121,19 @@ def test_the_recipes_are_plans() -> None:
     assert [path.stem for path in recipes] == ["paper-smol", "paper-v1", "quick"]
     for path in recipes:
         assert read_grid(path).cells
+
+
+def test_what_a_calibration_reads_is_judged_on_the_part_that_no_draw_sees(tmp_path: Path) -> None:
+    grid = _grid(
+        tmp_path,
+        texts={"code": "stdlib-code,windows=2,seed=9", "prose": "stdlib-prose", "w": "text:w.txt"},
+        choices={"arc": "choices:arc.jsonl", "test": "choices:arc-test.jsonl"},
+    )
+    judged = {**grid.texts, **grid.choices}
+    assert {name: grid.split_of(specs) for name, specs in judged.items()} == {
+        "code": "held-out",
+        "prose": "held-out",
+        "w": "whole",
+        "arc": "held-out",
+        "test": "whole",
+    }

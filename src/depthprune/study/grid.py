@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from depthprune.calibration import SOURCES, CalibrationSpec, parse_calibration
+from depthprune.calibration.windows import Split
 from depthprune.errors import DepthpruneError, UsageError, first_line
 from depthprune.objectives import parse_objective
 from depthprune.search import make_search, parse_budget
@@ -89,14 +90,21 @@ class Grid:
         beside = self.folder / model
         return str(beside) if beside.exists() else model
 
+    def split_of(self, judged: Specs) -> Split:
+        """What judges draw from: of a source that a calibration reads, the tenth that none sees."""
+        seen = {(s.source, s.target) for c in self.calibrations.values() for s in c.specs}
+        return "held-out" if any((s.source, s.target) in seen for s in judged) else "whole"
+
     @property
     def fingerprint(self) -> str:
         """Of all that decides a result, in hexadecimal; its name and paths' folders do not."""
+        judged = {**self.texts, **self.choices}
         facts = {
             **self.plan.model_dump(exclude={"name", "device", "calibrations", "texts", "choices"}),
             "calibrations": {n: [s.line() for s in c.specs] for n, c in self.calibrations.items()},
             "texts": {name: [s.line() for s in specs] for name, specs in self.texts.items()},
             "choices": {name: [s.line() for s in specs] for name, specs in self.choices.items()},
+            "splits": {name: self.split_of(specs) for name, specs in judged.items()},
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 

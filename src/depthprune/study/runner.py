@@ -100,6 +100,7 @@ class Study:
                     self.grid.plan.by,
                     self.grid.plan.homes,
                     self.memo,
+                    self.grid.split_of,
                 )
             except DepthpruneError as error:
                 yield from (self._failed(cell, None, None, error) for cell in group)
