@@ -155,3 +155,17 @@ def test_a_forecast_counts_what_is_shared_once(grid: Grid) -> None:
     # Of one draw, greedy's first step is one-shot's, and its k = 1 lies on the way to k = 2.
     tokens = 5 * 32
     assert found.block_tokens < 2 * tokens * (2 * 21 + 2 * 15) + 2 * 10_000
+
+
+def test_the_length_in_the_table_is_the_plan_s_whatever_was_drawn(
+    grid: Grid, tmp_path: Path, tiny_llama: Path
+) -> None:
+    lines = [{"q": f"How many is {i}?", "a": " ".join(["one"] * (i % 7 + 1))} for i in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    spec = "jsonl:pairs.jsonl,prompt=q,answer=a,format=zero-shot,windows=3,length=40"
+    plan = {"models": str(tiny_llama), "k": 1, "calibrations": {"pairs": spec}, "draws": 3}
+    plan |= {"searches": "one-shot", "dtype": "float32", "device": "cpu"}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
+    Study(read_grid(tmp_path / "plan.yaml"), tmp_path).run()
+    rows = read(tmp_path / "results.jsonl").rows
+    assert [row.calibration.length for row in rows] == [40, 40, 40]

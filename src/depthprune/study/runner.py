@@ -172,7 +172,6 @@ class Study:
 
     def _facts(self, cell: Cell, blocks: int, drawn: Calibration | None) -> dict[str, Any]:
         calibrated = self.grid.calibrations[cell.calibration]
-        lengths = {len(window.tokens) for window in drawn.windows} if drawn is not None else set()
         text = not calibrated.judges_items
         return {
             "model": cell.model,
@@ -182,7 +181,7 @@ class Study:
                 name=cell.calibration,
                 kind="text" if text else "choices",
                 source=calibrated.family,
-                length=max(lengths) if lengths and text else None,
+                length=max(spec.length for spec in calibrated.specs) if text else None,
                 windows=len(drawn.windows) if drawn is not None else 1,
                 tokens=sum(int(w.scored.sum()) for w in drawn.windows) if drawn is not None else 0,
             ),

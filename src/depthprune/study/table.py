@@ -36,7 +36,9 @@ class CellCalibration(_Record):
     name: str = Field(description="By which the plan calls this configuration.")
     kind: Literal["text", "choices"] = Field(description="Text windows or multiple-choice items.")
     source: str = Field(description="What was read, without how.")
-    length: int | None = Field(default=None, description="Tokens a window; null for choices.")
+    length: int | None = Field(
+        default=None, description="Tokens a window, at most; null for choices."
+    )
     windows: int = Field(ge=1, description="Windows or items.")
     tokens: int = Field(ge=0, description="Scored tokens.")
 
