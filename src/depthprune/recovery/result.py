@@ -48,7 +48,7 @@ class Change:
 
     Attributes:
         absorber: The block and its weights.
-        matrix: T − I, shape (width, width), float64.
+        matrix: T − I, shape (width, width), float64, held by the processor.
     """
 
     absorber: Absorber
@@ -62,7 +62,8 @@ class Recovery:
     Attributes:
         removed: The removed set.
         runs: What was done for each run, from the bottom up.
-        weights: New values of parameters, by their dotted names in the model.
+        weights: New values of parameters, by their dotted names in the model. A streamed model's
+            are held by the processor: of each run one down projection, or its experts'.
         changes: What those values were made of.
     """
 
@@ -73,7 +74,12 @@ class Recovery:
 
 
 def recovered(model: Model, recovery: Recovery) -> AbstractContextManager[None]:
-    """A context inside which the model has the recovered weights; afterwards its own again."""
+    """A context inside which the model has the recovered weights; afterwards its own again.
+
+    A streamed model is given them whenever it reads their blocks.
+    """
+    if model.stream is not None:
+        return model.stream.replacing(model.module, recovery.weights)
     return swapped(model.module, recovery.weights)
 
 
