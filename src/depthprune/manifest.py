@@ -202,6 +202,9 @@ class RecoveredRun(_Record):
         "windows that were not fitted.",
     )
     after: float | None = Field(default=None, description="The same with the change.")
+    rank: int | None = Field(
+        default=None, description="Directions of the width that the fitted tokens span."
+    )
 
 
 class RecoveryRecord(_Record):

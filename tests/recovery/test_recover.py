@@ -148,6 +148,15 @@ def test_a_run_that_did_nothing_changes_no_weight(tmp_path: Path) -> None:
     assert "no change came nearer" in (recovery.runs[0].why_not or "")
 
 
+def test_an_mlp_that_adds_nothing_makes_a_singular_system(tmp_path: Path) -> None:
+    model = loaded()
+    with torch.no_grad():
+        model.module.model.layers[1].mlp.down_proj.weight.zero_()
+    (run,) = dp.recover(model, [2], drawn(tmp_path, model)).runs
+    assert "block 1 adds nothing, so the system is singular" in (run.why_not or "")
+    assert run.strength == 0
+
+
 def test_a_run_at_the_very_bottom_is_left_and_the_next_corrects_for_it(tmp_path: Path) -> None:
     model = loaded()
     recovery = dp.recover(model, [0, 1, 4], drawn(tmp_path, model))

@@ -99,6 +99,12 @@ def fit_and_judge(
     for run in recovery.runs:
         if run.why_not is not None:
             note(f"note: {name_blocks(run.blocks)}: not recovered; {run.why_not}")
+        elif run.rank is not None and run.rank < recovery.width:
+            note(
+                f"note: {name_blocks(run.blocks)}: the system is singular: on these tokens the MLP "
+                f"of block {run.into} adds {run.rank:,} of {recovery.width:,} directions; the "
+                "others are left as they are"
+            )
     shared: dict[str, Any] = {"memory": memory, "memo": memo, "progress": progress}
     own = calibration.held_out()
     held_out = judge_recovered(model, own, objective, recovery, **shared)
@@ -122,6 +128,7 @@ def fit_and_judge(
                 apart=run.apart,
                 before=run.before,
                 after=run.after,
+                rank=run.rank,
             )
             for run in recovery.runs
         ],

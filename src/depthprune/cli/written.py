@@ -39,6 +39,16 @@ _SAMPLE_TOKENS = 40
 
 
 @dataclass(frozen=True)
+class Written:
+    """A checkpoint that was written, and what was found of it."""
+
+    surgery: Surgery
+    parity: ParityRecord
+    speed: Speed | None
+    sample: Sample | None
+
+
+@dataclass(frozen=True)
 class Writing:
     """How a checkpoint is to be written, and what is to be measured of it.
 
@@ -144,13 +154,3 @@ class Writing:
             seed=self.seed,
             temperature=_TEMPERATURE,
         )
-
-
-@dataclass(frozen=True)
-class Written:
-    """A checkpoint that was written, and what was found of it."""
-
-    surgery: Surgery
-    parity: ParityRecord
-    speed: Speed | None
-    sample: Sample | None

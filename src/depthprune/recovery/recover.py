@@ -83,7 +83,7 @@ def recover(
             if passed.change is not None:
                 changes.append(passed.change)
                 weights |= passed.weights
-    return Recovery(gone, tuple(runs), weights, tuple(changes))
+    return Recovery(gone, tuple(runs), weights, tuple(changes), walk.width)
 
 
 def require_tokens(model: Model, calibration: Calibration) -> None:

@@ -29,6 +29,8 @@ class RunRecovery:
         before: Root mean square, an element, of what the state behind the run lacked against the
             dense model's, on the windows that choose; None where nothing was fitted.
         after: The same with the change.
+        rank: How many directions of the width the fitted tokens span; below the width the system
+            is singular, and the other directions are left as they are.
     """
 
     blocks: tuple[int, ...]
@@ -40,6 +42,7 @@ class RunRecovery:
     apart: int = 0
     before: float | None = None
     after: float | None = None
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,14 @@ class Recovery:
         weights: New values of parameters, by their dotted names in the model. A streamed model's
             are held by the processor: of each run one down projection, or its experts'.
         changes: What those values were made of.
+        width: Of the hidden state.
     """
 
     removed: tuple[int, ...]
     runs: tuple[RunRecovery, ...]
     weights: Mapping[str, Tensor]
     changes: tuple[Change, ...] = field(default=(), repr=False)
+    width: int = 0
 
 
 def recovered(model: Model, recovery: Recovery) -> AbstractContextManager[None]:

@@ -95,7 +95,9 @@ class Walk:
         fitted, choosing = self._sums(absorber, apart)
         found: Fit = fit(fitted, choosing, self.shares)
         why = None
-        if not found.strength:
+        if not found.rank:
+            why = f"the system is singular: the MLP of block {absorber.block} adds nothing to map"
+        elif not found.strength:
             why = "on windows that were not fitted no change came nearer to the dense model"
         done = RunRecovery(
             blocks=run,
@@ -104,6 +106,7 @@ class Walk:
             ridge=found.ridge if found.strength else None,
             strength=found.strength,
             tokens=fitted.tokens,
+            rank=found.rank,
             apart=int(sum(a.sum() for a, b in zip(apart, self.batches, strict=True)
                           if not b.chooses)),
             before=found.before,
