@@ -79,7 +79,10 @@ class Inputs:
                 chosen[id(tensor)] = tensor if same is None else same
             return chosen[id(tensor)]
 
-        calls = (Call(*_mapped((c.args, c.kwargs), one_of), c.slot) for c in self.calls)
+        calls = []
+        for call in self.calls:
+            args, kwargs = _mapped((call.args, call.kwargs), one_of)
+            calls.append(Call(args, kwargs, call.slot))
         # Only the number of rows is read of the states.
         return Inputs(self.states.new_empty((len(self.states), 0, 0)), tuple(calls))
 

@@ -140,10 +140,12 @@ def _recovery_line(record: HeldOut, label: str, objective: str | None) -> Recove
 
 def _accuracy_line(record: HeldOut, label: str) -> RecoveryLine:
     estimates = [record.dense, record.pruned, record.recovered or record.pruned]
-    shares = [numbers.with_error(100 * (1 - e.loss), 100 * e.stderr) for e in estimates]
+    dense, pruned, recovered = (
+        numbers.with_error(100 * (1 - e.loss), 100 * e.stderr) for e in estimates
+    )
     change, stderr = record.recovered_change or 0.0, record.recovered_change_stderr or 0.0
     changed = numbers.with_error(-100 * change, 100 * stderr, sign=True)
-    return RecoveryLine(f"accuracy in %, {label}", *shares, changed)
+    return RecoveryLine(f"accuracy in %, {label}", dense, pruned, recovered, changed)
 
 
 def recovery_words(manifest: Manifest) -> str:
