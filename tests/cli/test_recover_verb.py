@@ -98,6 +98,28 @@ def test_the_search_can_score_recovered_sets(prune: Command, tiny_llama: Path, e
     assert found["parity"]["bitwise"]
 
 
+def test_a_search_of_recovered_sets_is_exact_and_repeated_as_it_was(
+    prune: Command, tiny_llama: Path, enough: str
+) -> None:
+    words = ("--recover", "linear", "--search-with-recovery", "--draws", 2, "--json")
+    found = prune("out", *words).document
+    assert found["search"]["racing"] is None
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    scorer = RecoveringScorer(model, dp.calibrate(enough, model).redraw(1))
+    again = dp.search("one-shot", scorer, k=3)
+    (draw,) = found["draws"]
+    assert (draw["removed"], draw["loss"]) == (list(again.removed), again.score.loss)
+    assert draw["loss_of_first"] == scorer.score([found["removed"]])[0].loss
+
+
+def test_a_dry_run_counts_the_fitting_of_every_set(prune: Command) -> None:
+    plain = prune("out", "--dry-run", "--json").document
+    words = ("--recover", "linear", "--search-with-recovery", "--dry-run", "--json")
+    told = prune("out", *words).document
+    assert told["evaluations"] == plain["evaluations"]
+    assert told["block_tokens"] > 2 * plain["block_tokens"]
+
+
 def test_sizes_are_not_judged_before_recovery(
     depthprune: Command, tiny_llama: Path, enough: str, tmp_path: Path, no_weights: None
 ) -> None:

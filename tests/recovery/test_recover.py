@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 import depthprune as dp
 from depthprune.errors import CalibrationError, EvaluationError, ModelError, UsageError
 from depthprune.models.anatomy import Anatomy
-from depthprune.recovery import RecoveringScorer
+from depthprune.objectives import parse_objective
+from depthprune.recovery import RecoveringRehearsal, RecoveringScorer
 from depthprune.recovery.absorb import find_absorber
 from depthprune.recovery.fold import swapped
 from depthprune.recovery.result import new_weights, runs_of
@@ -252,6 +253,19 @@ def test_what_recovering_sets_costs_is_counted(
         before, tokens[:] = scorer.cost.block_tokens, []
         scorer.score([removed])
         assert scorer.cost.block_tokens - before == sum(tokens)
+
+
+def test_a_rehearsal_tells_what_recovering_sets_costs(tmp_path: Path) -> None:
+    model = loaded()
+    calibration = drawn(tmp_path, model)
+    scorer = RecoveringScorer(model, calibration)
+    rehearsal = RecoveringRehearsal(model, calibration, parse_objective("nll"))
+    sets = [(0, 2, 3, 5), (1,), (3, 5)]
+    scorer.score(sets)
+    rehearsal.score(sets)
+    told, spent = rehearsal.cost, scorer.cost
+    assert (told.block_tokens, told.head_tokens) == (spent.block_tokens, spent.head_tokens)
+    assert told.evaluations == spent.evaluations == 3
 
 
 def test_a_recovered_set_is_scored_on_the_windows_that_choose(tmp_path: Path) -> None:

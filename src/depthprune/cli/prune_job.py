@@ -111,7 +111,9 @@ class PruneJob:
             device=model.device,
             calibration=[calibration_record(part) for part in calibration.parts],
             objective=evaluator.objective.name,
-            search=search_record(result, self.max_increase, self.racing),
+            search=search_record(
+                result, self.max_increase, None if self.search_with_recovery else self.racing
+            ),
             dense=measured.dense,
             pruned=estimate(result.score, evaluator.objective),
             blocks=measured.blocks,

@@ -17,8 +17,10 @@ from typing import Any
 from depthprune.calibration import Calibration
 from depthprune.errors import UsageError
 from depthprune.evaluator import Cost, Evaluator, RemovedSet, Score
+from depthprune.evaluator.plan import Rehearsal
 from depthprune.models.loading import Model
 from depthprune.models.removal import check_removed
+from depthprune.objectives import Mixture
 from depthprune.progress import SILENT, Progress
 from depthprune.recovery.recover import recover
 from depthprune.recovery.result import block_runs, recovered
@@ -106,6 +108,33 @@ class RecoveringScorer:
             block_tokens=fitted, plain_block_tokens=fitted, seconds=time.monotonic() - began
         )
         return self._evaluator.score_changed(removed, partial(recovered, self.model, recovery))
+
+
+class RecoveringRehearsal(Rehearsal):
+    """Counts what scoring recovered sets would cost.
+
+    Args:
+        model: The dense original.
+        calibration: As the scorer's.
+        objective: As the scorer's.
+    """
+
+    def __init__(self, model: Model, calibration: Calibration, objective: Mixture) -> None:
+        windows = _choosing(calibration).windows
+        super().__init__(
+            model.blocks,
+            tokens=sum(len(window.tokens) for window in windows),
+            scored=sum(int(window.scored.sum()) for window in windows),
+            windows=len(windows),
+            compares=any(c.objective.compares for c in objective.components),
+        )
+        self._fitted = calibration.tokens
+
+    def _pay(self, new: Sequence[RemovedSet], share: float) -> None:
+        for each in new:
+            super()._pay([each], share)
+            fitted = self._fitted * block_runs(each)
+            self._cost += Cost(block_tokens=fitted, plain_block_tokens=fitted)
 
 
 def _choosing(calibration: Calibration) -> Calibration:
