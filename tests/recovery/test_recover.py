@@ -183,6 +183,20 @@ def test_the_same_run_gives_the_same_weights(tmp_path: Path) -> None:
     assert all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
 
 
+def test_a_model_with_accelerate_s_hooks_is_recovered_alike(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    plain, hooked = (dp.load(tiny_llama, dtype="float32", device="cpu") for _ in range(2))
+    accelerate.dispatch_model(hooked.module, {"": "cpu"}, main_device="cpu", force_hooks=True)
+    down = hooked.module.model.layers[1].mlp.down_proj
+    assert "forward" in vars(down)
+    calibration = drawn(tmp_path, plain)
+    ours, theirs = (dp.recover(model, [2, 4], calibration) for model in (hooked, plain))
+    assert ours.runs == theirs.runs
+    assert all(torch.equal(ours.weights[name], theirs.weights[name]) for name in theirs.weights)
+
+
 def test_too_few_tokens_say_how_many_it_takes(tmp_path: Path) -> None:
     model = loaded()
     with pytest.raises(CalibrationError, match=r"36 tokens to fit, .* width 32 needs 64") as error:
