@@ -234,6 +234,29 @@ def test_an_objective_of_items_leaves_further_text_to_nll(
     assert len(found["recovery"]["choices"]) == 1
 
 
+@pytest.mark.parametrize("words", [(), ("--recover", "linear")])
+def test_each_source_of_a_mixture_is_judged_by_what_can_judge_it(
+    words: tuple[str, ...],
+    depthprune: Command,
+    tiny_llama: Path,
+    items: str,
+    enough: str,
+    tmp_path: Path,
+) -> None:
+    found = depthprune(
+        *("prune", tiny_llama, "-c", enough, "-c", items, "-k", 2, "-o", tmp_path / "out"),
+        *("--objective", "nll:0.7+option-ce:0.3", *_QUICK, *words, "--json"),
+    ).document
+    assert [row["objective"] for row in found["held_out"]] == ["nll", "option-ce"]
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    for row, spec in zip(found["held_out"], (enough, items), strict=True):
+        (held_out,) = dp.calibrate(spec, model).held_out()
+        scores = dp.Evaluator(model, held_out, row["objective"]).score([(), found["removed"]])
+        losses = [row[name]["loss"] for name in ("dense", "pruned")]
+        assert losses == pytest.approx([score.loss for score in scores], rel=1e-5)
+        assert ("recovered" in row and row["recovered"] is not None) == bool(words)
+
+
 def test_recover_takes_what_apply_cut(
     depthprune: Command, recover: Command, tiny_llama: Path, tmp_path: Path
 ) -> None:

@@ -12,14 +12,13 @@ from functools import partial
 from typing import Any
 
 from depthprune.calibration import Calibration
-from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator, Memo, RemovedSet, increase
 from depthprune.manifest import HeldOut
 from depthprune.models.loading import Model
-from depthprune.objectives import Mixture, parse_objective
+from depthprune.objectives import parse_objective
 from depthprune.progress import SILENT, Progress
 from depthprune.recovery import Recovery, recovered
-from depthprune.study.judge import estimate
+from depthprune.study.judge import estimate, other_name
 
 
 def judge_recovered(
@@ -49,9 +48,10 @@ def judge_recovered(
     removed: RemovedSet = recovery.removed
     shared: dict[str, Any] = {"memory": memory, "plain": True, "progress": progress}
     asked = parse_objective(objective)
+    whole = [window for text in texts for window in text.windows]
     records = []
     for text in texts:
-        kind = _judging(asked, text)
+        kind = asked.of_source(text.windows, whole) or parse_objective("nll")
         evaluator = Evaluator(model, text, kind, memo=memo, **shared)
         dense, pruned = (s.require_finite() for s in evaluator.score([(), removed]))
         after = evaluator.score_changed(removed, partial(recovered, model, recovery))
@@ -62,7 +62,7 @@ def judge_recovered(
         records.append(
             HeldOut(
                 calibration=text.parts[0].spec.line(),
-                objective=None if kind is asked else kind.name,
+                objective=other_name(kind, asked),
                 dense=estimate(dense, evaluator.objective),
                 pruned=estimate(pruned, evaluator.objective),
                 increase=grown,
@@ -91,14 +91,6 @@ def judge_choices(
     items = [text for text in texts if all(w.item is not None for w in text.windows)]
     records = judge_recovered(model, items, "accuracy", recovery, **shared)
     return [record.model_copy(update={"objective": "accuracy"}) for record in records]
-
-
-def _judging(asked: Mixture, text: Calibration) -> Mixture:
-    try:
-        asked.judged(text.windows)
-    except UsageError:
-        return parse_objective("nll")
-    return asked
 
 
 def harmed(records: Sequence[HeldOut]) -> list[str]:
