@@ -73,7 +73,11 @@ class Bench:
                 f"fitted on {self.calibration.tokens:,} tokens in {time.monotonic() - began:.0f} s"
             )
             for run in recovery.runs:
-                print(f"  {run.blocks} into {run.into}: {run}")
+                done = run.why_not or (
+                    f"ridge {run.ridge:g}, strength {run.strength:.2f}, {run.tokens:,} tokens, "
+                    f"{run.apart} apart; error {run.before:.2f} -> {run.after:.2f}"
+                )
+                print(f"  {run.blocks} into {run.into}: {done}")
         judged: dict[str, Any] = {"memo": self.memo}
         rows = judge_recovered(self.model, self.texts, "nll", recovery, **judged)
         (items,) = judge_recovered(self.model, [self.items], "accuracy", recovery, **judged)
