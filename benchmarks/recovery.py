@@ -106,20 +106,24 @@ def _items_cell(row: HeldOut) -> str:
     return f"{before:.0f}% → {after:.0f}%, {change:+.1f} ± {stderr:.1f}"
 
 
-def found_sets(bench: Bench, windows: int, sizes: Sequence[int]) -> Iterator[tuple[str, Set]]:
+def found_sets(
+    bench: Bench, searches: Sequence[str], windows: int, sizes: Sequence[int]
+) -> Iterator[tuple[str, Set]]:
     """The sets of each size on each search's nested path."""
     calibration = bench.drawn(windows)
-    for name in SEARCHES:
+    for name in searches:
         evaluator = dp.Evaluator(bench.model, calibration, memo=bench.memo)
         result = dp.search(name, evaluator, k=max(sizes))
         for k in sizes:
             yield name, tuple(sorted(result.path[k - 1]))
 
 
-def searched_sets(bench: Bench, windows: int, k: int) -> Iterator[tuple[str, Set]]:
+def searched_sets(
+    bench: Bench, searches: Sequence[str], windows: int, k: int
+) -> Iterator[tuple[str, Set]]:
     """What each search chooses, and what it chooses if it scores recovered sets."""
     calibration = bench.drawn(windows)
-    for name in SEARCHES:
+    for name in searches:
         for knows in (False, True):
             scorer: Any = (
                 RecoveringScorer(bench.model, calibration)
@@ -158,15 +162,18 @@ def main() -> None:
     parser.add_argument("--search-windows", type=int, default=4, help="of each source")
     parser.add_argument("--in-search", action="store_true", help="compare searches of k = 6")
     parser.add_argument("--memo", help="keeps losses of the model as it is, to go on with")
+    parser.add_argument("--search", action="append", choices=SEARCHES, help="by default both")
     given = parser.parse_args()
+    searches = given.search or SEARCHES
+    sizes = [int(k) for k in given.k.split(",")]
     with Memo.open(Path(given.memo)) if given.memo else nullcontext() as memo:
         bench = Bench(given, memo)
         if given.removed:
             sets = iter([("given", parse_blocks(blocks)) for blocks in given.removed])
         elif given.in_search:
-            sets = searched_sets(bench, given.search_windows, 6)
+            sets = searched_sets(bench, searches, given.search_windows, 6)
         else:
-            sets = found_sets(bench, given.search_windows, [int(k) for k in given.k.split(",")])
+            sets = found_sets(bench, searches, given.search_windows, sizes)
         table(bench, sets, say=bool(given.removed))
 
 
