@@ -58,7 +58,7 @@ def prepare(job: PruneJob) -> Task:
     """
     objective = parse_objective(job.objective)
     algorithm = _find_search(job)
-    check_output(job.recover, job.also, job.out, stream=job.loading.stream)
+    check_output(job.recover, job.also, job.out)
     if job.search_with_recovery:
         check_recovering(job.recover, job.search, job.max_increase is not None)
     budget = None if job.budget is None else parse_budget(job.budget)

@@ -24,7 +24,7 @@ from depthprune.evaluator.ledger import Ledger
 from depthprune.evaluator.memo import Context, Memo
 from depthprune.evaluator.memory import state_budget
 from depthprune.evaluator.packing import reads_packed_items
-from depthprune.evaluator.passes import Passes
+from depthprune.evaluator.passes import Changed, Passes
 from depthprune.evaluator.race import Race
 from depthprune.evaluator.racing import Racing
 from depthprune.evaluator.score import Score
@@ -167,6 +167,33 @@ class Evaluator:
         places = sorted(self._order[:windows])
         self._compute(sets, places)
         return [self._combination.score(s, self._ledger.losses(s), places) for s in sets]
+
+    def score_changed(self, removed: Sequence[int], changed: Changed) -> Score:
+        """Score a removed set in a model of which some weights are changed; nothing is kept.
+
+        What it is compared with, or scaled by, is the dense model with its own weights.
+
+        Args:
+            removed: Original block numbers, at least one.
+            changed: Gives a context inside which the model has the changed weights.
+
+        Raises:
+            UsageError: If the set does not fit the model.
+        """
+        wanted = check_removed(removed, self.blocks)
+        self._scale()
+        began = time.monotonic()
+        places = range(len(self.calibration.windows))
+        self._note_asked([wanted], places)
+        losses = np.full((len(self.objective.components), len(places)), np.nan)
+        sheets = list(self._sheets(places))
+        total = self._passes.planned(sheets, [wanted], changed)
+        with self.progress.step(_label(1), total, "block-tokens") as step, self._attention():
+            for sheet, found in self._passes.run(sheets, [wanted], step, changed):
+                self._count_plain(sheet, found)
+                losses[:, sheet.places] = found[wanted]
+        self._seconds += time.monotonic() - began
+        return self._combination.score(wanted, losses)
 
     def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
         """Find the `keep` best of some sets.

@@ -9,12 +9,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from depthprune.calibration import Calibration
 from depthprune.evaluator import Evaluator, RemovedSet
 from depthprune.manifest import BlockScore, DrawRecord
+from depthprune.recovery import RecoveringScorer
 from depthprune.search import Result
 from depthprune.study.judge import block_scores
+
+Scorer: TypeAlias = Evaluator | RecoveringScorer
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,8 @@ def search_over_draws(
     chosen: RemovedSet,
     calibration: Calibration,
     draws: int,
-    evaluator_on: Callable[[Calibration], Evaluator],
-    search_on: Callable[[Evaluator], Result],
+    evaluator_on: Callable[[Calibration], Scorer],
+    search_on: Callable[[Scorer], Result],
 ) -> list[DrawRecord]:
     """What the same search chooses on further draws, beside what was chosen on the first.
 
