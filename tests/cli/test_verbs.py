@@ -105,7 +105,10 @@ def test_score_tells_how_often_a_block_is_among_the_lowest(
     found = depthprune(*words, "--json").document["draws"]
     assert (found["draws"], found["k"]) == (3, 2)
     assert sum(each["lowest"] for each in found["blocks"]) == 3 * 2
-    assert all(len(each["increases"]) == 3 for each in found["blocks"])
+    for each in found["blocks"]:
+        assert len(each["increases"]) == 3
+        assert each["mean"] == pytest.approx(np.mean(each["increases"]))
+        assert each["spread"] == pytest.approx(np.std(each["increases"], ddof=1))
     assert "among the 2 lowest" in depthprune(*words).out
 
 
