@@ -103,9 +103,9 @@ def test_a_failure_takes_away_the_parents_that_were_made_and_no_others(
 
 
 def test_parents_into_which_another_wrote_meanwhile_stay(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no"), staged(tmp_path / "a" / "b" / "out") as stage:
-        (tmp_path / "a" / "theirs").touch()
-        _write_half(stage / "a", ValueError("no"))
+    theirs = tmp_path / "a" / "theirs"
+    with pytest.raises(ValueError, match="no"), staged(tmp_path / "a" / "b" / "out"):
+        _write_half(theirs, ValueError("no"))
     assert _names(tmp_path / "a") == ["theirs"]
 
 

@@ -25,6 +25,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import depthprune as dp
 from command import Command, Outcome
+from depthprune.calibration import CalibrationSpec
+from depthprune.calibration.parsing import parse_line, parse_mapping
 from depthprune.cli import DONE, FAILED, INTERRUPTED, WRONG_USAGE, prune_job
 from depthprune.evaluator import passes
 from depthprune.models import byte_copy, loading
@@ -148,6 +150,18 @@ def test_prune_writes_an_ordinary_checkpoint_and_lists_every_file(
     assert AutoTokenizer.from_pretrained(out).encode("The river")
     assert found["parity"]["bitwise"]
     assert _names(tmp_path) == {"out"}
+
+
+def test_the_manifest_has_every_dimension_of_the_calibration_and_what_was_drawn(
+    prune: Command, spec: str
+) -> None:
+    (record,) = prune("-k", 2, "--json").document["calibration"]
+    assert set(record["dimensions"]) == set(CalibrationSpec.model_fields)
+    assert parse_mapping(record["dimensions"], "the manifest") == parse_line(spec)
+    assert parse_line(record["spec"]) == parse_line(spec)
+    assert (record["tokens"], record["reduction"]) == (256, "token")
+    assert [window["length"] for window in record["windows"]] == [32] * 8
+    assert all(window["document"].endswith("river.txt") for window in record["windows"])
 
 
 def test_prune_says_what_it_did_for_people(prune: Command) -> None:
