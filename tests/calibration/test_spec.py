@@ -180,7 +180,7 @@ def test_everything_wrong_is_named_at_once() -> None:
 
 
 def test_neither_an_unknown_source_nor_half_a_key_hides_what_else_is_wrong() -> None:
-    refusal = _refusal("txt:a,windws,windows=0,overlap=2,seed=1,seed=1")
+    refusal = _refusal("txt:a,windows=0,windws,overlap=2,seed=1,seed=1")
     for part in (
         "unknown calibration source 'txt'; did you mean 'text'?",
         "expected key=value, got 'windws'",

@@ -18,7 +18,7 @@ import torch
 
 from command import Command
 from depthprune import plugins
-from depthprune.calibration import SOURCES
+from depthprune.calibration import SOURCES, Source
 from depthprune.objectives import OBJECTIVES
 from depthprune.search import SEARCHES, Ask, Space
 
@@ -186,7 +186,7 @@ def _read(target: str, options: Any) -> Any:
     raise OSError("the server\nis away")
 
 
-FAILING = type(SOURCES.get("stdlib-prose"))("fails", _read, needs_target=False)
+FAILING = Source("fails", _read, needs_target=False)
 
 
 def _install(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

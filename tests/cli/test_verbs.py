@@ -733,7 +733,8 @@ def test_what_cannot_be_streamed_is_refused_before_any_text_is_read(
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (folder / "config.json").write_text(json.dumps(config))
-    refused = depthprune("score", folder, "-c", "text:nowhere.txt", "--stream")
+    (tmp_path / "empty.txt").touch()
+    refused = depthprune("score", folder, "-c", f"text:{tmp_path / 'empty.txt'}", "--stream")
     assert refused.status == 1
     assert "cannot be streamed; load it whole without --stream" in refused.error
 

@@ -29,10 +29,13 @@ SEARCHES = ["one-shot", "greedy", "beam", "taylor", "angular", "block-influence"
 SAME: dict[str, Any] = {
     "num_key_value_heads": 1,
     "rms_norm_eps": 1e-6,
-    "sliding_window": None,
     "tie_word_embeddings": False,
 }
-OWN = {"qwen2": {"use_sliding_window": False}, "phi3": {"original_max_position_embeddings": 128}}
+OWN: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": None},
+    "qwen2": {"use_sliding_window": False},
+    "phi3": {"sliding_window": None, "original_max_position_embeddings": 128},
+}
 
 
 def _as_qwen2(weights: dict[str, Tensor]) -> dict[str, Tensor]:
