@@ -25,6 +25,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import depthprune as dp
 from command import Command, Outcome
+from depthprune.calibration import CalibrationSpec
+from depthprune.calibration.parsing import parse_line, parse_mapping
 from depthprune.cli import DONE, FAILED, INTERRUPTED, WRONG_USAGE, written
 from depthprune.evaluator import passes
 from depthprune.models import byte_copy, loading
@@ -105,7 +107,10 @@ def test_score_tells_how_often_a_block_is_among_the_lowest(
     found = depthprune(*words, "--json").document["draws"]
     assert (found["draws"], found["k"]) == (3, 2)
     assert sum(each["lowest"] for each in found["blocks"]) == 3 * 2
-    assert all(len(each["increases"]) == 3 for each in found["blocks"])
+    for each in found["blocks"]:
+        assert len(each["increases"]) == 3
+        assert each["mean"] == pytest.approx(np.mean(each["increases"]))
+        assert each["spread"] == pytest.approx(np.std(each["increases"], ddof=1))
     assert "among the 2 lowest" in depthprune(*words).out
 
 
@@ -145,6 +150,18 @@ def test_prune_writes_an_ordinary_checkpoint_and_lists_every_file(
     assert AutoTokenizer.from_pretrained(out).encode("The river")
     assert found["parity"]["bitwise"]
     assert _names(tmp_path) == {"out"}
+
+
+def test_the_manifest_has_every_dimension_of_the_calibration_and_what_was_drawn(
+    prune: Command, spec: str
+) -> None:
+    (record,) = prune("-k", 2, "--json").document["calibration"]
+    assert set(record["dimensions"]) == set(CalibrationSpec.model_fields)
+    assert parse_mapping(record["dimensions"], "the manifest") == parse_line(spec)
+    assert parse_line(record["spec"]) == parse_line(spec)
+    assert (record["tokens"], record["reduction"]) == (256, "token")
+    assert [window["length"] for window in record["windows"]] == [32] * 8
+    assert all(window["document"].endswith("river.txt") for window in record["windows"])
 
 
 def test_prune_says_what_it_did_for_people(prune: Command) -> None:
@@ -716,7 +733,8 @@ def test_what_cannot_be_streamed_is_refused_before_any_text_is_read(
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (folder / "config.json").write_text(json.dumps(config))
-    refused = depthprune("score", folder, "-c", "text:nowhere.txt", "--stream")
+    (tmp_path / "empty.txt").touch()
+    refused = depthprune("score", folder, "-c", f"text:{tmp_path / 'empty.txt'}", "--stream")
     assert refused.status == 1
     assert "cannot be streamed; load it whole without --stream" in refused.error
 

@@ -92,10 +92,10 @@ def _list(name: str, lines: Mapping[str, str], json: bool) -> None:
 
 
 def _show(spec: str, model: str, json: bool) -> None:
-    from depthprune.calibration import calibrate, parse_calibration
+    from depthprune.calibration import calibrate, check_files, parse_calibration
     from depthprune.cli.session import Loading, read_tokenizer, reading
 
-    parse_calibration(spec)
+    check_files(parse_calibration(spec))
     loading = Loading(model)
     progress = TerminalProgress()
     reader = read_tokenizer(loading.find(), progress, loading)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from depthprune.calibration import Calibration, parse_calibration
+from depthprune.calibration import Calibration, check_files, parse_calibration
 from depthprune.cli.console import note
 from depthprune.cli.recovering import check_output, check_recovering, check_source, further_texts
 from depthprune.cli.session import DEFAULT_CALIBRATION, mixture, read_tokenizer
@@ -31,6 +31,7 @@ from depthprune.search import (
     make_space,
     parse_budget,
 )
+from depthprune.study.draws import check_draws
 
 if TYPE_CHECKING:
     from depthprune.cli.prune_job import PruneJob
@@ -62,8 +63,10 @@ def prepare(job: PruneJob) -> Task:
     if job.search_with_recovery:
         check_recovering(job.recover, job.search, job.max_increase is not None)
     budget = None if job.budget is None else parse_budget(job.budget)
-    parse_calibration(job.specs or (DEFAULT_CALIBRATION,))
+    specs = parse_calibration(job.specs or (DEFAULT_CALIBRATION,))
+    check_draws(specs, job.draws)
     check_target(job.out, overwrite=job.overwrite)
+    check_files([*specs, *(parse_calibration(job.also) if job.also else [])])
     source = job.loading.find()
     _check_source(job, source)
     if job.recover is not None:

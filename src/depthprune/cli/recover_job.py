@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from depthprune.calibration import parse_calibration
+from depthprune.calibration import check_files, parse_calibration
 from depthprune.cli.console import TerminalProgress
 from depthprune.cli.records import size_record
 from depthprune.cli.recovering import (
@@ -64,9 +64,10 @@ class RecoverJob:
         Raises:
             DepthpruneError: If any step fails; then OUT is as it was before.
         """
-        parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
+        specs = parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
         check_output("linear", self.also, self.out)
         check_target(self.out, overwrite=self.overwrite)
+        check_files([*specs, *(parse_calibration(self.also) if self.also else [])])
         opened = open_checkpoint(self.checkpoint)
         before = self._manifest()
         source = self.loading.find()

@@ -88,6 +88,7 @@ class Evaluator:
         self._heads = Heads(model, self.objective, windows, judged)
         budget = state_budget(model, windows, memory, _call_tokens(model))
         self._passes = Passes(model, self._heads, windows, budget.bytes)
+        self._memory = budget.bytes
         self._sheet_tokens = budget.sheet_tokens
         self._products = torch.device(model.device).type == "cpu" and not plain
         contexts = _contexts(model, self.objective, self._products) if memo is not None else []
@@ -231,7 +232,7 @@ class Evaluator:
         """
         began = time.monotonic()
         with self.progress.step(f"measuring {name}", None, ""):
-            signal = measure(self.model, self.calibration, name)
+            signal = measure(self.model, self.calibration, name, self._measured_sheets())
         self._passes.block_tokens += signal.block_tokens
         self._plain_block_tokens += signal.block_tokens
         self._seconds += time.monotonic() - began
@@ -292,16 +293,23 @@ class Evaluator:
         tokens = sum(_plain_tokens(self.calibration, place) for place in sheet.places)
         self._plain_block_tokens += sum(tokens * (self.blocks - len(s)) for s in sets)
 
-    def _sheets(self, places: Sequence[int]) -> Iterator[Sheet]:
+    def _measured_sheets(self) -> Iterator[Sheet]:
+        """All windows, on sheets whose states at every block fit into the memory together."""
+        states = self._memory // self.model.anatomy.state_bytes
+        fit = max(1, states // (self.blocks + 2))
+        return self._sheets(range(self.windows), at_most=fit)
+
+    def _sheets(self, places: Sequence[int], at_most: int | None = None) -> Iterator[Sheet]:
         windows = self.calibration.windows
+        tokens = self._sheet_tokens if at_most is None else min(self._sheet_tokens, at_most)
         if self._packs is None:
             self._packs = reads_packed_items(self.model, windows)
         device = torch.device(self.model.device).type
         return lay_out(
             windows,
             places,
-            text_tokens=self._sheet_tokens,
-            item_tokens=min(self._sheet_tokens, _ITEM_TOKENS.get(device, _ITEM_TOKENS_ELSEWHERE)),
+            text_tokens=tokens,
+            item_tokens=min(tokens, _ITEM_TOKENS.get(device, _ITEM_TOKENS_ELSEWHERE)),
             packs=self._packs,
             dtype=DTYPES[self.model.dtype],
         )

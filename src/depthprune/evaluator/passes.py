@@ -19,6 +19,7 @@ from torch import Tensor
 from depthprune.calibration import Window
 from depthprune.errors import EvaluationError
 from depthprune.evaluator.heads import Found, Heads
+from depthprune.evaluator.memory import out_of_memory
 from depthprune.evaluator.sheets import Sheet, halves
 from depthprune.evaluator.states import Held, Vault
 from depthprune.evaluator.walk import RemovedSet, block_runs, split_to_fit, walk
@@ -94,7 +95,7 @@ class Passes:
             try:
                 yield from self._group(group, sets, step, changed)
             except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 waiting.extend(reversed(self._smaller(group, error)))
 
@@ -218,10 +219,3 @@ def _released(
 ) -> Iterator[tuple[RemovedSet, Tensor]]:
     for removed, states in finals:
         yield removed, states[place].get()
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    words = str(error)
-    return "can't allocate memory" in words or "out of memory" in words

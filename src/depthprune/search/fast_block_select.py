@@ -57,7 +57,9 @@ class FastBlockSelect(Method):
         (score,) = yield Ask((current,), keep=1)
         met = {current: score.loss}
         for _ in range(self.iterations):
-            new = [g for g in self._groups(space, prior, current) if g not in increase]
+            groups = self._groups(space, prior, current)
+            increase |= {g: met[g] - dense.loss for g in groups if g in met}
+            new = [g for g in groups if g not in increase]
             if new:
                 scores = yield Ask(tuple(new), keep=len(new))
                 increase |= {g: s.loss - dense.loss for g, s in zip(new, scores, strict=True)}

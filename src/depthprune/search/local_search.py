@@ -60,6 +60,8 @@ class LocalSearch(Method):
         while not self.sweeps or sweep < self.sweeps:
             sweep += 1
             new = [s for s in swaps(space, current) if s not in seen]
+            if not new:
+                break
             seen.update(new)
             sets = (current, *new)
             scores = yield Ask(sets, keep=1)

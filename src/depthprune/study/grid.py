@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from depthprune.calibration import SOURCES, CalibrationSpec, parse_calibration
+from depthprune.calibration import SOURCES, CalibrationSpec, beside, parse_calibration
 from depthprune.calibration.windows import Split
 from depthprune.errors import DepthpruneError, UsageError, first_line
 from depthprune.objectives import parse_objective
@@ -200,13 +200,7 @@ def _configurations(name: str, entry: Any, folder: Path) -> list[Calibrated]:
 
 def _specs(entry: Any, folder: Path) -> Specs:
     specs = parse_calibration(entry)
-    return tuple(_beside(spec, folder) for spec in specs)
-
-
-def _beside(spec: CalibrationSpec, folder: Path) -> CalibrationSpec:
-    if not spec.target or not SOURCES.get(spec.source).reads_file or spec.target.startswith("~"):
-        return spec
-    return spec.model_copy(update={"target": str(folder / spec.target)})
+    return tuple(beside(spec, folder) for spec in specs)
 
 
 def _cells(plan: Plan, calibrations: Mapping[str, Calibrated]) -> tuple[tuple[Cell, ...], int]:
