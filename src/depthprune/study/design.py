@@ -65,7 +65,7 @@ class Plan(BaseModel):
     choices: dict[str, str] = Field(
         default_factory=dict, description="By name: specs of items whose accuracy is measured."
     )
-    by: Literal["sum", "token", "byte"] = Field(
+    by: Literal["sum", "token", "char", "byte"] = Field(
         "byte", description="How the likelihoods of options are compared for accuracy."
     )
     homes: dict[str, str] = Field(
