@@ -181,7 +181,7 @@ def test_tasks_without_the_harness_name_the_extra_before_any_cell(
     outcome = depthprune("study", plan, "-o", tmp_path / "out")
     assert outcome.status == WRONG_USAGE
     assert "pip install 'depthprune[eval]'" in outcome.error
-    assert not (tmp_path / "out" / "results.jsonl").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_table_is_analysed_once(

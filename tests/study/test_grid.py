@@ -121,6 +121,7 @@ def test_the_fingerprint_is_of_what_decides_a_result(tmp_path: Path) -> None:
         ({"finalists": 0}, "finalists: "),
         ({"task_items": 0}, "task_items: "),
         ({"tasks": "arc_easy"}, "finalists are chosen by what texts or choices say"),
+        ({"tasks": ["a", "b", "a"]}, "tasks: expected each once"),
         ({"generate": {"g": {"spec": "stdlib-code", "tokens": 4}}}, "generate.g.tokens: unknown"),
         ({"generate": {"g": {"max_new_tokens": 4}}}, "generate.g.spec: "),
         ({"generate": {"g": "stdlib-code"}}, "generate.g: expected one source of questions"),

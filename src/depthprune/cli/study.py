@@ -42,7 +42,6 @@ def study(
     if dry_run:
         _tell(grid, json)
         return
-    _take_folder(out)
 
     from depthprune.study.final_runner import Finals
     from depthprune.study.runner import TABLE_NAME, Study
@@ -51,6 +50,7 @@ def study(
     progress = TerminalProgress()
     finals = Finals(grid, out, progress)
     finals.check()
+    _take_folder(out)
     with memo_at(memo) as store:
         outcome = Study(grid, out, store, progress).run()
     judged = finals.run(read(out / TABLE_NAME).rows)

@@ -170,6 +170,8 @@ class _Reading:
             self._gathered("searches", partial(make_search, search))
         if self._plan.budget is not None:
             self._gathered("budget", partial(parse_budget, self._plan.budget))
+        if len(set(self._plan.tasks)) < len(self._plan.tasks):
+            self.problems.append("tasks: expected each once")
         if (self._plan.tasks or self._plan.generate) and not judged:
             self.problems.append(
                 "tasks, generate: finalists are chosen by what texts or choices say; name some"

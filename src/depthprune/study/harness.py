@@ -11,6 +11,7 @@ import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -82,8 +83,10 @@ def run_tasks(
         try:
             # Reading the harness's own tasks takes seconds, and files stand for themselves.
             own = not all(task.endswith((".yaml", ".yml")) for task in tasks)
+            # The harness gives a tokenizer a token to pad with.
+            lm = HFLM(pretrained=module, tokenizer=deepcopy(tokenizer), batch_size=_BATCH)
             found = simple_evaluate(
-                model=HFLM(pretrained=module, tokenizer=tokenizer, batch_size=_BATCH),
+                model=lm,
                 tasks=list(tasks),
                 task_manager=TaskManager(include_defaults=own),
                 limit=items,

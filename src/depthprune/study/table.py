@@ -81,7 +81,7 @@ class Row(Record):
     dense_loss: float | None = Field(default=None, description="The whole model's, same windows.")
     alone: tuple[float, ...] | None = Field(
         default=None,
-        description="Increase in loss of each removed block alone, in their order; null where infinite.",
+        description="Increase in loss of each removed block alone, in their order; null: infinite.",
     )
     cost: CellCost | None = None
     evaluations: tuple[Evaluation, ...] = ()
