@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -76,19 +77,18 @@ def run_tasks(
     """
     require_harness()
     with _quiet():
-        from lm_eval import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks import TaskManager
-
         try:
+            evaluator: Any = import_module("lm_eval.evaluator")
+            models: Any = import_module("lm_eval.models.huggingface")
+            known: Any = import_module("lm_eval.tasks")
             # Reading the harness's own tasks takes seconds, and files stand for themselves.
             own = not all(task.endswith((".yaml", ".yml")) for task in tasks)
             # The harness gives a tokenizer a token to pad with.
-            lm = HFLM(pretrained=module, tokenizer=deepcopy(tokenizer), batch_size=_BATCH)
-            found = simple_evaluate(
+            lm = models.HFLM(pretrained=module, tokenizer=deepcopy(tokenizer), batch_size=_BATCH)
+            found = evaluator.simple_evaluate(
                 model=lm,
                 tasks=list(tasks),
-                task_manager=TaskManager(include_defaults=own),
+                task_manager=known.TaskManager(include_defaults=own),
                 limit=items,
                 bootstrap_iters=1000,
             )
