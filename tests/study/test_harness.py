@@ -111,7 +111,7 @@ def test_options_with_accents_are_counted_as_the_harness_counts_them(
             "options": [words[i % 8], words[(3 * i + 1) % 8], words[(i + 5) % 8]],
             "answer": i % 3,
         }
-        for i in range(40)
+        for i in range(50)
     ]
     file = tmp_path / "items.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
