@@ -108,7 +108,7 @@ def test_options_with_accents_are_counted_as_the_harness_counts_them(
     rows = [
         {
             "prompt": f"Question: What is number {i}?\nAnswer:",
-            "options": [words[i % 8], words[(3 * i + 1) % 8], words[(i + 5) % 8]],
+            "options": [words[i % 8], words[(i + 3) % 8], words[(i + 5) % 8]],
             "answer": i % 3,
         }
         for i in range(50)
