@@ -80,7 +80,7 @@ def make_jury(
         model: Whose sets are judged.
         texts: Specs by name.
         choices: Specs of items by name.
-        by: How likelihoods of options are compared: `sum`, `token` or `byte`.
+        by: How likelihoods of options are compared: `sum`, `token`, `char` or `byte`.
         homes: For each name the calibration of its domain.
         memo: Store of losses.
         split_of: What part of a source is drawn from.

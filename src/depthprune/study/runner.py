@@ -203,12 +203,14 @@ def _drawn(calibrated: Calibrated, model: Model, draw: int) -> Calibration:
 
 
 def _alone(evaluator: Evaluator, result: Result) -> tuple[float, ...] | None:
-    """What removing each chosen block alone adds, where the search asked for that anyway."""
+    """What removing each chosen block alone adds, on every window.
+
+    Most searches have asked for that. It is never taken from what happens to be known, which
+    another cell may have asked for, or not, where the study was stopped in between.
+    """
     singles: list[RemovedSet] = [(block,) for block in result.removed]
-    if not all(evaluator.has_asked(each) for each in singles):
-        return None
     dense = evaluator.dense
-    grown = tuple(increase(score, dense)[0] for score in evaluator.known(singles))
+    grown = tuple(increase(score, dense)[0] for score in evaluator.score(singles))
     return grown if all(abs(each) < float("inf") for each in grown) else None
 
 
