@@ -41,8 +41,13 @@ _FLOATS = {
 _NAMING_MODULES = ("quantization_config", "compression_config")
 """Fields of a config that may list modules by name."""
 
-_QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
-"""Where GPTQ, AWQ and ModelOpt keep a quantisation config of their own."""
+_QUANTISATION_FILES = (
+    "quantize_config.json",
+    "quant_config.json",
+    "hf_quant_config.json",
+    "quantization_config.json",
+)
+"""Where GPTQ, AWQ, ModelOpt and AutoRound keep a quantisation config of their own."""
 
 _ROOM = 64 << 20
 """Bytes wanted beyond the weights, for the tokenizer and what else is copied."""
