@@ -23,7 +23,8 @@ from depthprune.errors import unknown
 from depthprune.evaluator.packing import reads_packed_items
 from depthprune.evaluator.score import Weighting
 from depthprune.evaluator.sheets import Sheet, lay_out
-from depthprune.models.loading import DTYPES, Model
+from depthprune.models.computing import DTYPES
+from depthprune.models.loading import Model
 from depthprune.models.replay import Inputs
 from depthprune.objectives.nll import token_nll
 

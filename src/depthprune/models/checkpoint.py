@@ -242,8 +242,11 @@ def find_block_prefix(names: Iterable[str], blocks: int) -> str:
     numbers: dict[str, set[int]] = {}
     for prefix, number, _ in filter(None, map(split_name, names)):
         numbers.setdefault(prefix, set()).add(number)
-    wanted = set(range(blocks))
-    fitting = [prefix for prefix, found in numbers.items() if wanted <= found]
+    fitting = [
+        prefix
+        for prefix, found in numbers.items()
+        if len(found) >= blocks and found.issuperset(range(blocks))
+    ]
     for preferred in _preferences(fitting, numbers, blocks):
         if len(preferred) == 1:
             return preferred[0]

@@ -174,12 +174,14 @@ def _config(
         # They predict from the last block's output, and transformers knows them only by the
         # original depth, so that under new numbers they would be stray tensors.
         section = text_section(config)
-        for name in PREDICTION_COUNTS:
-            if section.get(name):
-                section[name] = 0
+        stated = [name for name in PREDICTION_COUNTS if section.get(name)]
+        section |= dict.fromkeys(stated, 0)
         warnings.append(
             f"{plan.dropped_extra} multi-token-prediction layer(s) beyond the last block were "
             "left out; they were trained for the whole model"
+            if stated
+            else f"{plan.dropped_extra} layer(s) beyond the {checkpoint.blocks} blocks that "
+            "config.json states were left out; if they belong to the model, correct it"
         )
     section = text_section(config)
     # The text section is the config itself unless it is nested.
