@@ -18,7 +18,7 @@ from typing import Any
 
 from depthprune.errors import CheckpointError
 from depthprune.models.checkpoint import INDEX, Checkpoint, read_object
-from depthprune.models.config_fields import PREDICTION_COUNTS
+from depthprune.models.config_fields import NAMING_MODULES, PREDICTION_COUNTS
 from depthprune.models.config_sections import text_section
 from depthprune.models.config_surgery import cut_config
 from depthprune.models.module_names import ModuleNames
@@ -37,9 +37,6 @@ _FLOATS = {
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
 }
-
-_NAMING_MODULES = ("quantization_config", "compression_config")
-"""Fields of a config that may list modules by name."""
 
 _QUANTISATION_FILES = (
     "quantize_config.json",
@@ -186,7 +183,7 @@ def _config(
     section = text_section(config)
     # The text section is the config itself unless it is nested.
     for part in {id(part): part for part in (config, section)}.values():
-        for name in _NAMING_MODULES:
+        for name in NAMING_MODULES:
             if part.get(name):
                 part[name] = modules.rename(part[name], name)
     return config, warnings
@@ -204,7 +201,8 @@ def _quantisation_files(folder: Path, stage: Path, modules: ModuleNames) -> list
 
 def _write_json(path: Path, document: object) -> None:
     text = json.dumps(document, indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    # Half of a surrogate pair has no UTF-8; its backslash form is what JSON calls it.
+    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def common_dtype(pieces: Iterable[Piece]) -> str:

@@ -17,6 +17,7 @@ from depthprune.calibration import Calibration
 from depthprune.errors import UsageError
 from depthprune.evaluator import Cost, Evaluator, RemovedSet, Score
 from depthprune.models.loading import Model
+from depthprune.models.refusals import Refusal
 from depthprune.models.removal import check_removed
 from depthprune.progress import SILENT, Progress
 from depthprune.recovery.recover import recover
@@ -56,6 +57,11 @@ class RecoveringScorer:
     def blocks(self) -> int:
         """Number of the model's blocks."""
         return self.model.blocks
+
+    @property
+    def refusal(self) -> Refusal:
+        """See `Evaluator.refusal`."""
+        return self.model.refusal
 
     @property
     def windows(self) -> int:
