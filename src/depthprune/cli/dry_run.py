@@ -36,6 +36,7 @@ def tell(job: PruneJob, *, json: bool) -> None:
         seed=job.seed,
         protect=task.protect,
         budget=task.budget,
+        refusal=task.refusal,
     )
     with job.progress.step("measuring the speed of this machine", None, ""):
         longest = max(windows, key=lambda window: len(window.tokens))

@@ -66,6 +66,7 @@ def measure_task(
         protect=protect,
         budget=task.budget,
         enough=rule,
+        refusal=task.refusal,
     )
     if scorer is not evaluator:
         # What the search saw is on other windows, and recovered.
@@ -133,6 +134,7 @@ def _other_draws(
             seed=job.seed,
             protect=task.protect,
             budget=task.budget,
+            refusal=task.refusal,
         )
 
     return search_over_draws(chosen, task.calibration, job.draws, evaluator_on, search_on)

@@ -31,8 +31,10 @@ from depthprune.evaluator.score import Score
 from depthprune.evaluator.sheets import Sheet, lay_out
 from depthprune.evaluator.signals import measure
 from depthprune.evaluator.walk import RemovedSet
+from depthprune.models.computing import DTYPES
 from depthprune.models.cpu_attention import fast_attention
-from depthprune.models.loading import DTYPES, Model
+from depthprune.models.loading import Model
+from depthprune.models.refusals import Refusal
 from depthprune.models.removal import check_removed
 from depthprune.objectives import Mixture, Objective, parse_objective
 from depthprune.progress import SILENT, Progress
@@ -105,6 +107,11 @@ class Evaluator:
     def blocks(self) -> int:
         """Number of the model's blocks."""
         return self.model.blocks
+
+    @property
+    def refusal(self) -> Refusal:
+        """Says why the model without a set could not be saved, or None: a search asks it."""
+        return self.model.refusal
 
     @property
     def windows(self) -> int:

@@ -112,6 +112,9 @@ def open_checkpoint(folder: Path, *, allow_pickle: bool = False) -> Checkpoint:
         found = "a file" if folder.exists() else "nothing"
         raise CheckpointError(f"{folder}: expected a checkpoint folder, found {found}")
     config = read_object(folder / "config.json", "a checkpoint's config")
+    for name in (WEIGHTS, INDEX):
+        if (folder / name).is_symlink() and not (folder / name).exists():
+            raise CheckpointError(f"{folder / name}: a link to a missing file; download it again")
     if (folder / WEIGHTS).exists():
         return Checkpoint(folder, config, (read_header(folder / WEIGHTS),))
     if (folder / INDEX).exists():
@@ -242,8 +245,11 @@ def find_block_prefix(names: Iterable[str], blocks: int) -> str:
     numbers: dict[str, set[int]] = {}
     for prefix, number, _ in filter(None, map(split_name, names)):
         numbers.setdefault(prefix, set()).add(number)
-    wanted = set(range(blocks))
-    fitting = [prefix for prefix, found in numbers.items() if wanted <= found]
+    fitting = [
+        prefix
+        for prefix, found in numbers.items()
+        if len(found) >= blocks and found.issuperset(range(blocks))
+    ]
     for preferred in _preferences(fitting, numbers, blocks):
         if len(preferred) == 1:
             return preferred[0]

@@ -155,6 +155,9 @@ SECTIONS = ("text_config", "llm_config", "language_config")
 PREDICTION_COUNTS = ("num_nextn_predict_layers", "num_mtp_modules", "mtp_num_layers")
 """How many multi-token-prediction layers follow the blocks."""
 
+NAMING_MODULES = ("quantization_config", "compression_config")
+"""Fields that may list modules by name."""
+
 NOT_PER_BLOCK = frozenset(
     {
         "architectures",

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from depthprune.errors import ParityError, first_line
 from depthprune.manifest import ParityRecord
 from depthprune.models.anatomy import Anatomy
+from depthprune.models.computing import DTYPES
 from depthprune.models.loading import (
-    DTYPES,
     Model,
     forget_quantization,
     gguf_options,

@@ -19,6 +19,7 @@ from depthprune.errors import UsageError
 from depthprune.evaluator import Cost, Evaluator, RemovedSet, Score
 from depthprune.evaluator.plan import Rehearsal
 from depthprune.models.loading import Model
+from depthprune.models.refusals import Refusal
 from depthprune.models.removal import check_removed
 from depthprune.objectives import Mixture
 from depthprune.progress import SILENT, Progress
@@ -59,6 +60,11 @@ class RecoveringScorer:
     def blocks(self) -> int:
         """Number of the model's blocks."""
         return self.model.blocks
+
+    @property
+    def refusal(self) -> Refusal:
+        """See `Evaluator.refusal`."""
+        return self.model.refusal
 
     @property
     def windows(self) -> int:

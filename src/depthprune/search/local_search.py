@@ -54,7 +54,7 @@ class LocalSearch(Method):
         if self.start == "random":
             current = random_set(space, rng)
         else:
-            current = lowest((yield from single_losses(space)), space.k)
+            current = lowest(space, (yield from single_losses(space)))
         seen = {current}
         sweep = 0
         while not self.sweeps or sweep < self.sweeps:
