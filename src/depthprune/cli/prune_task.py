@@ -15,7 +15,7 @@ from depthprune.cli.session import DEFAULT_CALIBRATION, mixture, read_tokenizer
 from depthprune.errors import ModelError, UsageError
 from depthprune.evaluator import RemovedSet
 from depthprune.models.architectures import find, require_prunable
-from depthprune.models.config_surgery import cut_config
+from depthprune.models.config_surgery import cut_config, rows_of
 from depthprune.models.loading import Model
 from depthprune.models.pruned_output import check_pruned_output
 from depthprune.models.removal import parse_blocks
@@ -133,5 +133,6 @@ def _check_source(job: PruneJob, source: ModelSource) -> None:
         raise UsageError(f"-o {job.out}: is the model's own folder; choose another")
     require_prunable(source.model_type)
     if source.checkpoint is not None:
+        rows_of(source.checkpoint.config)
         _ = source.checkpoint.block_prefix
     check_pruned_output(source, job.out, None if job.k is None else source.blocks - job.k)

@@ -14,8 +14,8 @@ from pathlib import Path
 from depthprune.errors import OutputError, UsageError
 from depthprune.manifest import Manifest, ParityRecord, Size, SourceModel, versions
 from depthprune.models.adapter import is_adapter, open_adapter, write_adapter
-from depthprune.models.architectures import require_prunable
 from depthprune.models.checkpoint import open_checkpoint
+from depthprune.models.config_surgery import rows_of
 from depthprune.models.fingerprint import fingerprint, fingerprint_file
 from depthprune.models.removal import check_removed, parse_blocks
 from depthprune.models.surgery import Surgery, write_pruned
@@ -87,7 +87,7 @@ def apply(
         return _apply_adapter(source, blocks, target, verify, overwrite, command, progress)
     opened = open_checkpoint(source)
     blocks = check_removed(blocks, opened.blocks)
-    require_prunable(opened.model_type, proved=not verify)
+    rows_of(opened.config, proved=not verify)
     _refuse_itself(source, target)
     check_target(target, overwrite=overwrite)
     with staged(target, overwrite=overwrite) as stage:

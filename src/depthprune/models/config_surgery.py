@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from depthprune.models.architectures import Architecture, find, require_prunable
-from depthprune.models.config_checks import check_kept
+from depthprune.models.config_checks import check_kept, check_lead
 from depthprune.models.config_fields import COPIED_COUNTS, COUNTS
 from depthprune.models.config_sections import Config, count_blocks, counts, text_section
 from depthprune.models.config_values import Cut
@@ -61,6 +61,8 @@ def cut_config(config: Config, removed: Iterable[int]) -> ConfigCut:
     new = copy.deepcopy(config)
     section = text_section(new)
     cut = Cut(section, blocks, tuple(b for b in range(blocks) if b not in gone))
+    for each in rows_of(new):
+        check_lead(config, each, cut.kept)
     row = row_of(new)
     if row is not None:
         apply_row(cut, row)
@@ -77,6 +79,28 @@ def cut_config(config: Config, removed: Iterable[int]) -> ConfigCut:
     return ConfigCut(new, tuple(cut.notes))
 
 
+def rows_of(config: Config, *, proved: bool = False) -> tuple[Architecture, ...]:
+    """The rows of a model and of its language model, that of the language model first.
+
+    Args:
+        config: A whole `config.json`.
+        proved: Refuse a type without a row too.
+
+    Raises:
+        ModelError: If the type of the model, or that of its language model, is refused, or
+            unknown where it must not be.
+    """
+    own = _type(config)
+    types = [found for found in (_type(text_section(config)), own) if found] or [own]
+    rows = [require_prunable(name, proved=proved) for name in dict.fromkeys(types)]
+    return tuple(row for row in rows if row is not None)
+
+
+def _type(section: Config) -> str:
+    found = section.get("model_type")
+    return found if isinstance(found, str) else ""
+
+
 def row_of(config: Config) -> Architecture | None:
     """The row that says how a config's language model is cut, None where there is none.
 
@@ -86,6 +110,11 @@ def row_of(config: Config) -> Architecture | None:
     Raises:
         ModelError: If the type of the model, or that of its language model, is refused.
     """
-    types = [str(part.get("model_type")) for part in (text_section(config), config)]
-    rows = list(filter(None, map(require_prunable, dict.fromkeys(types))))
-    return next((find(row.tower) or row for row in rows), None)
+    for row in rows_of(config):
+        # A language model of an unknown type is cut by fields alone, and not by its wrapper's row.
+        if not row.tower:
+            return row
+        if not _type(text_section(config)) or _type(text_section(config)) == row.model_type:
+            return find(row.tower) or row
+        return None
+    return None

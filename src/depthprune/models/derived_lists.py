@@ -8,7 +8,7 @@ the list is written out before it is cut; one that cannot be derived here must b
 from __future__ import annotations
 
 from depthprune.errors import CheckpointError, ModelError
-from depthprune.models.architectures import Architecture, Need, Pattern, Prefix
+from depthprune.models.architectures import Architecture, Cycle, Need, Pattern, Prefix
 from depthprune.models.config_values import Cut
 
 
@@ -54,9 +54,13 @@ def _check_need(cut: Cut, need: Need) -> None:
     )
 
 
-def _spell_out(cut: Cut, pattern: Pattern | Prefix) -> None:
+def _spell_out(cut: Cut, pattern: Pattern | Prefix | Cycle) -> None:
     """Write out a list that the config class would otherwise derive from the block's number."""
     section = cut.section
+    if isinstance(pattern, Cycle):
+        length = len(pattern.entries)
+        section[pattern.field] = [pattern.entries[block % length] for block in range(cut.blocks)]
+        return
     if isinstance(pattern, Prefix):
         count = pattern.count
         if isinstance(count, str):
