@@ -206,6 +206,11 @@ def tiny_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model_class(model_type).from_config(config).eval()
+    return draw_weights(model, seed).to(dtype)
+
+
+def draw_weights(model: Any, seed: int = 0) -> Any:
+    """Give a model random weights with which every block matters."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
@@ -217,7 +222,7 @@ def tiny_model(
                 parameter.add_(0.2 * noise)
             else:
                 parameter.copy_(noise)
-    return model.to(dtype)
+    return model
 
 
 @cache

@@ -71,6 +71,7 @@ MULTIMODAL: dict[str, dict[str, Any]] = {
     "glm4v_moe": _QWEN,
     "glm4v_moe_text": _mrope(1, 1, 2, partial_rotary_factor=0.5) | {"n_routed_experts": 4},
     "glm4v_text": _mrope(2, 3, 3),
+    "glm5_next": {"vision_config": {"projection_intermediate_size": 48}},
     "glm5_next_text": {
         "qk_rope_head_dim": 0,
         "index_topk": 8,

@@ -222,6 +222,18 @@ def test_every_row_is_of_a_type_that_transformers_knows() -> None:
     assert unknown <= set(_SINCE_5_24)
 
 
+@pytest.mark.skipif(not NEWEST, reason="needs a newer transformers")
+def test_every_row_of_a_whole_model_names_the_class_that_makes_it() -> None:
+    wrong = []
+    for row in VERIFIED:
+        if row.model_type not in (*TYPES, *MULTIMODAL):
+            continue
+        made = getattr(transformers, row.loader)._model_mapping
+        if CONFIG_MAPPING[row.model_type] not in made:
+            wrong.append((row.model_type, row.loader))
+    assert wrong == []
+
+
 def test_every_refused_row_says_why() -> None:
     assert all(row.why for row in architectures() if row.status == "refused")
 

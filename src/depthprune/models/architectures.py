@@ -159,6 +159,7 @@ class Architecture:
         lead: Blocks at the start that must stay.
         tower: Of a model of several modalities, the type of its language model where that has
             none of its own.
+        loader: The automatic class of transformers that makes the whole model.
         why: For a refused type, the reason; for a verified one, what is notable, if anything.
     """
 
@@ -173,6 +174,7 @@ class Architecture:
     packed: tuple[Packed, ...] = ()
     lead: Lead | None = None
     tower: str = ""
+    loader: str = "AutoModelForCausalLM"
     why: str = ""
 
     @property

@@ -16,7 +16,16 @@ _THREE_MODELS = "its speech is made by a second model from states of this one, b
 _LOOPS = "each block attends over outputs of groups of blocks by place"
 _FEEDS = "a picture's features are added after them one by one"
 
+_PICTURES, _SPEECH = "AutoModelForImageTextToText", "AutoModelForMultimodalLM"
+
+_HEARING = """
+fun_asr_nano glmasr granite_speech granite_speech_plus moss_transcribe_diarize nemo_speechlm omniasr
+qwen2_audio qwen3_asr vibevoice_asr voxtral voxtral_realtime
+"""
+"""Models of sound and text."""
+
 _TOWERS = {
+    "apertus1p5": "apertus1p5_text",
     "aria": "aria_text",
     "aya_vision": "cohere2",
     "cohere2_vision": "cohere2",
@@ -29,6 +38,7 @@ _TOWERS = {
     "ernie4_5_vl_moe": "ernie4_5_vl_moe_text",
     "exaone4_5": "exaone4",
     "fast_vlm": "qwen2",
+    "fun_asr_nano": "qwen3",
     "fuyu": "persimmon",
     "gemma3": "gemma3_text",
     "gemma4": "gemma4_text",
@@ -115,30 +125,39 @@ _TOWER_NOTES = {
 
 _TEXT = """
 apertus1p5_text cosmos3_edge_text glm4v_text glm_ocr_text granite_docling_text hunyuan_vl_text
-mistral4 molmo2_text paddleocr_vl_text qwen3_omni_moe_text qwen3_vl_moe_text qwen3_vl_text
+molmo2_text paddleocr_vl_text qwen3_omni_moe_text qwen3_vl_moe_text qwen3_vl_text
 voxtral_realtime_text
 """
 """Language models of such, for which the rules for fields say everything."""
 
 MULTIMODAL_ROWS: tuple[Architecture, ...] = (
     *(
-        Architecture(name, tower=tower, why=_TOWER_NOTES.get(name, ""))
+        Architecture(
+            name,
+            tower=tower,
+            loader=_SPEECH if name in _HEARING.split() else _PICTURES,
+            why=_TOWER_NOTES.get(name, ""),
+        )
         for name, tower in _TOWERS.items()
     ),
     *(
         Architecture(
-            name, tower=tower, lead=Lead("vision_config.deepstack_visual_indexes", 3, _FEEDS)
+            name,
+            tower=tower,
+            loader=_PICTURES,
+            lead=Lead("vision_config.deepstack_visual_indexes", 3, _FEEDS),
         )
         for name, tower in _FED.items()
     ),
-    *(Architecture(name) for name in ("chameleon", "git", "phi4_multimodal")),
+    *(Architecture(name, loader=_PICTURES) for name in ("chameleon", "mistral4")),
+    *(Architecture(name) for name in ("git", "phi4_multimodal")),
     *(Architecture(name) for name in _TEXT.split()),
     *(
         Architecture(name, count="layers")
         for name in ("kosmos_2_text_model", "kosmos_2_5_text_model")
     ),
-    Architecture("kosmos-2", tower="kosmos_2_text_model"),
-    Architecture("kosmos-2.5", tower="kosmos_2_5_text_model"),
+    Architecture("kosmos-2", tower="kosmos_2_text_model", loader=_PICTURES),
+    Architecture("kosmos-2.5", tower="kosmos_2_5_text_model", loader=_PICTURES),
     *(
         Architecture(name, defaults={"max_window_layers": count})
         for name, count in {
@@ -192,6 +211,7 @@ MULTIMODAL_ROWS: tuple[Architecture, ...] = (
             "inkling2_loop": _LOOPS,
             "instructblip": _NEEDS_PICTURE,
             "instructblipvideo": _NEEDS_PICTURE,
+            "kyutai_speech_to_text": "it reads codes of sound beside each token, and no text alone",
             "mistral_large4": "blocks read others' keys and values by number",
             "mistral_large4_text": "blocks read others' keys and values by number",
             "pix2struct": _NEEDS_PICTURE,
