@@ -74,6 +74,7 @@ MULTIMODAL: dict[str, dict[str, Any]] = {
     "glm5_next": {"vision_config": {"projection_intermediate_size": 48}},
     "glm5_next_text": {
         "qk_rope_head_dim": 0,
+        "head_dim": 0,
         "index_topk": 8,
         "index_kpool": 4,
         "index_head_dim": 16,

@@ -87,8 +87,8 @@ def apply(
     if is_adapter(source):
         return _apply_adapter(source, blocks, target, verify, overwrite, command, progress)
     opened = open_checkpoint(source)
-    blocks = check_removed(blocks, opened.blocks)
     rows_of(opened.config, proved=not verify)
+    blocks = check_removed(blocks, opened.blocks)
     _refuse_itself(source, target)
     check_target(target, overwrite=overwrite)
     if verify:
