@@ -27,6 +27,9 @@ _SIGLIP = {
     "image_size": 28,
     "patch_size": 14,
 }
+# Their cache would slide where a window is set, and their masks know of none.
+_SPARSE = {"decoder_sparse_step": 2, "mlp_only_layers": [], "sliding_window": None}
+_SOUND = {"num_filters": 4, "downsampling_ratios": [2, 2], "depths": [1, 1, 1]}
 _IMAGE = {"image_token_id": 300}
 _INDEX = {"image_token_index": 300}
 _QWEN = {
@@ -51,7 +54,7 @@ MULTIMODAL: dict[str, dict[str, Any]] = {
         "image_token_offset": 100,
         "audio_token_offset": 116,
         "vision_config": {"codebook_size": 16},
-        "audio_config": {"codebook_size": 16},
+        "audio_config": {"codebook_size": 16, "codebook_dim": 32},
     },
     "aria": _INDEX,
     "aya_vision": _INDEX,
@@ -97,8 +100,6 @@ MULTIMODAL: dict[str, dict[str, Any]] = {
         "head_dim": 8,
     },
     "janus": {"vq_config": _VQ},
-    "kosmos-2": {"latent_query_num": 4},
-    "kosmos_2_text_model": _KOSMOS,
     "kosmos_2_5_text_model": _KOSMOS,
     "molmo2": {
         "vision_config": {"image_size": [28, 28]},
@@ -114,19 +115,26 @@ MULTIMODAL: dict[str, dict[str, Any]] = {
         }
     },
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
+    "nemotron3_diarization": {"head_config": {"audio_hidden_size": 32}},
     "paddleocr_vl": _QWEN,
     "paddleocr_vl_text": _mrope(2, 3, 3),
-    "perception_lm": {"vision_config": _SIGLIP},
+    "perception_lm": {"vision_config": _SIGLIP | {"model_args": {"embed_dim": 32}}},
     "qwen2_5_omni_text": _mrope(2, 3, 3),
     "qwen2_5_omni_thinker": _OMNI,
     "qwen2_5_vl": _QWEN,
     "qwen2_5_vl_text": _mrope(2, 3, 3),
     "qwen2_vl": _QWEN,
     "qwen2_vl_text": _mrope(2, 3, 3),
-    "qwen3_omni_moe_text": _mrope(3, 3, 2) | {"decoder_sparse_step": 2, "mlp_only_layers": []},
+    "qwen3_omni_moe_text": _mrope(3, 3, 2) | _SPARSE,
     "qwen3_omni_moe_thinker": _OMNI | {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
     "qwen3_vl": _QWEN | {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
     "qwen3_vl_moe": _QWEN | {"vision_config": {"deepstack_visual_indexes": [0, 1]}},
-    "qwen3_vl_moe_text": {"decoder_sparse_step": 2, "mlp_only_layers": []},
+    "qwen3_vl_moe_text": _SPARSE,
+    # Its window slides behind a prompt that stays in sight, which no single pass knows of.
+    "unlimited_ocr_text": {"sliding_window": 128},
+    "vibevoice_asr": {
+        "acoustic_tokenizer_encoder_config": _SOUND | {"hidden_size": 16},
+        "semantic_tokenizer_encoder_config": _SOUND | {"hidden_size": 16},
+    },
 }
 """By model type; a section that is a mapping is laid over the one that is made by sizes."""

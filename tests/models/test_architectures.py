@@ -238,10 +238,15 @@ def test_every_refused_row_says_why() -> None:
     assert all(row.why for row in architectures() if row.status == "refused")
 
 
+def test_the_language_model_of_every_whole_model_has_a_row() -> None:
+    assert [row.tower for row in architectures() if row.tower and find(row.tower) is None] == []
+
+
 def test_a_type_has_one_row() -> None:
     from depthprune.models.architecture_rows import ROWS
+    from depthprune.models.multimodal_rows import MULTIMODAL_ROWS
 
-    names = [row.model_type for row in ROWS]
+    names = [row.model_type for row in (*ROWS, *MULTIMODAL_ROWS)]
     assert len(names) == len(set(names))
 
 

@@ -34,7 +34,14 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def _save(folder: Path, model_type: str, encoder: int) -> Any:
-    config = tiny_config(model_type, BLOCKS, encoder_layers=encoder, decoder_start_token_id=1)
+    config = tiny_config(
+        model_type,
+        BLOCKS,
+        encoder_layers=encoder,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_start_token_id=1,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = draw_weights(getattr(transformers, WHOLE[model_type])(config).eval())

@@ -154,7 +154,14 @@ def find_anatomy(module: nn.Module, stream: Stream | None = None) -> Anatomy:
     """
     try:
         return _find(module, stream)
-    except (RuntimeError, TypeError, ValueError, KeyError, IndexError) as error:
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+    ) as error:
         raise ModelError(
             f"{type(module).__name__}: cannot be called block by block ({first_line(error)}); it "
             "cannot be searched with this version of transformers"

@@ -20,7 +20,7 @@ _PICTURES, _SPEECH = "AutoModelForImageTextToText", "AutoModelForMultimodalLM"
 
 _HEARING = """
 fun_asr_nano glmasr granite_speech granite_speech_plus moss_transcribe_diarize nemo_speechlm omniasr
-qwen2_audio qwen3_asr vibevoice_asr voxtral voxtral_realtime
+qwen2_audio qwen3_asr vibevoice_asr voxtral
 """
 """Models of sound and text."""
 
@@ -85,7 +85,6 @@ _TOWERS = {
     "omniasr": "llama",
     "ovis2": "qwen2",
     "paddleocr_vl": "paddleocr_vl_text",
-    "paligemma": "gemma",
     "perception_lm": "llama",
     "pp_chart2table": "qwen2",
     "qianfan_ocr": "qwen3",
@@ -104,7 +103,6 @@ _TOWERS = {
     "video_llava": "llama",
     "vipllava": "llama",
     "voxtral": "llama",
-    "voxtral_realtime": "voxtral_realtime_text",
 }
 """Models of several modalities, with the type of their language model, `text_config`."""
 
@@ -124,9 +122,8 @@ _TOWER_NOTES = {
 }
 
 _TEXT = """
-apertus1p5_text cosmos3_edge_text glm4v_text glm_ocr_text granite_docling_text hunyuan_vl_text
-molmo2_text paddleocr_vl_text qwen3_omni_moe_text qwen3_vl_moe_text qwen3_vl_text
-voxtral_realtime_text
+apertus1p5_text cosmos3_edge_text emu3_text_model glm4v_text glm_ocr_text granite_docling_text
+hunyuan_vl_text molmo2_text paddleocr_vl_text qwen3_omni_moe_text qwen3_vl_moe_text qwen3_vl_text
 """
 """Language models of such, for which the rules for fields say everything."""
 
@@ -152,11 +149,12 @@ MULTIMODAL_ROWS: tuple[Architecture, ...] = (
     *(Architecture(name, loader=_PICTURES) for name in ("chameleon", "mistral4")),
     *(Architecture(name) for name in ("git", "phi4_multimodal")),
     *(Architecture(name) for name in _TEXT.split()),
-    *(
-        Architecture(name, count="layers")
-        for name in ("kosmos_2_text_model", "kosmos_2_5_text_model")
+    Architecture("kosmos_2_5_text_model", count="layers"),
+    Architecture(
+        "mllama_text_model",
+        needs=(Need("cross_attention_layers"),),
+        why="blocks of cross-attention run only beside a picture" + _APPLY,
     ),
-    Architecture("kosmos-2", tower="kosmos_2_text_model", loader=_PICTURES),
     Architecture("kosmos-2.5", tower="kosmos_2_5_text_model", loader=_PICTURES),
     *(
         Architecture(name, defaults={"max_window_layers": count})
@@ -211,9 +209,12 @@ MULTIMODAL_ROWS: tuple[Architecture, ...] = (
             "inkling2_loop": _LOOPS,
             "instructblip": _NEEDS_PICTURE,
             "instructblipvideo": _NEEDS_PICTURE,
+            "kosmos-2": _NEEDS_PICTURE,
             "kyutai_speech_to_text": "it reads codes of sound beside each token, and no text alone",
             "mistral_large4": "blocks read others' keys and values by number",
             "mistral_large4_text": "blocks read others' keys and values by number",
+            "paligemma": "it reads its prompt both ways, so that even the uncut model generates "
+            "otherwise with a cache than without; cut its language model (gemma)",
             "pix2struct": _NEEDS_PICTURE,
             "pp_formulanet": _NEEDS_PICTURE,
             "qwen2_5_omni": _THREE_MODELS,
@@ -223,6 +224,7 @@ MULTIMODAL_ROWS: tuple[Architecture, ...] = (
             "t5gemma2": "it is an encoder and a decoder of equal depth, which share a config",
             "udop": "it is an encoder and a decoder, whose blocks share one number",
             "vision-encoder-decoder": _NEEDS_PICTURE,
+            "voxtral_realtime": "it adds sound to every token, and reads no text alone",
         }.items()
     ),
     *(

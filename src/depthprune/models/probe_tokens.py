@@ -37,7 +37,8 @@ def probe_tokens(module: nn.Module, shape: tuple[int, int], seed: int, first: in
 
 
 def _placeholders(module: Any) -> set[int]:
-    stated = module.config.to_dict()
+    config = getattr(module, "config", None)
+    stated = config.to_dict() if config is not None else {}
     return {
         value
         for name, value in stated.items()
