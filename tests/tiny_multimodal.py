@@ -115,6 +115,7 @@ MULTIMODAL: dict[str, dict[str, Any]] = {
         }
     },
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
+    "nemo_speechlm": {"word_timestamp_config": {"blank_token_id": 319}},
     "nemotron3_diarization": {"head_config": {"audio_hidden_size": 32}},
     "paddleocr_vl": _QWEN,
     "paddleocr_vl_text": _mrope(2, 3, 3),
