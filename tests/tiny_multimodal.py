@@ -76,6 +76,9 @@ MULTIMODAL: dict[str, dict[str, Any]] = {
     "glm4v_text": _mrope(2, 3, 3),
     "glm5_next": {"vision_config": {"projection_intermediate_size": 48}},
     "glm5_next_text": {
+        "linear_head_dim": 16,
+        "linear_num_heads": 2,
+        "hc_mult": 2,
         "qk_rope_head_dim": 0,
         "head_dim": 0,
         "index_topk": 8,
