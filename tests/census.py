@@ -57,7 +57,7 @@ VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 NEWEST = (5, 23)
 """The version from which on every type must have a row and nothing may be skipped."""
 
-_OLDER = {
+OLDER = {
     "code_llama": "its checkpoints call themselves llama",
     "mega": "transformers 5 has it no more; it has no row, so apply asks for --verify",
     "open-llama": "transformers 5 has it no more; it has no row, so apply asks for --verify",
@@ -140,8 +140,8 @@ def examine(model_type: str, folder: Path) -> Finding:
 
 
 def _examine(model_type: str, row: Architecture | None, folder: Path) -> tuple[str, str]:
-    if model_type in _OLDER and VERSION < NEWEST:
-        return "skipped", _OLDER[model_type]
+    if model_type in OLDER and VERSION < NEWEST:
+        return "skipped", OLDER[model_type]
     if row is None:
         return "unexplained", "no row in the table"
     if row.status != "verified":

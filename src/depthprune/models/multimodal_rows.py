@@ -166,7 +166,11 @@ MULTIMODAL_ROWS: tuple[Architecture, ...] = (
     ),
     Architecture("deepseek_ocr2_text", needs=(Need("mlp_layer_types"),)),
     Architecture("ernie4_5_vl_moe_text", patterns=(Prefix("mlp_layer_types", 1),)),
-    Architecture("glm4v_moe_text", defaults={"first_k_dense_replace": 1}),
+    # The second is the name that transformers 4 gave it.
+    *(
+        Architecture(name, defaults={"first_k_dense_replace": 1})
+        for name in ("glm4v_moe_text", "Glm4vMoe_text")
+    ),
     Architecture(
         "glm5_next_text",
         patterns=(
