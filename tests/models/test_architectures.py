@@ -35,11 +35,9 @@ NEWEST = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 23)
 """Whether this transformers must know every row."""
 
 _NOT_BEFORE = (
-    """
-doge gemma3n_text glm4v_moe_text granitemoehybrid phimoe
-""".split()
-    + list(OLDER)
-)  # noqa: SIM905
+    *("doge", "gemma3n_text", "glm4v_moe_text", "granitemoehybrid", "phimoe"),
+    *OLDER,
+)
 """Older versions of these cannot be built at tiny sizes, or are not exact with a cache uncut."""
 
 SAMPLE = """
