@@ -586,6 +586,19 @@ def test_architectures_are_listed_with_their_status(depthprune: Command) -> None
     assert "llama" in depthprune("architectures").out
 
 
+def test_architectures_of_ggufs_are_listed_beside_them(depthprune: Command) -> None:
+    found = {
+        row["architecture"]: row for row in depthprune("architectures", "--json").document["gguf"]
+    }
+    assert found["llama"] == {
+        "architecture": "llama", "status": "known", "rule": "by field", "why": ""
+    }  # fmt: skip
+    assert found["smollm3"]["rule"] == "every 4th block: no rotary positions"
+    assert found["gemma3n"]["status"] == "refused"
+    assert found["gemma3n"]["why"]
+    assert "smollm3" in depthprune("architectures").out
+
+
 def test_calibrations_show_prints_what_a_spec_draws(
     depthprune: Command, tiny_llama: Path, spec: str
 ) -> None:

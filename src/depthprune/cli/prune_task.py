@@ -15,6 +15,7 @@ from depthprune.cli.session import DEFAULT_CALIBRATION, mixture, read_tokenizer
 from depthprune.errors import ModelError, UsageError
 from depthprune.evaluator import RemovedSet
 from depthprune.models.architectures import require_prunable
+from depthprune.models.config_surgery import rows_of
 from depthprune.models.gguf_reader import read_gguf
 from depthprune.models.loading import Model
 from depthprune.models.pruned_output import check_pruned_output
@@ -147,5 +148,6 @@ def _check_source(job: PruneJob, source: ModelSource) -> None:
         raise UsageError(f"-o {job.out}: is the model's own folder; choose another")
     require_prunable(source.model_type)
     if source.checkpoint is not None:
+        rows_of(source.checkpoint.config)
         _ = source.checkpoint.block_prefix
     check_pruned_output(source, job.out, None if job.k is None else source.blocks - job.k)

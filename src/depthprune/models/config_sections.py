@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from depthprune.errors import CheckpointError
-from depthprune.models.architectures import find
+from depthprune.models.architectures import find, require_prunable
 from depthprune.models.config_fields import COUNTS, LISTED_COUNTS, SECTIONS
 
 Config = dict[str, Any]
@@ -36,6 +36,7 @@ def count_blocks(config: Config) -> int:
     Raises:
         CheckpointError: If it states none, one that is no positive number, or several that
             disagree.
+        ModelError: If it states none because its type is refused.
     """
     section = text_section(config)
     stated = counts(section)
@@ -46,6 +47,7 @@ def count_blocks(config: Config) -> int:
         stated = {n: len(section[n]) for n in LISTED_COUNTS if _is_list(section.get(n))}
     if not stated:
         _refuse_values(section)
+        require_prunable(str(config.get("model_type") or ""))
         raise CheckpointError(
             f"config.json: expected the number of blocks under one of {', '.join(COUNTS)}, "
             "found none; is this a causal language model?"

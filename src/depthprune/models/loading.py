@@ -20,6 +20,7 @@ from torch import nn
 
 from depthprune.errors import ModelError, first_line
 from depthprune.models.anatomy import Anatomy, find_anatomy
+from depthprune.models.automatic import automatic_class_of
 from depthprune.models.computing import DTYPES, choose_device, choose_dtype
 from depthprune.models.placement import DeviceMap, check_placement, first_device
 from depthprune.models.refusals import Refusal, checkpoint_refusal, config_refusal
@@ -149,8 +150,6 @@ def load_module(
     Raises:
         ModelError: If transformers cannot load it, or weights are missing or do not fit.
     """
-    from transformers import AutoModelForCausalLM
-
     options: dict[str, Any] = {
         "dtype": dtype,
         "local_files_only": True,
@@ -165,7 +164,8 @@ def load_module(
         options["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
     try:
         with quiet_transformers(), no_gguf_bar():
-            module, info = AutoModelForCausalLM.from_pretrained(str(source.folder), **options)
+            loader = _loader(source)
+            module, info = loader.from_pretrained(str(source.folder), **options)
     except Exception as error:
         raise ModelError(
             f"{source.name}: transformers cannot load it ({first_line(error, 300)})"
@@ -181,6 +181,14 @@ def load_module(
             "call; give more devices, or --stream"
         )
     return module.eval()  # type: ignore[no-any-return]
+
+
+def _loader(source: ModelSource) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    if source.gguf is not None:
+        return AutoModelForCausalLM
+    return automatic_class_of(str(source.folder), trust_remote_code=source.trust_remote_code)
 
 
 def load_streamed(
