@@ -9,9 +9,18 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := out/demo
 
+# llama.cpp, against which the slow tests hold pruned GGUF files. Built from source, without what the
+# tests do not use; for any processor with AVX2, so that a cached build runs elsewhere too.
+LLAMA_CPP       := llama-cpp-python==0.3.36
+LLAMA_CPP_STAMP := $(VENV)/.$(LLAMA_CPP)
+LLAMA_CPP_BUILD := -DGGML_NATIVE=OFF -DMTMD_BUILD=OFF -DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF \
+	-DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF \
+	-DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF \
+	-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DCMAKE_C_FLAGS_RELEASE=-O2
+
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow check unit census clean
+.PHONY: demo test test-slow check unit llama-cpp census clean
 
 demo: $(STAMP)
 	$(BIN)/depthprune prune demo -k 6 -c stdlib-prose,windows=8,length=512 -c stdlib-code,windows=8,length=512 --search one-shot -o $(DEMO) --overwrite
@@ -27,8 +36,17 @@ check: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/pytest -m "not slow and not gpu"
 
-test-slow: $(STAMP)
+test-slow: $(STAMP) llama-cpp
 	$(BIN)/pytest -m "slow and not gpu"
+
+# About five minutes on two cores, once; cmake and ninja come with it. Without a compiler the tests
+# that need it are skipped.
+llama-cpp: $(STAMP)
+	@if [ -f $(LLAMA_CPP_STAMP) ]; then :; \
+	elif command -v c++ >/dev/null; then \
+		CMAKE_ARGS="$(LLAMA_CPP_BUILD)" $(BIN)/python -m pip install --quiet --constraint constraints.txt $(LLAMA_CPP) && \
+		touch $(LLAMA_CPP_STAMP); \
+	else echo "no C++ compiler: $(LLAMA_CPP) is not built, and the tests that need it are skipped"; fi
 
 # Every causal-LM type of transformers, cut in several ways and compared; writes docs/architectures.md.
 census: $(STAMP)

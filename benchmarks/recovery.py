@@ -1,10 +1,16 @@
-"""Recovery: perplexities of the demo model whole, with blocks removed, and recovered.
+"""Recovery: what it gives back of the demo model, for sets of several sizes and searches.
 
-Maps are fitted on windows of four sources; measured are other text of each (WikiText's own test
-split, the held-out tenth of the others) and text of a kind that was not fitted (Shakespeare). Each
-removed set is a row of figures by text, with the paired change of the perplexity.
+Maps are fitted on windows of four sources. Measured are WikiText's own test split, the held-out
+tenth of each source, text of a kind that was not fitted (Shakespeare) and items of four options
+(ARC-easy test); of each the figure after removal and after recovery, and the paired change.
 
+    python benchmarks/recovery.py --corpora ../shared/data --memo recovery.sqlite
     python benchmarks/recovery.py --corpora ../shared/data --removed 4,5,13,14,25,26
+    python benchmarks/recovery.py --corpora ../shared/data --in-search
+
+The first finds the sets itself, by one-shot and greedy on fewer windows of the same sources; a
+memo lets it go on where it was stopped. The last compares searches that score every set as it is
+after recovery with those whose winner alone is recovered, on the same windows.
 """
 
 from __future__ import annotations
@@ -12,11 +18,18 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import depthprune as dp
 from depthprune.calibration import Calibration
+from depthprune.evaluator.memo import Memo
+from depthprune.manifest import HeldOut
 from depthprune.models.loading import Model
 from depthprune.models.removal import parse_blocks
+from depthprune.recovery import RecoveringScorer
 from depthprune.study.recovered import judge_recovered
 
 SOURCES = (
@@ -26,35 +39,116 @@ SOURCES = (
     "stdlib-code",
 )
 FURTHER = ("text:{}/wikitext-2/test.txt", "text:{}/tinyshakespeare/input.txt")
+ITEMS = "choices:{}/choices/arc-easy-test.jsonl,windows={}"
+NAMES = ("WikiText test", "Shakespeare", "WikiText valid", "ARC train", "GSM8K train", "stdlib")
+SEARCHES = ("one-shot", "greedy")
+Set = tuple[int, ...]
 
 
-def texts(model: Model, calibration: Calibration, corpora: str, windows: int) -> list[Calibration]:
-    keys = f"windows={windows},length=512"
-    further = [dp.calibrate(f"{spec.format(corpora)},{keys}", model) for spec in FURTHER]
-    return [*further, *calibration.held_out()]
+class Bench:
+    """The model, the windows that maps are fitted on, and the texts that are measured."""
+
+    def __init__(self, given: argparse.Namespace, memo: Memo | None) -> None:
+        self.model: Model = dp.load("demo")
+        self.corpora = given.corpora
+        self.memo = memo
+        self.calibration = self.drawn(given.windows)
+        keys = f"windows={given.judged},length=512"
+        further = [dp.calibrate(f"{s.format(self.corpora)},{keys}", self.model) for s in FURTHER]
+        self.texts = [*further, *self.calibration.held_out()]
+        items = ITEMS.format(self.corpora, given.items)
+        self.items = dp.calibrate(items, self.model)
+
+    def drawn(self, windows: int) -> Calibration:
+        """Windows of each source, in equal shares."""
+        specs = [f"{s.format(self.corpora)},windows={windows},length=512" for s in SOURCES]
+        return dp.calibrate(specs, self.model)
+
+    def cells(self, removed: Sequence[int], *, say: bool = False) -> list[str]:
+        """Recover a set, and its figures text by text, the items' accuracy last."""
+        began = time.monotonic()
+        recovery = dp.recover(self.model, removed, self.calibration)
+        if say:
+            print(
+                f"fitted on {self.calibration.tokens:,} tokens in {time.monotonic() - began:.0f} s"
+            )
+            for run in recovery.runs:
+                done = run.why_not or (
+                    f"ridge {run.ridge:g}, strength {run.strength:.2f}, {run.tokens:,} tokens, "
+                    f"{run.apart} apart; error {run.before:.2f} -> {run.after:.2f}"
+                )
+                print(f"  {run.blocks} into {run.into}: {done}")
+        judged: dict[str, Any] = {"memo": self.memo}
+        rows = judge_recovered(self.model, self.texts, "nll", recovery, **judged)
+        (items,) = judge_recovered(self.model, [self.items], "accuracy", recovery, **judged)
+        return [*(_text_cell(row) for row in rows), _items_cell(items)]
+
+    def whole(self) -> list[str]:
+        """The same figures of the model with every block."""
+        shared: dict[str, Any] = {"memo": self.memo, "plain": True}
+        losses = [dp.Evaluator(self.model, t, "nll", **shared).dense.loss for t in self.texts]
+        wrong = dp.Evaluator(self.model, self.items, "accuracy", **shared).dense.loss
+        return [*(f"{math.exp(loss):.2f}" for loss in losses), f"{100 * (1 - wrong):.0f}%"]
 
 
-def measure(model: Model, calibration: Calibration, judged: list[Calibration], blocks: str) -> None:
-    began = time.monotonic()
-    recovery = dp.recover(model, parse_blocks(blocks), calibration)
-    seconds = time.monotonic() - began
-    for run in recovery.runs:
-        done = run.why_not or (
-            f"ridge {run.ridge:g}, strength {run.strength:.2f}, {run.tokens:,} tokens, "
-            f"{run.apart} apart; error {run.before:.2f} -> {run.after:.2f}"
-        )
-        print(f"  {run.blocks} into {run.into}: {done}")
-    print(f"\nremoved {blocks}, {calibration.tokens:,} tokens, fitted in {seconds:.0f} s\n")
-    print("| text | whole | removed | recovered | recovered / removed |\n|---|---:|---:|---:|---:|")
-    for row in judge_recovered(model, judged, "nll", recovery):
-        assert row.recovered is not None
-        ratio = math.exp(row.recovered_change or 0.0)
-        stderr = ratio * (row.recovered_change_stderr or 0.0)
-        figures = " | ".join(
-            f"{estimate.perplexity:.2f}" for estimate in (row.dense, row.pruned, row.recovered)
-        )
-        name = row.calibration.split(",")[0].split("/")[-1]
-        print(f"| {name} | {figures} | {ratio:.3f} ± {stderr:.3f} |", flush=True)
+def _text_cell(row: HeldOut) -> str:
+    assert row.recovered is not None
+    ratio = math.exp(row.recovered_change or 0.0)
+    stderr = ratio * (row.recovered_change_stderr or 0.0)
+    before, after = row.pruned.perplexity or 0.0, row.recovered.perplexity or 0.0
+    return f"{before:.2f} → {after:.2f}, {ratio:.3f} ± {stderr:.3f}"
+
+
+def _items_cell(row: HeldOut) -> str:
+    assert row.recovered is not None
+    before, after = (100 * (1 - estimate.loss) for estimate in (row.pruned, row.recovered))
+    change, stderr = -100 * (row.recovered_change or 0.0), 100 * (row.recovered_change_stderr or 0)
+    return f"{before:.0f}% → {after:.0f}%, {change:+.1f} ± {stderr:.1f}"
+
+
+def found_sets(
+    bench: Bench, searches: Sequence[str], windows: int, sizes: Sequence[int]
+) -> Iterator[tuple[str, Set]]:
+    """The sets of each size on each search's nested path."""
+    calibration = bench.drawn(windows)
+    for name in searches:
+        evaluator = dp.Evaluator(bench.model, calibration, memo=bench.memo)
+        result = dp.search(name, evaluator, k=max(sizes))
+        for k in sizes:
+            yield name, tuple(sorted(result.path[k - 1]))
+
+
+def searched_sets(
+    bench: Bench, searches: Sequence[str], windows: int, k: int
+) -> Iterator[tuple[str, Set]]:
+    """What each search chooses, and what it chooses if it scores recovered sets."""
+    calibration = bench.drawn(windows)
+    for name in searches:
+        for knows in (False, True):
+            scorer: Any = (
+                RecoveringScorer(bench.model, calibration)
+                if knows
+                else dp.Evaluator(bench.model, calibration, racing=None)
+            )
+            result = dp.search(name, scorer, k=k)
+            cost = result.cost
+            print(
+                f"<!-- {name}, recovered sets: {knows}: {cost.block_tokens:,} block-tokens, "
+                f"{cost.evaluations:g} sets, {cost.seconds:.0f} s -->",
+                flush=True,
+            )
+            yield name + (", recovered sets" if knows else ""), result.removed
+
+
+def table(bench: Bench, sets: Iterator[tuple[str, Set]], *, say: bool) -> None:
+    """One row a set, each printed when it is measured."""
+    heads = ("search", "k", "removed", *NAMES, "ARC-easy test, accuracy")
+    print(f"| {' | '.join(heads)} |\n|---|---:|---|{'---:|' * (len(NAMES) + 1)}")
+    print(f"| whole model | 0 | | {' | '.join(bench.whole())} |", flush=True)
+    for name, removed in sets:
+        blocks = ", ".join(map(str, removed))
+        cells = bench.cells(removed, say=say)
+        print(f"| {name} | {len(removed)} | {blocks} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
@@ -62,14 +156,25 @@ def main() -> None:
     parser.add_argument("--corpora", default="../shared/data")
     parser.add_argument("--windows", type=int, default=16, help="of 512 tokens, of each source")
     parser.add_argument("--judged", type=int, default=12, help="windows of each further text")
+    parser.add_argument("--items", type=int, default=100, help="of four options")
     parser.add_argument("--removed", action="append", help="such as 4,5,13; may be repeated")
+    parser.add_argument("--k", default="3,6,9", help="sizes of the sets that are searched for")
+    parser.add_argument("--search-windows", type=int, default=4, help="of each source")
+    parser.add_argument("--in-search", action="store_true", help="compare searches of k = 6")
+    parser.add_argument("--memo", help="keeps losses of the model as it is, to go on with")
+    parser.add_argument("--search", action="append", choices=SEARCHES, help="by default both")
     given = parser.parse_args()
-    model = dp.load("demo")
-    specs = [f"{spec.format(given.corpora)},windows={given.windows}" for spec in SOURCES]
-    calibration = dp.calibrate(specs, model)
-    judged = texts(model, calibration, given.corpora, given.judged)
-    for blocks in given.removed or ["4,5,13,14,25,26"]:
-        measure(model, calibration, judged, blocks)
+    searches = given.search or SEARCHES
+    sizes = [int(k) for k in given.k.split(",")]
+    with Memo.open(Path(given.memo)) if given.memo else nullcontext() as memo:
+        bench = Bench(given, memo)
+        if given.removed:
+            sets = iter([("given", parse_blocks(blocks)) for blocks in given.removed])
+        elif given.in_search:
+            sets = searched_sets(bench, searches, given.search_windows, 6)
+        else:
+            sets = found_sets(bench, searches, given.search_windows, sizes)
+        table(bench, sets, say=bool(given.removed))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def tiny_gguf(
 
     Args:
         path: Where.
-        architecture: Of llama.cpp; the tensors are those of a llama.
+        architecture: Of llama.cpp; the tensors are those of a llama, but for what `LAYOUTS` has.
         blocks: As `block_count` has it, less `extra_blocks`.
         extra_blocks: Layers beyond the blocks, counted in `block_count`.
         tokenizer: Put the tiny tokenizer into it, so that it can be loaded.
@@ -64,11 +64,16 @@ def tiny_gguf(
     generator = np.random.default_rng(seed)
     feed = extra["feed_forward_length"]
     lengths = feed if isinstance(feed, list) else [feed] * (blocks + extra_blocks)
-    zero = {f"blk.{block}.{name}.weight" for block in idle for name in ("attn_output", "ffn_down")}
-    for name, shape in _tensors(lengths, vocabulary).items():
+    zero = {f"blk.{block}.{name}.weight" for block in idle for name in _WRITING}
+    kinds = [HEADS] * len(lengths)
+    if architecture == "lfm2":
+        kinds = extra["attention.head_count_kv"]
+    for name, shape in _tensors(architecture, lengths, kinds, vocabulary).items():
         array = generator.normal(0.0, 0.2, shape).astype(np.float32) * (name not in zero)
         if "norm" in name:
             writer.add_tensor(name, 1 + 0.2 * array)
+        elif shape[-1] % 32 or len(shape) == 1:
+            writer.add_tensor(name, array)
         else:
             packed = quantize(array, GGMLQuantizationType.Q8_0)
             writer.add_tensor(name, packed, raw_dtype=GGMLQuantizationType.Q8_0)
@@ -105,19 +110,76 @@ def _add_tokenizer(writer: GGUFWriter) -> int:
     return len(tokens)
 
 
-def _tensors(lengths: Sequence[int], vocabulary: int) -> dict[str, tuple[int, ...]]:
+_WRITING = ("attn_output", "ffn_down", "ffn_down_exps", "shortconv.out_proj")
+"""What writes to the residual stream."""
+
+_QK_NORM = {"attn_q_norm.weight": (HIDDEN // HEADS,), "attn_k_norm.weight": (HIDDEN // HEADS,)}
+_POST_NORM = {"post_attention_norm.weight": (HIDDEN,), "post_ffw_norm.weight": (HIDDEN,)}
+_QKV = ("attn_q.weight", "attn_k.weight", "attn_v.weight")
+_EXPERTS = 4
+
+LAYOUTS: dict[str, tuple[Mapping[str, tuple[int, ...]], tuple[str, ...]]] = {
+    "qwen2": ({f"attn_{part}.bias": (HIDDEN,) for part in "qkv"}, ()),
+    "qwen3": (_QK_NORM, ()),
+    "gemma2": (_POST_NORM, ()),
+    "gemma3": (_POST_NORM | _QK_NORM, ()),
+    "phi3": (
+        {"attn_qkv.weight": (3 * HIDDEN, HIDDEN), "ffn_up.weight": (2 * FEED, HIDDEN)},
+        (*_QKV, "ffn_gate.weight"),
+    ),
+    "apertus": (_QK_NORM, ("ffn_gate.weight",)),
+    "qwen3moe": (
+        _QK_NORM
+        | {
+            "ffn_gate_inp.weight": (_EXPERTS, HIDDEN),
+            "ffn_gate_exps.weight": (_EXPERTS, FEED, HIDDEN),
+            "ffn_up_exps.weight": (_EXPERTS, FEED, HIDDEN),
+            "ffn_down_exps.weight": (_EXPERTS, HIDDEN, FEED),
+        },
+        ("ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"),
+    ),
+    "lfm2": (_QK_NORM, ()),
+}
+"""By architecture: the tensors that a block has besides those of a llama, and those it lacks."""
+
+_CONVOLUTION = {
+    "shortconv.conv.weight": (HIDDEN, 3),
+    "shortconv.in_proj.weight": (3 * HIDDEN, HIDDEN),
+    "shortconv.out_proj.weight": (HIDDEN, HIDDEN),
+}
+"""What a block of lfm2 without key-value heads has in place of attention."""
+
+_TIED = ("gemma", "gemma2")
+"""Architectures whose output is their embedding, and no tensor of its own."""
+
+
+def _tensors(
+    architecture: str, lengths: Sequence[int], kinds: Sequence[int], vocabulary: int
+) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocabulary, HIDDEN)}
-    for block, feed in enumerate(lengths):
-        for name, shape in {
-            "attn_norm": (HIDDEN,),
-            "attn_q": (HIDDEN, HIDDEN),
-            "attn_k": (HIDDEN, HIDDEN),
-            "attn_v": (HIDDEN, HIDDEN),
-            "attn_output": (HIDDEN, HIDDEN),
-            "ffn_norm": (HIDDEN,),
-            "ffn_gate": (feed, HIDDEN),
-            "ffn_up": (feed, HIDDEN),
-            "ffn_down": (HIDDEN, feed),
-        }.items():
-            shapes[f"blk.{block}.{name}.weight"] = shape
-    return shapes | {"output_norm.weight": (HIDDEN,), "output.weight": (vocabulary, HIDDEN)}
+    for block, (feed, heads) in enumerate(zip(lengths, kinds, strict=True)):
+        for name, shape in _block(architecture, feed, heads).items():
+            shapes[f"blk.{block}.{name}"] = shape
+    norm = "token_embd_norm.weight" if architecture == "lfm2" else "output_norm.weight"
+    shapes[norm] = (HIDDEN,)
+    return shapes if architecture in _TIED else shapes | {"output.weight": (vocabulary, HIDDEN)}
+
+
+def _block(architecture: str, feed: int, heads: int) -> dict[str, tuple[int, ...]]:
+    more, lacks = LAYOUTS.get(architecture, ({}, ()))
+    own: dict[str, tuple[int, ...]] = {
+        "attn_norm.weight": (HIDDEN,),
+        "attn_q.weight": (HIDDEN, HIDDEN),
+        "attn_k.weight": (HIDDEN, HIDDEN),
+        "attn_v.weight": (HIDDEN, HIDDEN),
+        "attn_output.weight": (HIDDEN, HIDDEN),
+        "ffn_norm.weight": (HIDDEN,),
+        "ffn_gate.weight": (feed, HIDDEN),
+        "ffn_up.weight": (feed, HIDDEN),
+        "ffn_down.weight": (HIDDEN, feed),
+        **more,
+    }
+    if architecture == "lfm2" and not heads:
+        lacks = (*_QKV, "attn_output.weight", *_QK_NORM)
+        own |= _CONVOLUTION
+    return {name: shape for name, shape in own.items() if name not in lacks}

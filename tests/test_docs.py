@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from depthprune import manifest
 from depthprune.calibration import PRESETS, SOURCES, CalibrationSpec
 from depthprune.search import SEARCHES, make_search
+from depthprune.study.finals import FinalRow, FinalScore
 from depthprune.study.table import CellCalibration, CellCost, Evaluation, Row
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +35,9 @@ def test_every_field_of_the_manifest_is_documented(record: type[BaseModel]) -> N
     assert named == [field.alias or name for name, field in record.model_fields.items()]
 
 
-@pytest.mark.parametrize("record", [Row, CellCalibration, CellCost, Evaluation])
+@pytest.mark.parametrize(
+    "record", [Row, CellCalibration, CellCost, Evaluation, FinalRow, FinalScore]
+)
 def test_every_field_of_the_results_table_is_documented(record: type[BaseModel]) -> None:
     text = (ROOT / "docs" / "study-table.md").read_text(encoding="utf-8")
     section = text.split(f"## {record.__name__}\n", 1)[1].split("\n## ", 1)[0]

@@ -90,6 +90,25 @@ def test_a_failure_leaves_nothing(failure: BaseException, tmp_path: Path) -> Non
     assert _names(tmp_path) == []
 
 
+@pytest.mark.parametrize("name", ["out", "out.gguf"])
+def test_a_failure_takes_away_the_parents_that_were_made_and_no_others(
+    name: str, tmp_path: Path
+) -> None:
+    make = staged_file if name.endswith(".gguf") else staged
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match="no"), make(tmp_path / "mine" / "a" / "b" / name) as stage:
+        _write_half(stage / "a" if stage.is_dir() else stage, ValueError("no"))
+    assert _names(tmp_path) == ["mine"]
+    assert _names(tmp_path / "mine") == []
+
+
+def test_parents_into_which_another_wrote_meanwhile_stay(tmp_path: Path) -> None:
+    theirs = tmp_path / "a" / "theirs"
+    with pytest.raises(ValueError, match="no"), staged(tmp_path / "a" / "b" / "out"):
+        _write_half(theirs, ValueError("no"))
+    assert _names(tmp_path / "a") == ["theirs"]
+
+
 def test_a_failure_leaves_an_earlier_output_as_it_was(tmp_path: Path) -> None:
     out = _write(tmp_path / "out", a="old")
     with pytest.raises(KeyboardInterrupt), staged(out, overwrite=True) as stage:

@@ -71,3 +71,9 @@ def test_the_command_line_s_help_loads_nothing_heavy() -> None:
 
 def test_the_package_says_that_it_is_typed() -> None:
     assert (Path(depthprune.__file__).parent / "py.typed").is_file()
+
+
+def test_the_command_line_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "depthprune", "--version"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert answer.stdout == f"depthprune {depthprune.__version__}\n"

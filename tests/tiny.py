@@ -17,8 +17,12 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
-from tiny_types import EXTRA, MODEL_CLASSES, VOCAB
+from tiny_types import EXTRA, VOCAB, WHOLE_WITH_PICTURES
 
 _SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -41,6 +45,7 @@ _SIZES: dict[str, Any] = {
     "num_encoder_layers": 6,
     "num_key_value_heads": 2,
     "head_dim": 16,
+    "kv_channels": 16,
     "vocab_size": VOCAB,
     "max_position_embeddings": 128,
     "n_positions": 128,
@@ -98,6 +103,7 @@ _COUNTS = (
     "num_layers",
     "decoder_layers",
     "num_decoder_layers",
+    "layers",
 )
 
 _TEXT = """
@@ -138,7 +144,10 @@ def _arguments(model_type: str, blocks: int) -> dict[str, Any]:
         if type_ in CONFIG_MAPPING and type_ != model_type:
             made[name] |= _arguments(type_, blocks if language else 2)
         else:
-            made[name] |= {k: v for k, v in _SIZES.items() if k in section}
+            tokens = (
+                () if type_ in CONFIG_MAPPING else ("pad_token_id", "bos_token_id", "eos_token_id")
+            )
+            made[name] |= {k: v for k, v in _SIZES.items() if k in section and k not in tokens}
         if not language:
             made[name] |= {k: v for k, v in _VISION.items() if k in section}
     extra = EXTRA.get(model_type, {})
@@ -164,7 +173,17 @@ def _fields(model_type: str) -> frozenset[str]:
 
 def model_class(model_type: str) -> Any:
     """The automatic class that makes the whole of a type's model."""
-    return getattr(transformers, MODEL_CLASSES.get(model_type, "AutoModelForCausalLM"))
+    causal, images = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    if model_type in WHOLE_WITH_PICTURES or (model_type not in causal and model_type in images):
+        return transformers.AutoModelForImageTextToText
+    multimodal = getattr(transformers, "AutoModelForMultimodalLM", None)
+    if (
+        model_type not in causal
+        and multimodal is not None
+        and CONFIG_MAPPING[model_type] in (multimodal._model_mapping)
+    ):
+        return multimodal
+    return transformers.AutoModelForCausalLM
 
 
 def tiny_model(
@@ -187,6 +206,11 @@ def tiny_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model_class(model_type).from_config(config).eval()
+    return draw_weights(model, seed).to(dtype)
+
+
+def draw_weights(model: Any, seed: int = 0) -> Any:
+    """Give a model random weights with which every block matters."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
@@ -198,7 +222,7 @@ def tiny_model(
                 parameter.add_(0.2 * noise)
             else:
                 parameter.copy_(noise)
-    return model.to(dtype)
+    return model
 
 
 @cache

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tiny_multimodal import MULTIMODAL, OLD
+
 _MLA = {"head_dim": 8, "q_lora_rank": 16}
 """DeepSeek's attention: `head_dim` means the rotary part there."""
 
@@ -40,7 +42,9 @@ bert bert-generation big_bird camembert data2vec-text electra ernie megatron-ber
 roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod
 """
 
-EXTRA: dict[str, dict[str, Any]] = {
+_MAMBA_LAYER, _ATTENTION = ("mamba", "attention") if OLD else ("linear_attention", "full_attention")
+
+EXTRA: dict[str, dict[str, Any]] = MULTIMODAL | {
     "axk1": _MLA,
     **{name: {"is_decoder": True} for name in _ENCODERS.split()},
     "bamba": _MAMBA | {"attn_layer_indices": [1, 4]},
@@ -118,8 +122,7 @@ EXTRA: dict[str, dict[str, Any]] = {
         "shared_experts_intermediate_size": 24,
     },
     "falcon_h1": _MAMBA | {"mamba_d_ssm": 64},
-    "granitemoehybrid": _MAMBA
-    | {"layer_types": ["linear_attention", "linear_attention", "full_attention"] * 2},
+    "granitemoehybrid": _MAMBA | {"layer_types": [_MAMBA_LAYER, _MAMBA_LAYER, _ATTENTION] * 2},
     "gemma4_text": _GEMMA4
     | {
         "vocab_size_per_layer_input": VOCAB,
@@ -285,12 +288,10 @@ EXTRA: dict[str, dict[str, Any]] = {
 }
 """What a type needs beyond its sizes, by model type, written for six blocks."""
 
-_IMAGES = "AutoModelForImageTextToText"
-
-MODEL_CLASSES = dict.fromkeys(
-    ("dots3_note", "emu3", "llama4", "mllama", "qwen3_5", "qwen3_5_moe"), _IMAGES
+WHOLE_WITH_PICTURES = frozenset(
+    {"dots3_note", "emu3", "llama4", "mllama", "qwen3_5", "qwen3_5_moe"}
 )
-"""Types whose whole model is made by another automatic class than the causal language model's."""
+"""Types whose whole model the class for pictures makes, and that for causal models a part."""
 
 CROSS_ATTENTION = {"mllama": "cross_attention_states"}
 """Types with blocks that read a picture, and the argument that brings it."""

@@ -162,6 +162,11 @@ class HeldOut(_Record):
     """Losses before and after on windows that no search saw."""
 
     calibration: str
+    objective: str | None = Field(
+        default=None,
+        description="Where it is not the manifest's; of accuracy the loss is the share of wrong "
+        "answers.",
+    )
     dense: Estimate
     pruned: Estimate
     increase: float
@@ -197,6 +202,9 @@ class RecoveredRun(_Record):
         "windows that were not fitted.",
     )
     after: float | None = Field(default=None, description="The same with the change.")
+    rank: int | None = Field(
+        default=None, description="Directions of the width that the fitted tokens span."
+    )
 
 
 class TrainingPoint(_Record):
@@ -232,6 +240,11 @@ class RecoveryRecord(_Record):
     runs: list[RecoveredRun]
     training: TrainingRecord | None = None
     further: list[HeldOut] = Field(description="Losses on other text that was named for it.")
+    choices: list[HeldOut] = Field(
+        default=[],
+        description="Accuracy on the items with options among both: the calibration's held-out "
+        "ones and the further ones.",
+    )
     warnings: list[str] = Field(description="Texts on which it made the model worse.")
 
 

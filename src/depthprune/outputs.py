@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from depthprune.errors import OutputError
@@ -150,17 +150,24 @@ def staged(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def _beside(out: Path) -> Iterator[Path]:
-    """A fresh folder on the file system of `out`, gone afterwards; disk errors name `out`."""
+    """A fresh folder on the file system of `out`, gone afterwards; disk errors name `out`.
+
+    Of the parents that are made for it, those that stay empty go too.
+    """
     stage: Path | None = None
+    parent = out.absolute().parent
+    missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     try:
         with _disk_errors(out):
-            parent = out.absolute().parent
             parent.mkdir(parents=True, exist_ok=True)
             stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=parent))
             yield stage
     finally:
         if stage is not None:
             shutil.rmtree(stage, ignore_errors=True)
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def is_file_output(out: Path) -> bool:

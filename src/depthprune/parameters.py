@@ -6,29 +6,46 @@ text is read, so that a new field needs no parser.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from depthprune.errors import UsageError
+from depthprune.errors import DepthpruneError, UsageError, first_line
 from depthprune.plugins import Registry
 
 T = TypeVar("T")
 
 
-def build(registry: Registry[Callable[..., T]], text: str) -> T:
+def build(registry: Registry[Callable[..., T]], text: str, parts: Sequence[str]) -> T:
     """Make what a text such as `name:key=value,key=value` asks for.
 
     Args:
         registry: What the name is looked up in; what it stands for is called with the parameters.
         text: A name, and after a colon its parameters.
+        parts: Attributes that what is made must have, as a plug-in's may not.
 
     Raises:
-        UsageError: If the name is unknown, or a parameter is, or its value is of another type.
+        UsageError: If the name is unknown, or a parameter is, or its value is of another type; or
+            if a plug-in cannot be made, or makes something else.
     """
     name, _, rest = text.strip().partition(":")
     make = registry.get(name.strip())
-    return make(**_parameters(registry.kind, name, make, rest)) if rest else make()
+    try:
+        made = make(**_parameters(registry.kind, name, make, rest)) if rest else make()
+    except DepthpruneError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"{registry.kind} {text!r}: its plug-in cannot be made ({type(error).__name__}: "
+            f"{first_line(error)}); repair or remove that package"
+        ) from error
+    missing = [part for part in parts if not hasattr(made, part)]
+    if missing:
+        raise UsageError(
+            f"{registry.kind} {text!r}: its plug-in gives a {type(made).__name__} without "
+            f"{' and '.join(missing)}; repair or remove that package"
+        )
+    return made
 
 
 def spell(name: str, thing: Any) -> str:

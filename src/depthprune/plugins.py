@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from depthprune.errors import UsageError, unknown
+from depthprune.errors import UsageError, first_line, unknown
 
 T = TypeVar("T")
 
@@ -22,10 +22,14 @@ class Registry(Generic[T]):
         kind: What is named, for messages, such as `"search"`.
         group: Entry-point group, such as `"depthprune.searches"`.
         builtin: What this package brings.
+        of: What a plug-in must be an instance of, if of anything.
     """
 
-    def __init__(self, kind: str, group: str, builtin: Mapping[str, T]) -> None:
+    def __init__(
+        self, kind: str, group: str, builtin: Mapping[str, T], of: type[T] | None = None
+    ) -> None:
         self.kind = kind
+        self._of = of
         self._group = group
         self._builtin = dict(builtin)
         self._plugins: dict[str, EntryPoint] | None = None
@@ -38,11 +42,12 @@ class Registry(Generic[T]):
         """What a name stands for.
 
         Raises:
-            UsageError: If the name is unknown, or its plug-in cannot be imported.
+            UsageError: If the name is unknown, its plug-in cannot be imported, or a plug-in takes
+                a name that exists: whoever installed it may mean either.
         """
+        found = self._found()
         if name in self._builtin:
             return self._builtin[name]
-        found = self._found()
         if name not in found:
             raise unknown(self.kind, name, self.names())
         entry = found[name]
@@ -51,8 +56,13 @@ class Registry(Generic[T]):
         except Exception as error:
             raise UsageError(
                 f"{self.kind} {name!r}: its plug-in {entry.value} failed to load "
-                f"({type(error).__name__}: {error}); repair or remove that package"
+                f"({type(error).__name__}: {first_line(error)}); repair or remove that package"
             ) from error
+        if self._of is not None and not isinstance(thing, self._of):
+            raise UsageError(
+                f"{self.kind} {name!r}: its plug-in {entry.value} is a {type(thing).__name__}, "
+                f"and a {self._of.__name__} was expected; repair or remove that package"
+            )
         return thing
 
     def describe(self, line: Callable[[T], str]) -> dict[str, str]:

@@ -304,8 +304,23 @@ def test_an_item_s_facts_tell_it_from_others() -> None:
         Item(item.spans, (item.answer + 1) % 3, item.bytes),
         Item(item.spans, item.answer, tuple(n + 1 for n in item.bytes)),
         Item(((item.spans[0][0], item.spans[1][1]), item.spans[2]), item.answer, item.bytes[:2]),
+        Item(item.spans, item.answer, item.bytes, tuple(n - 1 for n in item.bytes)),
     ]
-    assert len({each.facts().tobytes() for each in [item, *others]}) == 4
+    assert len({each.facts().tobytes() for each in [item, *others]}) == 5
+
+
+def test_characters_are_kept_where_they_are_not_the_bytes() -> None:
+    options = ("naïve", "plain", "été")
+    spaced = Document("d", options[0], "Say", options, 0)
+    pool = ExamplePool([_item(0), spaced, _item(1)], tiny_tokenizer())
+    plain, accented = (pool.window(_spec(), index) for index in (0, 1))
+    assert plain is not None
+    assert plain.item is not None
+    assert plain.item.characters is None
+    assert accented is not None
+    assert accented.item is not None
+    assert accented.item.characters == (5, 5, 3)
+    assert accented.item.bytes == (6, 5, 5)
 
 
 @pytest.mark.corpora

@@ -66,6 +66,13 @@ def test_paths_are_resolved_against_the_file(tmp_path: Path) -> None:
     assert found.target == "owner/set"
 
 
+def test_paths_in_one_line_forms_are_resolved_against_the_file_too(tmp_path: Path) -> None:
+    file = _file(tmp_path, ["choices:a.jsonl,against=b.txt", "text:~/c.txt", "text:/d.txt"])
+    first, second, third = parse_calibration(file)
+    assert (first.target, first.against) == (str(tmp_path / "a.jsonl"), (str(tmp_path / "b.txt"),))
+    assert (second.target, third.target) == ("~/c.txt", "/d.txt")
+
+
 def test_a_text_file_that_ends_in_yaml_is_a_text(tmp_path: Path) -> None:
     (spec,) = parse_calibration(f"text:{tmp_path / 'a.yaml'}")
     assert spec.source == "text"
@@ -80,6 +87,8 @@ def test_a_text_file_that_ends_in_yaml_is_a_text(tmp_path: Path) -> None:
         ("- 3\n- text:a,sead=1", ["c.yaml[0]: expected a spec, got 3"]),
         ("source: txt", ["unknown calibration source 'txt'"]),
         ("target: a.txt", ["unknown calibration source ''"]),
+        ("source: txt\nseed: -1", ["unknown calibration source 'txt'", "seed= expects", "got -1"]),
+        ("- c.yaml\n- text:a,seed=x", ["names another file, 'c.yaml'", "seed= expects"]),
         ("source: text\ntarget: a\nsead: 1\nseed: x", ["unknown key 'sead'", "seed= expects"]),
         ("source: jsonl\ntarget: a\noptions: [field]", ["options expects texts by their keys"]),
         ("source: jsonl\ntarget: a\nfield: b\noptions: {field: b}", ["field= is given twice"]),

@@ -179,6 +179,18 @@ def test_everything_wrong_is_named_at_once() -> None:
         assert part in refusal
 
 
+def test_neither_an_unknown_source_nor_half_a_key_hides_what_else_is_wrong() -> None:
+    refusal = _refusal("txt:a,windows=0,windws,overlap=2,seed=1,seed=1")
+    for part in (
+        "unknown calibration source 'txt'; did you mean 'text'?",
+        "expected key=value, got 'windws'",
+        "seed= is given twice",
+        "windows= expects",
+        "overlap= expects",
+    ):
+        assert part in refusal
+
+
 def test_no_calibration_at_all_is_refused() -> None:
     with pytest.raises(UsageError, match="expected at least one calibration, got none"):
         parse_calibration([])

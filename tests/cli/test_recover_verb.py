@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,28 @@ def test_the_search_can_score_recovered_sets(prune: Command, tiny_llama: Path, e
     assert found["parity"]["bitwise"]
 
 
+def test_a_search_of_recovered_sets_is_exact_and_repeated_as_it_was(
+    prune: Command, tiny_llama: Path, enough: str
+) -> None:
+    words = ("--recover", "linear", "--search-with-recovery", "--draws", 2, "--json")
+    found = prune("out", *words).document
+    assert found["search"]["racing"] is None
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    scorer = RecoveringScorer(model, dp.calibrate(enough, model).redraw(1))
+    again = dp.search("one-shot", scorer, k=3)
+    (draw,) = found["draws"]
+    assert (draw["removed"], draw["loss"]) == (list(again.removed), again.score.loss)
+    assert draw["loss_of_first"] == scorer.score([found["removed"]])[0].loss
+
+
+def test_a_dry_run_counts_the_fitting_of_every_set(prune: Command) -> None:
+    plain = prune("out", "--dry-run", "--json").document
+    words = ("--recover", "linear", "--search-with-recovery", "--dry-run", "--json")
+    told = prune("out", *words).document
+    assert told["evaluations"] == plain["evaluations"]
+    assert told["block_tokens"] > 2 * plain["block_tokens"]
+
+
 def test_sizes_are_not_judged_before_recovery(
     depthprune: Command, tiny_llama: Path, enough: str, tmp_path: Path, no_weights: None
 ) -> None:
@@ -118,6 +141,120 @@ def test_recover_writes_what_prune_with_recovery_writes(
         assert found[field] == expected[field]
     assert found["parity"]["bitwise"]
     assert json.loads((tmp_path / "out" / "depthprune.json").read_text()) == found
+
+
+def test_a_streamed_model_is_pruned_and_recovered_to_the_same_bytes(
+    prune: Command, recover: Command, tmp_path: Path
+) -> None:
+    words = ("--recover", "linear", "--json")
+    held, streamed = prune("held", *words).document, prune("streamed", *words, "--stream").document
+    assert streamed["parity"]["bitwise"]
+    assert (streamed["sample"], streamed["speed"]) == (None, None)
+    assert streamed["recovery"] == held["recovery"]
+    assert streamed["held_out"] == held["held_out"]
+    prune("plain", "--stream")
+    again = recover("--stream", "--json").document
+    assert again["recovery"] == held["recovery"]
+    files = [_weights(tmp_path / name) for name in ("held", "streamed", "out", "plain")]
+    assert files[0] == files[1] == files[2] != files[3]
+
+
+def test_what_recover_wrote_has_a_sample_and_its_speed(
+    prune: Command, recover: Command, tmp_path: Path
+) -> None:
+    prune("plain", "--prompt", "The river")
+    found = recover("--json").document
+    assert found["sample"]["prompt"] == "The river"
+    assert found["sample"]["before"]
+    assert found["speed"]["decode_after"]["median"] > 0
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "What both models write" in page
+    assert (
+        recover("--prompt", "A bridge", "--no-bench", "--overwrite", "--json").document["sample"][
+            "prompt"
+        ]
+        == "A bridge"
+    )
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory: pytest.TempPathFactory) -> str:
+    rows = [
+        {
+            "prompt": f"Line {i}: the river is",
+            "options": [" high", " low", " brown"],
+            "answer": i % 3,
+        }
+        for i in range(40)
+    ]
+    file = tmp_path_factory.mktemp("items") / "items.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return f"choices:{file},windows=12"
+
+
+def test_accuracy_on_items_is_told_before_removal_after_it_and_after_recovery(
+    prune: Command, items: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    found = prune("out", "--recover", "linear", "--also", items, "--json").document
+    (row,) = found["recovery"]["choices"]
+    assert row["objective"] == "accuracy"
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    calibration = dp.calibrate(found["calibration"][0]["spec"], model)
+    recovery = dp.recover(model, found["removed"], calibration)
+    judged = dp.calibrate(items, model, split="whole")
+    dense, pruned = dp.Evaluator(model, judged, "accuracy").score([(), found["removed"]])
+    with dp.recovered(model, recovery):
+        recovered = dp.Evaluator(model, judged, "accuracy").score([found["removed"]])[0]
+    for name, score in (("dense", dense), ("pruned", pruned), ("recovered", recovered)):
+        assert row[name]["loss"] == pytest.approx(score.loss, abs=1e-6)
+        assert row[name]["stderr"] == pytest.approx(score.stderr, abs=1e-6)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    for shown in (page, card.replace("\\", "")):
+        assert "ccuracy in %, items.jsonl" in shown
+        assert "erplexity, items.jsonl (not fitted)" in shown
+        assert "was not judged on" not in shown
+
+
+def test_text_and_items_that_were_not_judged_are_named(prune: Command, tmp_path: Path) -> None:
+    assert prune("out", "--recover", "linear").status == 0
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "not judged on text that was not fitted nor on items with options" in page
+
+
+def test_an_objective_of_items_leaves_further_text_to_nll(
+    depthprune: Command, tiny_llama: Path, items: str, enough: str, tmp_path: Path
+) -> None:
+    found = depthprune(
+        *("prune", tiny_llama, "-c", items, "-k", 2, "-o", tmp_path / "out", *_QUICK),
+        *("--objective", "option-ce", "--recover", "linear", "--also", enough, "--json"),
+    ).document
+    assert found["recovery"]["further"][0]["objective"] == "nll"
+    assert found["held_out"][0]["objective"] is None
+    assert len(found["recovery"]["choices"]) == 1
+
+
+@pytest.mark.parametrize("words", [(), ("--recover", "linear")])
+def test_each_source_of_a_mixture_is_judged_by_what_can_judge_it(
+    words: tuple[str, ...],
+    depthprune: Command,
+    tiny_llama: Path,
+    items: str,
+    enough: str,
+    tmp_path: Path,
+) -> None:
+    found = depthprune(
+        *("prune", tiny_llama, "-c", enough, "-c", items, "-k", 2, "-o", tmp_path / "out"),
+        *("--objective", "nll:0.7+option-ce:0.3", *_QUICK, *words, "--json"),
+    ).document
+    assert [row["objective"] for row in found["held_out"]] == ["nll", "option-ce"]
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    for row, spec in zip(found["held_out"], (enough, items), strict=True):
+        (held_out,) = dp.calibrate(spec, model).held_out()
+        scores = dp.Evaluator(model, held_out, row["objective"]).score([(), found["removed"]])
+        losses = [row[name]["loss"] for name in ("dense", "pruned")]
+        assert losses == pytest.approx([score.loss for score in scores], rel=1e-5)
+        assert ("recovered" in row and row["recovered"] is not None) == bool(words)
 
 
 def test_recover_takes_what_apply_cut(
@@ -146,7 +283,7 @@ def test_text_that_recovery_harmed_is_named(
 
     def backwards(*given: Any) -> Any:
         found = right(*given)
-        return type(found)(-2 * found.change, 0.1, 1.0, 1.0, 2.0)
+        return replace(found, change=-2 * found.change, ridge=0.1, strength=1.0)
 
     monkeypatch.setattr(walk, "fit", backwards)
     outcome = prune("out", "--recover", "linear", "--json")
@@ -200,6 +337,56 @@ def test_a_quantized_checkpoint_is_refused_before_its_weights_are_loaded(
     assert "recover the unquantized model" in error
 
 
+def test_a_checkpoint_that_was_quantized_since_is_refused(
+    prune: Command, recover: Command, tmp_path: Path
+) -> None:
+    prune("plain")
+    file = tmp_path / "plain" / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    file.write_text(json.dumps(config), encoding="utf-8")
+    error = recover().error
+    assert error.startswith(f"{tmp_path / 'plain'}: its weights are quantized")
+    assert "recover the unquantized model and quantize the result" in error
+
+
+def test_activations_that_are_nan_are_refused_with_the_block(
+    depthprune: Command, recover: Command, tmp_path: Path
+) -> None:
+    original = save_tiny(tmp_path / "broken")
+    tensors = load_file(original / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, original / "model.safetensors", {"format": "pt"})
+    depthprune("apply", original, "--remove", "3", "-o", tmp_path / "plain")
+    assert "block 1 gives NaN or infinite activations" in recover(original=original).error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_singular_system_is_said_and_what_it_does_not_know_left(
+    depthprune: Command, recover: Command, tmp_path: Path
+) -> None:
+    original = save_tiny(tmp_path / "low")
+    tensors = load_file(original / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.weight"][20:] = 0
+    tensors["model.layers.3.mlp.down_proj.weight"][:] = 0
+    save_file(tensors, original / "model.safetensors", {"format": "pt"})
+    depthprune("apply", original, "--remove", "2,4", "-o", tmp_path / "plain")
+    outcome = recover("--json", original=original)
+    low, none = outcome.document["recovery"]["runs"]
+    assert (low["rank"], none["rank"]) == (20, None)
+    assert "the system is singular: on these tokens the MLP of block 1 adds 20 of 32" in outcome.err
+    assert "block 3 adds nothing, so the system is singular" in outcome.err
+
+
+def test_too_few_tokens_are_refused_by_recover(
+    depthprune: Command, tiny_llama: Path, text: Path, tmp_path: Path
+) -> None:
+    depthprune("apply", tiny_llama, "--remove", "2", "-o", tmp_path / "plain")
+    few = ("-c", f"text:{text},windows=4,length=8", "-o", tmp_path / "out")
+    outcome = depthprune("recover", tmp_path / "plain", "--original", tiny_llama, *few, *_EXACT)
+    assert "24 tokens to fit, and a model of width 32 needs 64 or more" in outcome.error
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -207,7 +394,6 @@ def test_a_quantized_checkpoint_is_refused_before_its_weights_are_loaded(
         (("--also", "stdlib-code"), "--also: names further text to judge recovery on"),
         (("--search-with-recovery",), "pass --recover linear"),
         (("--recover", "linear", "--also", "stdlib-cod"), "did you mean 'stdlib-code'?"),
-        (("--recover", "linear", "--stream"), "load it whole without --stream"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_loaded(

@@ -25,7 +25,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import depthprune as dp
 from command import Command, Outcome
-from depthprune.cli import DONE, FAILED, INTERRUPTED, WRONG_USAGE, prune_job
+from depthprune.calibration import CalibrationSpec
+from depthprune.calibration.parsing import parse_line, parse_mapping
+from depthprune.cli import DONE, FAILED, INTERRUPTED, WRONG_USAGE, written
 from depthprune.evaluator import passes
 from depthprune.models import byte_copy, loading
 from depthprune.study.judge import Judge
@@ -105,7 +107,10 @@ def test_score_tells_how_often_a_block_is_among_the_lowest(
     found = depthprune(*words, "--json").document["draws"]
     assert (found["draws"], found["k"]) == (3, 2)
     assert sum(each["lowest"] for each in found["blocks"]) == 3 * 2
-    assert all(len(each["increases"]) == 3 for each in found["blocks"])
+    for each in found["blocks"]:
+        assert len(each["increases"]) == 3
+        assert each["mean"] == pytest.approx(np.mean(each["increases"]))
+        assert each["spread"] == pytest.approx(np.std(each["increases"], ddof=1))
     assert "among the 2 lowest" in depthprune(*words).out
 
 
@@ -147,6 +152,18 @@ def test_prune_writes_an_ordinary_checkpoint_and_lists_every_file(
     assert _names(tmp_path) == {"out"}
 
 
+def test_the_manifest_has_every_dimension_of_the_calibration_and_what_was_drawn(
+    prune: Command, spec: str
+) -> None:
+    (record,) = prune("-k", 2, "--json").document["calibration"]
+    assert set(record["dimensions"]) == set(CalibrationSpec.model_fields)
+    assert parse_mapping(record["dimensions"], "the manifest") == parse_line(spec)
+    assert parse_line(record["spec"]) == parse_line(spec)
+    assert (record["tokens"], record["reduction"]) == (256, "token")
+    assert [window["length"] for window in record["windows"]] == [32] * 8
+    assert all(window["document"].endswith("river.txt") for window in record["windows"])
+
+
 def test_prune_says_what_it_did_for_people(prune: Command) -> None:
     outcome = prune("-k", 2)
     assert outcome.status == DONE
@@ -184,7 +201,7 @@ def test_prune_takes_a_search_s_parameters_and_a_budget(prune: Command) -> None:
 def test_a_budget_below_the_search_s_need_is_refused_before_the_model_is_loaded(
     prune: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(prune_job.Loading, "load", None)
+    monkeypatch.setattr(written.Loading, "load", None)
     outcome = prune("-k", 3, "--search", "greedy", "--budget", "5")
     assert outcome.status == WRONG_USAGE
     assert outcome.error.startswith("--budget: greedy needs 12 evaluations to have a first set")
@@ -304,7 +321,7 @@ def _terminate(*arguments: object, **options: object) -> None:
 @pytest.mark.parametrize("act", [_interrupt, _terminate])
 @pytest.mark.parametrize(
     ("room", "name"),
-    [(passes.Passes, "_group"), (prune_job, "verify"), (prune_job, "write_report")],
+    [(passes.Passes, "_group"), (written, "verify"), (written, "write_report")],
 )
 def test_an_interrupt_leaves_nothing_and_exits_130(
     room: Any,
@@ -569,6 +586,19 @@ def test_architectures_are_listed_with_their_status(depthprune: Command) -> None
     assert "llama" in depthprune("architectures").out
 
 
+def test_architectures_of_ggufs_are_listed_beside_them(depthprune: Command) -> None:
+    found = {
+        row["architecture"]: row for row in depthprune("architectures", "--json").document["gguf"]
+    }
+    assert found["llama"] == {
+        "architecture": "llama", "status": "known", "rule": "by field", "why": ""
+    }  # fmt: skip
+    assert found["smollm3"]["rule"] == "every 4th block: no rotary positions"
+    assert found["gemma3n"]["status"] == "refused"
+    assert found["gemma3n"]["why"]
+    assert "smollm3" in depthprune("architectures").out
+
+
 def test_calibrations_show_prints_what_a_spec_draws(
     depthprune: Command, tiny_llama: Path, spec: str
 ) -> None:
@@ -664,7 +694,7 @@ def test_an_error_of_our_own_making_is_one_line_that_says_so(
     def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(prune_job, "verify", broken)
+    monkeypatch.setattr(written, "verify", broken)
     outcome = prune("-k", 2)
     assert outcome.status == FAILED
     assert outcome.err.splitlines()[-1].startswith("error: RuntimeError: two lines; this is a bug")
@@ -716,7 +746,8 @@ def test_what_cannot_be_streamed_is_refused_before_any_text_is_read(
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (folder / "config.json").write_text(json.dumps(config))
-    refused = depthprune("score", folder, "-c", "text:nowhere.txt", "--stream")
+    (tmp_path / "empty.txt").touch()
+    refused = depthprune("score", folder, "-c", f"text:{tmp_path / 'empty.txt'}", "--stream")
     assert refused.status == 1
     assert "cannot be streamed; load it whole without --stream" in refused.error
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 import depthprune as dp
 from depthprune.errors import UsageError
+from depthprune.evaluator import evaluator as evaluator_module
 from depthprune.evaluator import signals
 from depthprune.search import search
 from tiny import save_tiny
@@ -177,7 +178,7 @@ def test_items_are_measured_alike_packed_and_with_a_row_for_each_option(
 ) -> None:
     model = dp.load(tiny_llama, dtype="float32", device="cpu")
     packed = dp.Evaluator(model, _items()).measure(name)
-    monkeypatch.setattr(signals, "reads_packed_items", lambda model, windows: False)
+    monkeypatch.setattr(evaluator_module, "reads_packed_items", lambda model, windows: False)
     apart = dp.Evaluator(model, _items()).measure(name)
     np.testing.assert_allclose(packed, apart, rtol=1e-4, atol=1e-6)
 
@@ -223,10 +224,32 @@ def test_the_size_of_sheets_and_chunks_changes_no_measurement(
     model = dp.load(tiny_llama, dtype="float32", device="cpu")
     calibration = dp.calibrate(f"text:{text},windows=6,length=30", model)
     whole = dp.Evaluator(model, calibration).measure(name)
-    for constant in ("_SHEET_TOKENS", "_HEAD_TOKENS", "_POSITIONS"):
+    for constant in ("_HEAD_TOKENS", "_POSITIONS"):
         monkeypatch.setattr(signals, constant, 7)
+    monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": 7})
     parts = dp.Evaluator(model, calibration).measure(name)
     np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_little_memory_makes_sheets_smaller_and_changes_no_measurement(
+    tiny_llama: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    calibration = dp.calibrate(f"text:{text},windows=6,length=30", model)
+    sizes: list[list[int]] = []
+
+    def measured(model: Any, calibration: Any, name: str, sheets: Any) -> Any:
+        laid_out = list(sheets)
+        sizes.append([sheet.size for sheet in laid_out])
+        return signals.measure(model, calibration, name, laid_out)
+
+    monkeypatch.setattr(evaluator_module, "measure", measured)
+    # The states of 60 tokens before each of six blocks, behind the last, and one at work.
+    memory = 60 * 8 * model.anatomy.state_bytes
+    few = dp.Evaluator(model, calibration, memory=memory).measure("angular")
+    many = dp.Evaluator(model, calibration).measure("angular")
+    assert sizes == [[60, 60, 60], [180]]
+    np.testing.assert_allclose(few, many, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(("name", "runs"), [("block-influence", 1), ("angular", 1), ("taylor", 4)])

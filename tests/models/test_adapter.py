@@ -89,6 +89,11 @@ FIELDS: list[tuple[str, Any, Any]] = [
         {r"layers\.\d+\.self_attn\.q_proj": 4},
     ),
     (
+        "rank_pattern",
+        {".*layers.4.*q_proj": 4, ".*v_proj": 8},
+        {"model.layers.2.self_attn.q_proj": 4, ".*v_proj": 8},
+    ),
+    (
         "alpha_pattern",
         {"^model.layers.4.self_attn.v_proj": 8.0},
         {"model.layers.2.self_attn.v_proj": 8.0},
@@ -173,8 +178,33 @@ def test_an_adapter_has_nothing_to_verify(tmp_path: Path) -> None:
         apply(adapter(tmp_path / "a"), "1", tmp_path / "out", verify=True)
 
 
+PEFT_SETTINGS: dict[str, dict[str, Any]] = {
+    "lora": {
+        "target_modules": r".*layers\.[0-4]\..*(q|v)_proj",
+        "rank_pattern": {"layers.4.self_attn.q_proj": 2},
+        "alpha_pattern": {r"layers\.[2-3]\.self_attn\.v_proj": 64},
+    },
+    "dora": {
+        "target_modules": ["q_proj", "down_proj"],
+        "layers_to_transform": [0, 2, 3, 5],
+        "layers_pattern": "layers",
+        "rank_pattern": {".*layers.2.*q_proj": 2},
+        "use_dora": True,
+    },
+    "saved": {
+        "target_modules": ["model.layers.2.self_attn.q_proj", "v_proj"],
+        "modules_to_save": ["lm_head", "layers.4.mlp"],
+        "exclude_modules": r".*layers\.5\..*",
+        "use_rslora": True,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", PEFT_SETTINGS)
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-def test_peft_loads_the_cut_adapter_on_the_cut_base(tmp_path: Path, tiny_llama: Path) -> None:
+def test_peft_loads_the_cut_adapter_on_the_cut_base(
+    tmp_path: Path, tiny_llama: Path, kind: str
+) -> None:
     peft = pytest.importorskip("peft", reason="peft is not installed")
     import torch
     from transformers import AutoModelForCausalLM
@@ -185,14 +215,11 @@ def test_peft_loads_the_cut_adapter_on_the_cut_base(tmp_path: Path, tiny_llama: 
         return AutoModelForCausalLM.from_pretrained(folder).eval()
 
     torch.manual_seed(0)
-    settings = peft.LoraConfig(
-        r=4,
-        target_modules=r".*layers\.[0-4]\..*(q|v)_proj",
-        rank_pattern={"layers.4.self_attn.q_proj": 2},
-        alpha_pattern={r"layers\.[2-3]\.self_attn\.v_proj": 64},
-        init_lora_weights=False,
-    )
+    settings = peft.LoraConfig(r=4, init_lora_weights=False, **PEFT_SETTINGS[kind])
     model = peft.get_peft_model(base(tiny_llama), settings)
+    for name, parameter in model.named_parameters():
+        if "modules_to_save" in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(tmp_path / "adapter")
     whole = peft.PeftModel.from_pretrained(base(tiny_llama), tmp_path / "adapter")
     apply(tmp_path / "adapter", "1,3", tmp_path / "cut")
@@ -206,5 +233,6 @@ def test_peft_loads_the_cut_adapter_on_the_cut_base(tmp_path: Path, tiny_llama: 
         found = pruned.merge_and_unload()(ids).logits
     assert torch.equal(found, expected)
     config = json.loads((tmp_path / "cut" / "adapter_config.json").read_text())
-    assert len(config["target_modules"]) == 6
+    assert kind != "lora" or len(config["target_modules"]) == 6
+    assert kind != "dora" or config["layers_to_transform"] == [0, 1, 3]
     assert not torch.allclose(found, plain, atol=1e-2)

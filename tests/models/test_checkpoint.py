@@ -55,6 +55,14 @@ def test_links_as_in_a_hub_cache_are_followed(tiny_llama: Path, tmp_path: Path) 
     assert open_checkpoint(tmp_path).blocks == 6
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
+def test_a_link_to_weights_that_are_not_there_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).symlink_to("../blobs/missing")
+    with pytest.raises(CheckpointError, match=f"{name}: a link to a missing file"):
+        open_checkpoint(tmp_path)
+
+
 def test_a_folder_that_is_missing_or_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="found nothing"):
         open_checkpoint(tmp_path / "nowhere")

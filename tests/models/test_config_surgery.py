@@ -46,10 +46,20 @@ def test_counts_that_disagree_are_refused() -> None:
         count_blocks({"n_layer": 5, "num_hidden_layers": 6})
 
 
-@pytest.mark.parametrize("value", [0, -1, True, "6", None, 6.0])
-def test_a_count_that_is_no_positive_number_is_none(value: Any) -> None:
-    with pytest.raises(CheckpointError, match="expected the number of blocks"):
+@pytest.mark.parametrize("value", [0, -1, True, "6", 6.0, [6]])
+def test_a_count_that_is_no_positive_number_is_refused(value: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"num_hidden_layers is .*, expected a whole number"):
         count_blocks({"num_hidden_layers": value})
+
+
+def test_a_config_without_a_count_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="expected the number of blocks"):
+        count_blocks({"num_hidden_layers": None})
+
+
+def test_a_count_beyond_all_models_is_refused_before_anything_is_made_for_it() -> None:
+    with pytest.raises(CheckpointError, match="is 1000000000000, expected at most 100000"):
+        count_blocks({"num_hidden_layers": 10**12})
 
 
 def test_a_nested_text_config_is_cut_and_its_neighbours_are_not() -> None:

@@ -73,6 +73,16 @@ def test_a_file_says_its_architecture_and_depth(tiny: Path, tmp_path: Path) -> N
     assert (read_gguf(more).blocks, read_gguf(more).prediction_layers) == (4, 1)
 
 
+def test_more_blocks_than_tensors_are_not_believed(tmp_path: Path) -> None:
+    path = tiny_gguf(tmp_path / "a.gguf")
+    raw = bytearray(path.read_bytes())
+    entry = next(e for e in read_gguf(path).fields if e.name == "llama.block_count")
+    raw[entry.end - 4 : entry.end] = (4_000_000_000).to_bytes(4, "little")
+    path.write_bytes(raw)
+    with pytest.raises(CheckpointError, match="block_count is 4000000000, expected a number of"):
+        _ = read_gguf(path).blocks
+
+
 def test_another_alignment_is_read(tmp_path: Path) -> None:
     file = read_gguf(tiny_gguf(tmp_path / "a.gguf", alignment=256))
     assert file.alignment == 256

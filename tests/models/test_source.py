@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from depthprune.errors import CheckpointError, DepthpruneError, ModelError, UsageError
-from depthprune.models.loading import choose_device, choose_dtype, load
+from depthprune.models.computing import choose_device, choose_dtype
+from depthprune.models.loading import load
 from depthprune.models.source import demo_file, find_model
 
 
@@ -94,7 +95,7 @@ def test_auto_dtype_is_bfloat16_only_where_it_is_native(monkeypatch: pytest.Monk
     cpu = torch.device("cpu")
     for native, expected in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(
-            "depthprune.models.loading._multiplies_bfloat16", lambda device, n=native: n
+            "depthprune.models.computing._multiplies_bfloat16", lambda device, n=native: n
         )
         assert choose_dtype("auto", cpu) == expected
     with pytest.raises(UsageError, match="--dtype: expected auto, float32"):

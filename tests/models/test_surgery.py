@@ -101,6 +101,21 @@ def test_prediction_layers_beyond_the_blocks_are_left_out_and_said_so(tmp_path: 
     assert config["num_nextn_predict_layers"] == 0
 
 
+def test_half_a_surrogate_pair_is_written_as_it_was_read(tmp_path: Path) -> None:
+    source = make(tmp_path / "a", [blocks(0, 1, 2)], note="\ud800")
+    cut(source, tmp_path / "b", 1)
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["note"] == "\ud800"
+
+
+def test_layers_that_the_config_does_not_count_are_left_out_and_said_so(tmp_path: Path) -> None:
+    source = make(tmp_path / "a", [blocks(0, 1, 2, 3)])
+    done = cut(source, tmp_path / "b", 1)
+    assert done.warnings == (
+        "1 layer(s) beyond the 3 blocks that config.json states were left out; if they belong to "
+        "the model, correct it",
+    )
+
+
 def test_what_a_checkpoint_needs_is_copied_and_nothing_else(tmp_path: Path) -> None:
     source = make(tmp_path / "a", [blocks(0, 1, 2)])
     wanted = "tokenizer.json vocab.txt merges.txt special_tokens_map.json added_tokens.json"

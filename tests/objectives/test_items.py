@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from depthprune.calibration import Item, Window
 from depthprune.errors import UsageError
 from depthprune.objectives import NLL, Accuracy, Margin, OptionCE, parse_objective
 
-LENGTHS, BYTES, ANSWER = (2, 1, 3), (9, 4, 12), 1
+LENGTHS, BYTES, CHARACTERS, ANSWER = (2, 1, 3), (9, 4, 12), (9, 4, 3), 1
 LOSSES = np.array([1.0, 2.0, 2.5, 0.5, 0.25, 0.75])
 """−log p of the tokens: the options sum to 3, 2.5 and 1.5."""
 
@@ -23,7 +24,7 @@ def _window(answer: int = ANSWER) -> Window:
     ends = np.cumsum((4, *LENGTHS)).tolist()
     spans = tuple(itertools.pairwise(ends))
     scored = np.arange(10) >= 4
-    return Window(np.arange(10), scored, "item", 0, Item(spans, answer, BYTES))
+    return Window(np.arange(10), scored, "item", 0, Item(spans, answer, BYTES, CHARACTERS))
 
 
 def test_the_margin_is_the_right_options_lead_over_all_wrong_ones() -> None:
@@ -39,6 +40,7 @@ def test_the_margin_is_the_right_options_lead_over_all_wrong_ones() -> None:
         ("sum", [-3.0, -2.5, -1.5]),
         ("token", [-1.5, -2.5, -0.5]),
         ("byte", [-3 / 9, -2.5 / 4, -1.5 / 12]),
+        ("char", [-3 / 9, -2.5 / 4, -1.5 / 3]),
     ],
 )
 def test_cross_entropy_and_accuracy_measure_options_as_told(by: str, ll: list[float]) -> None:
@@ -48,6 +50,14 @@ def test_cross_entropy_and_accuracy_measure_options_as_told(by: str, ll: list[fl
     best = int(np.argmax(ll))
     for answer in range(3):
         assert Accuracy(by).window_loss(LOSSES, _window(answer)) == float(answer != best)
+
+
+def test_characters_are_the_bytes_where_the_item_tells_none() -> None:
+    window = _window()
+    assert window.item is not None
+    plain = replace(window, item=replace(window.item, characters=None))
+    by_char, by_byte = (OptionCE(by).window_loss(LOSSES, plain) for by in ("char", "byte"))
+    assert by_char == by_byte
 
 
 @given(st.lists(st.floats(0.001, 50), min_size=6, max_size=6), st.integers(0, 2))
@@ -77,6 +87,7 @@ def test_names_tell_the_parameters_that_are_not_the_defaults() -> None:
         "option-ce",
         "option-ce:by=byte",
         "accuracy:by=token",
+        "accuracy:by=char",
     ]
     assert [parse_objective(text).name for text in texts] == texts
     assert parse_objective("option-ce:by=sum").name == "option-ce"

@@ -38,6 +38,26 @@ def test_objectives_of_items_judge_items_and_the_others_the_rest() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "source", "whole", "judges"),
+    [
+        ("nll:0.7+option-ce:0.3", [TEXT], [TEXT, ITEM], "nll"),
+        ("nll:0.7+option-ce:0.3", [ITEM], [TEXT, ITEM], "option-ce"),
+        ("nll:0.7+option-ce:0.3", [ITEM], [ITEM, ITEM], "nll:0.7+option-ce:0.3"),
+        ("nll:0.7+option-ce:0.3", [TEXT], [TEXT], "nll"),
+        ("nll+cosine", [ITEM], [TEXT, ITEM], "nll:0.5+cosine:0.5"),
+        ("nll:2+cosine:2+margin", [TEXT], [TEXT, ITEM], "nll:0.5+cosine:0.5"),
+        ("nll", [ITEM], [TEXT, ITEM], "nll"),
+        ("option-ce", [TEXT], [TEXT], None),
+    ],
+)
+def test_one_source_is_judged_by_what_judges_it_among_all(
+    text: str, source: list[Window], whole: list[Window], judges: str | None
+) -> None:
+    found = parse_objective(text).of_source(source, whole)
+    assert (found.name if found else None) == judges
+
+
+@pytest.mark.parametrize(
     ("text", "windows", "word"),
     [
         ("option-ce", [TEXT, TEXT], "has none"),

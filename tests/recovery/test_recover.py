@@ -14,7 +14,8 @@ from torch.nn.functional import cross_entropy
 import depthprune as dp
 from depthprune.errors import CalibrationError, EvaluationError, ModelError, UsageError
 from depthprune.models.anatomy import Anatomy
-from depthprune.recovery import RecoveringScorer
+from depthprune.objectives import parse_objective
+from depthprune.recovery import RecoveringRehearsal, RecoveringScorer
 from depthprune.recovery.absorb import find_absorber
 from depthprune.recovery.fold import swapped
 from depthprune.recovery.result import new_weights, runs_of
@@ -119,6 +120,15 @@ def test_a_run_that_did_nothing_changes_no_weight(tmp_path: Path) -> None:
     assert "no change came nearer" in (recovery.runs[0].why_not or "")
 
 
+def test_an_mlp_that_adds_nothing_makes_a_singular_system(tmp_path: Path) -> None:
+    model = loaded()
+    with torch.no_grad():
+        model.module.model.layers[1].mlp.down_proj.weight.zero_()
+    (run,) = dp.recover(model, [2], drawn(tmp_path, model)).runs
+    assert "block 1 adds nothing, so the system is singular" in (run.why_not or "")
+    assert run.strength == 0
+
+
 def test_a_run_at_the_very_bottom_is_left_and_the_next_corrects_for_it(tmp_path: Path) -> None:
     model = loaded()
     recovery = dp.recover(model, [0, 1, 4], drawn(tmp_path, model))
@@ -142,6 +152,20 @@ def test_the_same_run_gives_the_same_weights(tmp_path: Path) -> None:
     one, two = (dp.recover(model, [2, 4], calibration) for _ in range(2))
     assert one.runs == two.runs
     assert all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
+
+
+def test_a_model_with_accelerate_s_hooks_is_recovered_alike(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    plain, hooked = (dp.load(tiny_llama, dtype="float32", device="cpu") for _ in range(2))
+    accelerate.dispatch_model(hooked.module, {"": "cpu"}, main_device="cpu", force_hooks=True)
+    down = hooked.module.model.layers[1].mlp.down_proj
+    assert "forward" in vars(down)
+    calibration = drawn(tmp_path, plain)
+    ours, theirs = (dp.recover(model, [2, 4], calibration) for model in (hooked, plain))
+    assert ours.runs == theirs.runs
+    assert all(torch.equal(ours.weights[name], theirs.weights[name]) for name in theirs.weights)
 
 
 def test_too_few_tokens_say_how_many_it_takes(tmp_path: Path) -> None:
@@ -214,6 +238,19 @@ def test_what_recovering_sets_costs_is_counted(
         before, tokens[:] = scorer.cost.block_tokens, []
         scorer.score([removed])
         assert scorer.cost.block_tokens - before == sum(tokens)
+
+
+def test_a_rehearsal_tells_what_recovering_sets_costs(tmp_path: Path) -> None:
+    model = loaded()
+    calibration = drawn(tmp_path, model)
+    scorer = RecoveringScorer(model, calibration)
+    rehearsal = RecoveringRehearsal(model, calibration, parse_objective("nll"))
+    sets = [(0, 2, 3, 5), (1,), (3, 5)]
+    scorer.score(sets)
+    rehearsal.score(sets)
+    told, spent = rehearsal.cost, scorer.cost
+    assert (told.block_tokens, told.head_tokens) == (spent.block_tokens, spent.head_tokens)
+    assert told.evaluations == spent.evaluations == 3
 
 
 def test_a_recovered_set_is_scored_on_the_windows_that_choose(tmp_path: Path) -> None:

@@ -55,6 +55,13 @@ def test_the_snippet_is_plain_transformers():
     assert "depthprune" not in code
 
 
+def test_the_snippet_loads_the_whole_of_a_model_that_reads_pictures():
+    source = SourceModel(name="m", kind="folder", model_type="llava", blocks=30)
+    code = snippet(render_card(full(model=source)))
+    assert "from transformers import AutoModelForImageTextToText, AutoTokenizer" in code
+    assert "AutoModelForImageTextToText.from_pretrained(folder" in code
+
+
 def test_the_snippet_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")

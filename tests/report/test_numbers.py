@@ -104,9 +104,14 @@ def test_evaluations_are_whole_or_have_one_decimal() -> None:
 
 def test_further_draws_are_told_in_a_line() -> None:
     draws = [
-        DrawRecord(repetition=i, removed=[1], loss=3.0, loss_of_first=3.0, jaccard=overlap)
-        for i, overlap in enumerate((1.0, 0.5))
+        DrawRecord(repetition=i, removed=[1], loss=3.0, loss_of_first=loss, jaccard=overlap)
+        for i, loss, overlap in ((1, 3.1, 1.0), (2, 3.3, 0.5))
     ]
-    assert numbers.draws_words(draws) == (
-        "1 of 2 further draws chose the same blocks; mean overlap (Jaccard) 0.75"
+    words = "1 of 2 further draws chose the same blocks; mean overlap (Jaccard) 0.75"
+    assert numbers.draws_words(draws, None) == words
+    first = Estimate(loss=3.2, stderr=0.5, windows=2, tokens=62)
+    assert numbers.draws_words(draws, first) == (
+        f"{words}; loss without the removed blocks 3.20 ± 0.10 (standard deviation between 3 draws)"
     )
+    unknown = [draws[0].model_copy(update={"loss_of_first": math.inf})]
+    assert "loss" not in numbers.draws_words(unknown, first)

@@ -15,11 +15,11 @@ from .test_page import Page
 
 def test_each_text_has_its_three_perplexities_and_the_paired_change() -> None:
     first, second, third = summary.recovery_lines(recovered())
-    assert first.name == "perplexity, stdlib-prose"
+    assert first.name == "perplexity, stdlib-prose (held out)"
     assert (first.pruned, first.recovered) == ("46.9 ± 1.9", "37.5 ± 1.5")
     assert first.change == "× 0.8000 ± 0.0090"
     assert second.change.startswith("× 1.1")
-    assert third.name == "perplexity, plays.txt"
+    assert third.name == "perplexity, plays.txt (not fitted)"
 
 
 def test_losses_stand_where_there_is_no_perplexity() -> None:
@@ -34,8 +34,34 @@ def test_losses_stand_where_there_is_no_perplexity() -> None:
         for record in manifest.held_out or []
     ]
     line = summary.recovery_lines(recovered(held_out=plain, objective="kl"))[0]
-    assert (line.name, line.recovered) == ("kl loss, stdlib-prose", "3.625 ± 0.040")
+    assert (line.name, line.recovered) == ("kl loss, stdlib-prose (held out)", "3.625 ± 0.040")
     assert line.change == "\N{MINUS SIGN}0.223 ± 0.011"
+
+
+def test_items_have_their_accuracy_in_percent_and_points() -> None:
+    manifest = recovered()
+    assert manifest.recovery is not None
+    record = manifest.recovery.further[0]
+    wrong = {
+        name: getattr(record, name).model_copy(update={"loss": loss, "stderr": 0.04})
+        for name, loss in (("dense", 0.5), ("pruned", 0.7), ("recovered", 0.6))
+    }
+    change = {"recovered_change": -0.1, "recovered_change_stderr": 0.03}
+    items = record.model_copy(update={"objective": "accuracy", **wrong, **change})
+    recovery = manifest.recovery.model_copy(update={"choices": [items]})
+    line = summary.recovery_lines(recovered(recovery=recovery))[-1]
+    assert line.name == "accuracy in %, plays.txt"
+    assert (line.dense, line.pruned, line.recovered) == ("50.0 ± 4.0", "30.0 ± 4.0", "40.0 ± 4.0")
+    assert line.change == "+10.0 ± 3.0"
+
+
+def test_what_was_not_judged_is_named() -> None:
+    manifest = recovered()
+    assert summary.unmeasured_words(manifest) == (
+        "Recovery was not judged on items with options; --also names some."
+    )
+    assert "not judged on items with options" in render_card(manifest).replace("\\", "")
+    assert summary.unmeasured_words(full()) == ""
 
 
 def test_the_headline_is_of_the_model_that_was_written() -> None:

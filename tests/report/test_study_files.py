@@ -18,8 +18,8 @@ def table():
 @pytest.fixture(scope="module")
 def folder(table, tmp_path_factory):
     out = tmp_path_factory.mktemp("study")
-    names = write_study(table, out, plan="k: [6]")
-    assert sorted(names) == sorted(
+    written = write_study(table, out, plan="k: [6]")
+    assert sorted(written.files) == sorted(
         str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()
     )
     return out

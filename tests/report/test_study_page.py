@@ -11,6 +11,7 @@ from depthprune.report import study_tables
 from depthprune.report.study_page import render_study
 from depthprune.report.templating import source
 from depthprune.study.effects import analyse
+from depthprune.study.finals import FinalRow, FinalScore
 from depthprune.study.table import Table
 from study.planted import Grid, calibration_only, noise_only, own_domain_only, search_only
 
@@ -108,6 +109,33 @@ def test_markup_in_what_others_wrote_is_shown_and_not_run():
     assert len(parsed.all("script")) == 1
     assert parsed.all("img") == []
     assert EVIL in parsed.text
+
+
+def test_finalists_stand_beside_the_whole_model_and_markup_in_them_is_not_run():
+    def final(removed, value, **changes):
+        score = FinalScore(task=EVIL, metric="acc", value=value, stderr=0.02, n=200)
+        facts = {
+            "model": EVIL, "blocks": 6, "k": len(removed), "removed": removed, "kind": "task",
+            "name": EVIL, "scores": (score,), "seconds": 1.0,
+        }  # fmt: skip
+        return FinalRow.model_validate({**facts, **changes})
+
+    finals = [
+        final((), 0.6),
+        final((2, 3), 0.51),
+        final((4, 5), 0.0, scores=(), error=f"cannot {EVIL}"),
+    ]
+    parsed = Page(render_study(table(noise_only(**FEW)), finals=finals))
+    assert len(parsed.all("script")) == 1
+    assert parsed.all("img") == []
+    text = words(parsed)
+    assert "2, 3" in text
+    assert text.count("0.510 ± 0.020") == 1
+    # Its own value, the same again as what it is compared with, and beside the finalist.
+    assert text.count("0.600 ± 0.020") == 3
+    assert "none: the whole model" in text
+    assert f"failed: cannot {EVIL}" in parsed.text
+    assert [a["id"] for a in parsed.all("section")][-2:] == ["finalists", "cells"]
 
 
 def test_nothing_is_fetched_and_only_the_page_s_script_may_run(text, page):

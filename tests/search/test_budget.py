@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from itertools import pairwise as neighbours
 from typing import Any
 
@@ -12,6 +13,7 @@ from depthprune.errors import EvaluationError, UsageError
 from depthprune.evaluator import Cost
 from depthprune.search import SEARCHES, Ask, Budget, Space, parse_budget, search
 from depthprune.search import run as run_module
+from depthprune.search.run import TracePoint
 from landscapes import additive, rugged
 
 DAMAGE = [0.9, 0.2, 0.7, 0.1, 0.4, 0.3]
@@ -144,6 +146,43 @@ def test_seconds_are_looked_at_before_each_ask(monkeypatch: pytest.MonkeyPatch) 
     found = search("annealing", rugged(12, 1), k=3, budget="5s")
     assert found.stopped
     assert len(found.trace) == 4
+
+
+QUICK = {"bayesian": "bayesian:trials=20"}
+
+
+def assert_stops_after(name: str, budget: Budget, trace: Sequence[TracePoint], asks: int) -> None:
+    """It asks what it would without a budget, so often, and its best so far is the result."""
+    landscape = rugged(12, 1, windows=64)
+    if asks < len(trace) and len(trace[asks - 1].removed) < 3:
+        with pytest.raises(EvaluationError, match=f"{budget} was spent before .* a set of 3"):
+            search(name, landscape, k=3, budget=budget)
+        return
+    found = search(name, landscape, k=3, budget=budget)
+    assert list(found.trace) == list(trace[:asks])
+    assert found.stopped == (asks < len(trace))
+    assert len(found.removed) == 3
+    assert found.removed == found.trace[-1].removed or not found.stopped
+
+
+@pytest.mark.parametrize("name", SEARCHES.names())
+def test_block_tokens_stop_any_search_after_the_ask_that_reaches_them(name: str) -> None:
+    text = QUICK.get(name, name)
+    full = search(text, rugged(12, 1, windows=64), k=3)
+    half = full.cost.block_tokens // 2
+    spent = [point.cost.block_tokens for point in full.trace]
+    asks = next(number for number, tokens in enumerate(spent, 1) if tokens >= half)
+    assert_stops_after(text, Budget(block_tokens=half), full.trace, asks)
+
+
+@pytest.mark.parametrize("name", SEARCHES.names())
+def test_seconds_stop_any_search_before_an_ask(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = QUICK.get(name, name)
+    full = search(text, rugged(12, 1, windows=64), k=3)
+    # A tick at the beginning and one before each ask or measurement: the third ask is too late.
+    clock = iter(range(10_000))
+    monkeypatch.setattr(run_module.time, "monotonic", lambda: next(clock))
+    assert_stops_after(text, Budget(seconds=3), full.trace, min(2, len(full.trace)))
 
 
 def test_a_budget_spent_before_there_is_a_set_of_size_k_is_an_error() -> None:

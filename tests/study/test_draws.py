@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 
 import depthprune as dp
+from depthprune.calibration import parse_calibration
+from depthprune.errors import UsageError
 from depthprune.manifest import BlockScore
-from depthprune.study.draws import blocks_over_draws, scores_over_draws, search_over_draws
+from depthprune.study.draws import (
+    blocks_over_draws,
+    check_draws,
+    scores_over_draws,
+    search_over_draws,
+)
 from depthprune.study.judge import block_scores
 
 
@@ -63,3 +70,13 @@ def test_a_search_on_further_draws_is_compared_with_the_first(model: dp.Model) -
         assert (record.loss, record.loss_of_first) == (own.loss, first.loss)
         shared = len({1, 2} & set(record.removed))
         assert record.jaccard == shared / (4 - shared)
+
+
+@pytest.mark.parametrize("keys", ["order=first", "windows=all"])
+def test_further_draws_of_what_leaves_nothing_to_chance_are_refused(keys: str) -> None:
+    fixed = f"text:a.txt,{keys}"
+    with pytest.raises(UsageError, match=f"every draw of text:a.txt,{keys} is the same"):
+        check_draws(parse_calibration(fixed), 2)
+    check_draws(parse_calibration(fixed), 1)
+    check_draws(parse_calibration([fixed, "text:b.txt"]), 2)
+    check_draws(parse_calibration(f"{fixed},documents=9"), 2)

@@ -10,6 +10,7 @@ import yaml
 
 from depthprune.errors import UsageError
 from depthprune.study.grid import Grid, read_grid
+from depthprune.study.plan_files import check_files
 
 PLAN: dict[str, Any] = {
     "models": "demo",
@@ -65,6 +66,41 @@ def test_paths_are_resolved_against_the_plan(tmp_path: Path) -> None:
     assert grid.place("demo") == "demo"
 
 
+def test_what_finalists_are_judged_on_decides_nothing_about_a_cell(tmp_path: Path) -> None:
+    texts = {"t": "stdlib-code,windows=2"}
+    before = _grid(tmp_path, texts=texts)
+    more = _grid(
+        tmp_path,
+        texts=texts,
+        finalists=5,
+        tasks=["arc_easy", "mine.yaml"],
+        generate={"sums": "jsonl:sums.jsonl,prompt=q,answer=a,format=few-shot,shots=2"},
+    )
+    assert more.fingerprint == before.fingerprint
+    assert more.tasks == ("arc_easy", str(tmp_path / "mine.yaml"))
+    assert more.problems["sums"].target == str(tmp_path / "sums.jsonl")
+    assert more.problems["sums"].mask == "answer"
+    assert more.plan.generate["sums"].max_new_tokens == 256
+
+
+def test_files_that_are_missing_are_all_named_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "arc.jsonl").write_text("", encoding="utf-8")
+    grid = _grid(
+        tmp_path,
+        texts={"t": "text:no.txt,windows=2"},
+        choices={"c": "choices:arc.jsonl,windows=2"},
+        tasks=["arc_easy", "mine.yaml"],
+        generate={"sums": "jsonl:sums.jsonl,prompt=q,answer=a,format=few-shot,shots=2"},
+    )
+    with pytest.raises(UsageError) as caught:
+        check_files(grid)
+    words = str(caught.value)
+    for name in ("texts.t: no such file", "tasks: no such file", "generate.sums: no such file"):
+        assert name in words
+    assert "arc_easy" not in words
+    assert "arc.jsonl" not in words
+
+
 def test_the_fingerprint_is_of_what_decides_a_result(tmp_path: Path) -> None:
     before = _grid(tmp_path).fingerprint
     assert _grid(tmp_path, name="another").fingerprint == before
@@ -77,6 +113,20 @@ def test_the_fingerprint_is_of_what_decides_a_result(tmp_path: Path) -> None:
     [
         ({"sizes": [3]}, "sizes: unknown key"),
         ({"k": []}, "k: "),
+        ({"models": []}, "models: "),
+        ({"searches": []}, "searches: "),
+        ({"objectives": []}, "objectives: "),
+        ({"draws": 0}, "draws: "),
+        ({"seeds": []}, "seeds: "),
+        ({"finalists": 0}, "finalists: "),
+        ({"task_items": 0}, "task_items: "),
+        ({"tasks": "arc_easy"}, "finalists are chosen by what texts or choices say"),
+        ({"tasks": ["a", "b", "a"]}, "tasks: expected each once"),
+        ({"generate": {"g": {"spec": "stdlib-code", "tokens": 4}}}, "generate.g.tokens: unknown"),
+        ({"generate": {"g": {"max_new_tokens": 4}}}, "generate.g.spec: "),
+        ({"generate": {"g": "stdlib-code"}}, "generate.g: expected one source of questions"),
+        ({"generate": {"g": "jsonl:q,prompt=q,answer=a"}}, "with format=zero-shot"),
+        ({"generate": {"g": "choices:arc.jsonl,format=few-shot,shots=1"}}, "questions and answers"),
         ({"k": [0]}, "k.0: "),
         ({"searches": ["gredy"]}, "searches: unknown search 'gredy'"),
         ({"objectives": ["nil"]}, "objectives: unknown objective 'nil'"),
@@ -121,3 +171,19 @@ def test_the_recipes_are_plans() -> None:
     assert [path.stem for path in recipes] == ["paper-smol", "paper-v1", "quick"]
     for path in recipes:
         assert read_grid(path).cells
+
+
+def test_what_a_calibration_reads_is_judged_on_the_part_that_no_draw_sees(tmp_path: Path) -> None:
+    grid = _grid(
+        tmp_path,
+        texts={"code": "stdlib-code,windows=2,seed=9", "prose": "stdlib-prose", "w": "text:w.txt"},
+        choices={"arc": "choices:arc.jsonl", "test": "choices:arc-test.jsonl"},
+    )
+    judged = {**grid.texts, **grid.choices}
+    assert {name: grid.split_of(specs) for name, specs in judged.items()} == {
+        "code": "held-out",
+        "prose": "held-out",
+        "w": "whole",
+        "arc": "held-out",
+        "test": "whole",
+    }

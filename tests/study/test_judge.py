@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,6 +88,24 @@ def test_the_mixture_s_held_out_loss_weighs_the_sources_by_share(judge: Judge) -
     assert stderr == pytest.approx(
         math.hypot(0.75 * first.pruned.stderr, 0.25 * second.pruned.stderr)
     )
+
+
+def test_the_held_out_loss_of_several_objectives_is_a_share_of_the_dense_model_s(
+    model: dp.Model, calibration: dp.Calibration, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"Line {i}:", "options": [" a", " b"], "answer": i % 2} for i in range(40)]
+    file = tmp_path / "items.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    items = dp.calibrate(f"choices:{file},windows=6", model)
+    (text, _), (item,) = calibration.parts, items.parts
+    both = dp.Calibration((replace(text, share=0.6), replace(item, share=0.4)))
+    judge = Judge(model, both, "nll+option-ce")
+    (dense, _), (loss, _) = judge.mixed([(), (1, 4)])
+    first, second = judge.held_out((1, 4))
+    assert (first.objective, second.objective) == ("nll", "option-ce")
+    assert dense == pytest.approx(1.0)
+    shares = [each.pruned.loss / each.dense.loss for each in (first, second)]
+    assert loss == pytest.approx(0.6 * shares[0] + 0.4 * shares[1])
 
 
 def test_block_scores_are_of_each_block_alone_against_the_dense_model(

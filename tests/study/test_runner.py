@@ -12,9 +12,7 @@ import yaml
 import depthprune as dp
 from depthprune.errors import EvaluationError, UsageError
 from depthprune.evaluator import Memo
-from depthprune.progress import SILENT
 from depthprune.study import runner as runner_module
-from depthprune.study.forecast import forecast
 from depthprune.study.grid import Grid, read_grid
 from depthprune.study.runner import Study
 from depthprune.study.table import read
@@ -148,10 +146,35 @@ def test_the_table_of_another_plan_is_refused(grid: Grid, tmp_path: Path) -> Non
         Study(read_grid(tmp_path / "plan.yaml"), tmp_path).run()
 
 
-def test_a_forecast_counts_what_is_shared_once(grid: Grid) -> None:
-    found = forecast(grid, SILENT)
-    assert found.block_tokens > 0
-    assert found.seconds > 0
-    # Of one draw, greedy's first step is one-shot's, and its k = 1 lies on the way to k = 2.
-    tokens = 5 * 32
-    assert found.block_tokens < 2 * tokens * (2 * 21 + 2 * 15) + 2 * 10_000
+def test_the_length_in_the_table_is_the_plan_s_whatever_was_drawn(
+    grid: Grid, tmp_path: Path, tiny_llama: Path
+) -> None:
+    lines = [{"q": f"How many is {i}?", "a": " ".join(["one"] * (i % 7 + 1))} for i in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    spec = "jsonl:pairs.jsonl,prompt=q,answer=a,format=zero-shot,windows=3,length=40"
+    plan = {"models": str(tiny_llama), "k": 1, "calibrations": {"pairs": spec}, "draws": 3}
+    plan |= {"searches": "one-shot", "dtype": "float32", "device": "cpu"}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
+    Study(read_grid(tmp_path / "plan.yaml"), tmp_path).run()
+    rows = read(tmp_path / "results.jsonl").rows
+    assert [row.calibration.length for row in rows] == [40, 40, 40]
+
+
+def test_what_blocks_do_alone_does_not_depend_on_which_cells_were_run_before(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole.mkdir()
+    stopped.mkdir()
+    text = (tmp_path / "plan.yaml").read_text(encoding="utf-8")
+    # Of these, one-shot alone asks for every block alone.
+    (tmp_path / "plan.yaml").write_text(text.replace("- greedy", "- last-k"), encoding="utf-8")
+    plan = read_grid(tmp_path / "plan.yaml")
+    Study(plan, whole).run()
+    monkeypatch.setattr(runner_module, "search", _stopping(2))
+    with pytest.raises(KeyboardInterrupt):
+        Study(plan, stopped).run()
+    monkeypatch.undo()
+    Study(plan, stopped).run()
+    assert _rows(stopped) == _rows(whole)
+    assert all(row.alone is not None for row in _rows(whole))

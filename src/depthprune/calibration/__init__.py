@@ -9,8 +9,9 @@ from depthprune.calibration.calibration import (
 )
 from depthprune.calibration.documents import Document
 from depthprune.calibration.overlap import Overlap
-from depthprune.calibration.parsing import file_schema
+from depthprune.calibration.parsing import beside, file_schema
 from depthprune.calibration.presets import PRESETS, Preset, parse_calibration
+from depthprune.calibration.rules import check_files
 from depthprune.calibration.sources import SOURCES, Source
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Item, Window
@@ -28,7 +29,9 @@ __all__ = [
     "Preset",
     "Source",
     "Window",
+    "beside",
     "calibrate",
+    "check_files",
     "context_of",
     "file_schema",
     "parse_calibration",

@@ -107,7 +107,9 @@ class ExamplePool:
         scored = np.zeros(len(ids), dtype=np.bool_)
         scored[spans[0][0] :] = True
         sizes = tuple(len(option.encode()) for option in document.options)
-        item = Item(tuple(spans), document.answer, sizes)
+        characters = tuple(len(option) for option in document.options)
+        differ = None if characters == sizes else characters
+        item = Item(tuple(spans), document.answer, sizes, differ)
         return Window(np.asarray(ids, dtype=np.int64), scored, document.name, index, item)
 
     def _context(self, spec: CalibrationSpec, index: int) -> str:

@@ -62,12 +62,15 @@ def parse_line(text: str, also: Iterable[str] = ()) -> CalibrationSpec:
     Raises:
         UsageError: Naming everything that is wrong, with what was expected.
     """
-    head, pairs = _split(text)
+    head, pieces = _split(text)
     source, _, target = head.partition(":")
     values: dict[str, Any] = {}
     problems: list[str] = []
-    for key, value in pairs:
-        if key in values:
+    for piece in pieces:
+        key, equals, value = (part.strip() for part in piece.partition("="))
+        if not equals or not value:
+            problems.append(f"expected key=value, got {piece!r}")
+        elif key in values:
             problems.append(f"{key}= is given twice; give it once")
         else:
             values[key] = value
@@ -109,8 +112,11 @@ def _build(
     also: Iterable[str] = (),
 ) -> CalibrationSpec:
     if source not in SOURCES.names():
+        # Which other keys there are depends on the source; what the shared ones say does not.
         names = [*SOURCES.names(), *also]
-        raise SpecProblems(str(unknown("calibration source", source, names)))
+        wrong = _wrong({key: value for key, value in values.items() if key in KEYS})
+        first = str(unknown("calibration source", source, names))
+        raise SpecProblems("; ".join([first, *problems, *wrong.values()]))
     kind = SOURCES.get(source)
     own: dict[str, str] = {}
     keys: dict[str, Any] = {}
@@ -126,35 +132,37 @@ def _build(
     except UsageError as error:
         problems.append(str(error).partition(": ")[2])
     problems += kind.check(own)
-    wrong: dict[str, Any] = {}
-    try:
-        spec = CalibrationSpec(source=source, target=target, options=own, **keys)
-    except ValidationError as error:
-        wrong = {str(e["loc"][0]): e["input"] for e in error.errors()}
-        wrong = {key: keys.get(key, got) for key, got in wrong.items()}
-        problems += [f"{key}= expects {_EXPECTED[key]}, got {got!r}" for key, got in wrong.items()]
-        keys = {key: value for key, value in keys.items() if key not in wrong}
-        spec = CalibrationSpec(source=source, target=target, options=own, **keys)
+    wrong = _wrong(keys)
+    problems += wrong.values()
+    right = {key: value for key, value in keys.items() if key not in wrong}
+    spec = CalibrationSpec(source=source, target=target, options=own, **right)
     problems += [line for line in clashes(spec) if not any(f"{key}=" in line for key in wrong)]
     if problems:
         raise SpecProblems(f"calibration {text!r}: {'; '.join(problems)}")
     return spec
 
 
-def _split(text: str) -> tuple[str, list[tuple[str, str]]]:
+def _wrong(keys: dict[str, Any]) -> dict[str, str]:
+    """The shared keys whose values are not what is expected, each with words that say so."""
+    try:
+        CalibrationSpec(source="", target="", **keys)
+    except ValidationError as error:
+        found = {str(e["loc"][0]): e["input"] for e in error.errors()}
+        return {
+            key: f"{key}= expects {_EXPECTED[key]}, got {keys.get(key, got)!r}"
+            for key, got in found.items()
+        }
+    return {}
+
+
+def _split(text: str) -> tuple[str, list[str]]:
     pieces = re.split(r"(?<!\\),", text.strip())
     while len(pieces) > 1 and "=" not in pieces[1]:
         pieces[:2] = [",".join(pieces[:2])]
     pieces = [piece.replace("\\,", ",") for piece in pieces]
-    pairs = []
-    for piece in pieces[1:]:
-        key, equals, value = piece.partition("=")
-        if not equals or not value.strip():
-            raise SpecProblems(f"calibration {text!r}: expected key=value, got {piece!r}")
-        pairs.append((key.strip(), value.strip()))
     if not pieces[0].strip():
         raise SpecProblems(f"calibration {text!r}: expected SOURCE[,key=value]…, got no source")
-    return pieces[0].strip(), pairs
+    return pieces[0].strip(), pieces[1:]
 
 
 class _Loader(yaml.SafeLoader):
@@ -179,7 +187,7 @@ def is_file(text: str) -> bool:
 def read_file(name: str) -> list[str | CalibrationSpec]:
     """The entries of a YAML file: one spec or a list, each a mapping or a one-line form.
 
-    Paths in mappings are resolved against the file.
+    Paths are resolved against the file.
 
     Raises:
         CalibrationError: If the file cannot be read.
@@ -198,10 +206,13 @@ def read_file(name: str) -> list[str | CalibrationSpec]:
     for number, entry in enumerate(entries):
         where = f"{name}[{number}]" if isinstance(found, list) else name
         if isinstance(entry, str):
-            specs.append(entry)
+            try:
+                specs.append(_line_in(entry, where, folder))
+            except SpecProblems as error:
+                problems.append(str(error))
         elif isinstance(entry, dict):
             try:
-                specs.append(_beside(parse_mapping(entry, where), folder))
+                specs.append(beside(parse_mapping(entry, where), folder))
             except SpecProblems as error:
                 problems.append(str(error))
         else:
@@ -211,7 +222,22 @@ def read_file(name: str) -> list[str | CalibrationSpec]:
     return specs
 
 
-def _beside(spec: CalibrationSpec, folder: Path) -> CalibrationSpec:
+def _line_in(line: str, where: str, folder: Path) -> str | CalibrationSpec:
+    """A one-line form within a file, its paths beside it; a preset's name as it is."""
+    if is_file(line):
+        raise SpecProblems(f"{where}: names another file, {line!r}; write its specs out")
+    if line.replace(":", ",").split(",", 1)[0].strip() in SOURCES.names():
+        return beside(parse_line(line), folder)
+    return line
+
+
+def beside(spec: CalibrationSpec, folder: Path) -> CalibrationSpec:
+    """A spec whose files are looked for in a folder, unless their paths are absolute.
+
+    Args:
+        spec: As it was written.
+        folder: Of the file that it was written in.
+    """
     changed: dict[str, Any] = {}
     if spec.target and SOURCES.get(spec.source).reads_file:
         changed["target"] = _joined(folder, spec.target)

@@ -1,7 +1,15 @@
-"""What a spec's keys say together: each may be right and the spec still make no sense."""
+"""What is wrong with a spec whose keys are each right.
+
+Together they may make no sense, or name files that are not there. Both are said before anything is
+loaded.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
+from depthprune.calibration.documents import opened
 from depthprune.calibration.sources import SOURCES
 from depthprune.calibration.spec import KEYS, CalibrationSpec, idle_keys
 from depthprune.errors import UsageError
@@ -16,6 +24,20 @@ def check_spec(spec: CalibrationSpec) -> None:
     found = clashes(spec)
     if found:
         raise UsageError(f"calibration {spec.short()!r}: {'; '.join(found)}")
+
+
+def check_files(specs: Iterable[CalibrationSpec]) -> None:
+    """Refuse specs that name files which cannot be opened.
+
+    Raises:
+        CalibrationError: Naming the first.
+    """
+    for spec in specs:
+        read = [spec.target] if spec.target and SOURCES.get(spec.source).reads_file else []
+        for name in (*read, *spec.against):
+            # What comes through a pipe can be opened only once.
+            if not Path(name).expanduser().is_fifo():
+                opened(name).close()
 
 
 def clashes(spec: CalibrationSpec) -> list[str]:

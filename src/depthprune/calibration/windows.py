@@ -24,11 +24,13 @@ class Item:
         spans: Start and stop of each option's tokens in `Window.tokens`.
         answer: Index of the correct option.
         bytes: UTF-8 bytes of each option's text, without the space before it.
+        characters: Unicode characters of the same; None where they are as many as the bytes.
     """
 
     spans: tuple[tuple[int, int], ...]
     answer: int
     bytes: tuple[int, ...]
+    characters: tuple[int, ...] | None = None
 
     @property
     def longest(self) -> int:
@@ -38,7 +40,8 @@ class Item:
 
     def facts(self) -> NDArray[np.int64]:
         """All of it as numbers."""
-        return np.asarray([*sum(self.spans, ()), self.answer, *self.bytes], dtype="<i8")
+        sizes = [*self.bytes, *(self.characters or ())]
+        return np.asarray([*sum(self.spans, ()), self.answer, *sizes], dtype="<i8")
 
 
 @dataclass(frozen=True)

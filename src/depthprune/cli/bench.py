@@ -62,7 +62,8 @@ def bench(
 
 
 def _module(source: Any, dtype: str, device: str, progress: TerminalProgress) -> tuple[Any, str]:
-    from depthprune.models.loading import DTYPES, choose_device, choose_dtype, load_module
+    from depthprune.models.computing import DTYPES, choose_device, choose_dtype
+    from depthprune.models.loading import load_module
 
     place = choose_device(device)
     kind = choose_dtype(dtype, place)

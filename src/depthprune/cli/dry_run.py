@@ -22,11 +22,13 @@ def tell(job: PruneJob, *, json: bool) -> None:
         DepthpruneError: If the job cannot be done.
     """
     from depthprune.evaluator.plan import Rehearsal, measure_speed, plan_of
+    from depthprune.recovery import RecoveringRehearsal
     from depthprune.search import search
 
     task = job.prepare()
     windows = task.calibration.windows
-    rehearsal = Rehearsal.of(task.model, task.calibration, task.objective)
+    kind = RecoveringRehearsal if job.search_with_recovery else Rehearsal.of
+    rehearsal = kind(task.model, task.calibration, task.objective)
     search(
         task.search,
         rehearsal,
@@ -34,6 +36,7 @@ def tell(job: PruneJob, *, json: bool) -> None:
         seed=job.seed,
         protect=task.protect,
         budget=task.budget,
+        refusal=task.refusal,
     )
     with job.progress.step("measuring the speed of this machine", None, ""):
         longest = max(windows, key=lambda window: len(window.tokens))
@@ -51,7 +54,7 @@ def _table(plan: Plan, job: PruneJob, tokens: int) -> Table:
     grid.add_column()
     saved = plan.plain_block_tokens / max(plan.block_tokens, 1)
     time = f"about {duration(plan.seconds)}"
-    if job.racing is not None:
+    if job.racing is not None and not job.search_with_recovery:
         time += ", every set on every window; racing (the default) takes less"
     rows = [
         ("sets", f"{plan.evaluations:,.0f} on {tokens:,} tokens"),

@@ -45,13 +45,14 @@ def evaluate(
     states = options.parse_size(memory, "--memory")
     removed = parse_blocks(remove) if remove else ()
 
-    from depthprune.calibration import calibrate, parse_calibration
+    from depthprune.calibration import calibrate, check_files, parse_calibration
     from depthprune.evaluator import Evaluator
     from depthprune.objectives import parse_objective
     from depthprune.study.judge import estimate
 
     kind = parse_objective(objective)
     specs = parse_calibration(calibration or [DEFAULT_CALIBRATION])
+    check_files(specs)
     loading = Loading(
         model, dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
     )

@@ -70,17 +70,27 @@ def calibrations(
 
 
 def architectures(json: options.Json = False, debug: options.Debug = False) -> None:
-    """List the architectures that surgery knows, with their rules."""
+    """List the architectures that surgery knows, with their rules: of folders, then of GGUFs."""
     from depthprune.models.architectures import architectures as table
+    from depthprune.models.gguf_rows import listed_architectures
 
-    rows = table()
+    lines = [(row.model_type, row.status, row.rule, row.why) for row in table()]
+    gguf = [(row.name, row.status, row.rule, row.refused) for row in listed_architectures()]
     if json:
-        fields = ("model_type", "status", "rule", "why")
-        found = [{field: getattr(row, field) for field in fields} for row in rows]
-        show_json({"schema": 1, "architectures": found})
+        fields = ("status", "rule", "why")
+        show_json(
+            {
+                "schema": 1,
+                "architectures": [
+                    dict(zip(("model_type", *fields), line, strict=True)) for line in lines
+                ],
+                "gguf": [dict(zip(("architecture", *fields), line, strict=True)) for line in gguf],
+            }
+        )
         return
-    lines = [(row.model_type, row.status, row.rule, row.why) for row in rows]
     show(_table(("type", "status", "rule", "why"), lines))
+    show("")
+    show(_table(("GGUF architecture", "status", "rule", "why"), gguf))
 
 
 def _list(name: str, lines: Mapping[str, str], json: bool) -> None:
@@ -92,10 +102,10 @@ def _list(name: str, lines: Mapping[str, str], json: bool) -> None:
 
 
 def _show(spec: str, model: str, json: bool) -> None:
-    from depthprune.calibration import calibrate, parse_calibration
+    from depthprune.calibration import calibrate, check_files, parse_calibration
     from depthprune.cli.session import Loading, read_tokenizer, reading
 
-    parse_calibration(spec)
+    check_files(parse_calibration(spec))
     loading = Loading(model)
     progress = TerminalProgress()
     reader = read_tokenizer(loading.find(), progress, loading)

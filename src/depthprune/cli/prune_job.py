@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from torch import nn
-
 from depthprune.calibration import Calibration
-from depthprune.cli.console import TerminalProgress, note
+from depthprune.cli.console import TerminalProgress
 from depthprune.cli.healing import forget
 from depthprune.cli.prune_search import Measured, measure_task
 from depthprune.cli.prune_task import Task, prepare
@@ -23,36 +21,12 @@ from depthprune.cli.records import (
     size_record,
     source_model,
 )
-from depthprune.cli.recovering import (
-    Mended,
-)
 from depthprune.cli.session import Loading, open_memo
+from depthprune.cli.written import Writing, Written
 from depthprune.evaluator import Racing
-from depthprune.manifest import (
-    Manifest,
-    ParityRecord,
-    Sample,
-    Speed,
-    versions,
-)
+from depthprune.manifest import Manifest, versions
 from depthprune.models.loading import Model
-from depthprune.models.parity import reload, verify
-from depthprune.models.pruned_output import pruned_output
-from depthprune.models.speed import (
-    NEW_TOKENS,
-    PROMPT_TOKENS,
-    REPEATS,
-    continuation,
-    measure,
-    spread,
-)
-from depthprune.models.surgery import Surgery
-from depthprune.outputs import MANIFEST_NAME, placed
-from depthprune.report.publish import write_report
 from depthprune.study.judge import estimate
-
-_TEMPERATURE = 0.7
-_SAMPLE_TOKENS = 40
 
 
 @dataclass(frozen=True)
@@ -94,7 +68,21 @@ class PruneJob:
         task = self.prepare()
         with open_memo(self.memo, task.model.source) as memo:
             measured = measure_task(self, task, memo)
-        manifest = self._write(task.model, task.calibration, measured)
+        writing = Writing(
+            out=self.out,
+            overwrite=self.overwrite,
+            loading=self.loading,
+            bench=self.bench,
+            prompt=self.prompt,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        manifest = writing.write(
+            task.model,
+            measured.result.removed,
+            measured.recovered,
+            lambda written: self._manifest(task.model, task.calibration, measured, written),
+        )
         forget(measured.recovered.recovery if measured.recovered else None)
         return manifest
 
@@ -106,78 +94,12 @@ class PruneJob:
         """
         return prepare(self)
 
-    def _write(self, model: Model, calibration: Calibration, measured: Measured) -> Manifest:
-        removed = measured.result.removed
-        mended = Mended(measured.recovered, model)
-        with pruned_output(
-            model,
-            removed,
-            self.out,
-            replace=mended.replacements,
-            overwrite=self.overwrite,
-            progress=self.progress,
-        ) as (stage, surgery):
-            for warning in surgery.warnings:
-                note(f"warning: {warning}")
-            with self.progress.step("reloading the written checkpoint", None, ""):
-                module = reload(
-                    stage,
-                    model.dtype,
-                    model.device,
-                    stream=self.loading.stream,
-                    device_map=self.loading.device_map,
-                )
-            with mended.in_place():
-                parity = verify(model, module, removed, progress=self.progress)
-            speed = self._speed(model, module) if self.bench else None
-            manifest = self._manifest(model, calibration, measured, surgery, parity, speed, module)
-            manifest = write_report(manifest, stage)
-            manifest.write(placed(stage, MANIFEST_NAME))
-        return manifest
-
-    def _speed(self, model: Model, module: nn.Module) -> Speed:
-        before, after = measure([model.module, module], progress=self.progress)
-        return Speed(
-            prefill_before=spread(before.prefill),
-            prefill_after=spread(after.prefill),
-            decode_before=spread(before.decode),
-            decode_after=spread(after.decode),
-            prompt_tokens=PROMPT_TOKENS,
-            new_tokens=NEW_TOKENS,
-            repeats=REPEATS,
-        )
-
-    def _sample(self, model: Model, module: nn.Module) -> Sample | None:
-        if self.loading.stream:
-            return None  # every token would read all the weights
-        before, after = (
-            continuation(
-                each,
-                model.tokenizer,
-                self.prompt,
-                seed=self.seed,
-                temperature=_TEMPERATURE,
-                new_tokens=_SAMPLE_TOKENS,
-            )
-            for each in (model.module, module)
-        )
-        return Sample(
-            prompt=self.prompt,
-            before=before,
-            after=after,
-            seed=self.seed,
-            temperature=_TEMPERATURE,
-        )
-
     def _manifest(
         self,
         model: Model,
         calibration: Calibration,
         measured: Measured,
-        surgery: Surgery,
-        parity: ParityRecord,
-        speed: Speed | None,
-        module: nn.Module,
+        written: Written,
     ) -> Manifest:
         evaluator, result = measured.evaluator, measured.result
         return Manifest(
@@ -186,13 +108,15 @@ class PruneJob:
             command=self.command,
             model=source_model(model.source, model.blocks),
             removed=list(result.removed),
-            kept=list(surgery.kept),
-            dtype=surgery.dtype,
+            kept=list(written.surgery.kept),
+            dtype=written.surgery.dtype,
             measured_dtype=model.dtype,
             device=model.device,
             calibration=[calibration_record(part) for part in calibration.parts],
             objective=evaluator.objective.name,
-            search=search_record(result, self.max_increase, self.racing),
+            search=search_record(
+                result, self.max_increase, None if self.search_with_recovery else self.racing
+            ),
             dense=measured.dense,
             pruned=estimate(result.score, evaluator.objective),
             blocks=measured.blocks,
@@ -200,10 +124,10 @@ class PruneJob:
             draws=measured.draws,
             held_out=measured.held_out,
             recovery=measured.recovered.record if measured.recovered else None,
-            size=size_record(model, surgery),
-            speed=speed,
-            parity=parity,
-            sample=self._sample(model, module),
+            size=size_record(model, written.surgery),
+            speed=written.speed,
+            parity=written.parity,
+            sample=written.sample,
             versions=versions(),
-            files=list(surgery.files),
+            files=list(written.surgery.files),
         )

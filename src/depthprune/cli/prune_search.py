@@ -57,9 +57,7 @@ def measure_task(
     rule = None if job.max_increase is None else SizeRule(judge, job.max_increase)
     scorer: Evaluator | RecoveringScorer = evaluator
     if job.search_with_recovery:
-        scorer = RecoveringScorer(
-            model, calibration, objective, memory=job.memory, progress=job.progress
-        )
+        scorer = _recovering(job, task, calibration)
     result = search(
         task.search,
         scorer,
@@ -68,6 +66,7 @@ def measure_task(
         protect=protect,
         budget=task.budget,
         enough=rule,
+        refusal=task.refusal,
     )
     if scorer is not evaluator:
         # What the search saw is on other windows, and recovered.
@@ -103,6 +102,12 @@ def measure_task(
     )
 
 
+def _recovering(job: PruneJob, task: Task, calibration: Calibration) -> RecoveringScorer:
+    return RecoveringScorer(
+        task.model, calibration, task.objective, memory=job.memory, progress=job.progress
+    )
+
+
 def _other_draws(
     job: PruneJob, task: Task, memo: Memo | None, chosen: RemovedSet
 ) -> list[DrawRecord] | None:
@@ -110,7 +115,9 @@ def _other_draws(
     if job.draws == 1:
         return None
 
-    def evaluator_on(calibration: Calibration) -> Evaluator:
+    def evaluator_on(calibration: Calibration) -> Evaluator | RecoveringScorer:
+        if job.search_with_recovery:
+            return _recovering(job, task, calibration)
         return Evaluator(
             task.model,
             calibration,
@@ -121,7 +128,7 @@ def _other_draws(
             progress=job.progress,
         )
 
-    def search_on(evaluator: Evaluator) -> Result:
+    def search_on(evaluator: Evaluator | RecoveringScorer) -> Result:
         return search(
             task.search,
             evaluator,
@@ -129,6 +136,7 @@ def _other_draws(
             seed=job.seed,
             protect=task.protect,
             budget=task.budget,
+            refusal=task.refusal,
         )
 
     return search_over_draws(chosen, task.calibration, job.draws, evaluator_on, search_on)

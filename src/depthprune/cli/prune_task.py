@@ -8,21 +8,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from depthprune.calibration import Calibration, parse_calibration
+from depthprune.calibration import Calibration, check_files, parse_calibration
 from depthprune.cli.console import note
 from depthprune.cli.healing import check_enough
 from depthprune.cli.recovering import check_output, check_recovering, check_source, further_texts
 from depthprune.cli.session import DEFAULT_CALIBRATION, mixture, read_tokenizer
 from depthprune.errors import ModelError, UsageError
 from depthprune.evaluator import RemovedSet
-from depthprune.models.architectures import find, require_prunable
-from depthprune.models.config_surgery import cut_config
+from depthprune.models.architectures import require_prunable
+from depthprune.models.config_surgery import rows_of
+from depthprune.models.gguf_reader import read_gguf
 from depthprune.models.loading import Model
 from depthprune.models.pruned_output import check_pruned_output
-from depthprune.models.removal import parse_blocks
+from depthprune.models.refusals import Refusal, checkpoint_refusal, gguf_refusal
+from depthprune.models.removal import name_blocks, parse_blocks
 from depthprune.models.source import ModelSource
 from depthprune.objectives import Mixture, parse_objective
-from depthprune.outputs import check_target
+from depthprune.outputs import check_target, is_file_output
 from depthprune.recovery import parse_method
 from depthprune.search import (
     Budget,
@@ -30,8 +32,11 @@ from depthprune.search import (
     check_search,
     make_search,
     make_space,
+    most_removable,
+    nothing_refused,
     parse_budget,
 )
+from depthprune.study.draws import check_draws
 
 if TYPE_CHECKING:
     from depthprune.cli.prune_job import PruneJob
@@ -48,6 +53,7 @@ class Task:
     budget: Budget | None
     k: int
     protect: RemovedSet
+    refusal: Refusal
     further: list[Calibration]
 
 
@@ -63,20 +69,19 @@ def prepare(job: PruneJob) -> Task:
     if job.search_with_recovery:
         check_recovering(job.recover, job.search, job.max_increase is not None)
     budget = None if job.budget is None else parse_budget(job.budget)
-    parse_calibration(job.specs or (DEFAULT_CALIBRATION,))
+    specs = parse_calibration(job.specs or (DEFAULT_CALIBRATION,))
+    check_draws(specs, job.draws)
     check_target(job.out, overwrite=job.overwrite)
+    check_files([*specs, *(parse_calibration(job.also) if job.also else [])])
     source = job.loading.find()
     _check_source(job, source)
     if job.recover is not None:
         check_source(source)
-    protect = _protected(job, source)
-    k = job.k
-    if k is None:
-        k = source.blocks - max(1, len(protect))
-        if k < 1:
-            raise UsageError("--protect: leaves no block that may go; protect fewer")
+    asked = parse_blocks(job.protect, "--protect") if job.protect else ()
+    refusal = _before_loading(job, source)
+    k, _ = _size(job, asked, source.blocks, refusal)
     limit = budget if job.max_increase is None else None
-    check_search(algorithm, make_space(source.blocks, k, protect), limit)
+    check_search(algorithm, make_space(source.blocks, k, asked, refusal=refusal), limit)
     if job.loading.stream:
         left = "the sample is" if job.bench else "speed and the sample are"
         note(f"note: a streamed model reads its weights for every token; {left} left out")
@@ -86,10 +91,14 @@ def prepare(job: PruneJob) -> Task:
     calibration.held_out()
     further = further_texts(job.also, reader)
     model = job.loading.load(source, reader.tokenizer, job.progress)
-    make_space(model.blocks, k, protect)
+    if not is_file_output(job.out):
+        refusal = model.refusal
+    k, protect = _size(job, asked, model.blocks, refusal)
+    make_space(model.blocks, k, asked, refusal=refusal)
+    _note_needed(source, asked, protect)
     if job.recover is not None:
         check_enough(model, calibration, parse_method(job.recover))
-    return Task(model, calibration, objective, algorithm, budget, k, protect, further)
+    return Task(model, calibration, objective, algorithm, budget, k, protect, refusal, further)
 
 
 def _find_search(job: PruneJob) -> Search:
@@ -102,30 +111,36 @@ def _find_search(job: PruneJob) -> Search:
     return algorithm
 
 
-def _protected(job: PruneJob, source: ModelSource) -> RemovedSet:
-    """The blocks that the user protects, and those without which its type makes no model."""
-    asked = parse_blocks(job.protect, "--protect") if job.protect else ()
-    row = find(source.model_type)
-    needed = {block % source.blocks for block in row.keep} if row is not None else set()
-    needed |= _uncuttable(source)
-    if needed.difference(asked):
-        which = ", ".join(map(str, sorted(needed)))
-        note(f"note: block {which} stays: a {source.model_type} model needs it")
-    return tuple(sorted({*asked, *needed}))
+def _before_loading(job: PruneJob, source: ModelSource) -> Refusal:
+    """What of the cut would be refused, as far as the files say it themselves."""
+    if source.gguf is not None and is_file_output(job.out):
+        return gguf_refusal(read_gguf(source.gguf))
+    if source.checkpoint is not None:
+        return checkpoint_refusal(source.checkpoint)
+    return nothing_refused
 
 
-def _uncuttable(source: ModelSource) -> set[int]:
-    """Blocks that surgery would refuse to remove even alone, such as a hybrid's only attention."""
-    if source.checkpoint is None:
-        return set()
-    found = set()
-    for block in range(source.blocks):
-        try:
-            cut_config(source.checkpoint.config, (block,))
-        except ModelError:
-            found.add(block)
-    # A config that no cut fits is refused by name later, and not by protecting everything.
-    return found if len(found) < source.blocks else set()
+def _size(
+    job: PruneJob, asked: RemovedSet, blocks: int, refusal: Refusal
+) -> tuple[int, RemovedSet]:
+    """How many blocks go at most, and which stay: those asked for, and those that must alone."""
+    alone = {block: why for block in range(blocks) if (why := refusal((block,))) is not None}
+    if len(alone) == blocks:
+        raise ModelError(f"no block can be removed from this model: {alone[0]}")
+    protect = tuple(sorted({*asked, *alone}))
+    if job.k is not None:
+        return job.k, protect
+    most = most_removable(blocks, protect, refusal)
+    if most < 1:
+        raise UsageError("--protect: leaves no block that may go; protect fewer")
+    return most, protect
+
+
+def _note_needed(source: ModelSource, asked: RemovedSet, protect: RemovedSet) -> None:
+    needed = sorted(set(protect).difference(asked))
+    if needed:
+        stays = "stay" if len(needed) > 1 else "stays"
+        note(f"note: {name_blocks(needed)} {stays}: a {source.model_type} model needs it")
 
 
 def _check_source(job: PruneJob, source: ModelSource) -> None:
@@ -134,5 +149,6 @@ def _check_source(job: PruneJob, source: ModelSource) -> None:
         raise UsageError(f"-o {job.out}: is the model's own folder; choose another")
     require_prunable(source.model_type)
     if source.checkpoint is not None:
+        rows_of(source.checkpoint.config)
         _ = source.checkpoint.block_prefix
     check_pruned_output(source, job.out, None if job.k is None else source.blocks - job.k)

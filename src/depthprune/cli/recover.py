@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -26,12 +26,26 @@ def recover(
     way: Annotated[str, typer.Option("--recover", metavar="HOW", help=options.WAYS)] = "linear",
     calibration: options.Calibrations = None,
     also: options.Also = None,
+    prompt: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="What both models continue in the report; by default as before."),
+    ] = None,
+    bench: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option(
+            "--bench/--no-bench",
+            help="Measure speed before and after (the default, except with --stream).",
+        ),
+    ] = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    stream: options.Stream = False,
+    device_map: options.DeviceMap = None,
     memory: options.Memory = None,
     memo: options.MemoPlace = None,
     revision: options.Revision = None,
     trust_remote_code: options.RemoteCode = False,
+    allow_pickle: options.Pickle = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -43,11 +57,15 @@ def recover(
 
     job = RecoverJob(
         checkpoint=checkpoint,
-        loading=Loading(original, dtype, device, revision, trust_remote_code),
+        loading=Loading(
+            original, dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
+        ),
         out=out,
         method=way,
         specs=tuple(calibration or ()),
         also=tuple(also or ()),
+        prompt=prompt,
+        bench=not stream if bench is None else bench,
         memory=states,
         memo=memo,
         overwrite=overwrite,

@@ -1,4 +1,4 @@
-"""What `recover` does: check that original and checkpoint belong together, fit, cut again, prove.
+"""What `recover` does: check that original and checkpoint belong together, fit, write it anew.
 
 The output is cut from the original anew, with the recovered weights in place: byte for byte what
 `prune --recover` writes. That is right only while the checkpoint holds the original's bytes, so
@@ -13,31 +13,30 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from depthprune.calibration import parse_calibration
+from depthprune.calibration import check_files, parse_calibration
 from depthprune.cli.console import TerminalProgress
 from depthprune.cli.healing import check_enough, forget
+from depthprune.cli.records import size_record
 from depthprune.cli.recovering import (
     Recovered,
     check_output,
     check_source,
     fit_and_judge,
     further_texts,
-    to_write,
 )
 from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, mixture, open_memo, read_tokenizer
+from depthprune.cli.written import PROMPT, Writing, Written
 from depthprune.errors import CheckpointError, ModelError, UsageError, first_line
 from depthprune.manifest import Manifest, versions
 from depthprune.models.checkpoint import Checkpoint, open_checkpoint
 from depthprune.models.loading import Model
 from depthprune.models.materialize import dense_checkpoint
-from depthprune.models.parity import reload, verify
+from depthprune.models.pruned_output import block_prefix
 from depthprune.models.removal import check_removed
 from depthprune.models.same_bytes import first_difference
 from depthprune.models.source import ModelSource
-from depthprune.models.surgery import write_pruned
-from depthprune.outputs import MANIFEST_NAME, check_target, staged
-from depthprune.recovery import parse_method
-from depthprune.report.publish import write_report
+from depthprune.outputs import MANIFEST_NAME, check_target
+from depthprune.recovery import parse_method, refuse_quantized_config
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,8 @@ class RecoverJob:
     method: str
     specs: tuple[str, ...]
     also: tuple[str, ...]
+    prompt: str | None
+    bench: bool
     memory: int | None
     memo: str | None
     overwrite: bool
@@ -65,24 +66,26 @@ class RecoverJob:
         Raises:
             DepthpruneError: If any step fails; then OUT is as it was before.
         """
-        parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
+        specs = parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
         method = parse_method(self.method)
-        check_output(self.method, self.also, self.out)
+        check_output(self.method, self.also, self.out, stream=self.loading.stream)
         check_target(self.out, overwrite=self.overwrite)
+        check_files([*specs, *(parse_calibration(self.also) if self.also else [])])
         opened = open_checkpoint(self.checkpoint)
         before = self._manifest()
         source = self.loading.find()
         self._check_pair(before, source, opened)
         removed = check_removed(before.removed, source.blocks)
-        reader = read_tokenizer(source, self.progress)
+        loading = self._loading(before)
+        reader = read_tokenizer(source, self.progress, loading)
         calibration = mixture(self.specs, reader, self.progress)
         calibration.held_out()
         further = further_texts(self.also, reader)
-        model = self._loading(before).load(source, reader.tokenizer, self.progress)
+        model = loading.load(source, reader.tokenizer, self.progress)
         check_enough(model, calibration, method)
         with dense_checkpoint(model, self.out, progress=self.progress) as dense:
-            prefix = None if source.checkpoint else f"{model.anatomy.blocks.path}."
-            self._check_unchanged(opened, dense, removed, prefix or dense.block_prefix)
+            prefix = block_prefix(model) or dense.block_prefix
+            self._check_unchanged(opened, dense, removed, prefix)
             with open_memo(self.memo, source) as memo:
                 found = fit_and_judge(
                     model,
@@ -96,7 +99,14 @@ class RecoverJob:
                     memo=memo,
                     progress=self.progress,
                 )
-            manifest = self._write(before, model, dense, prefix, found)
+            writing = self._writing(before, loading)
+            manifest = writing.write(
+                model,
+                removed,
+                found,
+                lambda written: self._recovered(before, model, found, written),
+                dense,
+            )
         forget(found.recovery)
         return manifest
 
@@ -120,6 +130,7 @@ class RecoverJob:
             if other is not None and self.out.exists() and self.out.samefile(other):
                 raise UsageError(f"-o {self.out}: is read here; choose another folder")
         check_source(source)
+        refuse_quantized_config(str(self.checkpoint), opened.config)
         if before.recovery is not None:
             raise UsageError(
                 f"{self.checkpoint}: was recovered already; recover the checkpoint from before, or "
@@ -150,43 +161,37 @@ class RecoverJob:
                 "changed after pruning; recover the checkpoint as depthprune wrote it"
             )
 
-    def _write(
-        self,
-        before: Manifest,
-        model: Model,
-        dense: Checkpoint,
-        prefix: str | None,
-        found: Recovered,
+    def _writing(self, before: Manifest, loading: Loading) -> Writing:
+        """As the checkpoint was written, if not told otherwise: with the same prompt."""
+        told = before.sample
+        return Writing(
+            out=self.out,
+            overwrite=self.overwrite,
+            loading=loading,
+            bench=self.bench,
+            prompt=self.prompt or (told.prompt if told else PROMPT),
+            seed=told.seed if told else 0,
+            progress=self.progress,
+        )
+
+    def _recovered(
+        self, before: Manifest, model: Model, found: Recovered, written: Written
     ) -> Manifest:
-        replaced, as_written = to_write(found, model, dense, prefix)
-        with staged(self.out, overwrite=self.overwrite) as stage:
-            surgery = write_pruned(
-                dense,
-                before.removed,
-                stage,
-                block_prefix=prefix,
-                replace=replaced,
-                progress=self.progress,
-            )
-            with self.progress.step("reloading the written checkpoint", None, ""):
-                module = reload(stage, model.dtype, model.device)
-            with as_written:
-                parity = verify(model, module, before.removed, progress=self.progress)
-            manifest = before.model_copy(
-                update={
-                    "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                    "command": self.command,
-                    "measured_dtype": model.dtype,
-                    "device": model.device,
-                    "objective": before.objective or "nll",
-                    "held_out": found.held_out,
-                    "recovery": found.record,
-                    "parity": parity,
-                    "sample": None,
-                    "versions": versions(),
-                    "files": list(surgery.files),
-                }
-            )
-            manifest = write_report(manifest, stage)
-            manifest.write(stage / MANIFEST_NAME)
-        return manifest
+        """The checkpoint's manifest with what was measured now in place of what was then."""
+        return before.model_copy(
+            update={
+                "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "command": self.command,
+                "measured_dtype": model.dtype,
+                "device": model.device,
+                "objective": before.objective or "nll",
+                "held_out": found.held_out,
+                "recovery": found.record,
+                "size": size_record(model, written.surgery),
+                "speed": written.speed,
+                "parity": written.parity,
+                "sample": written.sample,
+                "versions": versions(),
+                "files": list(written.surgery.files),
+            }
+        )

@@ -29,7 +29,7 @@ from depthprune.recovery import (
     refuse_quantized_config,
     stored,
 )
-from depthprune.study.recovered import harmed, judge_recovered
+from depthprune.study.recovered import harmed, judge_choices, judge_recovered
 
 IN_SEARCH = ("one-shot", "greedy")
 
@@ -56,15 +56,10 @@ def check_method(method: str | None, also: Sequence[str]) -> None:
 def check_output(
     method: str | None, also: Sequence[str], out: Path, *, stream: bool = False
 ) -> None:
-    """`check_method`, and refuse an output whose weights are only ever copied, and streaming."""
+    """`check_method`, and refuse an output whose weights are only ever copied."""
     check_method(method, also)
     if method is not None:
         check_way(parse_method(method), stream=stream)
-    if method is not None and stream:
-        raise UsageError(
-            "--recover: a streamed model reads its blocks from the original's files whenever they "
-            "run, and would lose what was mended; load it whole without --stream"
-        )
     if method is not None and is_file_output(out):
         raise UsageError(
             f"-o {out}: --recover changes weights, and those of a GGUF are copied as they are; "
@@ -118,10 +113,18 @@ def fit_and_judge(
     for run in recovery.runs:
         if run.why_not is not None:
             note(f"note: {name_blocks(run.blocks)}: not recovered; {run.why_not}")
+        elif run.rank is not None and run.rank < recovery.width:
+            note(
+                f"note: {name_blocks(run.blocks)}: the system is singular: on these tokens the MLP "
+                f"of block {run.into} adds {run.rank:,} of {recovery.width:,} directions; the "
+                "others are left as they are"
+            )
     shared: dict[str, Any] = {"memory": memory, "memo": memo, "progress": progress}
-    held_out = judge_recovered(model, calibration.held_out(), objective, recovery, **shared)
+    own = calibration.held_out()
+    held_out = judge_recovered(model, own, objective, recovery, **shared)
     others = judge_recovered(model, further, objective, recovery, **shared)
-    warnings = harmed([*held_out, *others])
+    choices = judge_choices(model, [*own, *further], recovery, **shared)
+    warnings = harmed([*held_out, *others, *choices])
     for warning in warnings:
         note(f"warning: {warning}")
     record = RecoveryRecord(
@@ -139,11 +142,13 @@ def fit_and_judge(
                 apart=run.apart,
                 before=run.before,
                 after=run.after,
+                rank=run.rank,
             )
             for run in recovery.runs
         ],
         training=training_record(recovery.training),
         further=others,
+        choices=choices,
         warnings=warnings,
     )
     return Recovered(recovery, held_out, record)

@@ -26,9 +26,9 @@ def report(
     from depthprune.study.runner import TABLE_NAME
 
     if (folder / TABLE_NAME).is_file():
-        page = write_page(folder)
-        if page is None:
+        if write_page(folder) is None:
             raise OutputError(f"{folder}: no cell has run; there is nothing to report")
+        page = folder / PAGE_NAME
     elif (folder / MANIFEST_NAME).is_file():
         page = _checkpoint_page(folder)
     else:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, note, show, show_json
-from depthprune.cli.session import Loading, mixture, open_memo, read_tokenizer
+from depthprune.cli.session import (
+    DEFAULT_CALIBRATION,
+    Loading,
+    mixture,
+    open_memo,
+    read_tokenizer,
+)
 from depthprune.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from depthprune.calibration import Calibration
+    from depthprune.study.draws import BlockDraws
 
 
 def score(
@@ -49,12 +56,16 @@ def score(
     states = options.parse_size(memory, "--memory")
     _check_figure(figure, overwrite)
 
+    from depthprune.calibration import check_files, parse_calibration
     from depthprune.evaluator import Evaluator
     from depthprune.objectives import parse_objective
-    from depthprune.study.draws import blocks_over_draws, scores_over_draws
+    from depthprune.study.draws import blocks_over_draws, check_draws, scores_over_draws
     from depthprune.study.judge import block_scores, estimate
 
     kind = parse_objective(objective)
+    specs = parse_calibration(calibration or [DEFAULT_CALIBRATION])
+    check_draws(specs, draws)
+    check_files(specs)
     loading = Loading(
         model, dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
     )
@@ -93,7 +104,7 @@ def score(
                 "blocks": [row.model_dump() for row in rows],
                 "draws": None
                 if stable is None
-                else {"draws": draws, "k": lowest, "blocks": [asdict(each) for each in stable]},
+                else {"draws": draws, "k": lowest, "blocks": [_stable(each) for each in stable]},
             }
         )
         return
@@ -102,6 +113,10 @@ def score(
     show(score_table(rows, dense))
     if stable is not None:
         show(draws_table(stable, draws, lowest))
+
+
+def _stable(block: BlockDraws) -> dict[str, Any]:
+    return {**asdict(block), "mean": block.mean, "spread": block.spread}
 
 
 def _check_figure(figure: Path | None, overwrite: bool) -> None:

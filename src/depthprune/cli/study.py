@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from depthprune.errors import EvaluationError, OutputError
 from depthprune.outputs import PAGE_NAME
 
 if TYPE_CHECKING:
+    from depthprune.report.study_files import Written
     from depthprune.study.grid import Grid
 
 PLAN_NAME = "plan.yaml"
@@ -33,19 +35,28 @@ def study(
 ) -> None:
     """Run every cell of a plan, each written as it ends; a stopped study goes on where it was."""
     from depthprune.study.grid import read_grid
+    from depthprune.study.plan_files import check_files
 
     grid = read_grid(plan)
+    check_files(grid)
     if dry_run:
         _tell(grid, json)
         return
-    _take_folder(out)
 
+    from depthprune.study.final_runner import Finals
     from depthprune.study.runner import TABLE_NAME, Study
+    from depthprune.study.table import read
 
+    progress = TerminalProgress()
+    finals = Finals(grid, out, progress)
+    finals.check()
+    _take_folder(out)
     with memo_at(memo) as store:
-        outcome = Study(grid, out, store, TerminalProgress()).run()
+        outcome = Study(grid, out, store, progress).run()
+    judged = finals.run(read(out / TABLE_NAME).rows)
     (out / PLAN_NAME).write_bytes(plan.read_bytes())
-    page = write_page(out)
+    written = write_page(out)
+    page = None if written is None else out / PAGE_NAME
     if json:
         show_json(
             {
@@ -54,24 +65,34 @@ def study(
                 "done": outcome.done,
                 "failed": outcome.failed,
                 "new": outcome.new,
+                "finalists": asdict(judged),
                 "table": str(out / TABLE_NAME),
                 "report": None if page is None else str(page),
             }
         )
     else:
-        show(Text(_words(out, page)))
-    if outcome.failed:
+        lines = [each.sentence for each in written.findings] if written else ["No cell has run."]
+        show(Text("\n".join([*lines, *[f"report  {page}"] * (page is not None)])))
+    _refuse_failed(outcome.failed, len(grid.cells), judged.failed)
+
+
+def _refuse_failed(cells: int, total: int, finalists: int) -> None:
+    failed = [f"{cells} of {total} cells"] * bool(cells)
+    failed += [f"{finalists} of the finalists' tasks"] * bool(finalists)
+    if failed:
         raise EvaluationError(
-            f"{outcome.failed} of {len(grid.cells)} cells failed; the table says why; remove their "
-            "lines to have them run again"
+            f"{' and '.join(failed)} failed; the table says why; remove their lines to have them "
+            "run again"
         )
 
 
-def write_page(folder: Path) -> Path | None:
+def write_page(folder: Path) -> Written | None:
     """Write a study's page, figures and tables; None where no cell has run."""
     import yaml
 
     from depthprune.report.study_files import write_study
+    from depthprune.study.final_runner import FINALS_NAME
+    from depthprune.study.finals import FINALS
     from depthprune.study.runner import TABLE_NAME
     from depthprune.study.table import read
 
@@ -82,19 +103,9 @@ def write_page(folder: Path) -> Path | None:
     text = plan.read_text(encoding="utf-8") if plan.is_file() else ""
     found = yaml.safe_load(text)
     title = str(found.get("name", "")) if isinstance(found, dict) else ""
-    write_study(table, folder, plan=text, title=title or folder.name)
-    return folder / PAGE_NAME
-
-
-def _words(out: Path, page: Path | None) -> str:
-    from depthprune.study.findings import findings
-    from depthprune.study.runner import TABLE_NAME
-    from depthprune.study.table import read
-
-    lines = [finding.sentence for finding in findings(read(out / TABLE_NAME).done)]
-    if page is not None:
-        lines.append(f"report  {page}")
-    return "\n".join(lines)
+    file = folder / FINALS_NAME
+    finals = FINALS.read(file)[1] if file.is_file() else ()
+    return write_study(table, folder, plan=text, title=title or folder.name, finals=finals)
 
 
 def _take_folder(out: Path) -> None:
@@ -124,9 +135,8 @@ def _tell(grid: Grid, json: bool) -> None:
                 "cells": len(grid.cells),
                 "unfit": grid.unfit,
                 "levels": axes,
-                "block_tokens": found.block_tokens,
-                "head_tokens": found.head_tokens,
-                "seconds": found.seconds,
+                **asdict(found.searching),
+                "judging_at_most": asdict(found.judging),
             }
         )
         return
@@ -136,7 +146,12 @@ def _tell(grid: Grid, json: bool) -> None:
     left = f"; {grid.unfit} left out, whose objective cannot judge the data" if grid.unfit else ""
     show(f"{len(grid.cells)} cells ({words}){left}")
     show(
-        f"searching: {format_count(found.block_tokens)} block-tokens, about "
-        f"{duration(found.seconds)}, every set on every window; racing takes less. Judging what is "
-        "chosen comes on top"
+        f"searching: {format_count(found.searching.block_tokens)} block-tokens, about "
+        f"{duration(found.searching.seconds)}, every set on every window; racing takes less"
     )
+    show(
+        f"judging: at most {format_count(found.judging.block_tokens)} block-tokens, about "
+        f"{duration(found.judging.seconds)}, were every cell to choose a set of its own"
+    )
+    if grid.tasks or grid.problems:
+        show("tasks and problems of finalists come on top")

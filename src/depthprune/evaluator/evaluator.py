@@ -24,15 +24,17 @@ from depthprune.evaluator.ledger import Ledger
 from depthprune.evaluator.memo import Context, Memo
 from depthprune.evaluator.memory import state_budget
 from depthprune.evaluator.packing import reads_packed_items
-from depthprune.evaluator.passes import Passes
+from depthprune.evaluator.passes import Changed, Passes
 from depthprune.evaluator.race import Race
 from depthprune.evaluator.racing import Racing
 from depthprune.evaluator.score import Score
 from depthprune.evaluator.sheets import Sheet, lay_out
 from depthprune.evaluator.signals import measure
 from depthprune.evaluator.walk import RemovedSet
+from depthprune.models.computing import DTYPES
 from depthprune.models.cpu_attention import fast_attention
-from depthprune.models.loading import DTYPES, Model
+from depthprune.models.loading import Model
+from depthprune.models.refusals import Refusal
 from depthprune.models.removal import check_removed
 from depthprune.objectives import Mixture, Objective, parse_objective
 from depthprune.progress import SILENT, Progress
@@ -88,6 +90,7 @@ class Evaluator:
         self._heads = Heads(model, self.objective, windows, judged)
         budget = state_budget(model, windows, memory, _call_tokens(model))
         self._passes = Passes(model, self._heads, windows, budget.bytes)
+        self._memory = budget.bytes
         self._sheet_tokens = budget.sheet_tokens
         self._products = torch.device(model.device).type == "cpu" and not plain
         contexts = _contexts(model, self.objective, self._products) if memo is not None else []
@@ -104,6 +107,11 @@ class Evaluator:
     def blocks(self) -> int:
         """Number of the model's blocks."""
         return self.model.blocks
+
+    @property
+    def refusal(self) -> Refusal:
+        """Says why the model without a set could not be saved, or None: a search asks it."""
+        return self.model.refusal
 
     @property
     def windows(self) -> int:
@@ -168,6 +176,33 @@ class Evaluator:
         self._compute(sets, places)
         return [self._combination.score(s, self._ledger.losses(s), places) for s in sets]
 
+    def score_changed(self, removed: Sequence[int], changed: Changed) -> Score:
+        """Score a removed set in a model of which some weights are changed; nothing is kept.
+
+        What it is compared with, or scaled by, is the dense model with its own weights.
+
+        Args:
+            removed: Original block numbers, at least one.
+            changed: Gives a context inside which the model has the changed weights.
+
+        Raises:
+            UsageError: If the set does not fit the model.
+        """
+        wanted = check_removed(removed, self.blocks)
+        self._scale()
+        began = time.monotonic()
+        places = range(len(self.calibration.windows))
+        self._note_asked([wanted], places)
+        losses = np.full((len(self.objective.components), len(places)), np.nan)
+        sheets = list(self._sheets(places))
+        total = self._passes.planned(sheets, [wanted], changed)
+        with self.progress.step(_label(1), total, "block-tokens") as step, self._attention():
+            for sheet, found in self._passes.run(sheets, [wanted], step, changed):
+                self._count_plain(sheet, found)
+                losses[:, sheet.places] = found[wanted]
+        self._seconds += time.monotonic() - began
+        return self._combination.score(wanted, losses)
+
     def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
         """Find the `keep` best of some sets.
 
@@ -204,7 +239,7 @@ class Evaluator:
         """
         began = time.monotonic()
         with self.progress.step(f"measuring {name}", None, ""):
-            signal = measure(self.model, self.calibration, name)
+            signal = measure(self.model, self.calibration, name, self._measured_sheets())
         self._passes.block_tokens += signal.block_tokens
         self._plain_block_tokens += signal.block_tokens
         self._seconds += time.monotonic() - began
@@ -265,16 +300,23 @@ class Evaluator:
         tokens = sum(_plain_tokens(self.calibration, place) for place in sheet.places)
         self._plain_block_tokens += sum(tokens * (self.blocks - len(s)) for s in sets)
 
-    def _sheets(self, places: Sequence[int]) -> Iterator[Sheet]:
+    def _measured_sheets(self) -> Iterator[Sheet]:
+        """All windows, on sheets whose states at every block fit into the memory together."""
+        states = self._memory // self.model.anatomy.state_bytes
+        fit = max(1, states // (self.blocks + 2))
+        return self._sheets(range(self.windows), at_most=fit)
+
+    def _sheets(self, places: Sequence[int], at_most: int | None = None) -> Iterator[Sheet]:
         windows = self.calibration.windows
+        tokens = self._sheet_tokens if at_most is None else min(self._sheet_tokens, at_most)
         if self._packs is None:
             self._packs = reads_packed_items(self.model, windows)
         device = torch.device(self.model.device).type
         return lay_out(
             windows,
             places,
-            text_tokens=self._sheet_tokens,
-            item_tokens=min(self._sheet_tokens, _ITEM_TOKENS.get(device, _ITEM_TOKENS_ELSEWHERE)),
+            text_tokens=tokens,
+            item_tokens=min(tokens, _ITEM_TOKENS.get(device, _ITEM_TOKENS_ELSEWHERE)),
             packs=self._packs,
             dtype=DTYPES[self.model.dtype],
         )

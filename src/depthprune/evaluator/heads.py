@@ -7,7 +7,8 @@ were walked beside it; nothing of the dense model is stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depthprune.calibration import Window
+from depthprune.errors import DepthpruneError, EvaluationError, first_line
+from depthprune.evaluator.memory import out_of_memory
 from depthprune.evaluator.sheets import Sheet
 from depthprune.evaluator.walk import RemovedSet
 from depthprune.models.loading import Model
-from depthprune.objectives import Mixture
+from depthprune.objectives import Mixture, Objective
 
+T = TypeVar("T")
 Found = dict[RemovedSet, NDArray[np.float64]]
 """Losses by set, shape (components, windows of the sheet); NaN where a component does not judge."""
 
@@ -103,7 +107,7 @@ class Heads:
                 seen = outputs[objective.reads]
                 other = dense.get(objective.reads) if objective.compares else None
                 targets = sheet.targets[part].to(seen.device)
-                rows.append(objective.token_losses(seen, targets, other).cpu())
+                rows.append(_token_losses(objective, seen, targets, other))
             yield removed, torch.stack(rows)
 
     def _outputs(self, state: Tensor, sheet: Sheet, part: slice) -> dict[str, Tensor]:
@@ -123,5 +127,36 @@ class Heads:
                 zip(sheet.places, np.split(tokens[row], ends[:-1]), strict=True)
             ):
                 if self._judged[row, place]:
-                    answer[row, column] = objective.window_loss(losses, self._windows[place])
+                    answer[row, column] = _window_loss(objective, losses, self._windows[place])
         return answer
+
+
+def _token_losses(
+    objective: Objective, outputs: Tensor, targets: Tensor, dense: Tensor | None
+) -> Tensor:
+    losses = _guarded(objective, lambda: objective.token_losses(outputs, targets, dense).cpu())
+    if losses.shape != targets.shape:
+        raise EvaluationError(
+            f"objective {objective.name!r} gave losses of shape {tuple(losses.shape)} for "
+            f"{len(targets)} tokens; expected one a token"
+        )
+    return losses
+
+
+def _window_loss(objective: Objective, losses: NDArray[np.float64], window: Window) -> float:
+    return _guarded(objective, lambda: float(objective.window_loss(losses, window)))
+
+
+def _guarded(objective: Objective, step: Callable[[], T]) -> T:
+    """Run an objective's own code; what it raises is one line that names it."""
+    try:
+        return step()
+    except DepthpruneError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise EvaluationError(
+            f"objective {objective.name!r} failed ({type(error).__name__}: {first_line(error)}); "
+            "--debug shows where"
+        ) from error

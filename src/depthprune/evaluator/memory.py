@@ -98,3 +98,11 @@ def _group_memory() -> int | None:
     except (OSError, ValueError):
         return None
     return max(0, int(limit) - used) if limit.isdigit() else None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, in torch's words or the system's."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    words = str(error)
+    return "can't allocate memory" in words or "out of memory" in words

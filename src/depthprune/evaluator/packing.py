@@ -15,7 +15,8 @@ from torch import Tensor
 
 from depthprune.calibration import Window
 from depthprune.evaluator.sheets import Sheet, option_rows, packed
-from depthprune.models.loading import DTYPES, Model
+from depthprune.models.computing import DTYPES
+from depthprune.models.loading import Model
 from depthprune.objectives.nll import token_nll
 
 _TOLERANCE = {torch.float32: 1e-4}

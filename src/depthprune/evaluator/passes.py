@@ -9,7 +9,9 @@ which would make a resumed run differ.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,12 +19,16 @@ from torch import Tensor
 from depthprune.calibration import Window
 from depthprune.errors import EvaluationError
 from depthprune.evaluator.heads import Found, Heads
+from depthprune.evaluator.memory import out_of_memory
 from depthprune.evaluator.sheets import Sheet, halves
 from depthprune.evaluator.states import Held, Vault
 from depthprune.evaluator.walk import RemovedSet, block_runs, split_to_fit, walk
 from depthprune.models.loading import Model
 from depthprune.models.replay import Inputs
 from depthprune.progress import Step
+
+Changed: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Gives a context inside which the model has other weights."""
 
 _STACKED_TOKENS = {"cpu": 0}
 _STACKED_TOKENS_ELSEWHERE = 16_384
@@ -50,19 +56,32 @@ class Passes:
         device = torch.device(model.device).type
         self._stacked = _STACKED_TOKENS.get(device, _STACKED_TOKENS_ELSEWHERE)
 
-    def planned(self, sheets: Sequence[Sheet], sets: Sequence[RemovedSet]) -> int:
+    def planned(
+        self, sheets: Sequence[Sheet], sets: Sequence[RemovedSet], changed: Changed | None = None
+    ) -> int:
         """Block-tokens that `run` will spend, if memory does not run out."""
         total = 0
         for group in self._groups(sheets):
             size = sum(sheet.size for sheet in group)
             walks = self._walks(group, sets)
-            total += sum(size * block_runs(walk, self._model.blocks) for walk in walks)
+            parts = [part for walk in walks for part, _ in _parts(walk, changed)]
+            total += sum(size * block_runs(part, self._model.blocks) for part in parts)
         return total
 
     def run(
-        self, sheets: Sequence[Sheet], sets: Sequence[RemovedSet], step: Step
+        self,
+        sheets: Sequence[Sheet],
+        sets: Sequence[RemovedSet],
+        step: Step,
+        changed: Changed | None = None,
     ) -> Iterator[tuple[Sheet, Found]]:
         """Run all sets on all sheets.
+
+        Args:
+            sheets: Windows.
+            sets: Removed sets.
+            step: Is told of block-tokens.
+            changed: Weights for all sets but the dense model, with which they may be compared.
 
         Yields:
             A sheet with the losses of some of the sets; all have come when it ends.
@@ -74,9 +93,9 @@ class Passes:
         while waiting:
             group = waiting.pop()
             try:
-                yield from self._group(group, sets, step)
+                yield from self._group(group, sets, step, changed)
             except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 waiting.extend(reversed(self._smaller(group, error)))
 
@@ -97,13 +116,17 @@ class Passes:
         return [[(), *members] for members in walks] or [[()]]
 
     def _group(
-        self, sheets: Sequence[Sheet], sets: Sequence[RemovedSet], step: Step
+        self,
+        sheets: Sequence[Sheet],
+        sets: Sequence[RemovedSet],
+        step: Step,
+        changed: Changed | None,
     ) -> Iterator[tuple[Sheet, Found]]:
         anatomy = self._model.anatomy
         inputs = [anatomy.record(sheet.tokens, sheet.arguments) for sheet in sheets]
         vault = Vault(self._budget if self._model.streamed else None)
         try:
-            yield from self._walked(sheets, inputs, sets, vault, step)
+            yield from self._walked(sheets, inputs, sets, vault, step, changed)
         finally:
             vault.close()
 
@@ -114,6 +137,7 @@ class Passes:
         sets: Sequence[RemovedSet],
         vault: Vault,
         step: Step,
+        changed: Changed | None,
     ) -> Iterator[tuple[Sheet, Found]]:
         anatomy = self._model.anatomy
         wanted = set(sets)
@@ -131,7 +155,10 @@ class Passes:
                         step.advance(sheet.size * len(states))
                 return list(zip(*columns, strict=True))
 
-            finals = list(walk(members, self._model.blocks, start, advance))
+            finals: list[tuple[RemovedSet, tuple[Held, ...]]] = []
+            for part, context in _parts(members, changed):
+                with context():
+                    finals += list(walk(part, self._model.blocks, start, advance))
             del start
             for place, sheet in enumerate(sheets):
                 found = self._heads.losses(sheet, _released(finals, place))
@@ -176,15 +203,19 @@ class Passes:
         ) from error
 
 
+def _parts(
+    members: list[RemovedSet], changed: Changed | None
+) -> list[tuple[list[RemovedSet], Changed]]:
+    """What is walked together, with which weights; what the two have in common is walked twice."""
+    if changed is None:
+        return [(members, nullcontext)]
+    dense = [removed for removed in members if not removed]
+    others = [removed for removed in members if removed]
+    return [part for part in ((dense, nullcontext), (others, changed)) if part[0]]
+
+
 def _released(
     finals: list[tuple[RemovedSet, tuple[Held, ...]]], place: int
 ) -> Iterator[tuple[RemovedSet, Tensor]]:
     for removed, states in finals:
         yield removed, states[place].get()
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    words = str(error)
-    return "can't allocate memory" in words or "out of memory" in words

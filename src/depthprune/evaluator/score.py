@@ -191,6 +191,14 @@ class Score:
         )
 
 
+def unscored(removed: tuple[int, ...]) -> Score:
+    """What a set that may not go has for a score: an infinite loss, on no window."""
+    none = np.zeros(0)
+    return Score(
+        removed, math.inf, math.nan, 0, 0, none, Weighting(none.astype(int), (), none.astype(int))
+    )
+
+
 def score_of(removed: tuple[int, ...], losses: Losses, weighting: Weighting) -> Score:
     """Put window losses together."""
     finite = bool(np.isfinite(losses).all())

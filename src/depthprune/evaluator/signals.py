@@ -9,7 +9,7 @@ float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,17 +19,14 @@ from torch import Tensor
 
 from depthprune.calibration import Calibration, Window
 from depthprune.errors import unknown
-from depthprune.evaluator.packing import reads_packed_items
 from depthprune.evaluator.score import Weighting
-from depthprune.evaluator.sheets import Sheet, lay_out
-from depthprune.models.loading import DTYPES, Model
+from depthprune.evaluator.sheets import Sheet
+from depthprune.models.loading import Model
 from depthprune.models.replay import outside_inference
 from depthprune.objectives.nll import token_nll
 
 Values = NDArray[np.float64]
 
-_SHEET_TOKENS = 1024
-_ITEM_TOKENS = 512
 _HEAD_TOKENS = 256
 _POSITIONS = 256
 _BACKWARD = 3
@@ -49,13 +46,14 @@ class Signal:
     block_tokens: int
 
 
-def measure(model: Model, calibration: Calibration, name: str) -> Signal:
+def measure(model: Model, calibration: Calibration, name: str, sheets: Iterable[Sheet]) -> Signal:
     """Measure the dense model on a calibration.
 
     Args:
         model: The model.
         calibration: Its windows are run once.
         name: One of `SIGNALS`.
+        sheets: All windows, laid out; the states behind every block are held for one sheet.
 
     Raises:
         UsageError: If there is no such measurement.
@@ -64,14 +62,6 @@ def measure(model: Model, calibration: Calibration, name: str) -> Signal:
         raise unknown("measurement", name, SIGNALS)
     windows = calibration.windows
     weights = Weighting.of(calibration).weights()
-    sheets = lay_out(
-        windows,
-        range(len(windows)),
-        text_tokens=_SHEET_TOKENS,
-        item_tokens=_ITEM_TOKENS,
-        packs=reads_packed_items(model, windows),
-        dtype=DTYPES[model.dtype],
-    )
     return SIGNALS[name](model, [_Weighted(s, weights, windows) for s in sheets])
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from depthprune.errors import ModelError, first_line
 from depthprune.models.head import Head, find_head
+from depthprune.models.probe_tokens import probe_tokens
 from depthprune.models.replay import (
     Blocks,
     Inputs,
@@ -153,7 +154,14 @@ def find_anatomy(module: nn.Module, stream: Stream | None = None) -> Anatomy:
     """
     try:
         return _find(module, stream)
-    except (RuntimeError, TypeError, ValueError, KeyError, IndexError) as error:
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+    ) as error:
         raise ModelError(
             f"{type(module).__name__}: cannot be called block by block ({first_line(error)}); it "
             "cannot be searched with this version of transformers"
@@ -178,11 +186,8 @@ def _find(module: nn.Module, stream: Stream | None) -> Anatomy:
 
 
 def _probe(module: nn.Module, batch: int) -> Tensor:
-    vocabulary = module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     device = next(module.get_input_embeddings().parameters()).device  # type: ignore[operator]
-    generator = torch.Generator().manual_seed(batch)
-    ids = torch.randint(3, max(4, vocabulary), (batch, _PROBE_LENGTH), generator=generator)
-    return ids.to(device)
+    return probe_tokens(module, (batch, _PROBE_LENGTH), seed=batch, first=3).to(device)
 
 
 def _candidates(module: nn.Module) -> list[tuple[str, nn.ModuleList]]:

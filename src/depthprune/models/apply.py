@@ -14,8 +14,9 @@ from pathlib import Path
 from depthprune.errors import OutputError, UsageError
 from depthprune.manifest import Manifest, ParityRecord, Size, SourceModel, versions
 from depthprune.models.adapter import is_adapter, open_adapter, write_adapter
-from depthprune.models.architectures import require_prunable
 from depthprune.models.checkpoint import open_checkpoint
+from depthprune.models.completed import completed
+from depthprune.models.config_surgery import rows_of
 from depthprune.models.fingerprint import fingerprint, fingerprint_file
 from depthprune.models.removal import check_removed, parse_blocks
 from depthprune.models.surgery import Surgery, write_pruned
@@ -86,10 +87,12 @@ def apply(
     if is_adapter(source):
         return _apply_adapter(source, blocks, target, verify, overwrite, command, progress)
     opened = open_checkpoint(source)
+    rows_of(opened.config, proved=not verify)
     blocks = check_removed(blocks, opened.blocks)
-    require_prunable(opened.model_type, proved=not verify)
     _refuse_itself(source, target)
     check_target(target, overwrite=overwrite)
+    if verify:
+        opened = completed(opened)
     with staged(target, overwrite=overwrite) as stage:
         surgery = write_pruned(opened, blocks, stage, link=link, progress=progress)
         parity = _verify(opened.folder, stage, blocks, progress) if verify else None

@@ -1,4 +1,4 @@
-"""The table of architectures: one row a model type, each verified row proved by a test.
+"""The table of architectures of text: one row a model type, each verified row proved by a test.
 
 To add a type, add its name to `_BY_FIELD` if the rules for fields are enough, else a row. The test
 builds a tiny model of it, cuts it and compares logits, and finds by itself any list that the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from depthprune.models.architectures import (
     Architecture,
+    Cycle,
     Need,
     Packed,
     Pattern,
@@ -18,7 +19,7 @@ from depthprune.models.architectures import (
 
 _BY_FIELD = """
 apertus arcee aria_text bamba biogpt bitnet cohere cohere_compass_text dbrx deepseek_v2 doge
-ernie4_5 falcon falcon_h1 falcon_mamba flex_olmo gemma glm glm4 gpt_neox granite granitemoe
+ernie4_5 exaone falcon falcon_h1 falcon_mamba flex_olmo gemma glm glm4 gpt_neox granite granitemoe
 granitemoehybrid granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hyperclovax internlm3
 iquestcoder jais2 jetmoe lfm2 llama mamba mamba2 mellum minicpm3 minimax_m2 minimax_m3_vl_text
 ministral ministral3 mistral mixtral moshi nanochat nemotron nemotron_h olmo olmo2 olmoe opt
@@ -51,6 +52,8 @@ _HASH = "its embeddings of token groups are hashed by a number that follows the 
 _CACHE = "in transformers even the uncut model generates otherwise with a cache than without"
 _DEPTH = "each block computes with its own number or with the depth of the whole model"
 
+_GROUPS = "each block attends over outputs of groups of blocks by place"
+
 _LEADING_DENSE = Prefix("mlp_layer_types", "first_k_dense_replace", default=1)
 _PER_LAYER = (
     Packed("embed_tokens_per_layer.weight", axis=1),
@@ -62,42 +65,23 @@ _LAST_FULL = Place(
     "last", "full_attention", "its config class makes the last block one", forced=True
 )
 
-_TOWERS = {
-    "dots3_note": "dots3_note_text",
-    "emu3": "emu3_text_model",
-    "fuyu": "persimmon",
-    "gemma3": "gemma3_text",
-    "gemma4": "gemma4_text",
-    "gemma4_unified": "gemma4_unified_text",
-    "got_ocr2": "qwen2",
-    "llama4": "llama4_text",
-    "mllama": "mllama_text_model",
-    "moss_transcribe_diarize": "qwen3",
-    "qwen3_5": "qwen3_5_text",
-    "qwen3_5_moe": "qwen3_5_moe_text",
-}
-"""Models of several modalities, with the type of their language model, `text_config`."""
-
-_TOWER_NOTES = {
-    "gemma4": _SHARED_KV,
-    "mllama": "blocks of cross-attention run only beside a picture" + _APPLY,
-}
-
 ROWS: tuple[Architecture, ...] = (
     *(Architecture(name) for name in _BY_FIELD.split()),
     *(Architecture(name, count="n_layer") for name in _N_LAYER.split()),
     *(Architecture(name, count="decoder_layers") for name in _DECODER_LAYERS.split()),
-    *(
-        Architecture(name, tower=tower, why=_TOWER_NOTES.get(name, ""))
-        for name, tower in _TOWERS.items()
-    ),
-    *(Architecture(name) for name in ("git", "phi4_multimodal")),
     *(Architecture(name) for name in _BERT.split()),
     Architecture("openai-gpt", count="n_layer"),
     Architecture("gpt_neo", count="num_layers"),
     *(
         Architecture(name, defaults={"first_k_dense_replace": count})
-        for name, count in {"axk2": 1, "deepseek_v3": 3, "deepseek_v32": 3, "glm4_moe": 1}.items()
+        for name, count in {
+            "axk2": 1,
+            "deepseek_v3": 3,
+            "deepseek_v32": 3,
+            "glm4_moe": 1,
+            "sarvam_mla": 1,
+            "sarvam_moe": 1,
+        }.items()
     ),
     Architecture("dots1", defaults={"max_window_layers": 62}),
     Architecture("ernie4_5_moe", defaults={"moe_layer_start_index": 1}),
@@ -209,6 +193,21 @@ ROWS: tuple[Architecture, ...] = (
     Architecture("hy_v3", patterns=(Prefix("mlp_layer_types", 1),)),
     Architecture("kolibri1", patterns=(Pattern("layer_types", 5),)),
     Architecture("laguna", patterns=(Prefix("mlp_layer_types", 1),)),
+    Architecture(
+        "lara_mini",
+        patterns=(
+            Cycle(
+                "layer_types",
+                (
+                    "linear_attention",
+                    "sliding_attention",
+                    "linear_attention",
+                    "full_attention",
+                    "sliding_attention",
+                ),
+            ),
+        ),
+    ),
     Architecture("lfm2_moe", needs=(Need("layer_types"),), defaults={"num_dense_layers": 2}),
     Architecture("lfm3", needs=(Need("layer_types"),)),
     Architecture(
@@ -270,12 +269,11 @@ ROWS: tuple[Architecture, ...] = (
             "rwkv": _DEPTH,
             "blt": "three stacks of blocks share the work on bytes and patches of bytes",
             "cpmant": _CACHE,
-            "gemma3n": "its vision tower needs the package timm, which no test here has; cut its "
-            "language model (gemma3n_text)",
-            "inkling2_text": "each block attends over outputs of groups of blocks by place",
+            "dory": "its middle blocks are run several times over",
+            "inkling2_loop_text": _GROUPS,
+            "inkling2_text": _GROUPS,
             "prophetnet": _CACHE,
             "xlm": "its attention and its feed-forward stand in lists of their own, not in blocks",
-            "qwen4_exp": _HASH,
             "qwen4_exp_text": _HASH,
             "reformer": "its blocks are reversible: each is given two streams and returns two",
             "jamba": "its periods of block kinds cannot be expressed for the kept blocks",

@@ -70,6 +70,34 @@ class Prefix:
 
 
 @dataclass(frozen=True)
+class Cycle:
+    """A list that the config class derives by repeating a pattern of several kinds.
+
+    Attributes:
+        field: The list's name.
+        entries: The pattern.
+    """
+
+    field: str
+    entries: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Lead:
+    """Blocks at the start that are given something by number, and so must stay.
+
+    Attributes:
+        field: The field of the whole config, with dots, whose entries are as many as the blocks.
+        default: How many they are where the field is missing.
+        why: What they are given.
+    """
+
+    field: str
+    default: int
+    why: str
+
+
+@dataclass(frozen=True)
 class Need:
     """A list that must be in the file, because its derivation is not worth expressing.
 
@@ -128,20 +156,25 @@ class Architecture:
         keep: Blocks that must stay, because they alone have a tensor or lack one; -1 is the last.
         places: Block types that the ends of what is kept must have.
         packed: Tensors outside the blocks that hold a part for each.
-        tower: Of a model of several modalities, the type of its language model.
+        lead: Blocks at the start that must stay.
+        tower: Of a model of several modalities, the type of its language model where that has
+            none of its own.
+        loader: The automatic class of transformers that makes the whole model.
         why: For a refused type, the reason; for a verified one, what is notable, if anything.
     """
 
     model_type: str
     status: Status = "verified"
     count: str = "num_hidden_layers"
-    patterns: tuple[Pattern | Prefix, ...] = ()
+    patterns: tuple[Pattern | Prefix | Cycle, ...] = ()
     needs: tuple[Need, ...] = ()
     defaults: Mapping[str, int] = field(default_factory=dict)
     keep: tuple[int, ...] = ()
     places: tuple[Place, ...] = ()
     packed: tuple[Packed, ...] = ()
+    lead: Lead | None = None
     tower: str = ""
+    loader: str = "AutoModelForCausalLM"
     why: str = ""
 
     @property
@@ -158,7 +191,8 @@ class Architecture:
         parts += [f"the {'last' if block else 'first'} block must stay" for block in self.keep]
         parts += [f"the {place.end} kept block must be {place.entry}" for place in self.places]
         parts += [f"{packed.name} sliced" for packed in self.packed]
-        parts += [f"its language model as {self.tower}"] if self.tower else []
+        parts += [f"as many first blocks as {self.lead.field} must stay"] if self.lead else []
+        parts += [f"its language model by its own row, else as {self.tower}"] if self.tower else []
         return "; ".join(parts) or "by field"
 
 
@@ -203,5 +237,6 @@ def find(model_type: str) -> Architecture | None:
 def _table() -> dict[str, Architecture]:
     # The rows are instances of the classes above, so they can only be imported after them.
     from depthprune.models.architecture_rows import ROWS
+    from depthprune.models.multimodal_rows import MULTIMODAL_ROWS
 
-    return {row.model_type: row for row in ROWS}
+    return {row.model_type: row for row in (*ROWS, *MULTIMODAL_ROWS)}

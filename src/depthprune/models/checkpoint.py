@@ -8,16 +8,19 @@ index gives must stay inside the folder, for an index comes from whoever made th
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from depthprune.errors import CheckpointError, ModelError
-from depthprune.models.config_sections import count_blocks, text_section
+from depthprune.models.architectures import find
+from depthprune.models.config_fields import LISTED_COUNTS
+from depthprune.models.config_sections import count_blocks, counts, text_section
 from depthprune.models.safetensors_file import SafetensorsFile, Tensor, read_header
 
 WEIGHTS = "model.safetensors"
@@ -112,10 +115,13 @@ def open_checkpoint(folder: Path, *, allow_pickle: bool = False) -> Checkpoint:
         found = "a file" if folder.exists() else "nothing"
         raise CheckpointError(f"{folder}: expected a checkpoint folder, found {found}")
     config = read_object(folder / "config.json", "a checkpoint's config")
+    for name in (WEIGHTS, INDEX):
+        if (folder / name).is_symlink() and not (folder / name).exists():
+            raise CheckpointError(f"{folder / name}: a link to a missing file; download it again")
     if (folder / WEIGHTS).exists():
-        return Checkpoint(folder, config, (read_header(folder / WEIGHTS),))
+        return _counted(Checkpoint(folder, config, (read_header(folder / WEIGHTS),)))
     if (folder / INDEX).exists():
-        return _open_sharded(folder, config)
+        return _counted(_open_sharded(folder, config))
     pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
     if pickled and allow_pickle:
         return Checkpoint(folder, config, ())
@@ -175,6 +181,31 @@ def _open_sharded(folder: Path, config: dict[str, Any]) -> Checkpoint:
     _check_index(path, weight_map, dict(zip(names, shards, strict=True)))
     metadata = index.get("metadata")
     return Checkpoint(folder, config, shards, metadata if isinstance(metadata, dict) else {})
+
+
+def _counted(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with its number of blocks in its config, where a section leaves it out.
+
+    Models of several modalities often give only those fields of their language model that differ
+    from its type's defaults (LLaVA 1.5 states no depth). Then the tensors tell.
+    """
+    section = text_section(checkpoint.config)
+    row = find(str(section.get("model_type")))
+    nested = section is not checkpoint.config
+    if not nested or row is None or counts(section) or any(map(section.get, LISTED_COUNTS)):
+        return checkpoint
+    numbers: dict[str, set[int]] = {}
+    for prefix, number, _ in filter(None, map(split_name, checkpoint.tensors)):
+        if not OTHER_TOWERS.search(prefix):
+            numbers.setdefault(prefix, set()).add(number)
+    if len(numbers) != 1:
+        return checkpoint
+    (found,) = numbers.values()
+    if found != set(range(len(found))):
+        return checkpoint
+    config = copy.deepcopy(checkpoint.config)
+    text_section(config)[row.count] = len(found)
+    return replace(checkpoint, config=config)
 
 
 def _check_inside(index: Path, name: str) -> None:
@@ -242,8 +273,11 @@ def find_block_prefix(names: Iterable[str], blocks: int) -> str:
     numbers: dict[str, set[int]] = {}
     for prefix, number, _ in filter(None, map(split_name, names)):
         numbers.setdefault(prefix, set()).add(number)
-    wanted = set(range(blocks))
-    fitting = [prefix for prefix, found in numbers.items() if wanted <= found]
+    fitting = [
+        prefix
+        for prefix, found in numbers.items()
+        if len(found) >= blocks and found.issuperset(range(blocks))
+    ]
     for preferred in _preferences(fitting, numbers, blocks):
         if len(preferred) == 1:
             return preferred[0]

@@ -45,6 +45,29 @@ def check_kept(section: Config, kept: Sequence[int], row: Architecture | None) -
         _check_places(row, types, kept)
 
 
+def check_lead(config: Config, row: Architecture, kept: Sequence[int]) -> None:
+    """Refuse a cut of the blocks at the start that are given something by number.
+
+    Args:
+        config: A whole config.
+        row: The row of its own type, or of its language model's.
+        kept: Original numbers of the kept blocks, in order.
+
+    Raises:
+        ModelError: If one of them would go.
+    """
+    if row.lead is None:
+        return
+    found: Any = config
+    for name in row.lead.field.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    first = len(found) if isinstance(found, (list, tuple)) else row.lead.default
+    if list(kept[:first]) != list(range(first)):
+        raise ModelError(
+            f"model_type {row.model_type}: the first {first} blocks must stay; {row.lead.why}"
+        )
+
+
 def _check_attention(name: str, types: Sequence[Any], kept: Sequence[int]) -> None:
     """A model that mixes attention with recurrence counts its tokens in its attention."""
     known = [item if isinstance(item, str) else "" for item in types]

@@ -77,6 +77,8 @@ FIELDS: Mapping[str, Action] = {
     "head_dim": "slice",
     "sliding_window": "slice",
     "rope_theta": "slice",
+    "swiglu_limits": "slice",
+    "swiglu_limits_shared": "slice",
     # Sets of block numbers.
     "mlp_only_layers": "remap",
     "attn_layer_indices": "remap",
@@ -122,6 +124,7 @@ COUNTS = (
     "num_layers",
     "decoder_layers",
     "num_decoder_layers",
+    "layers",
 )
 """Names under which configs keep the number of blocks."""
 
@@ -154,6 +157,9 @@ SECTIONS = ("text_config", "llm_config", "language_config")
 
 PREDICTION_COUNTS = ("num_nextn_predict_layers", "num_mtp_modules", "mtp_num_layers")
 """How many multi-token-prediction layers follow the blocks."""
+
+NAMING_MODULES = ("quantization_config", "compression_config")
+"""Fields that may list modules by name."""
 
 NOT_PER_BLOCK = frozenset(
     {

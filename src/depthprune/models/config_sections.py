@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from depthprune.errors import CheckpointError
-from depthprune.models.architectures import find
+from depthprune.models.architectures import find, require_prunable
 from depthprune.models.config_fields import COUNTS, LISTED_COUNTS, SECTIONS
 
 Config = dict[str, Any]
+
+_DEEPEST = 100_000
+"""More blocks than any model has: a config that states more is damaged or hostile."""
 
 
 def text_section(config: Config) -> Config:
@@ -33,6 +36,7 @@ def count_blocks(config: Config) -> int:
     Raises:
         CheckpointError: If it states none, one that is no positive number, or several that
             disagree.
+        ModelError: If it states none because its type is refused.
     """
     section = text_section(config)
     stated = counts(section)
@@ -42,6 +46,8 @@ def count_blocks(config: Config) -> int:
     if not stated:
         stated = {n: len(section[n]) for n in LISTED_COUNTS if _is_list(section.get(n))}
     if not stated:
+        _refuse_values(section)
+        require_prunable(str(config.get("model_type") or ""))
         raise CheckpointError(
             f"config.json: expected the number of blocks under one of {', '.join(COUNTS)}, "
             "found none; is this a causal language model?"
@@ -49,7 +55,23 @@ def count_blocks(config: Config) -> int:
     if len(set(stated.values())) > 1:
         listed = ", ".join(f"{name}={value}" for name, value in stated.items())
         raise CheckpointError(f"config.json: the numbers of blocks disagree ({listed}); correct it")
-    return next(iter(stated.values()))
+    name, blocks = next(iter(stated.items()))
+    if blocks > _DEEPEST:
+        raise CheckpointError(
+            f"config.json: {name} is {blocks}, expected at most {_DEEPEST}; correct it"
+        )
+    return blocks
+
+
+def _refuse_values(section: Config) -> None:
+    """Refuse a number of blocks that is there and is none."""
+    for name in COUNTS:
+        value = section.get(name)
+        if value is not None:
+            raise CheckpointError(
+                f"config.json: {name} is {value!r:.80}, expected a whole number of at least 1; "
+                "correct it"
+            )
 
 
 def _is_list(value: object) -> bool:

@@ -152,13 +152,15 @@ class GgufFile:
         """The number of blocks, without multi-token-prediction layers.
 
         Raises:
-            CheckpointError: If the file states none.
+            CheckpointError: If the file states none, or more than it has tensors.
         """
         found = self.get(f"{self.architecture}.block_count")
-        if not isinstance(found, int) or found - self.prediction_layers < 1:
+        # A block has a tensor at least, so a number that is too large is not believed.
+        most = len(self.tensors)
+        if not isinstance(found, int) or not self.prediction_layers < found <= most:
             raise CheckpointError(
                 f"{self.path}: not a GGUF language model, or damaged: {self.architecture}."
-                f"block_count is {found}, expected a number of blocks"
+                f"block_count is {found}, expected a number of blocks, of {most} tensors"
             )
         return found - self.prediction_layers
 

@@ -36,6 +36,13 @@ class Rhythm:
     when: str = ""
     first: bool = False
 
+    @property
+    def rule(self) -> str:
+        """The rhythm in words."""
+        period = f"every {self.period}th block" if self.period > 1 else "blocks by a stated period"
+        said = " or ".join(key for key in (self.key, self.listed) if key)
+        return f"{period}: {self.what}" + (f", unless {said} says otherwise" if said else "")
+
 
 @dataclass(frozen=True)
 class GgufArchitecture:
@@ -54,6 +61,24 @@ class GgufArchitecture:
     depths: tuple[frozenset[int], ...] = ()
     needs: str = ""
     refused: str = ""
+
+    @property
+    def status(self) -> str:
+        """`"known"` where llama.cpp's code was read and allows a cut, else `"refused"`."""
+        return "refused" if self.refused else "known"
+
+    @property
+    def rule(self) -> str:
+        """What must hold of a cut beyond the rules for every key, briefly."""
+        if self.refused:
+            return ""
+        parts = [rhythm.rule for rhythm in self.rhythms]
+        parts += [
+            f"{' or '.join(map(str, sorted(depths)))} blocks are computed otherwise"
+            for depths in self.depths
+        ]
+        parts += [f"{self.needs} needed"] if self.needs else []
+        return "; ".join(parts) or "by field"
 
 
 _PLAIN = """
@@ -127,6 +152,12 @@ _ROWS: tuple[GgufArchitecture, ...] = (
 
 GGUF_ARCHITECTURES: Mapping[str, GgufArchitecture] = {row.name: row for row in _ROWS}
 """Every architecture whose code was read, by name."""
+
+
+def listed_architectures() -> tuple[GgufArchitecture, ...]:
+    """Every architecture whose code was read, those that can be cut first, by name."""
+    return tuple(sorted(_ROWS, key=lambda row: (bool(row.refused), row.name)))
+
 
 SLICED = frozenset(
     {

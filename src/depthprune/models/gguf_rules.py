@@ -52,7 +52,7 @@ def check_searchable(file: GgufFile, left: int | None) -> None:
     """
     check_architecture(file)
     _check_depth(file, file.blocks - 1 if left is None else left)
-    _check_ties(file)
+    check_ties(file)
     for rhythm, period in _rhythms(file, _row(file)):
         raise ModelError(
             f"{file.path}: in {file.architecture} every {period}th block has {rhythm.what} by its "
@@ -75,7 +75,7 @@ def check_rules(file: GgufFile, gone: tuple[int, ...], kept: tuple[int, ...]) ->
     check_architecture(file, known=False)
     _check_rhythms(file, gone, kept)
     _check_depth(file, len(kept))
-    _check_ties(file, gone)
+    check_ties(file, gone)
 
 
 def _row(file: GgufFile) -> GgufArchitecture:
@@ -125,7 +125,16 @@ def _check_depth(file: GgufFile, left: int) -> None:
         )
 
 
-def _check_ties(file: GgufFile, gone: tuple[int, ...] = ()) -> None:
+def check_ties(file: GgufFile, gone: tuple[int, ...] = ()) -> None:
+    """Refuse a model whose blocks are tied to their places, or the removal of those that are.
+
+    Args:
+        file: The original.
+        gone: Original numbers of the removed blocks, sorted.
+
+    Raises:
+        ModelError: If it is refused.
+    """
     name = file.architecture
     for key, allowed in TIED.items():
         value = file.get(f"{name}.{key}")

@@ -1,9 +1,8 @@
 """Loading a model to be searched: `dp.load`.
 
-`dtype="auto"` takes bfloat16 where the processor multiplies it natively, else float32: the same
-model costs half the memory and, on such a processor, less than half the time. Missing weights are
-an error here; transformers would fill them with random numbers. A model larger than memory is
-streamed (see `streaming`), one larger than a device is laid on several by accelerate.
+Missing weights are an error here; transformers would fill them with random numbers. A model larger
+than memory is streamed (see `streaming`), one larger than a device is laid on several by
+accelerate.
 """
 
 from __future__ import annotations
@@ -12,25 +11,22 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from depthprune.errors import ModelError, UsageError, first_line
+from depthprune.errors import ModelError, first_line
 from depthprune.models.anatomy import Anatomy, find_anatomy
+from depthprune.models.automatic import automatic_class_of
+from depthprune.models.computing import DTYPES, choose_device, choose_dtype
 from depthprune.models.placement import DeviceMap, check_placement, first_device
+from depthprune.models.refusals import Refusal, checkpoint_refusal, config_refusal
 from depthprune.models.skeleton import Streamed, build_skeleton, check_streamable, stream_into
 from depthprune.models.source import ModelSource, find_model
 from depthprune.models.streaming import Stream
-
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,14 @@ class Model:
     def stream(self) -> Stream | None:
         """Where the blocks' weights come from, if they are not held."""
         return self.anatomy.stream
+
+    @cached_property
+    def refusal(self) -> Refusal:
+        """Says of a sorted removed set why a checkpoint without it cannot be written, or None."""
+        if self.source.checkpoint is not None:
+            return checkpoint_refusal(self.source.checkpoint)
+        module: Any = self.module
+        return config_refusal(module.config.to_dict())
 
     @property
     def parameters(self) -> int:
@@ -129,54 +133,6 @@ def load(
     return Model(source, module, tokenizer, anatomy, kind, str(anatomy.device))
 
 
-def choose_device(name: str) -> torch.device:
-    """The torch device that a `--device` names.
-
-    Raises:
-        UsageError: If there is no such device here.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"--device: expected auto, cpu, cuda, cuda:N or mps, got {name!r} ({first_line(error)})"
-        ) from error
-    return device
-
-
-def choose_dtype(name: str, device: torch.device) -> str:
-    """The dtype that a `--dtype` names, on this device.
-
-    Raises:
-        UsageError: If the name is unknown.
-    """
-    if name == "auto":
-        return "bfloat16" if _multiplies_bfloat16(device) else "float32"
-    if name not in DTYPES:
-        raise UsageError(f"--dtype: expected auto, {', '.join(DTYPES)}, got {name!r}")
-    return name
-
-
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8 or bool(torch.version.hip)
-    if device.type == "mps":
-        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
-    if any(getattr(torch.cpu, check, lambda: False)() for check in checks):
-        return True
-    try:
-        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return False
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)
-
-
 def load_module(
     source: ModelSource,
     dtype: torch.dtype,
@@ -194,8 +150,6 @@ def load_module(
     Raises:
         ModelError: If transformers cannot load it, or weights are missing or do not fit.
     """
-    from transformers import AutoModelForCausalLM
-
     options: dict[str, Any] = {
         "dtype": dtype,
         "local_files_only": True,
@@ -210,7 +164,8 @@ def load_module(
         options["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
     try:
         with quiet_transformers(), no_gguf_bar():
-            module, info = AutoModelForCausalLM.from_pretrained(str(source.folder), **options)
+            loader = _loader(source)
+            module, info = loader.from_pretrained(str(source.folder), **options)
     except Exception as error:
         raise ModelError(
             f"{source.name}: transformers cannot load it ({first_line(error, 300)})"
@@ -226,6 +181,14 @@ def load_module(
             "call; give more devices, or --stream"
         )
     return module.eval()  # type: ignore[no-any-return]
+
+
+def _loader(source: ModelSource) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    if source.gguf is not None:
+        return AutoModelForCausalLM
+    return automatic_class_of(str(source.folder), trust_remote_code=source.trust_remote_code)
 
 
 def load_streamed(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from depthprune.models.checkpoint import Checkpoint, open_checkpoint
+from depthprune.models.completed import completed
 from depthprune.models.loading import Model, quiet_transformers
 from depthprune.outputs import check_space
 from depthprune.progress import SILENT, Progress
@@ -35,10 +36,10 @@ def dense_checkpoint(
     Raises:
         OutputError: If there is no room for a copy.
     """
-    if model.source.checkpoint is not None:
-        yield model.source.checkpoint
-        return
     module: Any = model.module
+    if model.source.checkpoint is not None:
+        yield completed(model.source.checkpoint, module.config)
+        return
     check_space(beside, sum(p.numel() * p.element_size() for p in module.parameters()))
     parent = beside.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)

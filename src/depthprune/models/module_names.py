@@ -19,6 +19,9 @@ from depthprune.errors import ModelError
 _SIGNS = ("re:", "+:", "-:")
 """What marks a regular expression: compressed-tensors' lists, and GPTQModel's `dynamic`."""
 
+_REGULAR = ("dynamic",)
+"""Dictionaries whose keys are regular expressions, marked or not: GPTQModel's rules by module."""
+
 _SPECIAL = re.compile(r"[\\*+?^$|(){}\[\]]")
 _ELSEWHERE = re.compile(r"vision|visual|image|audio|speech|encoder|mtp")
 
@@ -114,8 +117,14 @@ class ModuleNames:
         number = self._new.get(int(match[2]))
         return None if number is None else f"{match[1]}{number}{name[match.end() :]}"
 
-    def entry(self, name: str, field: str) -> Iterator[str]:
-        """What stands in the place of one entry: one name, several, or none."""
+    def entry(self, name: str, field: str, *, regular: bool = False) -> Iterator[str]:
+        """What stands in the place of one entry: one name, several, or none.
+
+        Args:
+            name: The entry.
+            field: The part of the config that it stands in, for messages.
+            regular: It is a regular expression, whatever it looks like.
+        """
         match = self._name.match(name)
         if match is not None and self._is_ours(match[1]) and "|" not in name:
             new = self._renumber(name)
@@ -126,7 +135,7 @@ class ModuleNames:
         if not sign and not _SPECIAL.search(name):
             yield name
             return
-        yield from self._pattern(name, sign, field)
+        yield from self._pattern(name, sign, field, regular)
 
     def has(self, name: str) -> bool:
         """Whether an entry that is no pattern may name something: all but a name of a block's."""
@@ -144,8 +153,8 @@ class ModuleNames:
             or not _ELSEWHERE.search(found)
         )
 
-    def _pattern(self, name: str, sign: str, field: str) -> Iterator[str]:
-        matches = self._matcher(name, sign, field)
+    def _pattern(self, name: str, sign: str, field: str, regular: bool) -> Iterator[str]:
+        matches = self._matcher(name, sign, field, regular)
         meant = {old: new for old, new in self._modules.items() if matches(old)}
         kept = {old: new for old, new in meant.items() if new is not None}
         now = {new for new in self._modules.values() if new is not None and matches(new)}
@@ -156,16 +165,18 @@ class ModuleNames:
             raise _stale(name, field)
         leaves = {old: new for old, new in kept.items() if old in self._leaves}
         for new in (leaves or kept).values():
-            yield f"{sign}^{re.escape(new)}$" if sign in ("+:", "-:") else new
+            yield f"{sign}^{re.escape(new)}$" if regular or sign in ("+:", "-:") else new
 
-    def _matcher(self, name: str, sign: str, field: str) -> Callable[[str], object]:
+    def _matcher(self, name: str, sign: str, field: str, regular: bool) -> Callable[[str], object]:
         """What an entry's pattern matches, as the libraries that read it would say.
 
-        Compressed-tensors, GPTQModel and transformers match regular expressions from a name's
-        start; ModelOpt and Quark write shell patterns, in which a star alone stands for anything.
+        Compressed-tensors, GPTQModel, PEFT and transformers match regular expressions from a
+        name's start; ModelOpt and Quark write shell patterns, in which a star alone stands for
+        anything.
         """
         pattern = name.removeprefix(sign)
-        if not sign and set(_SPECIAL.findall(pattern)) == {"*"}:
+        regular = regular or bool(sign) or self._frame != "{}"
+        if not regular and set(_SPECIAL.findall(pattern)) == {"*"}:
             return re.compile(fnmatch.translate(pattern)).match
         try:
             return re.compile(self._frame.format(pattern)).match
@@ -188,14 +199,14 @@ class _Walk:
         self._field = field
         self.unknown: list[str] = []
 
-    def any(self, value: Any) -> Any:
+    def any(self, value: Any, regular: bool = False) -> Any:
         if isinstance(value, dict):
             # A group whose every target went has nothing left to say.
             return {
                 new: walked
                 for key, item in value.items()
-                for new in self._entries(key)
-                if not _emptied(item, walked := self.any(item))
+                for new in self._entries(key, regular)
+                if not _emptied(item, walked := self.any(item, key in _REGULAR))
             }
         if isinstance(value, list):
             found: list[Any] = []
@@ -204,10 +215,10 @@ class _Walk:
             return found
         return value
 
-    def _entries(self, name: str) -> list[str]:
+    def _entries(self, name: str, regular: bool = False) -> list[str]:
         if not self._names.has(name):
             self.unknown.append(name)
-        return list(self._names.entry(name, self._field))
+        return list(self._names.entry(name, self._field, regular=regular))
 
 
 def _emptied(before: Any, after: Any) -> bool:

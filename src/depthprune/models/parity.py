@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from depthprune.errors import ParityError, first_line
 from depthprune.manifest import ParityRecord
 from depthprune.models.anatomy import Anatomy
+from depthprune.models.automatic import automatic_class_of
+from depthprune.models.computing import DTYPES
 from depthprune.models.loading import (
-    DTYPES,
     Model,
     forget_quantization,
     gguf_options,
@@ -31,6 +32,7 @@ from depthprune.models.loading import (
     quiet_transformers,
 )
 from depthprune.models.placement import DeviceMap
+from depthprune.models.probe_tokens import probe_tokens
 from depthprune.models.replay import relative_difference
 from depthprune.models.source import find_model
 from depthprune.progress import SILENT, Progress
@@ -160,7 +162,8 @@ def _whole(
     if device_map is not None:
         options["device_map"] = device_map
     with quiet_transformers(), no_gguf_bar():
-        module, info = AutoModelForCausalLM.from_pretrained(
+        loader = AutoModelForCausalLM if place.is_file() else automatic_class_of(str(folder))
+        module, info = loader.from_pretrained(
             str(folder), dtype=dtype, local_files_only=True, output_loading_info=True, **options
         )
     if place.is_file():
@@ -177,10 +180,9 @@ def _probe(anatomy: Anatomy) -> Tensor:
     config: Any = anatomy.module.config
     context = getattr(config.get_text_config(), "max_position_embeddings", None) or _LENGTH
     vocabulary = anatomy.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-    generator = torch.Generator().manual_seed(0)
     shape = (_WINDOWS, min(_LENGTH, int(context) - _NEW))
-    ids = torch.randint(min(3, vocabulary - 1), vocabulary, shape, generator=generator)
-    return ids.to(anatomy.device)
+    first = min(3, vocabulary - 1)
+    return probe_tokens(anatomy.module, shape, seed=0, first=first).to(anatomy.device)
 
 
 @torch.inference_mode()

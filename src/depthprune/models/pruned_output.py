@@ -7,7 +7,7 @@ before anything is published. A GGUF is cut from a GGUF alone: nothing here quan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeAlias
 
@@ -56,6 +56,7 @@ def pruned_output(
     removed: Sequence[int],
     out: Path,
     *,
+    dense: Checkpoint | None = None,
     replace: Replace | None = None,
     overwrite: bool = False,
     progress: Progress = SILENT,
@@ -66,6 +67,7 @@ def pruned_output(
         model: The loaded original.
         removed: Original block numbers.
         out: What `-o` names.
+        dense: The original's checkpoint, where it is at hand; made and dropped otherwise.
         replace: Told the dense checkpoint and what the names of its blocks' tensors begin with
             (None where the checkpoint says it itself), gives new bytes of some tensors; of a
             folder only.
@@ -85,11 +87,20 @@ def pruned_output(
         return
     with (
         staged(out, overwrite=overwrite) as stage,
-        dense_checkpoint(model, out, progress=progress) as dense,
+        nullcontext(dense) if dense else dense_checkpoint(model, out, progress=progress) as whole,
     ):
-        prefix = None if model.source.checkpoint else f"{model.anatomy.blocks.path}."
-        data = replace(dense, prefix) if replace is not None else None
+        prefix = block_prefix(model)
+        data = replace(whole, prefix) if replace is not None else None
         surgery = write_pruned(
-            dense, removed, stage, block_prefix=prefix, replace=data, progress=progress
+            whole, removed, stage, block_prefix=prefix, replace=data, progress=progress
         )
         yield stage, surgery
+
+
+def block_prefix(model: Model) -> str | None:
+    """What the names of the blocks' tensors begin with; None where the checkpoint says it itself.
+
+    Args:
+        model: The loaded original, which names them in a copy of its weights.
+    """
+    return None if model.source.checkpoint else f"{model.anatomy.blocks.path}."

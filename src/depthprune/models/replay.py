@@ -59,6 +59,33 @@ class Inputs:
         args, kwargs = _mapped((call.args, call.kwargs), lambda _, t: self._copy(t, device))
         return Call(args, kwargs, call.slot)
 
+    def lean(self, known: list[Tensor]) -> Inputs:
+        """The same inputs for holding many of them: no states, and no tensor twice.
+
+        Masks and positions are alike for all batches of one shape, and take more than their states
+        where windows are long.
+
+        Args:
+            known: Tensors of other inputs; those of these that equal none are added.
+        """
+        chosen: dict[int, Tensor] = {}
+
+        def one_of(_: str, tensor: Tensor) -> Tensor:
+            if id(tensor) not in chosen:
+                like = [k for k in known if k.dtype == tensor.dtype and k.device == tensor.device]
+                same = next((k for k in like if torch.equal(k, tensor)), None)
+                if same is None:
+                    known.append(tensor)
+                chosen[id(tensor)] = tensor if same is None else same
+            return chosen[id(tensor)]
+
+        calls = []
+        for call in self.calls:
+            args, kwargs = _mapped((call.args, call.kwargs), one_of)
+            calls.append(Call(args, kwargs, call.slot))
+        # Only the number of rows is read of the states.
+        return Inputs(self.states.new_empty((len(self.states), 0, 0)), tuple(calls))
+
     def _copy(self, tensor: Tensor, device: torch.device) -> Tensor:
         if tensor.device == device:
             return tensor

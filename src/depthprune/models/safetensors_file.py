@@ -266,6 +266,7 @@ def layout(pieces: Iterable[Piece], metadata: Mapping[str, str]) -> tuple[list[P
             "data_offsets": [at, at + tensor.nbytes],
         }
         at += tensor.nbytes
-    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
+    raw = text.encode("utf-8", "backslashreplace")
     raw += b" " * (-len(raw) % 8)
     return ordered, len(raw).to_bytes(8, "little") + raw

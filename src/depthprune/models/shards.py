@@ -277,7 +277,8 @@ def _write_index(checkpoint: Checkpoint, plan: Plan, names: list[str], path: Pat
         for piece in shard.pieces
     }
     document = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def share(source: Path, target: Path) -> str | None:

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from depthprune.errors import ModelError
+from depthprune.models.automatic import automatic_class
 from depthprune.models.checkpoint import Checkpoint
 from depthprune.models.source import ModelSource
 from depthprune.models.streaming import STORED_DTYPES, Reader, Slot, Stream
@@ -34,13 +35,13 @@ def build_skeleton(source: ModelSource, dtype: torch.dtype) -> nn.Module:
         source: A checkpoint.
         dtype: What it is to compute in.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers import AutoConfig, GenerationConfig
 
     folder = str(source.folder)
     trust: dict[str, Any] = {"trust_remote_code": source.trust_remote_code}
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **trust)
     with _parameters_on_meta():
-        module: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, **trust)
+        module: Any = automatic_class(config).from_config(config, dtype=dtype, **trust)
     _keep_in_float32(module, dtype)
     if module.can_generate() and (source.folder / "generation_config.json").is_file():
         module.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)

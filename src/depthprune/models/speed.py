@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from depthprune.errors import ModelError
 from depthprune.manifest import Spread
 from depthprune.models.loading import quiet_transformers
 from depthprune.progress import SILENT, Progress
@@ -88,9 +89,20 @@ def _run(module: Any, prompt_tokens: int, new_tokens: int) -> tuple[float, float
     middle = time.perf_counter()
     for _ in range(new_tokens):
         token: Tensor = output.logits[:, -1:].argmax(-1)
-        output = module(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+        output = module(input_ids=token, use_cache=True, **_cache_of(output))
     _wait(device)
     return middle - began, time.perf_counter() - middle
+
+
+def _cache_of(output: Any) -> dict[str, Any]:
+    """What the next call must be given; its name depends on the type and on transformers."""
+    for name in ("cache", "past_key_values", "cache_params"):
+        if (found := output.get(name)) is not None:
+            return {name: found}
+    raise ModelError(
+        f"{type(output).__name__}: hands on no cache, so the speed of decoding cannot be "
+        "measured; pass --no-bench"
+    )
 
 
 def _wait(device: torch.device) -> None:

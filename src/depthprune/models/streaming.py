@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import os
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +177,7 @@ class Stream:
         self._device = device
         self._spare: torch.Tensor | None = None
         self._present: set[int] = set()
+        self._replaced: dict[tuple[nn.Module, str], torch.Tensor] = {}
         for slot in (slot for each in slots for slot in each):
             slot.fill(slot.content.detach().to("meta"))
         for index, block in enumerate(blocks):
@@ -214,6 +215,9 @@ class Stream:
             buffer, tensors = self._lay_out(slots)
             self._reader.read(slots, tensors)
             for slot, tensor in zip(slots, tensors, strict=True):
+                replaced = self._replaced.get((slot.owner, slot.attribute))
+                if replaced is not None:
+                    tensor.copy_(replaced)
                 slot.fill(tensor)
         self._present.add(block)
         if block + 1 < len(self._slots):
@@ -225,6 +229,37 @@ class Stream:
             for slot, before in zip(slots, empty, strict=True):
                 slot.fill(before)
             self._spare = buffer
+
+    @contextmanager
+    def replacing(self, module: nn.Module, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Inside the context, some parameters of the blocks are filled with other values.
+
+        Entered and left while no block is held; contexts of different parameters may be nested.
+
+        Args:
+            module: The model whose blocks these are.
+            weights: New values by dotted name in it, of the same shapes; they are kept as they
+                are given and converted whenever their block is read.
+
+        Raises:
+            ValueError: If a block is held, or a name is of no stored parameter of a block.
+        """
+        if self._present:
+            raise ValueError("weights are replaced before their block is held")
+        known = {(slot.owner, slot.attribute) for each in self._slots for slot in each}
+        new = {}
+        for name, value in weights.items():
+            parent, _, attribute = name.rpartition(".")
+            key = (module.get_submodule(parent), attribute)
+            if key not in known:
+                raise ValueError(f"{name} is not among the streamed blocks' parameters")
+            new[key] = value
+        before = self._replaced
+        self._replaced = {**before, **new}
+        try:
+            yield
+        finally:
+            self._replaced = before
 
     def _lay_out(self, slots: Sequence[Slot]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """A buffer on the device, and inside it a tensor for each slot."""

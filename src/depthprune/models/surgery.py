@@ -18,7 +18,7 @@ from typing import Any
 
 from depthprune.errors import CheckpointError
 from depthprune.models.checkpoint import INDEX, Checkpoint, read_object
-from depthprune.models.config_fields import PREDICTION_COUNTS
+from depthprune.models.config_fields import NAMING_MODULES, PREDICTION_COUNTS
 from depthprune.models.config_sections import text_section
 from depthprune.models.config_surgery import cut_config
 from depthprune.models.module_names import ModuleNames
@@ -38,11 +38,13 @@ _FLOATS = {
     "F8_E5M2": "float8_e5m2",
 }
 
-_NAMING_MODULES = ("quantization_config", "compression_config")
-"""Fields of a config that may list modules by name."""
-
-_QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
-"""Where GPTQ, AWQ and ModelOpt keep a quantisation config of their own."""
+_QUANTISATION_FILES = (
+    "quantize_config.json",
+    "quant_config.json",
+    "hf_quant_config.json",
+    "quantization_config.json",
+)
+"""Where GPTQ, AWQ, ModelOpt and AutoRound keep a quantisation config of their own."""
 
 _ROOM = 64 << 20
 """Bytes wanted beyond the weights, for the tokenizer and what else is copied."""
@@ -169,17 +171,19 @@ def _config(
         # They predict from the last block's output, and transformers knows them only by the
         # original depth, so that under new numbers they would be stray tensors.
         section = text_section(config)
-        for name in PREDICTION_COUNTS:
-            if section.get(name):
-                section[name] = 0
+        stated = [name for name in PREDICTION_COUNTS if section.get(name)]
+        section |= dict.fromkeys(stated, 0)
         warnings.append(
             f"{plan.dropped_extra} multi-token-prediction layer(s) beyond the last block were "
             "left out; they were trained for the whole model"
+            if stated
+            else f"{plan.dropped_extra} layer(s) beyond the {checkpoint.blocks} blocks that "
+            "config.json states were left out; if they belong to the model, correct it"
         )
     section = text_section(config)
     # The text section is the config itself unless it is nested.
     for part in {id(part): part for part in (config, section)}.values():
-        for name in _NAMING_MODULES:
+        for name in NAMING_MODULES:
             if part.get(name):
                 part[name] = modules.rename(part[name], name)
     return config, warnings
@@ -197,7 +201,8 @@ def _quantisation_files(folder: Path, stage: Path, modules: ModuleNames) -> list
 
 def _write_json(path: Path, document: object) -> None:
     text = json.dumps(document, indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    # Half of a surrogate pair has no UTF-8; its backslash form is what JSON calls it.
+    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def common_dtype(pieces: Iterable[Piece]) -> str:

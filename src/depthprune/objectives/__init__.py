@@ -30,6 +30,9 @@ OBJECTIVES: Registry[Callable[..., Objective]] = Registry(
     },
 )
 
+_READ = ("name", "summary", "has_perplexity", "reads", "compares", "items_only", "bounds")
+_PARTS = (*_READ, "token_losses", "window_loss")
+
 __all__ = [
     "KL",
     "NLL",
@@ -64,7 +67,7 @@ def _component(text: str) -> Component:
     rest, colon, last = text.strip().rpartition(":")
     if colon and "=" not in last:
         try:
-            return Component(build(OBJECTIVES, rest), float(last))
+            return Component(build(OBJECTIVES, rest, _PARTS), float(last))
         except ValueError:
             pass
-    return Component(build(OBJECTIVES, text), 1.0)
+    return Component(build(OBJECTIVES, text, _PARTS), 1.0)

@@ -2,7 +2,7 @@
 
 All start from ll, the log-likelihood of an option given the prompt. How ll is measured decides
 much: summed over tokens it is the option's probability and favours short options; the mean over
-tokens or UTF-8 bytes is not a probability, and favours none by its length.
+tokens, characters or UTF-8 bytes is not a probability, and favours none by its length.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from depthprune.errors import UsageError
 from depthprune.objectives.base import TokenLosses, TokenObjective, option_losses
 from depthprune.objectives.nll import token_nll
 
-_BY = ("sum", "token", "byte")
+_BY = ("sum", "token", "char", "byte")
 
 
 class _Choices(TokenObjective, ABC):
@@ -40,15 +40,16 @@ def likelihoods(losses: TokenLosses, window: Window, by: str) -> TokenLosses:
     Args:
         losses: −log p of the options' tokens, in order.
         window: The item.
-        by: `sum`, `token` (mean over the option's tokens) or `byte` (mean over the bytes of its
-            text, as lm-evaluation-harness's `acc_norm`).
+        by: `sum`, `token` (mean over the option's tokens), `char` or `byte` (mean over the
+            characters or the UTF-8 bytes of its text, without the space before it).
     """
     options = option_losses(losses, window)
     divisors = np.ones(len(options))
     if by == "token":
         divisors = np.array([float(len(option)) for option in options])
-    elif by == "byte" and window.item is not None:
-        divisors = np.array(window.item.bytes, dtype=np.float64)
+    elif window.item is not None and by in ("char", "byte"):
+        sizes = window.item.characters if by == "char" else None
+        divisors = np.array(sizes or window.item.bytes, dtype=np.float64)
     answer: TokenLosses = np.array([-option.sum() for option in options]) / divisors
     return answer
 
@@ -86,12 +87,12 @@ class OptionCE(_Choices):
     """−log softmax(ll over the options)[right]; bounded below by 0.
 
     Attributes:
-        by: How ll is measured: `sum`, `token` or `byte`.
+        by: How ll is measured: `sum`, `token`, `char` or `byte`.
     """
 
     by: str = "sum"
 
-    summary: ClassVar[str] = "cross-entropy of the right option among all; by=sum|token|byte"
+    summary: ClassVar[str] = "cross-entropy of the right option among all; by=sum|token|char|byte"
 
     def __post_init__(self) -> None:
         _check_by("option-ce", self.by)
@@ -114,15 +115,17 @@ class Accuracy(_Choices):
     """1 − accuracy: 0 where the most likely option is the right one, 1 where it is not.
 
     Of options that are equally likely the first counts, as in lm-evaluation-harness, where `sum`
-    is `acc` and `byte` is `acc_norm`.
+    is `acc`, `char` is `acc_norm` and `byte` is `acc_bytes`.
 
     Attributes:
-        by: How ll is measured: `sum`, `token` or `byte`.
+        by: How ll is measured: `sum`, `token`, `char` or `byte`.
     """
 
     by: str = "sum"
 
-    summary: ClassVar[str] = "share of items whose most likely option is wrong; by=sum|token|byte"
+    summary: ClassVar[str] = (
+        "share of items whose most likely option is wrong; by=sum|token|char|byte"
+    )
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
     def __post_init__(self) -> None:

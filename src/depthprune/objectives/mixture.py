@@ -51,6 +51,27 @@ class Mixture:
         """The range of a window's loss, where a single objective has one."""
         return self.components[0].objective.bounds if len(self.components) == 1 else None
 
+    def of_source(self, windows: Sequence[Window], whole: Sequence[Window]) -> Mixture | None:
+        """The components that judge one source of several, as `judged` has it for all of them.
+
+        Args:
+            windows: Of the source.
+            whole: Of all sources.
+
+        Returns:
+            Their weights made to sum to 1; None where no component judges the source.
+        """
+        items = all(window.item is not None for window in windows)
+        apart = any(c.objective.items_only for c in self.components) and not all(
+            window.item is not None for window in whole
+        )
+        able = [
+            component
+            for component in self.components
+            if (items if component.objective.items_only else not (items and apart))
+        ]
+        return mix(able) if able else None
+
     def judged(self, windows: Sequence[Window]) -> tuple[tuple[bool, ...], ...]:
         """Which windows each component judges.
 

@@ -5,7 +5,7 @@ from depthprune.recovery.lessons import require_windows
 from depthprune.recovery.methods import Linear, LoRA, Method, parse_method
 from depthprune.recovery.recover import recover, refuse_quantized_config, require_tokens
 from depthprune.recovery.result import Change, Recovery, RunRecovery, Training, recovered
-from depthprune.recovery.scorer import RecoveringScorer
+from depthprune.recovery.scorer import RecoveringRehearsal, RecoveringScorer
 from depthprune.recovery.stored import stored
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Linear",
     "LoRA",
     "Method",
+    "RecoveringRehearsal",
     "RecoveringScorer",
     "Recovery",
     "RunRecovery",

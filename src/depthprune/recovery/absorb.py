@@ -280,6 +280,11 @@ class _Search:
         if last is not None and all(p.dim() < 2 for p in last.parameters()):
             name = self.names[last]
             return f"in block {number} a norm ({name}) follows the MLP, and no map can pass it"
+        if last is not None and last in passing and not hidden_of(self.calls[last][0][2]).any():
+            return (
+                f"the MLP of block {number} adds nothing, so the system is singular and there is "
+                "nothing to map"
+            )
         if passing:
             return f"what block {number} adds last is no linear map, so none can be written into it"
         return f"block {number} adds nothing linear to its input last"

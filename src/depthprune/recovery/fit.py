@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class Fit:
         strength: How much of the fitted change is used; 0 leaves the weights alone.
         before: Root mean square of what the state lacked, an element, on the choosing windows.
         after: The same with T.
+        rank: How many directions the fitted tokens span; T leaves the others alone.
     """
 
     change: Tensor
@@ -40,6 +41,7 @@ class Fit:
     strength: float
     before: float
     after: float
+    rank: int
 
 
 def fit(fitted: Sums, choosing: Sequence[Sums], shares: Sequence[float]) -> Fit:
@@ -57,7 +59,9 @@ def fit(fitted: Sums, choosing: Sequence[Sums], shares: Sequence[float]) -> Fit:
     _require_finite([fitted, *choosing])
     values, vectors = torch.linalg.eigh((fitted.moments + fitted.moments.T) / 2)
     turned = fitted.products @ vectors
-    best = Fit(torch.zeros_like(fitted.moments), 0.0, 0.0, 0.0, 0.0)
+    noise = width * torch.finfo(values.dtype).eps * values.max()
+    rank = int((values > noise).sum())
+    best = Fit(torch.zeros_like(fitted.moments), 0.0, 0.0, 0.0, 0.0, rank)
     least = 1.0
     for ridge in RIDGES if fitted.spread > 0 else ():
         # What is left of an eigenvalue of zero after rounding may be negative.
@@ -66,11 +70,11 @@ def fit(fitted: Sums, choosing: Sequence[Sums], shares: Sequence[float]) -> Fit:
         strength, share = _strength(change, choosing, shares)
         if strength > 0 and share < least:
             least = share
-            best = Fit(strength * change, ridge, strength, 0.0, 0.0)
+            best = Fit(strength * change, ridge, strength, 0.0, 0.0, rank)
     before = _root_mean_square([s.squares for s in choosing], choosing, shares, width)
     errors = [max(0.0, s.error(best.change)) for s in choosing]
     after = _root_mean_square(errors, choosing, shares, width) if best.strength else before
-    return Fit(best.change, best.ridge, best.strength, before, after)
+    return replace(best, before=before, after=after)
 
 
 def _strength(

@@ -97,7 +97,7 @@ def parse_method(text: str) -> Method:
     Raises:
         UsageError: If the method is unknown, or a parameter is, or its value makes no sense.
     """
-    return cast(Method, build(METHODS, text))
+    return cast(Method, build(METHODS, text, ("name",)))
 
 
 def _wrong(field: str, expected: str, got: object) -> UsageError:

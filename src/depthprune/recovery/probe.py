@@ -27,16 +27,17 @@ class Probe:
         vocabulary = anatomy.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
         shape = (BATCH, LENGTH)
         tokens = torch.randint(min(3, vocabulary - 1), vocabulary, shape, generator=generator)
+        self.module = copy.deepcopy(anatomy.blocks.modules[block])
+        # A streamed or dispatched module carries a `forward` of its own, which runs the original.
+        for module in self.module.modules():
+            module.__dict__.pop("forward", None)
+        self.module.float().eval()
         inputs = anatomy.record(tokens)
         # Embeddings are as good an input as any for what holds on every input.
-        states = inputs.states.float()
+        states = inputs.states.float().to(next(self.module.parameters()).device)
         self.width = states.shape[-1]
         args, kwargs = stack_call(inputs, block, states, {})
         self.args, self.kwargs = _widened(args), _widened(kwargs)
-        self.module = copy.deepcopy(anatomy.blocks.modules[block])
-        # A streamed block carries a `forward` of its own, which would run the original.
-        self.module.__dict__.pop("forward", None)
-        self.module.float().eval()
         self.generator = torch.Generator().manual_seed(0)
         self.device = states.device
 

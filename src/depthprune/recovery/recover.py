@@ -6,7 +6,8 @@ such that the block's MLP output, mapped by T, makes the state behind it what th
 behind the run; and write T into the block's down projection. Nothing is added to the model.
 
 Both models are walked side by side, one block at a time, over all windows; of each only the states
-at one place are held, and of the activations only sums. The closed form is least squares, as in
+at one place are held, and of the activations only sums. So a streamed model reads each block once,
+and the one before a run once more. The closed form is least squares, as in
 ReplaceMe (arXiv 2505.02819); fitting on the pruned model's own states, the ridge towards the
 identity and the choice on other windows are ours.
 """
@@ -14,7 +15,6 @@ identity and the choice on other windows are ours.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -30,7 +30,6 @@ from depthprune.recovery.result import (
     Recovery,
     RunRecovery,
     block_runs,
-    new_weights,
     runs_of,
 )
 from depthprune.recovery.walk import Walk
@@ -76,19 +75,15 @@ def recover(
     runs: list[RunRecovery] = []
     changes: list[Change] = []
     weights: dict[str, Tensor] = {}
-    with (
-        progress.step("recovering", tokens * block_runs(gone), "block-tokens") as step,
-        ExitStack() as stack,
-    ):
+    with progress.step("recovering", tokens * block_runs(gone), "block-tokens") as step:
         walk.step = step
         for run in runs_of(gone):
-            done, change = walk.pass_run(run, stack)
-            runs.append(done)
-            if change is not None:
-                changes.append(change)
-    for change in changes:
-        weights |= new_weights(model.anatomy, change)
-    return Recovery(gone, tuple(runs), weights, tuple(changes))
+            passed = walk.pass_run(run)
+            runs.append(passed.done)
+            if passed.change is not None:
+                changes.append(passed.change)
+                weights |= passed.weights
+    return Recovery(gone, tuple(runs), weights, tuple(changes), width=walk.width)
 
 
 def require_tokens(model: Model, calibration: Calibration) -> None:

@@ -36,6 +36,8 @@ class RunRecovery:
         before: Root mean square, an element, of what the state behind the run lacked against the
             dense model's, on the windows that choose; None where nothing was fitted.
         after: The same with the change.
+        rank: How many directions of the width the fitted tokens span; below the width the system
+            is singular, and the other directions are left as they are.
     """
 
     blocks: tuple[int, ...]
@@ -47,6 +49,7 @@ class RunRecovery:
     apart: int = 0
     before: float | None = None
     after: float | None = None
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Change:
 
     Attributes:
         absorber: The block and its weights.
-        matrix: T − I, shape (width, width), float64.
+        matrix: T − I, shape (width, width), float64, held by the processor.
     """
 
     absorber: Absorber
@@ -96,10 +99,12 @@ class Recovery:
     Attributes:
         removed: The removed set.
         runs: What was done for each run, from the bottom up.
-        weights: New values of parameters, by their dotted names in the model.
+        weights: New values of parameters, by their dotted names in the model. A streamed model's
+            are held by the processor: of each run one down projection, or its experts'.
         changes: What those values were made of.
         low_rank: What training added to parameters, by the same names.
         training: How it went, if there was any.
+        width: Of the hidden state.
     """
 
     removed: tuple[int, ...]
@@ -108,10 +113,16 @@ class Recovery:
     changes: tuple[Change, ...] = field(default=(), repr=False)
     low_rank: Mapping[str, LowRank] = field(default_factory=dict, repr=False)
     training: Training | None = None
+    width: int = 0
 
 
 def recovered(model: Model, recovery: Recovery) -> AbstractContextManager[None]:
-    """A context inside which the model has the recovered weights; afterwards its own again."""
+    """A context inside which the model has the recovered weights; afterwards its own again.
+
+    A streamed model is given them whenever it reads their blocks.
+    """
+    if model.stream is not None:
+        return model.stream.replacing(model.module, recovery.weights)
     return swapped(model.module, recovery.weights, park=bool(recovery.low_rank))
 
 

@@ -11,13 +11,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from depthprune.calibration import Calibration
 from depthprune.errors import UsageError
 from depthprune.evaluator import Cost, Evaluator, RemovedSet, Score
+from depthprune.evaluator.plan import Rehearsal
 from depthprune.models.loading import Model
+from depthprune.models.refusals import Refusal
 from depthprune.models.removal import check_removed
+from depthprune.objectives import Mixture
 from depthprune.progress import SILENT, Progress
 from depthprune.recovery.recover import recover
 from depthprune.recovery.result import block_runs, recovered
@@ -47,15 +51,20 @@ class RecoveringScorer:
         self.model = model
         self.calibration = calibration
         self.scored_on = _choosing(calibration)
-        self._given: dict[str, Any] = {"objective": objective, "memory": memory}
+        self._evaluator = Evaluator(model, self.scored_on, objective, memory=memory)
         self._progress = progress
         self._scores: dict[RemovedSet, Score] = {}
-        self._cost = Cost()
+        self._fitting = Cost()
 
     @property
     def blocks(self) -> int:
         """Number of the model's blocks."""
         return self.model.blocks
+
+    @property
+    def refusal(self) -> Refusal:
+        """See `Evaluator.refusal`."""
+        return self.model.refusal
 
     @property
     def windows(self) -> int:
@@ -65,7 +74,7 @@ class RecoveringScorer:
     @property
     def cost(self) -> Cost:
         """What has been spent so far, on fitting and on scoring."""
-        return self._cost
+        return self._evaluator.cost + self._fitting
 
     def score(self, removed: Iterable[Sequence[int]], *, windows: int | None = None) -> list[Score]:
         """Losses of removed sets after recovery; `()` is the dense model.
@@ -96,25 +105,42 @@ class RecoveringScorer:
         )
 
     def _recovered(self, removed: RemovedSet) -> Score:
+        if not removed:
+            return self._evaluator.dense
         began = time.monotonic()
-        evaluator = Evaluator(self.model, self.scored_on, **self._given)
-        fitted = 0
-        if removed:
-            recovery = recover(self.model, removed, self.calibration)
-            fitted = self.calibration.tokens * block_runs(removed)
-            with recovered(self.model, recovery):
-                score = evaluator.score([removed])[0]
-        else:
-            score = evaluator.score([()])[0]
-        spent = evaluator.cost
-        plain = fitted + spent.plain_block_tokens
-        self._cost += replace(
-            spent,
-            block_tokens=spent.block_tokens + fitted,
-            plain_block_tokens=plain,
-            seconds=time.monotonic() - began,
+        recovery = recover(self.model, removed, self.calibration)
+        fitted = self.calibration.tokens * block_runs(removed)
+        self._fitting += Cost(
+            block_tokens=fitted, plain_block_tokens=fitted, seconds=time.monotonic() - began
         )
-        return score
+        return self._evaluator.score_changed(removed, partial(recovered, self.model, recovery))
+
+
+class RecoveringRehearsal(Rehearsal):
+    """Counts what scoring recovered sets would cost.
+
+    Args:
+        model: The dense original.
+        calibration: As the scorer's.
+        objective: As the scorer's.
+    """
+
+    def __init__(self, model: Model, calibration: Calibration, objective: Mixture) -> None:
+        windows = _choosing(calibration).windows
+        super().__init__(
+            model.blocks,
+            tokens=sum(len(window.tokens) for window in windows),
+            scored=sum(int(window.scored.sum()) for window in windows),
+            windows=len(windows),
+            compares=any(c.objective.compares for c in objective.components),
+        )
+        self._fitted = calibration.tokens
+
+    def _pay(self, new: Sequence[RemovedSet], share: float) -> None:
+        for each in new:
+            super()._pay([each], share)
+            fitted = self._fitted * block_runs(each)
+            self._cost += Cost(block_tokens=fitted, plain_block_tokens=fitted)
 
 
 def _choosing(calibration: Calibration) -> Calibration:

@@ -35,8 +35,8 @@ def stored(
         block_prefix: What the names of the blocks' tensors begin with; found by itself when None.
 
     Returns:
-        New bytes by tensor name, in the file's dtype; and the recovery with the weights that the
-        written checkpoint has when it is loaded in the model's dtype.
+        New bytes by tensor name; and the recovery with the weights that are written, both in the
+        file's dtype, from which a reload in the model's dtype rounds once more.
 
     Raises:
         ModelError: If a parameter's values are in no tensor of its block.
@@ -47,8 +47,9 @@ def stored(
     for change in recovery.changes:
         number = change.absorber.block
         tensors = tensors_of(checkpoint, prefix, number)
-        for name, value in _rewritten(change, model, tensors, data).items():
-            weights[f"{model.anatomy.blocks.path}.{number}.{name}"] = value
+        with model.anatomy.holding(number):
+            for name, value in _rewritten(change, model, tensors, data).items():
+                weights[f"{model.anatomy.blocks.path}.{number}.{name}"] = value
     add_low_rank(recovery.low_rank, model, checkpoint, prefix, data, weights)
     return data, replace(recovery, weights=weights)
 
@@ -58,7 +59,7 @@ def _rewritten(
 ) -> dict[str, Tensor]:
     """One block's parameters as a reload gives them; the bytes go into `data`."""
     block = model.anatomy.blocks.modules[change.absorber.block]
-    matrix = change.matrix.cpu()
+    matrix = change.matrix
 
     def write(value: Tensor, name: str, axis: int) -> Tensor:
         if not value.any():
@@ -73,7 +74,7 @@ def _rewritten(
         new = folded(old.mT if found.turned else old, matrix, axis)
         kept = (new.mT if found.turned else new).contiguous()
         data[found.name] = kept.view(torch.uint8).numpy().tobytes()
-        return new.to(value.dtype)
+        return new
 
     values = {}
     for weight in change.absorber.weights:

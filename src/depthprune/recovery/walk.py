@@ -7,7 +7,7 @@ the activations only sums.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -24,6 +24,21 @@ from depthprune.recovery.tokens import massive
 from depthprune.recovery.windows import Batch
 
 
+@dataclass(frozen=True)
+class Passed:
+    """What was done for a run, and what it changed.
+
+    Attributes:
+        done: In words and numbers.
+        change: The map, if there is one.
+        weights: The parameters with the map in them, by dotted name in the model.
+    """
+
+    done: RunRecovery
+    change: Change | None = None
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
 class Walk:
     """The dense and the pruned model, side by side, at the same place."""
 
@@ -33,48 +48,56 @@ class Walk:
         self.shares = shares
         self.step: Step | None = None
         self.at = 0
-        inputs = [anatomy.record(batch.tokens) for batch in made]
-        self.dense = [each.states for each in inputs]
+        self.dense: list[Tensor] = []
+        self.inputs: list[Inputs] = []
+        known: list[Tensor] = []
+        for batch in made:
+            inputs = anatomy.record(batch.tokens)
+            self.dense.append(inputs.states)
+            self.inputs.append(inputs.lean(known))
         self.pruned = list(self.dense)
         self.width = int(self.dense[0].shape[-1])
-        # Only the number of rows is read of it; the states themselves would be held twice.
-        self.inputs = [
-            Inputs(each.states.new_empty((len(each.states), 0, 0)), each.calls) for each in inputs
-        ]
 
-    def pass_run(self, run: tuple[int, ...], stack: ExitStack) -> tuple[RunRecovery, Change | None]:
-        """Bring both models behind a run, and the pruned one's weights up to date."""
+    def pass_run(self, run: tuple[int, ...]) -> Passed:
+        """Bring both models behind a run, the pruned one with what recovers it."""
         into = run[0] - 1
         while self.at < into:
             self._advance_both(self.at)
-        before = self.pruned
         for block in range(self.at, run[-1] + 1):
-            self.dense = self._through(block, self.dense)
+            self._through(block, self.dense)
         self.at = run[-1] + 1
         if into < 0:
             reason = "the run is at the very bottom, and no block before it could take its part"
-            return RunRecovery(run, None, reason), None
-        with _holding(self.anatomy, into):
-            try:
-                absorber = find_absorber(self.anatomy, into)
-            except CannotAbsorbError as error:
-                self.pruned = self._through(into, before)
-                return RunRecovery(run, into, str(error)), None
-            done, change = self._fit(run, before, absorber)
-            if change is not None:
-                weights = new_weights(self.anatomy, change)
-                stack.enter_context(swapped(self.anatomy.module, weights))
-            self.pruned = self._through(into, before)
-        return done, change
+            return Passed(RunRecovery(run, None, reason))
+        with self.anatomy.holding(into):
+            passed = self._mended(run)
+            with swapped(self.anatomy.module, passed.weights):
+                self._through(into, self.pruned)
+        return passed
 
-    def _fit(
-        self, run: tuple[int, ...], before: list[Tensor], absorber: Absorber
-    ) -> tuple[RunRecovery, Change | None]:
-        apart = massive(before, self.dense)
-        fitted, choosing = self._sums(before, absorber, apart)
+    def _mended(self, run: tuple[int, ...]) -> Passed:
+        """What recovers a run, found while the block before it is held."""
+        into = run[0] - 1
+        try:
+            absorber = find_absorber(self.anatomy, into)
+        except CannotAbsorbError as error:
+            return Passed(RunRecovery(run, into, str(error)))
+        done, change = self._fit(run, absorber)
+        if change is None:
+            return Passed(done)
+        weights = new_weights(self.anatomy, change)
+        if self.anatomy.stream is not None:
+            weights = {name: weight.cpu() for name, weight in weights.items()}
+        return Passed(done, change, weights)
+
+    def _fit(self, run: tuple[int, ...], absorber: Absorber) -> tuple[RunRecovery, Change | None]:
+        apart = massive(self.pruned, self.dense)
+        fitted, choosing = self._sums(absorber, apart)
         found: Fit = fit(fitted, choosing, self.shares)
         why = None
-        if not found.strength:
+        if not found.rank:
+            why = f"the system is singular: the MLP of block {absorber.block} adds nothing to map"
+        elif not found.strength:
             why = "on windows that were not fitted no change came nearer to the dense model"
         done = RunRecovery(
             blocks=run,
@@ -83,16 +106,15 @@ class Walk:
             ridge=found.ridge if found.strength else None,
             strength=found.strength,
             tokens=fitted.tokens,
+            rank=found.rank,
             apart=int(sum(a.sum() for a, b in zip(apart, self.batches, strict=True)
                           if not b.chooses)),
             before=found.before,
             after=found.after,
         )  # fmt: skip
-        return done, Change(absorber, found.change) if found.strength else None
+        return done, Change(absorber, found.change.cpu()) if found.strength else None
 
-    def _sums(
-        self, before: list[Tensor], absorber: Absorber, apart: list[Tensor]
-    ) -> tuple[Sums, list[Sums]]:
+    def _sums(self, absorber: Absorber, apart: list[Tensor]) -> tuple[Sums, list[Sums]]:
         """The sums of the fitted windows, all sources weighted, and of each source's others."""
         into = absorber.block
         device = self.dense[0].device
@@ -106,7 +128,7 @@ class Walk:
         module = self.anatomy.blocks.modules[into]
         with absorber.watching(module) as added:
             for place, (batch, away) in enumerate(zip(self.batches, apart, strict=True)):
-                output = self._call(into, place, before[place])
+                output = self._call(into, place, self.pruned[place])
                 m = added()
                 dense = self.dense[place].to(output.device)
                 e = (wide(dense) - wide(output)).flatten(0, -2)
@@ -131,16 +153,21 @@ class Walk:
         shared = self.pruned is self.dense or all(
             a is b for a, b in zip(self.pruned, self.dense, strict=True)
         )
-        self.dense, before = self._through(block, self.dense), self.pruned
-        self.pruned = list(self.dense) if shared else self._through(block, before)
+        with self.anatomy.holding(block):
+            self._through(block, self.dense)
+            if shared:
+                self.pruned = list(self.dense)
+            else:
+                self._through(block, self.pruned)
         self.at = block + 1
 
-    def _through(self, block: int, states: list[Tensor]) -> list[Tensor]:
-        with _holding(self.anatomy, block):
-            answers = [self._call(block, place, each) for place, each in enumerate(states)]
-        if not all(bool(each.isfinite().all()) for each in answers):
-            raise _not_finite(block)
-        return answers
+    def _through(self, block: int, states: list[Tensor]) -> None:
+        """Bring states behind a block, each in the place of the one before it."""
+        with self.anatomy.holding(block):
+            for place, each in enumerate(states):
+                states[place] = self._call(block, place, each)
+                if not states[place].isfinite().all():
+                    raise _not_finite(block)
 
     def _call(self, block: int, place: int, states: Tensor) -> Tensor:
         if self.step is not None:
@@ -153,9 +180,3 @@ def _not_finite(block: int) -> EvaluationError:
         f"recovery: block {block} gives NaN or infinite activations; load the model with --dtype "
         "float32, and if that does not help, check its weights"
     )
-
-
-def _holding(anatomy: Anatomy, block: int) -> AbstractContextManager[None]:
-    """The block's weights in memory, for a model whose blocks are read when they are needed."""
-    holding = getattr(anatomy, "holding", None)
-    return nullcontext() if holding is None else holding(block)

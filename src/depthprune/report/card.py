@@ -11,6 +11,7 @@ import json
 import re
 
 from depthprune.manifest import Manifest
+from depthprune.models.architectures import find
 from depthprune.report.templating import environment
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
@@ -26,7 +27,9 @@ def render_card(manifest: Manifest) -> str:
     """
     made = environment(autoescape=False)
     made.filters.update(md=_escaped, code=_code, fence=_fence, yaml=_yaml)
-    return made.get_template("model_card.md.jinja").render(m=manifest)
+    row = find(manifest.model.model_type) if manifest.model.kind != "gguf" else None
+    loader = row.loader if row is not None else "AutoModelForCausalLM"
+    return made.get_template("model_card.md.jinja").render(m=manifest, loader=loader)
 
 
 def _one_line(text: str) -> str:

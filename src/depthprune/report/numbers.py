@@ -8,6 +8,7 @@ and the hub count them. A negative number carries a true minus sign.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 
 from depthprune.manifest import DrawRecord, Estimate, Spread
@@ -92,13 +93,26 @@ def evaluations(count: float) -> str:
     return f"{count:,.0f}" if count == int(count) else f"{count:,.1f}"
 
 
-def draws_words(draws: Sequence[DrawRecord]) -> str:
-    """What the same search chose on further draws of the calibration."""
+def draws_words(draws: Sequence[DrawRecord], first: Estimate | None) -> str:
+    """What the same search chose on further draws of the calibration, and what the draw decides.
+
+    Args:
+        draws: At least one.
+        first: The checkpoint's set on the first draw.
+    """
     same = sum(draw.jaccard == 1 for draw in draws)
     mean = sum(draw.jaccard for draw in draws) / len(draws)
-    return (
+    words = (
         f"{same} of {len(draws)} further draws chose the same blocks; mean overlap (Jaccard) "
         f"{mean:.2f}"
+    )
+    losses = [] if first is None else [first.loss, *(draw.loss_of_first for draw in draws)]
+    if not losses or not all(map(math.isfinite, losses)):
+        return words
+    spread = with_error(statistics.fmean(losses), statistics.stdev(losses))
+    return (
+        f"{words}; loss without the removed blocks {spread} (standard deviation between "
+        f"{len(losses)} draws)"
     )
 
 

@@ -8,18 +8,41 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from depthprune.outputs import PAGE_NAME, whole_file
 from depthprune.report.sheet import latex, markdown
 from depthprune.report.study_page import Section, page_of, sections_of
 from depthprune.study.effects import analyse
+from depthprune.study.finals import FinalRow
+from depthprune.study.findings import Finding, findings_of
 from depthprune.study.table import Table
 
 TABLES_MARKDOWN, TABLES_LATEX, FIGURES = "tables.md", "tables.tex", "figures"
 
 
-def write_study(table: Table, folder: Path, *, plan: str = "", title: str = "") -> list[str]:
+@dataclass(frozen=True)
+class Written:
+    """What was written, and what it says.
+
+    Attributes:
+        files: Paths relative to the folder.
+        findings: The sentences of the page; a table is analysed once for both.
+    """
+
+    files: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+def write_study(
+    table: Table,
+    folder: Path,
+    *,
+    plan: str = "",
+    title: str = "",
+    finals: Sequence[FinalRow] = (),
+) -> Written:
     """Write the page, every figure as SVG, and every table as Markdown and LaTeX.
 
     The table of all cells is left to the page and the results themselves.
@@ -29,16 +52,18 @@ def write_study(table: Table, folder: Path, *, plan: str = "", title: str = "") 
         folder: Where they go; files of the same names are replaced.
         plan: The plan's text.
         title: What the study is called.
+        finals: What finalists were judged on besides.
 
     Returns:
-        The paths written, relative to `folder`.
+        The paths written and the findings.
 
     Raises:
         OutputError: When the disk is full, or the folder cannot be written.
     """
     parts = analyse(table.rows)
-    sections = sections_of(parts, table.rows)
-    files = {PAGE_NAME: page_of(table, parts, sections, plan=plan, title=title)}
+    found = findings_of(parts, table.rows)
+    sections = sections_of(parts, table.rows, finals)
+    files = {PAGE_NAME: page_of(table, found, sections, plan=plan, title=title)}
     sheets = [
         sheet for section in sections if section.name != "cells"
         for shown in section.shown for sheet in shown.sheets
@@ -51,7 +76,7 @@ def write_study(table: Table, folder: Path, *, plan: str = "", title: str = "") 
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial:
             partial.write_text(content, encoding="utf-8")
-    return list(files)
+    return Written(tuple(files), tuple(found))
 
 
 def _figures(sections: Sequence[Section]) -> Iterator[tuple[str, str]]:

@@ -18,9 +18,11 @@ from depthprune.report import numbers
 from depthprune.report import study_tables as tables
 from depthprune.report import study_views as views
 from depthprune.report.sheet import Sheet
+from depthprune.report.study_finals import final_sheet
 from depthprune.report.templating import environment, source
 from depthprune.study.answers import Unsaid
 from depthprune.study.effects import Part, analyse
+from depthprune.study.finals import FinalRow
 from depthprune.study.findings import Finding, findings_of
 from depthprune.study.quality import quality_against_cost
 from depthprune.study.ranks import perplexity_ranks
@@ -56,23 +58,26 @@ class Section:
     shown: tuple[Shown, ...]
 
 
-def render_study(table: Table, *, plan: str = "", title: str = "") -> str:
+def render_study(
+    table: Table, *, plan: str = "", title: str = "", finals: Sequence[FinalRow] = ()
+) -> str:
     """The page of a study as a self-contained HTML document.
 
     Args:
         table: The results.
         plan: The plan's text, shown as it is; may be empty.
         title: What the study is called; by default after its models.
+        finals: What finalists were judged on besides.
     """
     parts = analyse(table.rows)
-    return page_of(table, parts, sections_of(parts, table.rows), plan=plan, title=title)
+    sections = sections_of(parts, table.rows, finals)
+    return page_of(table, findings_of(parts, table.rows), sections, plan=plan, title=title)
 
 
 def page_of(
-    table: Table, parts: Sequence[Part], sections: Sequence[Section], *, plan: str, title: str
+    table: Table, found: Sequence[Finding], sections: Sequence[Section], *, plan: str, title: str
 ) -> str:
-    """The same, of sections that are drawn already."""
-    found = findings_of(parts, table.rows)
+    """The same, of findings and sections that are made already."""
     script = source("study.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
@@ -126,7 +131,9 @@ def _numbers_of(finding: Finding) -> list[tuple[str, str]]:
     return found
 
 
-def sections_of(parts: Sequence[Part], rows: Sequence[Row]) -> list[Section]:
+def sections_of(
+    parts: Sequence[Part], rows: Sequence[Row], finals: Sequence[FinalRow] = ()
+) -> list[Section]:
     """The figures and tables of the page, in its order."""
     several = len({part.model for part in parts}) > 1, len({part.kind for part in parts}) > 1
     found = []
@@ -140,6 +147,9 @@ def sections_of(parts: Sequence[Part], rows: Sequence[Row]) -> list[Section]:
             ]
         if shown:
             found.append(Section(name, title, tuple(shown)))
+    if finals:
+        sheet = Shown("", Markup(""), "", (final_sheet(finals),))
+        found.append(Section("finalists", "Finalists on tasks and problems", (sheet,)))
     if rows:
         every = Shown("", Markup(""), "", (tables.cell_sheet(rows),))
         found.append(Section("cells", "Every cell", (every,)))

@@ -65,7 +65,7 @@ def held_out_comparisons(manifest: Manifest) -> list[Comparison]:
     records = manifest.held_out or []
     labels = source_labels([record.calibration for record in records])
     return [
-        _held_out(record, label, manifest.objective)
+        _held_out(record, label, record.objective or manifest.objective)
         for record, label in zip(records, labels, strict=True)
     ]
 
@@ -93,17 +93,38 @@ def recovery_lines(manifest: Manifest) -> list[RecoveryLine]:
     """What recovery did on each held-out text, and on the further ones; empty without it."""
     if manifest.recovery is None:
         return []
-    records = [*(manifest.held_out or []), *manifest.recovery.further]
-    labels = source_labels([record.calibration for record in records])
+    held_out = manifest.held_out or []
+    texts = [*held_out, *manifest.recovery.further]
+    labels = source_labels([record.calibration for record in texts])
+    named = {record.calibration: label for record, label in zip(texts, labels, strict=True)}
+    own = [f"{label} (held out)" for label in labels[: len(held_out)]]
+    other = [f"{label} (not fitted)" for label in labels[len(held_out) :]]
+    choices = manifest.recovery.choices
+    items = [named.get(record.calibration, record.calibration) for record in choices]
     return [
-        _recovery_line(record, label, manifest.objective)
-        for record, label in zip(records, labels, strict=True)
+        _recovery_line(record, label, record.objective or manifest.objective)
+        for record, label in zip([*texts, *choices], [*own, *other, *items], strict=True)
         if record.recovered is not None
     ]
 
 
+def unmeasured_words(manifest: Manifest) -> str:
+    """What recovery was not judged on, in a sentence; empty where nothing is missing."""
+    if manifest.recovery is None:
+        return ""
+    missing = [
+        *([] if manifest.recovery.further else ["text that was not fitted"]),
+        *([] if manifest.recovery.choices else ["items with options"]),
+    ]
+    if not missing:
+        return ""
+    return f"Recovery was not judged on {' nor on '.join(missing)}; --also names some."
+
+
 def _recovery_line(record: HeldOut, label: str, objective: str | None) -> RecoveryLine:
     estimates = [record.dense, record.pruned, record.recovered or record.pruned]
+    if objective == "accuracy":
+        return _accuracy_line(record, label)
     values = [value for e in estimates if (value := numbers.perplexity(e)) is not None]
     change, stderr = record.recovered_change or 0.0, record.recovered_change_stderr or 0.0
     if len(values) < len(estimates):
@@ -115,6 +136,16 @@ def _recovery_line(record: HeldOut, label: str, objective: str | None) -> Recove
     name = f"{held_out_measure(record, objective)}, {label}"
     dense, pruned, recovered = cells
     return RecoveryLine(name, dense, pruned, recovered, changed)
+
+
+def _accuracy_line(record: HeldOut, label: str) -> RecoveryLine:
+    estimates = [record.dense, record.pruned, record.recovered or record.pruned]
+    dense, pruned, recovered = (
+        numbers.with_error(100 * (1 - e.loss), 100 * e.stderr) for e in estimates
+    )
+    change, stderr = record.recovered_change or 0.0, record.recovered_change_stderr or 0.0
+    changed = numbers.with_error(-100 * change, 100 * stderr, sign=True)
+    return RecoveryLine(f"accuracy in %, {label}", dense, pruned, recovered, changed)
 
 
 def recovery_words(manifest: Manifest) -> str:
@@ -234,7 +265,7 @@ def _held_out_words(manifest: Manifest) -> str:
     labels = source_labels([record.calibration for record in records])
     words, last = [], ""
     for record, label in zip(records, labels, strict=True):
-        measure = held_out_measure(record, manifest.objective)
+        measure = held_out_measure(record, record.objective or manifest.objective)
         kept = written(record)[0]
         before, after = numbers.perplexity(record.dense), numbers.perplexity(kept)
         if before is None or after is None:

@@ -107,7 +107,7 @@ def prune_summary(manifest: Manifest, report_path: Path | None = None) -> Render
     facts = [("removed", numbers.block_list(manifest.removed))]
     facts.append(("parity", summary.parity_words(manifest.parity)))
     if manifest.draws:
-        facts.append(("draws", numbers.draws_words(manifest.draws)))
+        facts.append(("draws", numbers.draws_words(manifest.draws, manifest.pruned)))
     parts.append(_pairs(facts))
     if report_path is not None:
         # On a line of its own, never folded, so that it can be copied.

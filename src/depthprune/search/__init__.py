@@ -8,9 +8,19 @@ import sys
 from types import ModuleType
 
 from depthprune.search.budget import Budget, parse_budget
-from depthprune.search.driver import Result, check_search, make_space, search
+from depthprune.search.driver import Result, check_search, make_space, most_removable, search
 from depthprune.search.method import Method
-from depthprune.search.protocol import Ask, Grown, Loss, Measure, RemovedSet, Search, Space
+from depthprune.search.protocol import (
+    Ask,
+    Grown,
+    Loss,
+    Measure,
+    Refusal,
+    RemovedSet,
+    Search,
+    Space,
+    nothing_refused,
+)
 from depthprune.search.registry import SEARCHES, make_search
 
 __all__ = [
@@ -21,6 +31,7 @@ __all__ = [
     "Loss",
     "Measure",
     "Method",
+    "Refusal",
     "RemovedSet",
     "Result",
     "Search",
@@ -28,6 +39,8 @@ __all__ = [
     "check_search",
     "make_search",
     "make_space",
+    "most_removable",
+    "nothing_refused",
     "parse_budget",
     "search",
 ]

@@ -44,7 +44,7 @@ class Annealing(Method):
     def plan(self, space: Space, rng: random.Random) -> Plan:
         """See `Search.plan`."""
         prior = yield from single_losses(space)
-        current = lowest(prior, space.k)
+        current = lowest(space, prior)
         (score,) = yield Ask((current,), keep=1)
         known = {current: score.loss}
         hot = self.heat * spread(prior)

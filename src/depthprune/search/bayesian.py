@@ -87,7 +87,7 @@ class Bayesian(Method):
         best = min(known, key=lambda s: (known[s], s))
         near = [s for s in swaps(space, best) if s not in known]
         far = distinct(
-            lambda: draw(weights, space.k, rng), _PRIOR_SAMPLES, {*known, *near}, attempts=4
+            lambda: draw(space, weights, rng), _PRIOR_SAMPLES, {*known, *near}, attempts=4
         )
         return [*near, *far] or distinct(lambda: random_set(space, rng), 1, known)
 

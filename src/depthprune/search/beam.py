@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from depthprune.search.method import Method
-from depthprune.search.moves import ranked, with_block
+from depthprune.search.moves import dead_end, longer, ranked
 from depthprune.search.protocol import Ask, Plan, RemovedSet, Space
 
 
@@ -40,8 +40,9 @@ class Beam(Method):
         """See `Search.plan`."""
         kept: list[RemovedSet] = [()]
         for size in range(1, space.k + 1):
-            longer = {with_block(s, b) for s in kept for b in space.free if b not in s}
-            sets = tuple(sorted(longer))
+            sets = tuple(sorted({new for s in kept for new in longer(space, s)}))
+            if not sets:
+                raise dead_end(space, kept)
             width = 1 if size == space.k else min(self.width, len(sets))
             kept = ranked(sets, (yield Ask(sets, keep=width)))[:width]
         return kept[0]

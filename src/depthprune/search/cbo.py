@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from depthprune.search.extras import needed
 from depthprune.search.method import Method
 from depthprune.search.moves import ranked
-from depthprune.search.prior import Prior, single_losses
+from depthprune.search.prior import Prior, lowest, single_losses
 from depthprune.search.protocol import Ask, Plan, RemovedSet, Space
 
 _SCALE = 10**7
@@ -58,14 +58,18 @@ class CBO(Method):
         """See `Search.plan`."""
         _solver()
         single = yield from single_losses(space)
-        pairs: tuple[tuple[int, int], ...] = ()
         pair: dict[tuple[int, int], float] = {}
         if space.k > 1:
             pairs = tuple(combinations(space.free, 2))
-            scores = yield Ask(pairs, keep=len(pairs))
-            pair = {p: score.loss for p, score in zip(pairs, scores, strict=True)}
+            # A pair that may not go counts as one whose loss could not be computed.
+            pair = dict.fromkeys(pairs, math.inf)
+            asked = tuple(p for p in pairs if space.allows(p))
+            if asked:
+                scores = yield Ask(asked, keep=len(asked))
+                pair |= {p: score.loss for p, score in zip(asked, scores, strict=True)}
         linear, quadratic = coefficients(single, pair)
-        sets = tuple(minimisers(linear, quadratic, space.k, self.candidates))
+        found = minimisers(linear, quadratic, space.k, self.candidates, space.allows)
+        sets = tuple(found or [lowest(space, single)])
         return ranked(sets, (yield Ask(sets, keep=1)))[0]
 
 
@@ -91,6 +95,7 @@ def minimisers(
     quadratic: Mapping[tuple[int, int], float],
     k: int,
     count: int,
+    allows: Callable[[RemovedSet], bool] = lambda removed: True,
 ) -> list[RemovedSet]:
     """The sets of size k of lowest Σ linear + Σ quadratic, the best first.
 
@@ -99,6 +104,8 @@ def minimisers(
         quadratic: By pair of blocks, ascending; those left out are 0.
         k: Size.
         count: How many, or all there are.
+        allows: Whether a set may go. The blocks of one that may not are narrowed to as few as are
+            refused alone, and those are kept apart from then on.
     """
     (cp_model,) = _solver()
     model = cp_model.CpModel()
@@ -118,13 +125,29 @@ def minimisers(
     solver.parameters.random_seed = 0
     solver.parameters.linearization_level = 2
     found: list[RemovedSet] = []
+    refused = False
     while len(found) < min(count, math.comb(len(linear), k)):
-        if solver.solve(model) != cp_model.OPTIMAL:
+        status = solver.solve(model)
+        if status == cp_model.INFEASIBLE and refused:
+            break
+        if status != cp_model.OPTIMAL:
             raise RuntimeError("CP-SAT did not prove an optimum")
         best = tuple(b for b, x in taken.items() if solver.value(x))
-        found.append(best)
-        model.add(sum(taken[b] for b in best) <= k - 1)
+        if allows(best):
+            found.append(best)
+        else:
+            best, refused = _narrowed(best, allows), True
+        model.add(sum(taken[b] for b in best) <= len(best) - 1)
     return found
+
+
+def _narrowed(removed: RemovedSet, allows: Callable[[RemovedSet], bool]) -> RemovedSet:
+    """A refused subset of a refused set, from which no block can be left out."""
+    for block in removed:
+        fewer = tuple(b for b in removed if b != block)
+        if fewer and not allows(fewer):
+            removed = fewer
+    return removed
 
 
 def _objective(

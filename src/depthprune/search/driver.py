@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from depthprune.errors import UsageError
 from depthprune.evaluator import Cost, RemovedSet, Score
 from depthprune.search.budget import Budget, parse_budget
-from depthprune.search.protocol import Search, Space
+from depthprune.search.moves import grown, with_block
+from depthprune.search.protocol import DeadEndError, Refusal, Search, Space, nothing_refused
 from depthprune.search.registry import SEARCHES, least_evaluations, make_search
 from depthprune.search.run import Run, Scorer, TracePoint
 
-__all__ = ["SEARCHES", "Result", "Scorer", "TracePoint", "check_search", "make_space", "search"]
+__all__ = [
+    "SEARCHES",
+    "Result",
+    "Scorer",
+    "TracePoint",
+    "check_search",
+    "make_space",
+    "most_removable",
+    "search",
+]
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,7 @@ def search(
     protect: Sequence[int] = (),
     budget: Budget | str | None = None,
     enough: Callable[[RemovedSet], bool] | None = None,
+    refusal: Refusal | None = None,
 ) -> Result:
     """Find which `k` blocks can go.
 
@@ -74,6 +86,8 @@ def search(
         budget: What it may spend, such as `Budget(evaluations=200)` or `"10min"`; when that is
             spent, its best set of size k so far is the result.
         enough: For a search that grows its sets: called with each size's set; True ends it there.
+        refusal: Says why the model without a set could not be saved, or None; by default what the
+            evaluator's own `refusal` says, if it has one.
 
     Returns:
         The set, its exact score, the path, trace and cost.
@@ -86,7 +100,9 @@ def search(
     """
     algorithm = make_search(name)
     allowed = parse_budget(budget) if isinstance(budget, str) else budget
-    space = make_space(evaluator.blocks, k, protect, evaluator.windows)
+    if refusal is None:
+        refusal = getattr(evaluator, "refusal", nothing_refused)
+    space = make_space(evaluator.blocks, k, protect, evaluator.windows, refusal)
     # A rule that ends the search at a smaller size may be content with what a set of k is not.
     check_search(algorithm, space, allowed if enough is None else None)
     run = Run(algorithm, evaluator, space, allowed, enough)
@@ -110,12 +126,20 @@ def search(
     )
 
 
-def make_space(blocks: int, k: int, protect: Sequence[int] = (), windows: int = 1) -> Space:
+def make_space(
+    blocks: int,
+    k: int,
+    protect: Sequence[int] = (),
+    windows: int = 1,
+    refusal: Refusal = nothing_refused,
+) -> Space:
     """What may be removed, checked.
 
+    A block that may not go alone is not free.
+
     Raises:
-        UsageError: If `k` is not between 1 and the blocks that may go, or a protected block does
-            not exist.
+        UsageError: If `k` is not between 1 and the blocks that may go, a protected block does not
+            exist, or no `k` blocks may go together.
     """
     outside = [b for b in protect if not 0 <= b < blocks]
     if outside:
@@ -134,7 +158,45 @@ def make_space(blocks: int, k: int, protect: Sequence[int] = (), windows: int = 
             f"--protect: leaves {len(free)} of {blocks} blocks that may go, fewer than k = {k}; "
             "protect fewer, or lower -k"
         )
-    return Space(blocks, k, free, windows)
+    space = Space(blocks, k, tuple(b for b in free if refusal((b,)) is None), windows, refusal)
+    _check_together(space, free)
+    return space
+
+
+def most_removable(blocks: int, protect: Sequence[int], refusal: Refusal) -> int:
+    """How many blocks may go together, found by adding one after the other.
+
+    Args:
+        blocks: Number of the model's blocks.
+        protect: Blocks that must stay.
+        refusal: See `search`.
+    """
+    free = [b for b in range(blocks) if b not in protect and refusal((b,)) is None]
+    space = Space(blocks, min(len(free), blocks - 1), tuple(free), refusal=refusal)
+    return max(len(_chain(space, order)) for order in (free, free[::-1]))
+
+
+def _chain(space: Space, order: Sequence[int]) -> RemovedSet:
+    longest: RemovedSet = ()
+    with suppress(DeadEndError):
+        for removed in grown(space, order):
+            longest = removed
+    return longest
+
+
+def _check_together(space: Space, unprotected: Sequence[int]) -> None:
+    """Refuse a `k` of which there is no set that may go."""
+    orders = (space.free, space.free[::-1])
+    longest = max((_chain(space, order) for order in orders), key=len)
+    if len(longest) == space.k:
+        return
+    left = [b for b in unprotected if b not in longest]
+    further = (with_block(longest, b) if b in space.free else (b,) for b in left)
+    why = next(filter(None, map(space.refusal, further)))
+    raise UsageError(
+        f"-k {space.k}: at most {len(longest)} of {space.blocks} blocks can go together ({why}); "
+        "lower -k, or protect fewer"
+    )
 
 
 def check_search(algorithm: Search, space: Space, budget: Budget | None = None) -> None:

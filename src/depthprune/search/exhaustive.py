@@ -44,4 +44,4 @@ class Exhaustive(Method):
     def plan(self, space: Space, rng: random.Random) -> Plan:
         """See `Search.plan`."""
         self.least(space)
-        return (yield from best_of(combinations(space.free, space.k)))
+        return (yield from best_of(filter(space.allows, combinations(space.free, space.k))))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from depthprune.search.method import Method
-from depthprune.search.prior import Prior, lowest
+from depthprune.search.moves import first_in
+from depthprune.search.prior import Prior, by_loss, lowest
 from depthprune.search.protocol import Ask, Plan, RemovedSet, Space
 
 
@@ -53,15 +54,19 @@ class FastBlockSelect(Method):
         dense, *singles = yield Ask(sets, keep=len(sets))
         prior = {b: score.loss for b, score in zip(space.free, singles, strict=True)}
         increase: dict[RemovedSet, float] = {(b,): loss - dense.loss for b, loss in prior.items()}
-        current = lowest(prior, space.k)
+        current = lowest(space, prior)
         (score,) = yield Ask((current,), keep=1)
         met = {current: score.loss}
         for _ in range(self.iterations):
-            new = [g for g in self._groups(space, prior, current) if g not in increase]
+            groups = self._groups(space, prior, current)
+            increase |= {g: met[g] - dense.loss for g in groups if g in met}
+            new = [g for g in groups if g not in increase]
             if new:
                 scores = yield Ask(tuple(new), keep=len(new))
                 increase |= {g: s.loss - dense.loss for g, s in zip(new, scores, strict=True)}
-            current = cheapest_cover(increase, space.k)
+            # A cover that may not go as a whole is mended with the cheapest blocks.
+            cover = cheapest_cover(increase, space.k)
+            current = cover if space.allows(cover) else first_in(space, [*cover, *by_loss(prior)])
             if current in met:
                 break
             if current in increase:
@@ -74,11 +79,11 @@ class FastBlockSelect(Method):
     def _groups(self, space: Space, prior: Prior, current: RemovedSet) -> list[RemovedSet]:
         """The groups to be scored: of each length the best few by their single losses."""
         outside = {b: loss for b, loss in prior.items() if b not in current}
-        pool = {*current, *lowest(outside, self.alternatives or space.k)}
+        pool = {*current, *by_loss(outside)[: self.alternatives or space.k]}
         chosen: list[RemovedSet] = []
         for length in range(2, space.k + 1):
             runs = [tuple(range(b, b + length)) for b in sorted(pool)]
-            inside = [run for run in runs if pool.issuperset(run)]
+            inside = space.allowed(run for run in runs if pool.issuperset(run))
             inside.sort(key=lambda run: (sum(prior[b] for b in run), run))
             chosen += inside[: self.groups]
         return chosen

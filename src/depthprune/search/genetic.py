@@ -59,8 +59,8 @@ class Genetic(Method):
         """See `Search.plan`."""
         prior = yield from single_losses(space)
         weights = log_weights(prior, self.temperature)
-        population = [lowest(prior, space.k)]
-        population += distinct(lambda: draw(weights, space.k, rng), self.population - 1, population)
+        population = [lowest(space, prior)]
+        population += distinct(lambda: draw(space, weights, rng), self.population - 1, population)
         seen = set(population)
         elite = min(max(1, round(self.elitism * self.population)), self.population - 1)
         for generation in range(self.generations + 1):
@@ -94,7 +94,7 @@ class Genetic(Method):
         if rng.random() < self.mutation:
             child = random_swap(space, child, rng)
         for _ in range(_TRIES):
-            if child not in seen:
+            if child not in seen and space.allows(child):
                 return child
             child = random_swap(space, child, rng)
         return None

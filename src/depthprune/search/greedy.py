@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from depthprune.search.method import Method
-from depthprune.search.moves import ranked, with_block
+from depthprune.search.moves import dead_end, longer, ranked
 from depthprune.search.protocol import Ask, Grown, Plan, RemovedSet, Space
 
 
@@ -30,7 +30,9 @@ class Greedy(Method):
         """See `Search.plan`. Ties go to the lower block number."""
         removed: RemovedSet = ()
         for _ in range(space.k):
-            sets = tuple(with_block(removed, b) for b in space.free if b not in removed)
+            sets = tuple(longer(space, removed))
+            if not sets:
+                raise dead_end(space, [removed])
             removed = ranked(sets, (yield Ask(sets, keep=1)))[0]
             if (yield Grown(removed)):
                 break

@@ -54,12 +54,14 @@ class LocalSearch(Method):
         if self.start == "random":
             current = random_set(space, rng)
         else:
-            current = lowest((yield from single_losses(space)), space.k)
+            current = lowest(space, (yield from single_losses(space)))
         seen = {current}
         sweep = 0
         while not self.sweeps or sweep < self.sweeps:
             sweep += 1
             new = [s for s in swaps(space, current) if s not in seen]
+            if not new:
+                break
             seen.update(new)
             sets = (current, *new)
             scores = yield Ask(sets, keep=1)

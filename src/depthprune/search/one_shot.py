@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from depthprune.search.method import Method
-from depthprune.search.moves import ranked, with_block
+from depthprune.search.moves import grown, ranked
 from depthprune.search.protocol import Ask, Grown, Plan, RemovedSet, Space
 
 
@@ -15,6 +15,7 @@ from depthprune.search.protocol import Ask, Grown, Plan, RemovedSet, Space
 class OneShot(Method):
     """The k blocks of lowest single-removal loss; ties go to the lower number.
 
+    A block that may not go beside those before it is passed over for the next.
     It takes removals as if they added up, which they do not: its error grows with k.
     Source: arXiv 2604.24938, search 1; Shortened-LLM's perplexity criterion.
     """
@@ -32,8 +33,7 @@ class OneShot(Method):
         sets = tuple((block,) for block in space.free)
         scores = yield Ask(sets, keep=space.k)
         removed: RemovedSet = ()
-        for (block,) in ranked(sets, scores)[: space.k]:
-            removed = with_block(removed, block)
+        for removed in grown(space, [block for (block,) in ranked(sets, scores)]):
             if (yield Grown(removed)):
                 break
         return removed

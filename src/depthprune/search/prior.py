@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, TypeAlias
 
+from depthprune.search.moves import first_in
 from depthprune.search.protocol import Ask, RemovedSet, Space
 
 Prior: TypeAlias = Mapping[int, float]
@@ -24,9 +25,18 @@ def single_losses(space: Space) -> Generator[Ask, Any, dict[int, float]]:
     return {block: score.loss for block, score in zip(space.free, scores, strict=True)}
 
 
-def lowest(prior: Prior, k: int) -> RemovedSet:
-    """The k blocks whose removal alone costs least; ties go to the lower number."""
-    return tuple(sorted(sorted(prior, key=lambda block: (prior[block], block))[:k]))
+def by_loss(prior: Prior) -> list[int]:
+    """The blocks by what their removal alone costs, the least first; ties by number."""
+    return sorted(prior, key=lambda block: (prior[block], block))
+
+
+def lowest(space: Space, prior: Prior) -> RemovedSet:
+    """One-shot's set: the k blocks whose removal alone costs least, of those that may go together.
+
+    Raises:
+        DeadEndError: If there are not k of them.
+    """
+    return first_in(space, by_loss(prior))
 
 
 def spread(prior: Prior) -> float:
@@ -45,22 +55,26 @@ def log_weights(prior: Prior, temperature: float) -> dict[int, float]:
     }
 
 
-def draw(weights: Mapping[int, float], k: int, rng: random.Random) -> RemovedSet:
+def draw(space: Space, weights: Mapping[int, float], rng: random.Random) -> RemovedSet:
     """Draw k blocks one after the other, each in proportion to its weight among those left.
 
-    A block of no weight is drawn only where no other is left.
+    A block of no weight is drawn only where no other is left, and one that may not go beside those
+    before it is passed over.
 
     Args:
+        space: What may be removed.
         weights: Their logarithms, by block.
-        k: How many.
         rng: Source of chance.
+
+    Raises:
+        DeadEndError: If there are not k blocks that may go together.
     """
     # The k largest of log-weights with Gumbel noise are such a draw.
     noise = {b: -math.log(-math.log(rng.random() or math.ulp(0.0))) for b in weights}
     order = sorted(
         weights, key=lambda b: (math.isinf(weights[b]), -weights[b] - noise[b], -noise[b])
     )
-    return tuple(sorted(order[:k]))
+    return first_in(space, order)
 
 
 def distinct(

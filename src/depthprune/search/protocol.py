@@ -5,16 +5,32 @@ the set it chose. One whose sets grow block by block also yields `Grown` for eac
 there if it is told that no more is wanted. One that ranks blocks by what they do to the hidden
 states yields `Measure` and is sent the measurement. It sees numbers and nothing of models, so that
 any of them runs on any landscape, planted ones included.
+
+Some sets make no model that could be saved: a hybrid needs a block of attention, whichever it is.
+The space knows them, and no search asks for one.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from depthprune.errors import EvaluationError
+
 RemovedSet: TypeAlias = tuple[int, ...]
+Refusal: TypeAlias = Callable[[RemovedSet], "str | None"]
+"""Says why a model without a set could not be saved; None where it could."""
+
+
+def nothing_refused(removed: RemovedSet) -> str | None:
+    """The refusal of a model that can be saved without any of its blocks."""
+    return None
+
+
+class DeadEndError(EvaluationError):
+    """No block can be added to a set such that the model could still be saved."""
 
 
 class Loss(Protocol):
@@ -34,12 +50,22 @@ class Space:
         k: How many go.
         free: The blocks that may go, ascending.
         windows: Number of windows that a set is scored on.
+        refusal: Why a set of those blocks may not go, though each of them alone may.
     """
 
     blocks: int
     k: int
     free: tuple[int, ...]
     windows: int = 1
+    refusal: Refusal = nothing_refused
+
+    def allows(self, removed: RemovedSet) -> bool:
+        """Whether a sorted set of free blocks may go."""
+        return self.refusal(removed) is None
+
+    def allowed(self, sets: Iterable[RemovedSet]) -> list[RemovedSet]:
+        """Those of some sets that may go."""
+        return [removed for removed in sets if self.allows(removed)]
 
 
 @dataclass(frozen=True)
@@ -50,7 +76,8 @@ class Ask:
     for once.
 
     Attributes:
-        sets: Sorted sets of free blocks, no two alike; `()` is the dense model.
+        sets: Sorted sets of free blocks that the space allows, no two alike; `()` is the dense
+            model.
         keep: How many of the best are wanted; the rest need only be known to be worse.
         windows: On how many windows, the first of a fixed random order; None for as many as it
             takes.

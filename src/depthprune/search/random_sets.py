@@ -35,5 +35,5 @@ class RandomSets(Method):
     def plan(self, space: Space, rng: random.Random) -> Plan:
         """See `Search.plan`."""
         if math.comb(len(space.free), space.k) <= self.samples:
-            return (yield from best_of(combinations(space.free, space.k)))
+            return (yield from best_of(filter(space.allows, combinations(space.free, space.k))))
         return (yield from best_of(distinct(lambda: random_set(space, rng), self.samples)))

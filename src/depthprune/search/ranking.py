@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from depthprune.search.method import Method
-from depthprune.search.moves import with_block
+from depthprune.search.moves import grown
 from depthprune.search.protocol import Ask, Grown, Measure, Plan, RemovedSet, Space
 
 
@@ -31,10 +31,9 @@ class Ranking(Method):
 
 
 def in_order(space: Space, order: Sequence[int]) -> Generator[Ask | Grown, Any, RemovedSet]:
-    """Grow a set by the blocks in this order, up to size k, and score it."""
+    """Grow a set by the blocks in this order that may go, up to size k, and score it."""
     removed: RemovedSet = ()
-    for block in order[: space.k]:
-        removed = with_block(removed, block)
+    for removed in grown(space, order):
         if (yield Grown(removed)):
             break
     yield Ask((removed,), keep=1)

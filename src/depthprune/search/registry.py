@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from depthprune.errors import DepthpruneError, UsageError, first_line
 from depthprune.parameters import build
 from depthprune.plugins import Registry
 from depthprune.search.angular import Angular
@@ -52,6 +51,8 @@ _OWN: tuple[Callable[..., Search], ...] = (
     Exhaustive,
 )
 
+_PARTS = ("name", "summary", "grows", "plan")
+
 SEARCHES: Registry[Callable[..., Search]] = Registry(
     "search",
     "depthprune.searches",
@@ -71,22 +72,7 @@ def make_search(text: str | Search) -> Search:
     """
     if not isinstance(text, str):
         return text
-    try:
-        made = build(SEARCHES, text)
-    except DepthpruneError:
-        raise
-    except Exception as error:
-        raise UsageError(
-            f"search {text!r}: its plug-in cannot be made ({type(error).__name__}: "
-            f"{first_line(error)}); repair or remove that package"
-        ) from error
-    missing = [part for part in ("name", "summary", "grows", "plan") if not hasattr(made, part)]
-    if missing:
-        raise UsageError(
-            f"search {text!r}: its plug-in gives a {type(made).__name__} without "
-            f"{' and '.join(missing)}; repair or remove that package"
-        )
-    return made
+    return build(SEARCHES, text, _PARTS)
 
 
 def least_evaluations(search: Search, space: Space) -> int:

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from depthprune.errors import DepthpruneError, EvaluationError, first_line
-from depthprune.evaluator import Cost, RemovedSet, Score
+from depthprune.evaluator import Cost, RemovedSet, Score, unscored
 from depthprune.search.budget import Budget
-from depthprune.search.protocol import Ask, Grown, Measure, Plan, Search, Space
+from depthprune.search.protocol import Ask, DeadEndError, Grown, Measure, Plan, Search, Space
 
 
 class Scorer(Protocol):
@@ -111,6 +111,11 @@ class Run:
         except _Spent:
             self.stopped = True
             return self._best_so_far()
+        except DeadEndError:
+            # Where any size will do, the largest that was reached is an answer.
+            if self.enough is None or not self.path:
+                raise
+            return self.path[-1]
 
     def _follow(self, plan: Plan) -> RemovedSet:
         answer: Any = None
@@ -118,9 +123,9 @@ class Run:
             try:
                 event = self._guarded(lambda: plan.send(answer))  # noqa: B023 - called at once
             except StopIteration as stop:
-                return self._checked(stop.value, final=True)
+                return self._savable(self._checked(stop.value, final=True))
             if isinstance(event, Grown):
-                self.path.append(self._checked(event.removed))
+                self.path.append(self._savable(self._checked(event.removed)))
                 answer = self.enough(event.removed) if self.enough else False
             elif isinstance(event, Ask) and event.sets:
                 answer = self._scores(event)
@@ -148,12 +153,17 @@ class Run:
         sets = [self._checked(s) if s else () for s in ask.sets]
         if len(set(sets)) != len(sets):
             raise EvaluationError(f"search {self.algorithm.name!r} asked for one set twice")
-        affordable = self._affordable(sets, ask.windows)
-        scores = self._ask(affordable, ask)
-        self._note(scores, ask)
-        if len(affordable) < len(sets):
+        # A search from elsewhere may know nothing of refusals; it knows infinite losses.
+        answers = {s: unscored(s) for s in sets if s and not self.space.allows(s)}
+        wanted = [s for s in sets if s not in answers]
+        affordable = self._affordable(wanted, ask.windows) if wanted else []
+        if affordable:
+            scores = self._ask(affordable, ask)
+            self._note(scores, ask)
+            answers |= zip(affordable, scores, strict=True)
+        if len(affordable) < len(wanted):
             raise _Spent
-        return scores
+        return [answers[s] for s in sets]
 
     def _ask(self, sets: Sequence[RemovedSet], ask: Ask) -> list[Score]:
         if ask.windows is not None:
@@ -235,6 +245,15 @@ class Run:
                 f"{'' if final else 'at most '}{self.space.k} blocks that may go"
             )
         return removed  # type: ignore[return-value]
+
+    def _savable(self, removed: RemovedSet) -> RemovedSet:
+        why = self.space.refusal(removed)
+        if why is not None:
+            raise EvaluationError(
+                f"search {self.algorithm.name!r} chose {removed!r}, without which no model can be "
+                f"saved ({why}); take another search"
+            )
+        return removed
 
 
 @dataclass(frozen=True)

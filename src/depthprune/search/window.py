@@ -36,14 +36,16 @@ def windows(space: Space, method: str) -> list[RemovedSet]:
     """The contiguous windows of k blocks that may go, in order.
 
     Raises:
-        UsageError: If protected blocks leave none.
+        UsageError: If there are none.
     """
     free = set(space.free)
     runs = [tuple(range(first, first + space.k)) for first in space.free]
-    found = [run for run in runs if free.issuperset(run)]
-    if not found:
-        raise UsageError(
-            f"search {method}: expected {space.k} blocks in a row that may go, and protected "
-            "blocks leave none; protect fewer, or lower -k"
-        )
-    return found
+    inside = [run for run in runs if free.issuperset(run)]
+    found = space.allowed(inside)
+    if found:
+        return found
+    why = space.refusal(inside[0]) if inside else "protected blocks leave none"
+    raise UsageError(
+        f"search {method}: expected {space.k} blocks in a row that may go, and there are none "
+        f"({why}); protect fewer, lower -k, or take another search"
+    )

@@ -1,6 +1,7 @@
 """A study's plan: the levels of each axis of its grid, written in YAML.
 
-What the sets are judged on is named apart from what they are chosen on.
+What the sets are judged on is named apart from what they are chosen on. Tasks of the harness and
+generation cost minutes a set, so only finalists are judged on them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,35 @@ def _draws(value: Any) -> Any:
     return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _generation(value: Any) -> Any:
+    """A spec alone as the mapping that holds it."""
+    return {"spec": value} if isinstance(value, str) else value
+
+
+def is_task_file(task: str) -> bool:
+    """Whether a task of the harness is a file and not a name."""
+    return task.endswith((".yaml", ".yml"))
+
+
 Level = Annotated[int, Field(ge=0)]
+
+FINAL_KEYS = ("finalists", "tasks", "task_items", "generate")
+"""The keys of what finalists are judged on; they decide nothing about a cell."""
+
+
+class Generation(BaseModel):
+    """Problems that finalists answer in their own words."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    spec: str = Field(description="Questions and answers, with a format= that asks.")
+    max_new_tokens: int = Field(256, ge=1, description="Tokens that an answer may have.")
+    stop: Annotated[list[str], BeforeValidator(listed)] = Field(
+        ["Question:"], description="Texts that end an answer."
+    )
+    split: Literal["whole", "held-out"] = Field(
+        "whole", description="held-out: from the last tenth of the source, which no draw contains."
+    )
 
 
 class Plan(BaseModel):
@@ -65,12 +94,25 @@ class Plan(BaseModel):
     choices: dict[str, str] = Field(
         default_factory=dict, description="By name: specs of items whose accuracy is measured."
     )
-    by: Literal["sum", "token", "byte"] = Field(
+    by: Literal["sum", "token", "char", "byte"] = Field(
         "byte", description="How the likelihoods of options are compared for accuracy."
     )
     homes: dict[str, str] = Field(
         default_factory=dict,
         description="Of a text or choices name, the calibration (without its axes) of its domain.",
+    )
+    finalists: int = Field(
+        3, ge=1, description="How many sets of each model and k go to the tasks and problems."
+    )
+    tasks: Annotated[list[str], BeforeValidator(listed)] = Field(
+        default_factory=list,
+        description="Tasks of lm-evaluation-harness, by name or as a YAML file, for finalists.",
+    )
+    task_items: int | None = Field(
+        None, ge=1, description="Of each task the first so many items; all by default."
+    )
+    generate: dict[str, Annotated[Generation, BeforeValidator(_generation)]] = Field(
+        default_factory=dict, description="By name: problems that finalists answer."
     )
     budget: str | None = Field(None, description="What each search may spend, as for --budget.")
     exact: bool = Field(False, description="Score every set on every window; no racing.")

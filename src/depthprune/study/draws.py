@@ -9,12 +9,17 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from depthprune.calibration import Calibration
+from depthprune.calibration import Calibration, CalibrationSpec
+from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator, RemovedSet
 from depthprune.manifest import BlockScore, DrawRecord
+from depthprune.recovery import RecoveringScorer
 from depthprune.search import Result
 from depthprune.study.judge import block_scores
+
+Scorer: TypeAlias = Evaluator | RecoveringScorer
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,20 @@ class BlockDraws:
     def spread(self) -> float:
         """Standard deviation between draws."""
         return statistics.stdev(self.increases)
+
+
+def check_draws(specs: Sequence[CalibrationSpec], draws: int) -> None:
+    """Refuse further draws of a calibration in which nothing is left to chance.
+
+    Raises:
+        UsageError: If every draw would be the first again.
+    """
+    if draws > 1 and all(spec.consecutive and spec.documents is None for spec in specs):
+        raise UsageError(
+            f"--draws: expected a calibration drawn at random, and every draw of "
+            f"{specs[0].short()},{'windows=all' if specs[0].windows == 'all' else 'order=first'} "
+            "is the same; drop --draws, or pass order=random and a number of windows"
+        )
 
 
 def blocks_over_draws(draws: Sequence[Sequence[BlockScore]], k: int) -> list[BlockDraws]:
@@ -78,8 +97,8 @@ def search_over_draws(
     chosen: RemovedSet,
     calibration: Calibration,
     draws: int,
-    evaluator_on: Callable[[Calibration], Evaluator],
-    search_on: Callable[[Evaluator], Result],
+    evaluator_on: Callable[[Calibration], Scorer],
+    search_on: Callable[[Scorer], Result],
 ) -> list[DrawRecord]:
     """What the same search chooses on further draws, beside what was chosen on the first.
 

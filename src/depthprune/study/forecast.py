@@ -1,59 +1,129 @@
-"""What a study will cost, told before it runs."""
+"""What a study will cost, told before it runs.
+
+Searches are rehearsed as they will run, with the plan's protected blocks and budget, and with what
+each chosen block does alone; every set counts on every window, so racing takes less. Judging is an
+upper bound: which sets will be chosen is not known, so every cell is taken to choose one of its
+own, and none to share a block with another's. What finalists are judged on besides is not counted.
+"""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from depthprune.calibration import Calibration, calibrate
-from depthprune.evaluator.plan import Rehearsal, measure_speed
+from depthprune.calibration import Calibration, Window, calibrate
+from depthprune.evaluator.plan import Rehearsal, Speed, measure_speed
 from depthprune.models.loading import Model, load
+from depthprune.models.removal import parse_blocks
 from depthprune.objectives import parse_objective
 from depthprune.progress import Progress
-from depthprune.search import search
-from depthprune.study.grid import Cell, Grid
+from depthprune.search import parse_budget, search
+from depthprune.study.design import Plan
+from depthprune.study.grid import Cell, Grid, Specs
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Block-tokens and head-tokens, and seconds on this machine."""
+
+    block_tokens: int = 0
+    head_tokens: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            self.block_tokens + other.block_tokens,
+            self.head_tokens + other.head_tokens,
+            self.seconds + other.seconds,
+        )
+
+    @classmethod
+    def at(cls, speed: Speed, block_tokens: int, head_tokens: int) -> Spent:
+        """With the seconds that a model of this speed takes."""
+        seconds = block_tokens * speed.block_token + head_tokens * speed.head_token
+        return cls(block_tokens, head_tokens, seconds)
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Block-tokens and head-tokens of all searches, exact, and seconds on this machine."""
+    """What a study costs.
 
-    block_tokens: int
-    head_tokens: int
-    seconds: float
+    Attributes:
+        searching: All searches, every set on every window.
+        judging: The most that judging what they choose can take.
+    """
+
+    searching: Spent = field(default_factory=Spent)
+    judging: Spent = field(default_factory=Spent)
 
 
 def forecast(grid: Grid, progress: Progress) -> Forecast:
     """Rehearse every search; cells that share a draw and an objective share what is paid for.
 
     Raises:
-        DepthpruneError: If a model or a calibration cannot be read.
+        DepthpruneError: If a model, a calibration or what is judged on cannot be read, or a search
+            cannot run there.
     """
-    blocks = heads = 0
-    seconds = 0.0
-    drawn: dict[tuple[str, str], Calibration] = {}
-    for name, of_model in itertools.groupby(grid.cells, key=lambda cell: cell.model):
+    searching, judging = Spent(), Spent()
+    for name, cells in itertools.groupby(grid.cells, key=lambda cell: cell.model):
+        of_model = list(cells)
         with progress.step(f"loading {name}", None, ""):
             model = load(grid.place(name), dtype=grid.plan.dtype, device=grid.plan.device)
-        speed = None
-        groups = itertools.groupby(of_model, key=lambda c: (c.calibration, c.draw, c.objective))
-        for (calibrated, _, objective), cells in groups:
-            key = (name, calibrated)
-            if key not in drawn:
-                drawn[key] = calibrate(list(grid.calibrations[calibrated].specs), model)
-            speed = speed or measure_speed(model, drawn[key].windows[0])
-            rehearsal = _rehearsed(model, drawn[key], objective, list(cells))
-            blocks += rehearsal.cost.block_tokens
-            heads += rehearsal.cost.head_tokens
-        if speed is not None:
-            seconds = blocks * speed.block_token + heads * speed.head_token
-    return Forecast(blocks, heads, seconds)
+        drawn = {
+            each: calibrate(list(grid.calibrations[each].specs), model)
+            for each in dict.fromkeys(cell.calibration for cell in of_model)
+        }
+        speed = measure_speed(model, next(iter(drawn.values())).windows[0])
+        searching += _searching(grid.plan, model, speed, drawn, of_model)
+        judging += _judging(model, speed, [*grid.texts.values(), *grid.choices.values()], of_model)
+    return Forecast(searching, judging)
 
 
-def _rehearsed(
-    model: Model, calibration: Calibration, objective: str, cells: list[Cell]
-) -> Rehearsal:
-    rehearsal = Rehearsal.of(model, calibration, parse_objective(objective))
-    for cell in cells:
-        search(cell.search, rehearsal, k=cell.k, seed=cell.seed)
-    return rehearsal
+def _searching(
+    plan: Plan,
+    model: Model,
+    speed: Speed,
+    drawn: Mapping[str, Calibration],
+    cells: Sequence[Cell],
+) -> Spent:
+    total = Spent()
+    budget = parse_budget(plan.budget) if plan.budget else None
+    groups = itertools.groupby(cells, key=lambda c: (c.calibration, c.draw, c.objective))
+    for (calibrated, _, objective), of_draw in groups:
+        group = list(of_draw)
+        rehearsal = Rehearsal.of(model, drawn[calibrated], parse_objective(objective))
+        for cell in group:
+            result = search(
+                cell.search,
+                rehearsal,
+                k=cell.k,
+                seed=cell.seed,
+                protect=parse_blocks(plan.protect, "protect") if plan.protect else (),
+                budget=budget,
+            )
+            rehearsal.score([(), *((block,) for block in result.removed)])
+        spent = Spent.at(speed, rehearsal.cost.block_tokens, rehearsal.cost.head_tokens)
+        if budget is not None and budget.seconds is not None:
+            # A rehearsal takes no time, so only the real search meets a limit of time.
+            limit = budget.seconds * len(group)
+            spent = Spent(spent.block_tokens, spent.head_tokens, min(spent.seconds, limit))
+        total += spent
+    return total
+
+
+def _judging(model: Model, speed: Speed, judged: Sequence[Specs], cells: Sequence[Cell]) -> Spent:
+    left = sum(model.blocks - cell.k for cell in cells)
+    tokens = scored = 0
+    for specs in judged:
+        windows = calibrate(list(specs), model, split="whole").windows
+        tokens += sum(map(_tokens, windows))
+        scored += sum(int(window.scored.sum()) for window in windows)
+    return Spent.at(speed, tokens * left, scored * len(cells))
+
+
+def _tokens(window: Window) -> int:
+    """Of an item the prompt once an option, as where options cannot share it."""
+    if window.item is None:
+        return len(window.tokens)
+    return len(window.tokens) + window.item.spans[0][0] * (len(window.item.spans) - 1)

@@ -11,16 +11,17 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from depthprune.calibration import SOURCES, CalibrationSpec, parse_calibration
+from depthprune.calibration import SOURCES, CalibrationSpec, beside, parse_calibration
+from depthprune.calibration.windows import Split
 from depthprune.errors import DepthpruneError, UsageError, first_line
 from depthprune.objectives import parse_objective
 from depthprune.search import make_search, parse_budget
-from depthprune.study.design import Plan, listed, read_plan
+from depthprune.study.design import FINAL_KEYS, Plan, is_task_file, listed, read_plan
 
 T = TypeVar("T")
 Specs: TypeAlias = tuple[CalibrationSpec, ...]
@@ -74,6 +75,8 @@ class Grid:
         texts: Specs whose perplexity is measured, by name.
         choices: Specs of items whose accuracy is measured, by name.
         folder: Of the plan's file.
+        tasks: Of the harness, files by their paths.
+        problems: What finalists answer in their own words, by name.
     """
 
     plan: Plan
@@ -83,20 +86,31 @@ class Grid:
     texts: Mapping[str, Specs]
     choices: Mapping[str, Specs]
     folder: Path
+    tasks: tuple[str, ...] = ()
+    problems: Mapping[str, CalibrationSpec] = field(default_factory=dict)
 
     def place(self, model: str) -> str:
         """Where a model is found: a folder or file beside the plan, else what its name says."""
         beside = self.folder / model
         return str(beside) if beside.exists() else model
 
+    def split_of(self, judged: Specs) -> Split:
+        """What judges draw from: of a source that a calibration reads, the tenth that none sees."""
+        seen = {(s.source, s.target) for c in self.calibrations.values() for s in c.specs}
+        return "held-out" if any((s.source, s.target) in seen for s in judged) else "whole"
+
     @property
     def fingerprint(self) -> str:
         """Of all that decides a result, in hexadecimal; its name and paths' folders do not."""
+        judged = {**self.texts, **self.choices}
         facts = {
-            **self.plan.model_dump(exclude={"name", "device", "calibrations", "texts", "choices"}),
+            **self.plan.model_dump(
+                exclude={"name", "device", "calibrations", "texts", "choices", *FINAL_KEYS}
+            ),
             "calibrations": {n: [s.line() for s in c.specs] for n, c in self.calibrations.items()},
             "texts": {name: [s.line() for s in specs] for name, specs in self.texts.items()},
             "choices": {name: [s.line() for s in specs] for name, specs in self.choices.items()},
+            "splits": {name: self.split_of(specs) for name, specs in judged.items()},
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -119,13 +133,19 @@ def _written_out(plan: Plan, path: Path) -> Grid:
     }
     texts = {name: reading.specs(f"texts.{name}", spec) for name, spec in plan.texts.items()}
     choices = {name: reading.specs(f"choices.{name}", spec) for name, spec in plan.choices.items()}
+    problems = {
+        name: reading.problem(f"generate.{name}", entry.spec)
+        for name, entry in plan.generate.items()
+    }
     reading.check_names()
     if reading.problems:
         raise UsageError(f"{path}: {'; '.join(reading.problems)}")
     cells, unfit = _cells(plan, calibrations)
     if not cells:
         raise UsageError(f"{path}: no cell is left; exclude less, or name objectives that fit")
-    return Grid(plan, calibrations, cells, unfit, texts, choices, path.parent)
+    tasks = tuple(str(path.parent / t) if is_task_file(t) else t for t in plan.tasks)
+    found = {name: spec for name, spec in problems.items() if spec is not None}
+    return Grid(plan, calibrations, cells, unfit, texts, choices, path.parent, tasks, found)
 
 
 class _Reading:
@@ -145,20 +165,30 @@ class _Reading:
     def specs(self, where: str, spec: str) -> Specs:
         return self._gathered(where, lambda: _specs(spec, self._folder)) or ()
 
+    def problem(self, where: str, spec: str) -> CalibrationSpec | None:
+        """Questions with answers, the answers scored."""
+        return self._gathered(where, lambda: _problem(_specs(spec, self._folder)))
+
     def check_names(self) -> None:
         """Objectives, searches, the budget, what is excluded and where texts are at home."""
+        judged = {**self._plan.texts, **self._plan.choices}
         for objective in self._plan.objectives:
             self._gathered("objectives", partial(parse_objective, objective))
         for search in self._plan.searches:
             self._gathered("searches", partial(make_search, search))
         if self._plan.budget is not None:
             self._gathered("budget", partial(parse_budget, self._plan.budget))
+        if len(set(self._plan.tasks)) < len(self._plan.tasks):
+            self.problems.append("tasks: expected each once")
+        if (self._plan.tasks or self._plan.generate) and not judged:
+            self.problems.append(
+                "tasks, generate: finalists are chosen by what texts or choices say; name some"
+            )
         for place, entry in enumerate(self._plan.exclude):
             unknown = [key for key in entry if key not in _AXES]
             if unknown:
                 expected = ", ".join(_AXES)
                 self.problems.append(f"exclude.{place}: expected {expected}; got {unknown[0]}")
-        judged = {**self._plan.texts, **self._plan.choices}
         for name, home in self._plan.homes.items():
             if name not in judged or home not in self._plan.calibrations:
                 self.problems.append(
@@ -192,13 +222,18 @@ def _configurations(name: str, entry: Any, folder: Path) -> list[Calibrated]:
 
 def _specs(entry: Any, folder: Path) -> Specs:
     specs = parse_calibration(entry)
-    return tuple(_beside(spec, folder) for spec in specs)
+    return tuple(beside(spec, folder) for spec in specs)
 
 
-def _beside(spec: CalibrationSpec, folder: Path) -> CalibrationSpec:
-    if not spec.target or not SOURCES.get(spec.source).reads_file or spec.target.startswith("~"):
-        return spec
-    return spec.model_copy(update={"target": str(folder / spec.target)})
+def _problem(specs: Specs) -> CalibrationSpec:
+    spec = specs[0]
+    asks = spec.format != "raw" and SOURCES.get(spec.source).kind != "choices"
+    if len(specs) > 1 or not asks:
+        raise UsageError(
+            "expected one source of questions and answers with format=zero-shot, few-shot or "
+            f"chat; got {spec.line()}"
+        )
+    return spec.model_copy(update={"mask": "answer"})
 
 
 def _cells(plan: Plan, calibrations: Mapping[str, Calibrated]) -> tuple[tuple[Cell, ...], int]:

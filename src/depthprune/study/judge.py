@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from depthprune.calibration import Calibration
 from depthprune.evaluator import Evaluator, Memo, RemovedSet, Score, increase
 from depthprune.manifest import BlockScore, Estimate, HeldOut, PathPoint
 from depthprune.models.loading import Model
-from depthprune.objectives import Mixture, Objective
+from depthprune.objectives import Mixture, Objective, parse_objective
 from depthprune.progress import SILENT, Progress
 
 
@@ -41,9 +42,16 @@ class Judge:
     ) -> None:
         self._parts = calibration.parts
         self._worst = calibration.worst_domain
+        self._objective = parse_objective(objective)
         self._evaluators = [
             Evaluator(
-                model, held, objective, memory=memory, memo=memo, plain=True, progress=progress
+                model,
+                held,
+                self._objective.of_source(held.windows, calibration.windows) or self._objective,
+                memory=memory,
+                memo=memo,
+                plain=True,
+                progress=progress,
             )
             for held in calibration.held_out()
         ]
@@ -61,6 +69,7 @@ class Judge:
             records.append(
                 HeldOut(
                     calibration=part.spec.line(),
+                    objective=other_name(evaluator.objective, self._objective),
                     dense=estimate(dense, evaluator.objective),
                     pruned=estimate(pruned, evaluator.objective),
                     increase=grown,
@@ -72,9 +81,10 @@ class Judge:
     def mixed(self, sets: Sequence[RemovedSet]) -> list[tuple[float, float]]:
         """The mixture's held-out loss of each set, and its standard error.
 
-        Where the worst domain counts, it is that of the worst source.
+        Where the worst domain counts, it is that of the worst source. Of a mixture of objectives,
+        each source's loss is as a share of the dense model's, as they have no common unit.
         """
-        columns = [evaluator.score([(), *sets])[1:] for evaluator in self._evaluators]
+        columns = [self._scored(evaluator, sets) for evaluator in self._evaluators]
         shares = [part.share for part in self._parts]
         mixed = []
         for scores in zip(*columns, strict=True):
@@ -86,6 +96,18 @@ class Judge:
             variance = sum((w * s.stderr) ** 2 for w, s in zip(shares, scores, strict=True))
             mixed.append((loss, math.sqrt(variance)))
         return mixed
+
+    def _scored(self, evaluator: Evaluator, sets: Sequence[RemovedSet]) -> list[Score]:
+        dense, *scores = evaluator.score([(), *sets])
+        single = len(evaluator.objective.components) == 1
+        if not single or len(self._objective.components) == 1:
+            return scores
+        return [replace(s, loss=s.loss / dense.loss, stderr=s.stderr / dense.loss) for s in scores]
+
+
+def other_name(used: Mixture, asked: Mixture) -> str | None:
+    """The objective that judged a source, where it is not the one that was asked for."""
+    return None if used.name == asked.name else used.name
 
 
 class SizeRule:

@@ -7,11 +7,12 @@ and the memo remember. Losses are computed as transformers computes them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from depthprune.calibration import Calibration, calibrate
+from depthprune.calibration.windows import Split
 from depthprune.evaluator import Evaluator, Memo, RemovedSet
 from depthprune.models.loading import Model
 from depthprune.study.grid import Specs
@@ -71,6 +72,7 @@ def make_jury(
     by: str,
     homes: Mapping[str, str],
     memo: Memo | None,
+    split_of: Callable[[Specs], Split],
 ) -> Jury:
     """Draw what is judged on.
 
@@ -78,16 +80,17 @@ def make_jury(
         model: Whose sets are judged.
         texts: Specs by name.
         choices: Specs of items by name.
-        by: How likelihoods of options are compared: `sum`, `token` or `byte`.
+        by: How likelihoods of options are compared: `sum`, `token`, `char` or `byte`.
         homes: For each name the calibration of its domain.
         memo: Store of losses.
+        split_of: What part of a source is drawn from.
 
     Raises:
         CalibrationError: If a text or file cannot be read.
     """
 
     def evaluator(specs: Specs, objective: str) -> Evaluator:
-        drawn: Calibration = calibrate(list(specs), model, split="whole")
+        drawn: Calibration = calibrate(list(specs), model, split=split_of(specs))
         return Evaluator(model, drawn, objective, memo=memo, racing=None, plain=True)
 
     accuracy = "accuracy" if by == "sum" else f"accuracy:by={by}"

@@ -100,6 +100,7 @@ class Study:
                     self.grid.plan.by,
                     self.grid.plan.homes,
                     self.memo,
+                    self.grid.split_of,
                 )
             except DepthpruneError as error:
                 yield from (self._failed(cell, None, None, error) for cell in group)
@@ -171,7 +172,6 @@ class Study:
 
     def _facts(self, cell: Cell, blocks: int, drawn: Calibration | None) -> dict[str, Any]:
         calibrated = self.grid.calibrations[cell.calibration]
-        lengths = {len(window.tokens) for window in drawn.windows} if drawn is not None else set()
         text = not calibrated.judges_items
         return {
             "model": cell.model,
@@ -181,7 +181,7 @@ class Study:
                 name=cell.calibration,
                 kind="text" if text else "choices",
                 source=calibrated.family,
-                length=max(lengths) if lengths and text else None,
+                length=max(spec.length for spec in calibrated.specs) if text else None,
                 windows=len(drawn.windows) if drawn is not None else 1,
                 tokens=sum(int(w.scored.sum()) for w in drawn.windows) if drawn is not None else 0,
             ),
@@ -203,12 +203,14 @@ def _drawn(calibrated: Calibrated, model: Model, draw: int) -> Calibration:
 
 
 def _alone(evaluator: Evaluator, result: Result) -> tuple[float, ...] | None:
-    """What removing each chosen block alone adds, where the search asked for that anyway."""
+    """What removing each chosen block alone adds, on every window.
+
+    Most searches have asked for that. It is never taken from what happens to be known, which
+    another cell may have asked for, or not, where the study was stopped in between.
+    """
     singles: list[RemovedSet] = [(block,) for block in result.removed]
-    if not all(evaluator.has_asked(each) for each in singles):
-        return None
     dense = evaluator.dense
-    grown = tuple(increase(score, dense)[0] for score in evaluator.known(singles))
+    grown = tuple(increase(score, dense)[0] for score in evaluator.score(singles))
     return grown if all(abs(each) < float("inf") for each in grown) else None
 
 

@@ -1,47 +1,39 @@
 """The results table: one row a cell of the grid, kept as JSON lines.
 
-A study writes a row as each cell ends and may be stopped at any time, so the table is a file that
-is only ever appended to; a line cut short by the stop is dropped when the table is opened again.
-The first line is a header, `{"kind": "depthprune-study", "schema": 1, "plan": ...}`: rows of
-another version or another plan are refused, since mixing them would compare what is not
-comparable. Every other line is a `Row`. Infinite values are the strings `"Infinity"` and `"NaN"`.
+The first line is a header, `{"kind": "depthprune-study", "schema": 1, "plan": ...}`; every other
+line is a `Row`. `lines` says how it is written and read.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from depthprune.errors import UsageError
-from depthprune.outputs import whole_file
+from depthprune.study.lines import Lines, Record
 
 SCHEMA = 1
 KIND = "depthprune-study"
 Key: TypeAlias = tuple[str, int, str, str, str, int, int]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
-
-
-class CellCalibration(_Record):
+class CellCalibration(Record):
     """What a cell was calibrated on. Its draw is the row's."""
 
     name: str = Field(description="By which the plan calls this configuration.")
     kind: Literal["text", "choices"] = Field(description="Text windows or multiple-choice items.")
     source: str = Field(description="What was read, without how.")
-    length: int | None = Field(default=None, description="Tokens a window; null for choices.")
+    length: int | None = Field(
+        default=None, description="Tokens a window, at most; null for choices."
+    )
     windows: int = Field(ge=1, description="Windows or items.")
     tokens: int = Field(ge=0, description="Scored tokens.")
 
 
-class CellCost(_Record):
+class CellCost(Record):
     """What the cell's search spent."""
 
     evaluations: int = Field(ge=0, description="Removed sets scored.")
@@ -50,7 +42,7 @@ class CellCost(_Record):
     seconds: float = Field(ge=0, description="Wall time.")
 
 
-class Evaluation(_Record):
+class Evaluation(Record):
     """The pruned model on one text or task that no search saw."""
 
     name: str = Field(description="The text or the task.")
@@ -71,7 +63,7 @@ class Evaluation(_Record):
         return self
 
 
-class Row(_Record):
+class Row(Record):
     """One cell: a search on one draw of one calibration, and what its set is worth elsewhere."""
 
     model: str
@@ -90,7 +82,8 @@ class Row(_Record):
     stderr: float | None = Field(default=None, description="Of `loss`, between windows.")
     dense_loss: float | None = Field(default=None, description="The whole model's, same windows.")
     alone: tuple[float, ...] | None = Field(
-        default=None, description="Increase in loss of each removed block alone, in their order."
+        default=None,
+        description="Increase in loss of each removed block alone, in their order; null: infinite.",
     )
     cost: CellCost | None = None
     evaluations: tuple[Evaluation, ...] = ()
@@ -140,26 +133,17 @@ class Table:
         return tuple(row for row in self.rows if row.error is None)
 
 
-def write(path: Path, plan: str, rows: Sequence[Row] = ()) -> None:
-    """Write a table as a whole; an existing file is replaced.
+_LINES = Lines(KIND, SCHEMA, "a study's results table", Row, lambda row: row.key, "cell")
 
-    Args:
-        path: The file.
-        plan: Fingerprint of the plan.
-        rows: May be empty: a table that is to be appended to.
-    """
-    lines = [json.dumps({"kind": KIND, "schema": SCHEMA, "plan": plan})]
-    lines += [row.model_dump_json() for row in rows]
-    with whole_file(path) as partial:
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+def write(path: Path, plan: str, rows: Sequence[Row] = ()) -> None:
+    """Write a table as a whole; see `Lines.write`."""
+    _LINES.write(path, plan, rows)
 
 
 def append(path: Path, row: Row) -> None:
     """Add a row and have it on the disk before returning."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(row.model_dump_json() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    _LINES.append(path, row)
 
 
 def resume(path: Path, plan: str) -> Table:
@@ -168,14 +152,7 @@ def resume(path: Path, plan: str) -> Table:
     Raises:
         UsageError: As `read`.
     """
-    if not path.exists() or not path.read_bytes().strip():
-        write(path, plan)
-    table = read(path, plan)
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
-    return table
+    return Table(plan, _LINES.resume(path, plan))
 
 
 def read(path: Path, plan: str | None = None) -> Table:
@@ -189,49 +166,4 @@ def read(path: Path, plan: str | None = None) -> Table:
         UsageError: If it is no results table, is of another version or plan, has a row that does
             not fit the schema, or has a cell twice.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path}: cannot be read ({error}); expected a study's results table"
-        ) from error
-    lines = text.split("\n")[:-1]
-    found = _header(path, lines[0] if lines else "")
-    if plan is not None and found != plan:
-        raise UsageError(
-            f"{path}: its plan is {found}, expected {plan}; choose another folder, or remove it"
-        )
-    rows: dict[Key, Row] = {}
-    for number, line in enumerate(lines[1:], start=2):
-        row = _row(path, number, line)
-        if row.key in rows:
-            raise UsageError(f"{path} line {number}: this cell was given before; remove one of two")
-        rows[row.key] = row
-    return Table(found, tuple(rows.values()))
-
-
-def _header(path: Path, line: str) -> str:
-    try:
-        header: Any = json.loads(line)
-    except ValueError:
-        header = None
-    if not isinstance(header, dict) or header.get("kind") != KIND:
-        raise UsageError(f"{path}: expected a study's results table, whose first line says {KIND}")
-    if header.get("schema") != SCHEMA:
-        raise UsageError(
-            f"{path}: expected schema {SCHEMA}, found {header.get('schema')}; read it with the "
-            "version of depthprune that wrote it, or run the study again"
-        )
-    return str(header.get("plan"))
-
-
-def _row(path: Path, number: int, line: str) -> Row:
-    try:
-        return Row.model_validate_json(line)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(
-            f"{path} line {number}: {where + ': ' if where else ''}{first['msg']}; remove the line "
-            "to have the cell run again"
-        ) from error
+    return Table(*_LINES.read(path, plan))

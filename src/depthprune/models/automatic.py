@@ -1,0 +1,59 @@
+"""Which automatic class of transformers makes the whole of a model.
+
+A checkpoint of several modalities may hold more than its causal language model: read by
+`AutoModelForCausalLM`, some types lose their towers, and most are not known to it at all. So the
+class is taken whose model bears the name that the config gives as its architecture, and where no
+name fits, the first that knows the type.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+"""The last of them is of transformers 5."""
+
+
+def automatic_class(config: Any) -> Any:
+    """The automatic class for a config from transformers.
+
+    Args:
+        config: As `AutoConfig.from_pretrained` gave it.
+
+    Returns:
+        A class with `from_pretrained` and `from_config`; `AutoModelForCausalLM` for a type that
+        none of them knows, whose message then says so.
+    """
+    import transformers
+
+    classes = [getattr(transformers, name, None) for name in _CLASSES]
+    fitting = {c: _names(c, config) for c in classes if c is not None and _names(c, config)}
+    for architecture in getattr(config, "architectures", None) or ():
+        for found, names in fitting.items():
+            if architecture in names:
+                return found
+    return next(iter(fitting), transformers.AutoModelForCausalLM)
+
+
+def _names(automatic: Any, config: Any) -> tuple[str, ...]:
+    """Names of the models that an automatic class makes of this config."""
+    mapping = automatic._model_mapping
+    if type(config) not in mapping:
+        return ()
+    made = mapping[type(config)]
+    return tuple(each.__name__ for each in (made if isinstance(made, (tuple, list)) else (made,)))
+
+
+def automatic_class_of(folder: str, *, trust_remote_code: bool = False) -> Any:
+    """The automatic class for a checkpoint folder.
+
+    Args:
+        folder: With a `config.json`.
+        trust_remote_code: Whether the model's own Python code may run.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=trust_remote_code
+    )
+    return automatic_class(config)
