@@ -66,7 +66,8 @@ class FastBlockSelect(Method):
                 increase |= {g: s.loss - dense.loss for g, s in zip(new, scores, strict=True)}
             # A cover that may not go as a whole is mended with the cheapest blocks.
             cover = cheapest_cover(increase, space.k)
-            current = cover if space.allows(cover) else first_in(space, [*cover, *by_loss(prior)])
+            mended = dict.fromkeys([*cover, *by_loss(prior)])
+            current = cover if space.allows(cover) else first_in(space, list(mended))
             if current in met:
                 break
             if current in increase:
