@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -162,7 +163,10 @@ def train(student: Student, order: Sequence[int], settings: LoRA, folder: Path, 
             watch = _Watch(shown, first["eval_loss"])
             trainer = _trainer(student, order, settings, folder, watch)
             try:
-                trainer.train(resume_from_checkpoint=None if last is None else str(last))
+                with warnings.catch_warnings():
+                    # Said of checkpoints written within a second, which are then told by number.
+                    warnings.filterwarnings("ignore", message="mtime may not be reliable")
+                    trainer.train(resume_from_checkpoint=None if last is None else str(last))
             except (OSError, SafetensorError) as error:
                 raise OutputError(
                     f"{folder}: a checkpoint cannot be written or read ({first_line(error)}); free "
