@@ -133,3 +133,19 @@ def test_a_plan_that_judges_nothing_pays_nothing_for_it(tmp_path: Path, tiny_lla
 def test_more_blocks_than_the_model_has_are_refused(tmp_path: Path, tiny_llama: Path) -> None:
     with pytest.raises(UsageError, match="k"):
         forecast(_grid(tmp_path, [tiny_llama], k=6), SILENT)
+
+
+def test_what_a_calibration_reads_too_is_judged_on_the_part_that_no_draw_sees(
+    tmp_path: Path, tiny_llama: Path
+) -> None:
+    line = "The river is 49 feet high at the bridge, and the bridge is older than the mill.\n"
+    for name in ("seen.txt", "other.txt"):
+        (tmp_path / name).write_text(line * 60, encoding="utf-8")
+
+    def told(text: str) -> Spent:
+        calibrations = {"seen": "text:seen.txt,windows=3,length=16"}
+        texts = {"text": f"text:{text},windows=all,length=16"}
+        grid = _grid(tmp_path, [tiny_llama], calibrations=calibrations, texts=texts)
+        return forecast(grid, SILENT).judging
+
+    assert 0 < 5 * told("seen.txt").block_tokens < told("other.txt").block_tokens

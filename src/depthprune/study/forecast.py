@@ -15,12 +15,10 @@ from dataclasses import dataclass, field
 from depthprune.calibration import Calibration, Window, calibrate
 from depthprune.evaluator.plan import Rehearsal, Speed, measure_speed
 from depthprune.models.loading import Model, load
-from depthprune.models.removal import parse_blocks
 from depthprune.objectives import parse_objective
 from depthprune.progress import Progress
-from depthprune.search import parse_budget, search
-from depthprune.study.design import Plan
-from depthprune.study.grid import Cell, Grid, Specs
+from depthprune.search import search
+from depthprune.study.grid import Cell, Grid
 
 
 @dataclass(frozen=True)
@@ -75,20 +73,20 @@ def forecast(grid: Grid, progress: Progress) -> Forecast:
             for each in dict.fromkeys(cell.calibration for cell in of_model)
         }
         speed = measure_speed(model, next(iter(drawn.values())).windows[0])
-        searching += _searching(grid.plan, model, speed, drawn, of_model)
-        judging += _judging(model, speed, [*grid.texts.values(), *grid.choices.values()], of_model)
+        searching += _searching(grid, model, speed, drawn, of_model)
+        judging += _judging(grid, model, speed, of_model)
     return Forecast(searching, judging)
 
 
 def _searching(
-    plan: Plan,
+    grid: Grid,
     model: Model,
     speed: Speed,
     drawn: Mapping[str, Calibration],
     cells: Sequence[Cell],
 ) -> Spent:
     total = Spent()
-    budget = parse_budget(plan.budget) if plan.budget else None
+    protect, budget = grid.protect, grid.budget
     groups = itertools.groupby(cells, key=lambda c: (c.calibration, c.draw, c.objective))
     for (calibrated, _, objective), of_draw in groups:
         group = list(of_draw)
@@ -99,7 +97,7 @@ def _searching(
                 rehearsal,
                 k=cell.k,
                 seed=cell.seed,
-                protect=parse_blocks(plan.protect, "protect") if plan.protect else (),
+                protect=protect,
                 budget=budget,
             )
             rehearsal.score([(), *((block,) for block in result.removed)])
@@ -112,11 +110,11 @@ def _searching(
     return total
 
 
-def _judging(model: Model, speed: Speed, judged: Sequence[Specs], cells: Sequence[Cell]) -> Spent:
+def _judging(grid: Grid, model: Model, speed: Speed, cells: Sequence[Cell]) -> Spent:
     left = sum(model.blocks - cell.k for cell in cells)
     tokens = scored = 0
-    for specs in judged:
-        windows = calibrate(list(specs), model, split="whole").windows
+    for specs in (*grid.texts.values(), *grid.choices.values()):
+        windows = calibrate(list(specs), model, split=grid.split_of(specs)).windows
         tokens += sum(map(_tokens, windows))
         scored += sum(int(window.scored.sum()) for window in windows)
     return Spent.at(speed, tokens * left, scored * len(cells))

@@ -19,8 +19,10 @@ from typing import Any, TypeAlias, TypeVar
 from depthprune.calibration import SOURCES, CalibrationSpec, beside, parse_calibration
 from depthprune.calibration.windows import Split
 from depthprune.errors import DepthpruneError, UsageError, first_line
+from depthprune.evaluator import RemovedSet
+from depthprune.models.removal import parse_blocks
 from depthprune.objectives import parse_objective
-from depthprune.search import make_search, parse_budget
+from depthprune.search import Budget, make_search, parse_budget
 from depthprune.study.design import FINAL_KEYS, Plan, is_task_file, listed, read_plan
 
 T = TypeVar("T")
@@ -93,6 +95,16 @@ class Grid:
         """Where a model is found: a folder or file beside the plan, else what its name says."""
         beside = self.folder / model
         return str(beside) if beside.exists() else model
+
+    @property
+    def protect(self) -> RemovedSet:
+        """The blocks that stay."""
+        return parse_blocks(self.plan.protect, "protect") if self.plan.protect else ()
+
+    @property
+    def budget(self) -> Budget | None:
+        """What each search may spend."""
+        return parse_budget(self.plan.budget) if self.plan.budget else None
 
     def split_of(self, judged: Specs) -> Split:
         """What judges draw from: of a source that a calibration reads, the tenth that none sees."""

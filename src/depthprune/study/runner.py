@@ -17,9 +17,8 @@ from depthprune.calibration import Calibration, calibrate
 from depthprune.errors import DepthpruneError
 from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet, increase
 from depthprune.models.loading import Model, load
-from depthprune.models.removal import parse_blocks
 from depthprune.progress import SILENT, Progress
-from depthprune.search import Result, parse_budget, search
+from depthprune.search import Result, search
 from depthprune.study.grid import Calibrated, Cell, Grid, only_line
 from depthprune.study.judging import Jury, make_jury
 from depthprune.study.table import CellCalibration, CellCost, Key, Row, append, resume
@@ -141,15 +140,14 @@ class Study:
                 yield self._failed(cell, model, drawn, error)
 
     def _row(self, cell: Cell, evaluator: Evaluator, jury: Jury) -> Row:
-        plan = self.grid.plan
-        protect = parse_blocks(plan.protect, "protect") if plan.protect else ()
+        protect = self.grid.protect
         result = search(
             cell.search,
             evaluator,
             k=cell.k,
             seed=cell.seed,
             protect=protect,
-            budget=parse_budget(plan.budget) if plan.budget else None,
+            budget=self.grid.budget,
         )
         dense = evaluator.dense
         return Row(
