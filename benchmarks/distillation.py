@@ -20,14 +20,7 @@ from depthprune.evaluator import Memo
 from depthprune.models.removal import parse_blocks
 from depthprune.recovery import LoRA, parse_method
 from depthprune.study.recovered import judge_recovered
-
-SOURCES = (
-    "text:{}/wikitext-2/valid.txt",
-    "jsonl:{}/choices/arc-easy-train.jsonl,field=prompt",
-    "jsonl:{}/gsm8k/train.jsonl,field=question",
-    "stdlib-code",
-)
-FURTHER = ("text:{}/wikitext-2/test.txt", "text:{}/tinyshakespeare/input.txt")
+from recovery import FURTHER, SOURCES
 
 
 def measure(

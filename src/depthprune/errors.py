@@ -52,6 +52,16 @@ def first_line(error: BaseException, limit: int = 200) -> str:
     return lines[0][:limit]
 
 
+def failure(what: str, error: BaseException) -> str:
+    """The line for what another package's code raised, whose traceback `--debug` shows.
+
+    Args:
+        what: Whose code it is, such as `"search 'mine'"`.
+        error: What it raised.
+    """
+    return f"{what} failed ({type(error).__name__}: {first_line(error)}); --debug shows where"
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not known, with the nearest known one.
 

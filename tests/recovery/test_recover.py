@@ -244,7 +244,7 @@ def test_a_rehearsal_tells_what_recovering_sets_costs(tmp_path: Path) -> None:
     model = loaded()
     calibration = drawn(tmp_path, model)
     scorer = RecoveringScorer(model, calibration)
-    rehearsal = RecoveringRehearsal(model, calibration, parse_objective("nll"))
+    rehearsal = RecoveringRehearsal.of(model, calibration, parse_objective("nll"))
     sets = [(0, 2, 3, 5), (1,), (3, 5)]
     scorer.score(sets)
     rehearsal.score(sets)

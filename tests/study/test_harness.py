@@ -21,7 +21,8 @@ from depthprune.objectives.base import TokenLosses, TokenObjective
 from depthprune.objectives.choices import Accuracy, likelihoods
 from depthprune.objectives.nll import token_nll
 from depthprune.study import harness
-from depthprune.study.harness import TaskScore, require_harness, run_tasks, scores_of
+from depthprune.study.finals import FinalScore
+from depthprune.study.harness import require_harness, run_tasks, scores_of
 
 _CORPORA = Path(
     os.environ.get("DEPTHPRUNE_CORPORA", Path(__file__).parents[2] / ".." / "shared" / "data")
@@ -165,6 +166,6 @@ def test_scores_leave_out_what_is_no_metric_of_a_task() -> None:
         },
     }
     assert scores_of(found) == [
-        TaskScore("arc", "acc", "none", 0.5, 0.1, 4),
-        TaskScore("gsm8k", "exact_match", "strict-match", 0.25, None, 8),
+        FinalScore(task="arc", metric="acc", value=0.5, stderr=0.1, n=4),
+        FinalScore(task="gsm8k", metric="exact_match", filter="strict-match", value=0.25, n=8),
     ]

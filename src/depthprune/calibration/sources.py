@@ -23,7 +23,7 @@ from depthprune.calibration.documents import (
 from depthprune.calibration.hub import HUB_OPTIONS, check_hub, read_hub
 from depthprune.calibration.own_text import OWN_OPTIONS, check_own
 from depthprune.calibration.stdlib import code_documents, prose_documents
-from depthprune.errors import CalibrationError, DepthpruneError, UsageError, first_line
+from depthprune.errors import CalibrationError, DepthpruneError, UsageError, failure, first_line
 from depthprune.plugins import Registry
 
 Read = Callable[[str, Mapping[str, str]], Iterator[Document]]
@@ -82,10 +82,7 @@ def read_documents(source: Source, name: str, target: str, options: Mapping[str,
     except DepthpruneError:
         raise
     except Exception as error:
-        raise CalibrationError(
-            f"calibration source {name!r} failed ({type(error).__name__}: {first_line(error)}); "
-            "--debug shows where"
-        ) from error
+        raise CalibrationError(failure(f"calibration source {name!r}", error)) from error
     if not documents:
         what = f"{name}:{target}" if target else name
         raise CalibrationError(f"{what}: holds no text; give a source with text in it")

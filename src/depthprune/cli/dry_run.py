@@ -27,8 +27,8 @@ def tell(job: PruneJob, *, json: bool) -> None:
 
     task = job.prepare()
     windows = task.calibration.windows
-    kind = RecoveringRehearsal if job.search_with_recovery else Rehearsal.of
-    rehearsal = kind(task.model, task.calibration, task.objective)
+    kind = RecoveringRehearsal if job.search_with_recovery else Rehearsal
+    rehearsal = kind.of(task.model, task.calibration, task.objective)
     search(
         task.search,
         rehearsal,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from depthprune.calibration import Calibration
@@ -107,16 +108,7 @@ def training_record(training: Training | None) -> TrainingRecord | None:
         steps=training.steps,
         best=training.best,
         stopped=training.stopped,
-        curve=[
-            TrainingPoint(
-                step=point.step,
-                trained=point.trained,
-                choosing=point.choosing,
-                held_out=point.held_out,
-                held_out_nll=point.held_out_nll,
-            )
-            for point in training.points
-        ],
+        curve=[TrainingPoint(**asdict(point)) for point in training.points],
     )
 
 

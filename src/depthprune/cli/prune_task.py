@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 from depthprune.calibration import Calibration, check_files, parse_calibration
 from depthprune.cli.console import note
 from depthprune.cli.healing import check_enough
-from depthprune.cli.recovering import check_output, check_recovering, check_source, further_texts
+from depthprune.cli.recovering import (
+    check_output,
+    check_recovering,
+    check_source,
+    further_specs,
+    further_texts,
+)
 from depthprune.cli.session import DEFAULT_CALIBRATION, mixture, read_tokenizer
 from depthprune.errors import ModelError, UsageError
 from depthprune.evaluator import RemovedSet
@@ -72,7 +78,7 @@ def prepare(job: PruneJob) -> Task:
     specs = parse_calibration(job.specs or (DEFAULT_CALIBRATION,))
     check_draws(specs, job.draws)
     check_target(job.out, overwrite=job.overwrite)
-    check_files([*specs, *(parse_calibration(job.also) if job.also else [])])
+    check_files([*specs, *further_specs(job.also)])
     source = job.loading.find()
     _check_source(job, source)
     if job.recover is not None:

@@ -22,6 +22,7 @@ from depthprune.cli.recovering import (
     check_output,
     check_source,
     fit_and_judge,
+    further_specs,
     further_texts,
 )
 from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, mixture, open_memo, read_tokenizer
@@ -70,7 +71,7 @@ class RecoverJob:
         method = parse_method(self.method)
         check_output(self.method, self.also, self.out, stream=self.loading.stream)
         check_target(self.out, overwrite=self.overwrite)
-        check_files([*specs, *(parse_calibration(self.also) if self.also else [])])
+        check_files([*specs, *further_specs(self.also)])
         opened = open_checkpoint(self.checkpoint)
         before = self._manifest()
         source = self.loading.find()

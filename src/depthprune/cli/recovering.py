@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depthprune.calibration import Calibration, calibrate, parse_calibration
+from depthprune.calibration import Calibration, CalibrationSpec, calibrate, parse_calibration
 from depthprune.cli.console import TerminalProgress, note
 from depthprune.cli.healing import check_way, heal, training_record
 from depthprune.cli.records import calibration_record
@@ -49,8 +49,7 @@ def check_method(method: str | None, also: Sequence[str]) -> None:
         parse_method(method)
     if also and method is None:
         raise UsageError("--also: names further text to judge recovery on; pass --recover linear")
-    if also:
-        parse_calibration(also)
+    further_specs(also)
 
 
 def check_output(
@@ -88,10 +87,14 @@ def check_source(source: ModelSource) -> None:
         refuse_quantized_config(source.name, source.checkpoint.config)
 
 
+def further_specs(also: Sequence[str]) -> list[CalibrationSpec]:
+    """What `--also` names, parsed."""
+    return list(parse_calibration(also)) if also else []
+
+
 def further_texts(also: Sequence[str], reader: Reader) -> list[Calibration]:
     """The texts that `--also` names, each apart."""
-    specs = parse_calibration(also) if also else []
-    return [calibrate(spec, reader, split="whole") for spec in specs]
+    return [calibrate(spec, reader, split="whole") for spec in further_specs(also)]
 
 
 def fit_and_judge(

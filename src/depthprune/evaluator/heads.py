@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depthprune.calibration import Window
-from depthprune.errors import DepthpruneError, EvaluationError, first_line
+from depthprune.errors import DepthpruneError, EvaluationError, failure
 from depthprune.evaluator.memory import out_of_memory
 from depthprune.evaluator.sheets import Sheet
 from depthprune.evaluator.walk import RemovedSet
@@ -156,7 +156,4 @@ def _guarded(objective: Objective, step: Callable[[], T]) -> T:
     except Exception as error:
         if out_of_memory(error):
             raise
-        raise EvaluationError(
-            f"objective {objective.name!r} failed ({type(error).__name__}: {first_line(error)}); "
-            "--debug shows where"
-        ) from error
+        raise EvaluationError(failure(f"objective {objective.name!r}", error)) from error

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from depthprune.evaluator.score import Score, Weighting, score_of
 from depthprune.evaluator.walk import RemovedSet, block_runs, widest
 from depthprune.models.loading import Model
 from depthprune.objectives import Mixture
+
+R = TypeVar("R", bound="Rehearsal")
 
 _REPEATS = 5
 
@@ -87,7 +90,7 @@ class Rehearsal:
         self._damage = [rng.random() for _ in range(blocks)]
 
     @classmethod
-    def of(cls, model: Model, calibration: Calibration, objective: Mixture) -> Rehearsal:
+    def of(cls: type[R], model: Model, calibration: Calibration, objective: Mixture) -> R:
         """For what an evaluator would be made of."""
         windows = calibration.windows
         return cls(

@@ -8,6 +8,7 @@ name fits, the first that knows the type.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 _CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
@@ -27,7 +28,7 @@ def automatic_class(config: Any) -> Any:
     import transformers
 
     classes = [getattr(transformers, name, None) for name in _CLASSES]
-    fitting = {c: _names(c, config) for c in classes if c is not None and _names(c, config)}
+    fitting = {c: names for c in classes if c is not None and (names := _names(c, config))}
     for architecture in getattr(config, "architectures", None) or ():
         for found, names in fitting.items():
             if architecture in names:
@@ -44,16 +45,18 @@ def _names(automatic: Any, config: Any) -> tuple[str, ...]:
     return tuple(each.__name__ for each in (made if isinstance(made, (tuple, list)) else (made,)))
 
 
-def automatic_class_of(folder: str, *, trust_remote_code: bool = False) -> Any:
-    """The automatic class for a checkpoint folder.
+def automatic_class_of(place: Path, *, trust_remote_code: bool = False) -> Any:
+    """The automatic class for a checkpoint folder or a GGUF file.
 
     Args:
-        folder: With a `config.json`.
+        place: A folder with a `config.json`; or a file, which holds a causal language model alone.
         trust_remote_code: Whether the model's own Python code may run.
     """
-    from transformers import AutoConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    if place.is_file():
+        return AutoModelForCausalLM
     config = AutoConfig.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=trust_remote_code
+        str(place), local_files_only=True, trust_remote_code=trust_remote_code
     )
     return automatic_class(config)

@@ -194,13 +194,11 @@ def _counted(checkpoint: Checkpoint) -> Checkpoint:
     nested = section is not checkpoint.config
     if not nested or row is None or counts(section) or any(map(section.get, LISTED_COUNTS)):
         return checkpoint
-    numbers: dict[str, set[int]] = {}
-    for prefix, number, _ in filter(None, map(split_name, checkpoint.tensors)):
-        if not OTHER_TOWERS.search(prefix):
-            numbers.setdefault(prefix, set()).add(number)
-    if len(numbers) != 1:
+    lists = _numbered(checkpoint.tensors).items()
+    ours = [numbers for prefix, numbers in lists if not OTHER_TOWERS.search(prefix)]
+    if len(ours) != 1:
         return checkpoint
-    (found,) = numbers.values()
+    (found,) = ours
     if found != set(range(len(found))):
         return checkpoint
     config = copy.deepcopy(checkpoint.config)
@@ -253,6 +251,14 @@ def split_name(name: str) -> tuple[str, int, str] | None:
     return None if match is None else (match[1] or "", int(match[2]), name[match.end() :])
 
 
+def _numbered(names: Iterable[str]) -> dict[str, set[int]]:
+    """The numbers that stand behind each prefix in some tensors' names."""
+    numbers: dict[str, set[int]] = {}
+    for prefix, number, _ in filter(None, map(split_name, names)):
+        numbers.setdefault(prefix, set()).add(number)
+    return numbers
+
+
 def find_block_prefix(names: Iterable[str], blocks: int) -> str:
     """Find the list of blocks among tensor names.
 
@@ -270,9 +276,7 @@ def find_block_prefix(names: Iterable[str], blocks: int) -> str:
     Raises:
         ModelError: If none fits, or several do and none is the language model's.
     """
-    numbers: dict[str, set[int]] = {}
-    for prefix, number, _ in filter(None, map(split_name, names)):
-        numbers.setdefault(prefix, set()).add(number)
+    numbers = _numbered(names)
     fitting = [
         prefix
         for prefix, found in numbers.items()

@@ -110,11 +110,9 @@ def row_of(config: Config) -> Architecture | None:
     Raises:
         ModelError: If the type of the model, or that of its language model, is refused.
     """
-    for row in rows_of(config):
-        # A language model of an unknown type is cut by fields alone, and not by its wrapper's row.
-        if not row.tower:
-            return row
-        if not _type(text_section(config)) or _type(text_section(config)) == row.model_type:
-            return find(row.tower) or row
-        return None
-    return None
+    row = next(iter(rows_of(config)), None)
+    if row is None or not row.tower:
+        return row
+    # A language model of an unknown type is cut by fields alone, and not by its wrapper's row.
+    own = _type(text_section(config))
+    return (find(row.tower) or row) if own in ("", row.model_type) else None

@@ -164,7 +164,9 @@ def load_module(
         options["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
     try:
         with quiet_transformers(), no_gguf_bar():
-            loader = _loader(source)
+            loader = automatic_class_of(
+                source.gguf or source.folder, trust_remote_code=source.trust_remote_code
+            )
             module, info = loader.from_pretrained(str(source.folder), **options)
     except Exception as error:
         raise ModelError(
@@ -181,14 +183,6 @@ def load_module(
             "call; give more devices, or --stream"
         )
     return module.eval()  # type: ignore[no-any-return]
-
-
-def _loader(source: ModelSource) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    if source.gguf is not None:
-        return AutoModelForCausalLM
-    return automatic_class_of(str(source.folder), trust_remote_code=source.trust_remote_code)
 
 
 def load_streamed(

@@ -156,14 +156,12 @@ def reload(
 def _whole(
     place: Path, dtype: torch.dtype, device: str, device_map: DeviceMap | None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    from transformers import AutoModelForCausalLM
 
     folder, options = (place.parent, gguf_options(place)) if place.is_file() else (place, {})
     if device_map is not None:
         options["device_map"] = device_map
     with quiet_transformers(), no_gguf_bar():
-        loader = AutoModelForCausalLM if place.is_file() else automatic_class_of(str(folder))
-        module, info = loader.from_pretrained(
+        module, info = automatic_class_of(place).from_pretrained(
             str(folder), dtype=dtype, local_files_only=True, output_loading_info=True, **options
         )
     if place.is_file():

@@ -30,8 +30,10 @@ OBJECTIVES: Registry[Callable[..., Objective]] = Registry(
     },
 )
 
-_READ = ("name", "summary", "has_perplexity", "reads", "compares", "items_only", "bounds")
-_PARTS = (*_READ, "token_losses", "window_loss")
+_PARTS = (
+    "name", "summary", "has_perplexity", "reads", "compares", "items_only", "bounds",
+    "token_losses", "window_loss",
+)  # fmt: skip
 
 __all__ = [
     "KL",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from depthprune.models.anatomy import Anatomy
+from depthprune.models.probe_tokens import probe_tokens
 from depthprune.models.replay import hidden_of, stack_call
 from depthprune.recovery.fold import mapped
 
@@ -23,10 +24,9 @@ class Probe:
 
     def __init__(self, anatomy: Anatomy, block: int) -> None:
         self.number = block
-        generator = torch.Generator().manual_seed(block)
         vocabulary = anatomy.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-        shape = (BATCH, LENGTH)
-        tokens = torch.randint(min(3, vocabulary - 1), vocabulary, shape, generator=generator)
+        first = min(3, vocabulary - 1)
+        tokens = probe_tokens(anatomy.module, (BATCH, LENGTH), seed=block, first=first)
         self.module = copy.deepcopy(anatomy.blocks.modules[block])
         # A streamed or dispatched module carries a `forward` of its own, which runs the original.
         for module in self.module.modules():

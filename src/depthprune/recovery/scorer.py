@@ -117,24 +117,16 @@ class RecoveringScorer:
 
 
 class RecoveringRehearsal(Rehearsal):
-    """Counts what scoring recovered sets would cost.
+    """Counts what scoring recovered sets would cost; each is fitted on all windows."""
 
-    Args:
-        model: The dense original.
-        calibration: As the scorer's.
-        objective: As the scorer's.
-    """
+    _fitted = 0
 
-    def __init__(self, model: Model, calibration: Calibration, objective: Mixture) -> None:
-        windows = _choosing(calibration).windows
-        super().__init__(
-            model.blocks,
-            tokens=sum(len(window.tokens) for window in windows),
-            scored=sum(int(window.scored.sum()) for window in windows),
-            windows=len(windows),
-            compares=any(c.objective.compares for c in objective.components),
-        )
-        self._fitted = calibration.tokens
+    @classmethod
+    def of(cls, model: Model, calibration: Calibration, objective: Mixture) -> RecoveringRehearsal:
+        """For what a scorer would be made of."""
+        made = super().of(model, _choosing(calibration), objective)
+        made._fitted = calibration.tokens
+        return made
 
     def _pay(self, new: Sequence[RemovedSet], share: float) -> None:
         for each in new:

@@ -20,7 +20,7 @@ from depthprune.models.loading import Model
 from depthprune.recovery.fold import folded
 from depthprune.recovery.result import Change, Recovery
 from depthprune.recovery.stored_low_rank import add_low_rank
-from depthprune.recovery.tensors import find, tensors_of
+from depthprune.recovery.tensors import as_stored, find, tensors_of
 
 
 def stored(
@@ -72,8 +72,7 @@ def _rewritten(
             )
         old = tensors[found.name]
         new = folded(old.mT if found.turned else old, matrix, axis)
-        kept = (new.mT if found.turned else new).contiguous()
-        data[found.name] = kept.view(torch.uint8).numpy().tobytes()
+        data[found.name] = as_stored(new, found)
         return new
 
     values = {}

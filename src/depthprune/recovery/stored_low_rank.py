@@ -15,7 +15,7 @@ from depthprune.errors import ModelError
 from depthprune.models.checkpoint import Checkpoint
 from depthprune.models.loading import Model
 from depthprune.recovery.low_rank import LowRank
-from depthprune.recovery.tensors import find, tensors_of
+from depthprune.recovery.tensors import as_stored, find, tensors_of
 
 
 def add_low_rank(
@@ -58,8 +58,7 @@ def add_low_rank(
             if found.name in data:
                 old = _read(data[found.name], old)
             new = changes[name].added_to(old.mT if found.turned else old)
-            kept = (new.mT if found.turned else new).contiguous()
-            data[found.name] = kept.view(torch.uint8).numpy().tobytes()
+            data[found.name] = as_stored(new, found)
             weights[name] = new.to(value.dtype)
 
 

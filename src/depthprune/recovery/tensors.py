@@ -52,6 +52,12 @@ def find(value: Tensor, name: str, tensors: Mapping[str, Tensor]) -> Found | Non
     return likely[0] if own or len(found) == 1 else None
 
 
+def as_stored(value: Tensor, found: Found) -> bytes:
+    """A parameter's new values as the bytes of the tensor that holds them."""
+    kept = (value.mT if found.turned else value).contiguous()
+    return kept.view(torch.uint8).numpy().tobytes()
+
+
 def _same(value: Tensor, tensor: Tensor) -> bool:
     if value.shape != tensor.shape:
         return False

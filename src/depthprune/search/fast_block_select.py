@@ -66,8 +66,8 @@ class FastBlockSelect(Method):
                 increase |= {g: s.loss - dense.loss for g, s in zip(new, scores, strict=True)}
             # A cover that may not go as a whole is mended with the cheapest blocks.
             cover = cheapest_cover(increase, space.k)
-            mended = dict.fromkeys([*cover, *by_loss(prior)])
-            current = cover if space.allows(cover) else first_in(space, list(mended))
+            order = dict.fromkeys([*cover, *by_loss(prior)])
+            current = cover if space.allows(cover) else first_in(space, order)
             if current in met:
                 break
             if current in increase:

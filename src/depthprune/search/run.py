@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from depthprune.errors import DepthpruneError, EvaluationError, first_line
+from depthprune.errors import DepthpruneError, EvaluationError, failure
 from depthprune.evaluator import Cost, RemovedSet, Score, unscored
 from depthprune.search.budget import Budget
 from depthprune.search.protocol import Ask, DeadEndError, Grown, Measure, Plan, Search, Space
@@ -144,10 +144,7 @@ class Run:
         except (DepthpruneError, StopIteration):
             raise
         except Exception as error:
-            raise EvaluationError(
-                f"search {self.algorithm.name!r} failed ({type(error).__name__}: "
-                f"{first_line(error)}); --debug shows where"
-            ) from error
+            raise EvaluationError(failure(f"search {self.algorithm.name!r}", error)) from error
 
     def _scores(self, ask: Ask) -> list[Score]:
         sets = [self._checked(s) if s else () for s in ask.sets]

@@ -13,7 +13,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -26,6 +26,7 @@ from depthprune.models.checkpoint import Checkpoint
 from depthprune.models.loading import Model, load
 from depthprune.models.materialize import dense_checkpoint
 from depthprune.models.parity import reload, verify
+from depthprune.models.pruned_output import block_prefix
 from depthprune.models.surgery import write_pruned
 from depthprune.progress import SILENT, Progress
 from depthprune.study.finals import FINALS, Finalist, FinalRow, FinalScore, choose_finalists
@@ -179,8 +180,7 @@ class Finals:
         """The whole model, or the reloaded cut, proved to be what was measured."""
         if not removed:
             return model.module
-        prefix = None if model.source.checkpoint else f"{model.anatomy.blocks.path}."
-        write_pruned(dense, removed, folder, block_prefix=prefix)
+        write_pruned(dense, removed, folder, block_prefix=block_prefix(model))
         module = reload(folder, model.dtype, model.device)
         verify(model, module, removed)
         return module
@@ -196,7 +196,7 @@ class Finals:
     def _scores(self, model: Model, module: nn.Module, job: _Job) -> tuple[FinalScore, ...]:
         if job.kind == "task":
             found = run_tasks(module, model.tokenizer, [job.task], items=self.grid.plan.task_items)
-            return tuple(FinalScore(**asdict(score)) for score in scores_of(found))
+            return tuple(scores_of(found))
         asked = self.grid.plan.generate[job.name]
         drawn = calibrate(self.grid.problems[job.name], model, split=asked.split)
         answered = answer_all(

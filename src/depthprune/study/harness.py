@@ -12,7 +12,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -20,30 +19,11 @@ from typing import Any
 from torch import nn
 
 from depthprune.errors import EvaluationError, UsageError, first_line
+from depthprune.study.design import is_task_file
+from depthprune.study.finals import FinalScore
 
 _MODULES = ("lm_eval", "accelerate")
 _BATCH = 8
-
-
-@dataclass(frozen=True)
-class TaskScore:
-    """One metric of one task.
-
-    Attributes:
-        task: The task's own name; of a group, each of its tasks has its own.
-        metric: Such as `acc`.
-        filter: What was done to the answers first; `none` where nothing was.
-        value: As the harness gives it.
-        stderr: Of the value, between items; None where the harness gives none.
-        n: Items.
-    """
-
-    task: str
-    metric: str
-    filter: str
-    value: float
-    stderr: float | None
-    n: int
 
 
 def require_harness() -> None:
@@ -82,7 +62,7 @@ def run_tasks(
             models: Any = import_module("lm_eval.models.huggingface")
             known: Any = import_module("lm_eval.tasks")
             # Reading the harness's own tasks takes seconds, and files stand for themselves.
-            own = not all(task.endswith((".yaml", ".yml")) for task in tasks)
+            own = not all(map(is_task_file, tasks))
             # The harness gives a tokenizer a token to pad with.
             lm = models.HFLM(pretrained=module, tokenizer=deepcopy(tokenizer), batch_size=_BATCH)
             found = evaluator.simple_evaluate(
@@ -101,7 +81,7 @@ def run_tasks(
     return answer
 
 
-def scores_of(found: Mapping[str, Any]) -> list[TaskScore]:
+def scores_of(found: Mapping[str, Any]) -> list[FinalScore]:
     """The metrics among a harness's results, task by task.
 
     Args:
@@ -118,7 +98,11 @@ def scores_of(found: Mapping[str, Any]) -> list[TaskScore]:
             stderr = metrics.get(f"{metric}_stderr,{kept}")
             known = float(stderr) if isinstance(stderr, (int, float)) else None
             n = int(found["n-samples"][task]["effective"])
-            scores.append(TaskScore(task, metric, kept, float(value), known, n))
+            scores.append(
+                FinalScore(
+                    task=task, metric=metric, filter=kept, value=float(value), stderr=known, n=n
+                )
+            )
     return scores
 
 
