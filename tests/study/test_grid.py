@@ -88,14 +88,16 @@ def test_files_that_are_missing_are_all_named_before_anything_runs(tmp_path: Pat
     grid = _grid(
         tmp_path,
         texts={"t": "text:no.txt,windows=2"},
-        choices={"c": "choices:arc.jsonl,windows=2"},
+        choices={"c": "choices:arc.jsonl,windows=2,against=seen.txt"},
         tasks=["arc_easy", "mine.yaml"],
         generate={"sums": "jsonl:sums.jsonl,prompt=q,answer=a,format=few-shot,shots=2"},
     )
     with pytest.raises(UsageError) as caught:
         check_files(grid)
     words = str(caught.value)
-    for name in ("texts.t: no such file", "tasks: no such file", "generate.sums: no such file"):
+    for name in ("texts.t: no such", f"choices.c: no such file {tmp_path / 'seen.txt'}"):
+        assert name in words
+    for name in ("tasks: no such file", "generate.sums: no such file"):
         assert name in words
     assert "arc_easy" not in words
     assert "arc.jsonl" not in words
@@ -106,6 +108,19 @@ def test_the_fingerprint_is_of_what_decides_a_result(tmp_path: Path) -> None:
     assert _grid(tmp_path, name="another").fingerprint == before
     assert _grid(tmp_path, draws=3).fingerprint != before
     assert _grid(tmp_path, exact=True).fingerprint != before
+
+
+def test_a_plan_that_moves_with_its_files_keeps_its_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {"t": "text:sub/t.txt,windows=2,against=../seen.txt;/data/all.txt"}
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    before = _grid(tmp_path / "here", texts=texts).fingerprint
+    assert _grid(tmp_path / "there", texts=texts).fingerprint == before
+    monkeypatch.chdir(tmp_path / "here")
+    assert _grid(Path("."), texts=texts).fingerprint == before
+    assert _grid(Path("."), texts={"t": "text:t.txt,windows=2"}).fingerprint != before
 
 
 @pytest.mark.parametrize(

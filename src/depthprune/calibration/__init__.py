@@ -9,7 +9,7 @@ from depthprune.calibration.calibration import (
 )
 from depthprune.calibration.documents import Document
 from depthprune.calibration.overlap import Overlap
-from depthprune.calibration.parsing import beside, file_schema
+from depthprune.calibration.parsing import beside, file_schema, seen_from
 from depthprune.calibration.presets import PRESETS, Preset, parse_calibration
 from depthprune.calibration.rules import check_files
 from depthprune.calibration.sources import SOURCES, Source
@@ -35,4 +35,5 @@ __all__ = [
     "context_of",
     "file_schema",
     "parse_calibration",
+    "seen_from",
 ]

@@ -8,7 +8,7 @@ only before something that would look like a key.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -238,16 +238,31 @@ def beside(spec: CalibrationSpec, folder: Path) -> CalibrationSpec:
         spec: As it was written.
         folder: Of the file that it was written in.
     """
+    return _renamed(spec, lambda name: name if name.startswith("~") else str(folder / name))
+
+
+def seen_from(spec: CalibrationSpec, folder: Path) -> CalibrationSpec:
+    """A spec as it was written before `beside`, wherever the folder lies now.
+
+    Args:
+        spec: Of `beside`.
+        folder: That was given to it.
+    """
+
+    def written(name: str) -> str:
+        path = Path(name)
+        return str(path.relative_to(folder)) if path.is_relative_to(folder) else name
+
+    return _renamed(spec, written)
+
+
+def _renamed(spec: CalibrationSpec, change: Callable[[str], str]) -> CalibrationSpec:
     changed: dict[str, Any] = {}
     if spec.target and SOURCES.get(spec.source).reads_file:
-        changed["target"] = _joined(folder, spec.target)
+        changed["target"] = change(spec.target)
     if spec.against:
-        changed["against"] = tuple(_joined(folder, name) for name in spec.against)
+        changed["against"] = tuple(change(name) for name in spec.against)
     return spec.model_copy(update=changed)
-
-
-def _joined(folder: Path, name: str) -> str:
-    return name if name.startswith("~") else str(folder / name)
 
 
 def file_schema() -> dict[str, Any]:

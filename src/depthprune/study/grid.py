@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from depthprune.calibration import SOURCES, CalibrationSpec, beside, parse_calibration
+from depthprune.calibration import SOURCES, CalibrationSpec, beside, parse_calibration, seen_from
 from depthprune.calibration.windows import Split
 from depthprune.errors import DepthpruneError, UsageError, first_line
 from depthprune.evaluator import RemovedSet
@@ -113,15 +113,19 @@ class Grid:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that decides a result, in hexadecimal; its name and paths' folders do not."""
+        """Of all that decides a result, in hexadecimal; its name does not, nor where it lies."""
         judged = {**self.texts, **self.choices}
+
+        def lines(specs: Specs) -> list[str]:
+            return [seen_from(spec, self.folder).line() for spec in specs]
+
         facts = {
             **self.plan.model_dump(
                 exclude={"name", "device", "calibrations", "texts", "choices", *FINAL_KEYS}
             ),
-            "calibrations": {n: [s.line() for s in c.specs] for n, c in self.calibrations.items()},
-            "texts": {name: [s.line() for s in specs] for name, specs in self.texts.items()},
-            "choices": {name: [s.line() for s in specs] for name, specs in self.choices.items()},
+            "calibrations": {name: lines(c.specs) for name, c in self.calibrations.items()},
+            "texts": {name: lines(specs) for name, specs in self.texts.items()},
+            "choices": {name: lines(specs) for name, specs in self.choices.items()},
             "splits": {name: self.split_of(specs) for name, specs in judged.items()},
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]

@@ -7,7 +7,7 @@ and the memo remember. Losses are computed as transformers computes them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +48,6 @@ class Jury:
             score = evaluator.score([removed])[0].require_finite()
             rows.append(self._row(name, "accuracy", 1 - score.loss, score.stderr, score.windows))
         return tuple(rows)
-
-    def judge_all(self, sets: Sequence[RemovedSet]) -> None:
-        """Score several sets together, which shares their work; `judge` then finds them done."""
-        for evaluator in (*self.texts.values(), *self.items.values()):
-            evaluator.score(sets)
 
     def _row(self, name: str, kind: Any, value: float, stderr: float, n: int) -> Evaluation:
         return Evaluation(

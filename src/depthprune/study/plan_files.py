@@ -48,6 +48,7 @@ def _sources(grid: Grid) -> Iterator[tuple[str, str]]:
         for spec in specs:
             if spec.target and SOURCES.get(spec.source).reads_file:
                 yield where, spec.target
+            yield from ((where, name) for name in spec.against)
 
 
 def _tasks(grid: Grid) -> Iterator[tuple[str, str]]:
