@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from depthprune.errors import ModelError
+from depthprune.errors import CheckpointError, ModelError
 from depthprune.models.apply import apply
 from depthprune.models.config_surgery import prune_config
 from tiny import save_tiny
@@ -34,6 +34,17 @@ def test_hunyuan_routes_each_block_to_as_many_experts_as_before(
     apply(whole, removed, tmp_path / "out", verify=True)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["moe_topk"] == [k for i, k in enumerate(lists["moe_topk"]) if i not in removed]
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "mpt", "gpt_neo"])
+def test_a_count_that_stands_under_two_names_is_set_under_both(
+    tmp_path: Path, model_type: str
+) -> None:
+    """The class takes either name, and the last of them wins."""
+    whole = save_tiny(tmp_path / "whole", model_type, tokenizer=False)
+    apply(_edited(whole, num_hidden_layers=6), (1, 4), tmp_path / "out", verify=True)
+    with pytest.raises(CheckpointError, match="the numbers of blocks disagree"):
+        apply(_edited(whole, num_hidden_layers=5), (1, 4), tmp_path / "none")
 
 
 def test_minicpm3_keeps_a_scale_that_its_file_does_not_state(tmp_path: Path) -> None:

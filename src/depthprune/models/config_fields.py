@@ -138,6 +138,9 @@ COUNTS = (
 )
 """Names under which configs keep the number of blocks."""
 
+DECODER_COUNTS = ("decoder_layers", "num_decoder_layers")
+"""Those of a decoder that may stand beside an encoder's."""
+
 COPIED_COUNTS = ("num_blocks",)
 """Names under which a config may repeat the number; elsewhere they mean other things."""
 

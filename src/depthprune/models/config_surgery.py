@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from depthprune.models.architectures import Architecture, find, require_prunable
 from depthprune.models.config_checks import check_kept, check_lead
-from depthprune.models.config_fields import COPIED_COUNTS, COUNTS, FIELDS
+from depthprune.models.config_fields import COPIED_COUNTS, DECODER_COUNTS, FIELDS
 from depthprune.models.config_sections import Config, count_blocks, counts, text_section
 from depthprune.models.config_values import Cut
 from depthprune.models.derived_lists import apply_row
@@ -74,7 +74,7 @@ def cut_config(config: Config, removed: Iterable[int]) -> ConfigCut:
     for part in (section, new):
         stated = counts(part) | {n: part[n] for n in COPIED_COUNTS if n in part}
         # Beside a count of its own name, a decoder's config may state its encoder's.
-        own = row is not None and row.count in section and row.count not in COUNTS[:1]
+        own = row is not None and row.count in section and row.count in DECODER_COUNTS
         for name, count in stated.items():
             if count == blocks and (not own or row is None or name == row.count):
                 part[name] = len(cut.kept)
