@@ -137,6 +137,56 @@ def test_a_scale_that_the_depth_divides_stays_the_same() -> None:
     assert cut("scale_depth", 1.4) / 4**0.5 == pytest.approx(1.4 / 6**0.5)
 
 
+def test_a_scale_that_the_file_leaves_out_is_the_class_s_own_and_a_null_follows_the_depth() -> None:
+    bare = {"model_type": "minicpm3", "num_hidden_layers": 6}
+    assert prune_config(bare, (1,))["scale_depth"] / 5**0.5 == pytest.approx(1.4 / 6**0.5)
+    assert prune_config(bare | {"scale_depth": None}, (1,))["scale_depth"] is None
+
+
+@pytest.mark.parametrize("name", ["moe_topk", "num_experts", "moe_intermediate_size"])
+def test_lists_that_may_say_something_else_are_sliced_where_they_have_an_entry_a_block(
+    name: str,
+) -> None:
+    assert cut(name, [1, 2, 3, 4, 5, 6]) == [1, 3, 4, 6]
+    assert cut(name, [64, 32]) == [64, 32]
+    assert cut(name, 4) == 4
+
+
+def test_a_list_inside_sparse_attention_settings_is_cut() -> None:
+    settings = {"sparse_attention_freq": [0, 0, 1, 1, 0, 1], "sparse_block_size": 6}
+    assert cut("sparse_attention_config", settings) == {
+        "sparse_attention_freq": [0, 1, 1, 1],
+        "sparse_block_size": 6,
+    }
+
+
+def test_what_a_config_repeats_of_its_nested_one_is_cut_alike() -> None:
+    text = config(layer_types=list("abcdef"), max_window_layers=5, mlp_only_layers=[0, 5])
+    new = prune_config({**text, "model_type": "outer", "text_config": text}, REMOVED)
+    cut_text = new.pop("text_config")
+    assert cut_text["layer_types"] == list("acdf")
+    assert new == cut_text | {"model_type": "outer"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"full_attn_idxs": [1, 4]}, "keep one of 1, 4"),
+        ({"attn_layer_indices": [1, 4]}, "keep one of 1, 4"),
+        (
+            {"linear_attn_config": {"full_attn_layers": [2, 5], "kda_layers": [1, 3, 4, 6]}},
+            "keep one of 1, 4",
+        ),
+    ],
+)
+def test_attention_told_by_a_set_of_blocks_may_not_all_go(
+    fields: dict[str, Any], named: str
+) -> None:
+    prune_config(config(**fields), (1,))
+    with pytest.raises(ModelError, match=f"no attention block would be left.*{named}"):
+        prune_config(config(**fields), REMOVED)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -91,6 +91,23 @@ def test_a_block_that_is_set_up_otherwise_is_caught(tiny_llama: Path, pruned: Pa
         verify(model, module, REMOVED)
 
 
+@pytest.mark.parametrize("removed", [(1,), (0, 5), (1, 2, 4)])
+def test_a_scale_rewritten_for_the_depth_may_be_another_in_its_last_place(
+    tmp_path: Path, removed: tuple[int, ...]
+) -> None:
+    whole = save_tiny(tmp_path / "whole", "minicpm3", tokenizer=False)
+    apply(whole, removed, tmp_path / "out", verify=True)
+
+
+def test_a_checkpoint_that_cannot_generate_is_named(
+    tiny_llama: Path, pruned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = reload(pruned, "float32", "cpu")
+    monkeypatch.setattr(module, "generate", lambda *_, **__: 1 / 0)
+    with pytest.raises(ParityError, match=r"does not generate \(.*division by zero"):
+        verify(load(tiny_llama, dtype="float32", device="cpu"), module, REMOVED)
+
+
 def test_apply_with_verify_leaves_nothing_behind_when_parity_fails(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ _BY_FIELD = """
 apertus arcee aria_text bamba biogpt bitnet cohere cohere_compass_text dbrx deepseek_v2 doge
 ernie4_5 exaone falcon falcon_h1 falcon_mamba flex_olmo gemma glm glm4 gpt_neox granite granitemoe
 granitemoehybrid granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hyperclovax internlm3
-iquestcoder jais2 jetmoe lfm2 llama mamba mamba2 mellum minicpm3 minimax_m2 minimax_m3_vl_text
+iquestcoder jais2 jetmoe lfm2 llama mamba mamba2 mellum minimax_m2 minimax_m3_vl_text
 ministral ministral3 mistral mixtral moshi nanochat nemotron nemotron_h olmo olmo2 olmoe opt
 persimmon phi phi3 phimoe qwen3_moe recurrent_gemma seed_oss solar_open stablelm starcoder2 xlstm
 youtu
@@ -87,6 +87,7 @@ ROWS: tuple[Architecture, ...] = (
     Architecture("ernie4_5_moe", defaults={"moe_layer_start_index": 1}),
     Architecture("qwen2", defaults={"max_window_layers": 28}),
     Architecture("qwen3", defaults={"max_window_layers": 28}),
+    Architecture("minicpm3", defaults={"scale_depth": 1.4}),
     Architecture("mpt", count="n_layers"),
     Architecture("xglm", count="num_layers"),
     Architecture(

@@ -152,7 +152,8 @@ class Architecture:
         count: The field that holds the number of blocks.
         patterns: Lists to be written out before they are cut.
         needs: Lists that the file must have.
-        defaults: Counts of blocks that the config class assumes when the file has none.
+        defaults: What the config class assumes of a count of blocks, or of a scale that the depth
+            enters, when the file says nothing.
         keep: Blocks that must stay, because they alone have a tensor or lack one; -1 is the last.
         places: Block types that the ends of what is kept must have.
         packed: Tensors outside the blocks that hold a part for each.
@@ -168,7 +169,7 @@ class Architecture:
     count: str = "num_hidden_layers"
     patterns: tuple[Pattern | Prefix | Cycle, ...] = ()
     needs: tuple[Need, ...] = ()
-    defaults: Mapping[str, int] = field(default_factory=dict)
+    defaults: Mapping[str, int | float] = field(default_factory=dict)
     keep: tuple[int, ...] = ()
     places: tuple[Place, ...] = ()
     packed: tuple[Packed, ...] = ()

@@ -11,7 +11,13 @@ from typing import Any
 
 from depthprune.errors import ModelError
 from depthprune.models.architectures import Architecture
-from depthprune.models.config_fields import ATTENTION, FIELDS, RECURRENT
+from depthprune.models.config_fields import (
+    ATTENTION,
+    ATTENTION_SETS,
+    FIELDS,
+    NESTED,
+    RECURRENT,
+)
 from depthprune.models.config_sections import Config
 
 
@@ -34,12 +40,12 @@ def check_kept(section: Config, kept: Sequence[int], row: Architecture | None) -
             _check_lenders(name, value, kept)
         elif action == "recount-shared" and isinstance(value, int) and value:
             _check_shared(section, value, kept)
-    if isinstance(attention := section.get("attn_layer_indices"), list):
-        _check_attention(
-            "attn_layer_indices",
-            ["attention" if b in attention else "mamba" for b in range(max(kept) + 1)],
-            kept,
-        )
+    for part in (section, *(section[n] for n in NESTED if isinstance(section.get(n), dict))):
+        for name, first in ATTENTION_SETS.items():
+            if isinstance(found := part.get(name), list) and found:
+                last = max(*kept, *(block - first for block in found))
+                kinds = ["attention" if b + first in found else "mamba" for b in range(last + 1)]
+                _check_attention(name, kinds, kept)
     types = section.get("layer_types")
     if row is not None and isinstance(types, list) and types:
         _check_places(row, types, kept)

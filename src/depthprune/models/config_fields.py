@@ -20,6 +20,7 @@ Action = Literal[
     "recount-shared",
     "slice-lent",
     "slice-longer",
+    "slice-matching",
     "last",
     "repeat",
     "attention-types",
@@ -36,6 +37,8 @@ ACTIONS: Mapping[Action, str] = {
     "remap-keys": "settings of single blocks, keyed by number, are renumbered",
     "slice-lent": "the same as slice, and a block that borrows keeps the one before that lends",
     "slice-longer": "the same as slice, and what follows the blocks' entries goes",
+    "slice-matching": "the same as slice, and a list of another length, which says something else, "
+    "stays",
     "recount": "a number of blocks at the start becomes the number of those kept",
     "recount-shared": "a number of blocks at the end that read others' keys and values becomes the "
     "number of those kept; the blocks that they read must stay",
@@ -79,6 +82,13 @@ FIELDS: Mapping[str, Action] = {
     "rope_theta": "slice",
     "swiglu_limits": "slice",
     "swiglu_limits_shared": "slice",
+    "partial_rotary_factors": "slice",
+    "sparse_attention_freq": "slice",
+    # HunYuan's; elsewhere a list of these may be one for text and one for pictures.
+    "moe_topk": "slice-matching",
+    "num_experts": "slice-matching",
+    "num_shared_expert": "slice-matching",
+    "moe_intermediate_size": "slice-matching",
     # Sets of block numbers.
     "mlp_only_layers": "remap",
     "attn_layer_indices": "remap",
@@ -128,14 +138,24 @@ COUNTS = (
 )
 """Names under which configs keep the number of blocks."""
 
+DECODER_COUNTS = ("decoder_layers", "num_decoder_layers")
+"""Those of a decoder that may stand beside an encoder's."""
+
 COPIED_COUNTS = ("num_blocks",)
 """Names under which a config may repeat the number; elsewhere they mean other things."""
 
 LISTED_COUNTS = ("layers_block_type", "hybrid_override_pattern")
 """Lists with one entry a block, for configs that keep no other number."""
 
-NESTED = ("linear_attn_config",)
+NESTED = ("linear_attn_config", "sparse_attention_config")
 """Parts of a section whose fields speak of the same blocks."""
+
+ATTENTION_SETS: Mapping[str, int] = {
+    "attn_layer_indices": 0,
+    "full_attn_idxs": 0,
+    "full_attn_layers": 1,
+}
+"""Sets of the blocks of attention in models that mix it with recurrence, and their first number."""
 
 ATTENTION = frozenset(
     {

@@ -6,7 +6,7 @@ from typing import Any
 
 from depthprune.errors import CheckpointError
 from depthprune.models.architectures import find, require_prunable
-from depthprune.models.config_fields import COUNTS, LISTED_COUNTS, SECTIONS
+from depthprune.models.config_fields import COUNTS, DECODER_COUNTS, LISTED_COUNTS, SECTIONS
 
 Config = dict[str, Any]
 
@@ -42,7 +42,10 @@ def count_blocks(config: Config) -> int:
     stated = counts(section)
     row = find(str(section.get("model_type"))) or find(str(config.get("model_type")))
     if row is not None and row.count in stated:
-        stated = {row.count: stated[row.count]}
+        # The class reads a count by its common name too, except beside a decoder's, where that
+        # may be the encoder's.
+        names = {row.count} if row.count in DECODER_COUNTS else {row.count, COUNTS[0]}
+        stated = {name: count for name, count in stated.items() if name in names}
     if not stated:
         stated = {n: len(section[n]) for n in LISTED_COUNTS if _is_list(section.get(n))}
     if not stated:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from depthprune.models.architectures import Architecture, find, require_prunable
 from depthprune.models.config_checks import check_kept, check_lead
-from depthprune.models.config_fields import COPIED_COUNTS, COUNTS
+from depthprune.models.config_fields import COPIED_COUNTS, DECODER_COUNTS, FIELDS
 from depthprune.models.config_sections import Config, count_blocks, counts, text_section
 from depthprune.models.config_values import Cut
 from depthprune.models.derived_lists import apply_row
@@ -68,15 +68,28 @@ def cut_config(config: Config, removed: Iterable[int]) -> ConfigCut:
         apply_row(cut, row)
     before = copy.deepcopy(section)
     cut.rewrite_all()
+    if section is not new:
+        _cut_copies(new, cut)
     check_kept(before, cut.kept, row)
     for part in (section, new):
         stated = counts(part) | {n: part[n] for n in COPIED_COUNTS if n in part}
         # Beside a count of its own name, a decoder's config may state its encoder's.
-        own = row is not None and row.count in section and row.count not in COUNTS[:1]
+        own = row is not None and row.count in section and row.count in DECODER_COUNTS
         for name, count in stated.items():
             if count == blocks and (not own or row is None or name == row.count):
                 part[name] = len(cut.kept)
     return ConfigCut(new, tuple(cut.notes))
+
+
+def _cut_copies(config: Config, cut: Cut) -> None:
+    """Rewrite what a config repeats of its language model's section, as transformers 4 wrote it."""
+    types = config.get("layer_types")
+    speaks = isinstance(types, list) and len(types) == cut.blocks
+    if not speaks and cut.blocks not in counts(config).values():
+        return
+    copies = {name: config[name] for name in FIELDS if name in config}
+    Cut(copies, cut.blocks, cut.kept).rewrite_all()
+    config.update(copies)
 
 
 def rows_of(config: Config, *, proved: bool = False) -> tuple[Architecture, ...]:

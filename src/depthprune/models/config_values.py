@@ -85,6 +85,10 @@ class Cut:
         head = value[: self.blocks] if isinstance(value, list) else value
         return self._slice(name, head)
 
+    def _slice_matching(self, name: str, value: Any) -> Any:
+        fits = isinstance(value, list) and len(value) == self.blocks
+        return self._slice(name, value) if fits else value
+
     def _remap(self, name: str, value: Any, first: int = 0) -> Any:
         if not isinstance(value, list):
             return value
@@ -183,6 +187,7 @@ _DO: Mapping[Action, Callable[[Cut, str, Any], Any]] = {
     "remap-keys": Cut._remap_keys,
     "slice-lent": Cut._slice,
     "slice-longer": Cut._slice_longer,
+    "slice-matching": Cut._slice_matching,
     "recount": Cut._recount,
     "recount-shared": Cut._recount_shared,
     "last": Cut._last,

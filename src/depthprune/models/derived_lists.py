@@ -28,9 +28,9 @@ def apply_row(cut: Cut, row: Architecture) -> None:
             raise ModelError(
                 f"model_type {row.model_type}: block {block % cut.blocks} must stay; {row.why}"
             )
-    for name, count in row.defaults.items():
-        if cut.section.get(name) is None:
-            cut.section[name] = count
+    for name, value in row.defaults.items():
+        # A null is something else: MiniCPM3's class then makes its scale follow the depth.
+        cut.section.setdefault(name, value)
     for need in row.needs:
         _check_need(cut, need)
     for pattern in row.patterns:

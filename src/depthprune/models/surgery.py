@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from depthprune.errors import CheckpointError
+from depthprune.models import generation_settings
 from depthprune.models.checkpoint import INDEX, Checkpoint, read_object
 from depthprune.models.config_fields import NAMING_MODULES, PREDICTION_COUNTS
 from depthprune.models.config_sections import text_section
@@ -133,6 +134,8 @@ def write_pruned(
     _write_json(stage / "config.json", config)
     files += ["config.json", *_quantisation_files(checkpoint.folder, stage, modules)]
     files += copy_side_files(checkpoint.folder, stage, config)
+    if generation_settings.NAME in files:
+        notes += _generation_settings(stage / generation_settings.NAME, kept, checkpoint.blocks)
     return Surgery(
         removed=gone,
         kept=kept,
@@ -197,6 +200,19 @@ def _quantisation_files(folder: Path, stage: Path, modules: ModuleNames) -> list
             _write_json(stage / name, modules.rename(read_object(folder / name, name), name))
             written.append(name)
     return written
+
+
+def _generation_settings(file: Path, kept: Sequence[int], blocks: int) -> list[str]:
+    """Rewrite copied generation settings where they name blocks; else they stay byte for byte."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    if not any(f'"{name}"' in text for name in generation_settings.FIELDS):
+        return []
+    settings = read_object(file, "generation settings")
+    cut = generation_settings.cut_settings(settings, kept, blocks)
+    if cut != settings:
+        _write_json(file, cut)
+    gone = [name for name in settings if name not in cut]
+    return [f"{file.name}: nothing of {name} is left, so it was left out" for name in gone]
 
 
 def _write_json(path: Path, document: object) -> None:
