@@ -47,6 +47,7 @@ def test_a_count_that_stands_under_two_names_is_set_under_both(
         apply(_edited(whole, num_hidden_layers=5), (1, 4), tmp_path / "none")
 
 
+@pytest.mark.skipif("minicpm3" not in CONFIG_MAPPING, reason="not known yet")
 def test_minicpm3_keeps_a_scale_that_its_file_does_not_state(tmp_path: Path) -> None:
     whole = save_tiny(tmp_path / "whole", "minicpm3", tokenizer=False, scale_depth=1.4)
     apply(_edited(whole, scale_depth=None), (1,), tmp_path / "out", verify=True)

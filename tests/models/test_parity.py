@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from depthprune.errors import ParityError
 from depthprune.models.apply import apply
@@ -91,6 +92,7 @@ def test_a_block_that_is_set_up_otherwise_is_caught(tiny_llama: Path, pruned: Pa
         verify(model, module, REMOVED)
 
 
+@pytest.mark.skipif("minicpm3" not in CONFIG_MAPPING, reason="not known yet")
 @pytest.mark.parametrize("removed", [(1,), (0, 5), (1, 2, 4)])
 def test_a_scale_rewritten_for_the_depth_may_be_another_in_its_last_place(
     tmp_path: Path, removed: tuple[int, ...]
