@@ -140,6 +140,8 @@ def sections_of(
     for name, (title, make) in _SECTIONS.items():
         shown = []
         for part in parts:
+            if not part.panel.rows:
+                continue
             words = [part.model] * several[0] + [f"{part.kind} calibrations"] * several[1]
             shown += [
                 Shown(", ".join(words), Markup(figure), caption, tuple(sheets), missing)
