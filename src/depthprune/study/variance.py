@@ -74,7 +74,7 @@ class Decomposition:
         calibration: The `within` share of the calibration as a whole: source, length, windows and
             what they do together.
         residual: Share of the variance that no term explains.
-        residual_within: The same of the variance that model and k leave; None where they leave none.
+        residual_within: The same of what model and k leave; None where they leave nothing.
         residual_df: Its degrees of freedom.
         cells: How many cells.
         responses: How many responses the sums are over.
