@@ -189,7 +189,7 @@ def _overlap(part: Part) -> _Made:
     yield (
         views.jaccard_map(part.panel),
         "The mean Jaccard index of sets of the same k; on the diagonal, of different cells of the "
-        "same group.",
+        "same group. A column is the group of the same number.",
         [tables.agreement_sheet(part.panel), tables.pattern_sheet(part.panel)],
         "",
     )
