@@ -201,7 +201,8 @@ def _variance(part: Part) -> _Made:
     if known:
         caption = (
             "Where the differences between cells of one model and k come from. Dashed: the share "
-            "that the draw alone explains."
+            "that the draw alone explains. Hatched: the draw, and what no term explains. Where the "
+            "grid has gaps, terms overlap and the shares do not add up to 100."
         )
         yield views.variance(known), caption, sheets, ""
     for measure, why in part.variance.items():
