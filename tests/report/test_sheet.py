@@ -45,7 +45,7 @@ def test_a_line_break_does_not_end_a_row():
     ("cell", "text", "value"),
     [
         (number(0.12345), "0.123", 0.12345),
-        (number(0.12345, 1, scale=100), "12.3", 0.12345),
+        (number(0.12345, 1, scale=100), "12.3", 12.345),
         (number(None), "–", None),
         (number(Unsaid("one draw only")), "one draw only", None),
         (number(math.inf), "∞", math.inf),

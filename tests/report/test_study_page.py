@@ -1,4 +1,5 @@
 import base64
+import csv
 import hashlib
 import itertools
 import json
@@ -12,6 +13,7 @@ from depthprune.report.study_page import render_study
 from depthprune.report.templating import source
 from depthprune.study.effects import analyse
 from depthprune.study.finals import FinalRow, FinalScore
+from depthprune.study.quality import quality_against_cost
 from depthprune.study.table import Table
 from study.planted import Grid, calibration_only, noise_only, own_domain_only, search_only
 
@@ -19,6 +21,12 @@ from .test_page import CHROMIUM, Page, browse, words
 
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">$\\frac{'
 FEW = {"sources": ("prose", "code"), "searches": ("one-shot", "greedy")}
+
+
+def judged(row, perplexity):
+    first, *rest = row.evaluations
+    changed = first.model_copy(update={"value": perplexity})
+    return row.model_copy(update={"evaluations": (changed, *rest)})
 
 
 def table(rows):
@@ -59,8 +67,39 @@ def test_the_answer_comes_first(page):
             [row.model_copy(update={"error": "no memory"}) for row in noise_only(draws=1)],
             "16 of 16 cells failed",
         ),
+        (
+            [judged(row, math.inf) for row in noise_only(**FEW)],
+            "12 of 12 cells that ran have an evaluation that is not finite",
+        ),
+        (
+            [judged(noise_only(**FEW)[0], math.inf), *noise_only(**FEW)[1:]],
+            "1 of 12 cells that ran have an evaluation that is not finite",
+        ),
+        (
+            [
+                row.model_copy(update={"evaluations": row.evaluations[: 2 if i else 1]})
+                for i, row in enumerate(noise_only(**FEW))
+            ],
+            "Not every cell was judged on arc-easy (accuracy)",
+        ),
+        (
+            noise_only(sources=("prose",), searches=("one-shot", "greedy")),
+            "changing the search moved log-perplexity by",
+        ),
     ],
-    ids=["search", "noise", "one draw", "one search", "not judged", "empty", "failed"],
+    ids=[
+        "search",
+        "noise",
+        "one draw",
+        "one search",
+        "not judged",
+        "empty",
+        "failed",
+        "infinite",
+        "one infinite",
+        "not all judged",
+        "one calibration",
+    ],
 )
 def test_the_page_says(rows, expected):
     parsed = Page(render_study(table(rows)))
@@ -211,6 +250,25 @@ def test_the_sheet_of_spread_is_as_published():
     assert sheet.rows[0][3].value == pytest.approx(0.2)
 
 
+def test_the_sheet_of_spread_counts_searches_and_not_their_seeds():
+    values = {"one-shot": 3.0, "greedy": 3.2}
+    grid = Grid(
+        lambda cell: math.log(values[cell.search]), sources=("prose",), searches=tuple(values)
+    )
+    rows = grid.rows()
+    rows += [row.model_copy(update={"search_seed": 1}) for row in rows if row.search == "greedy"]
+    sheet = study_tables.spread_sheet(analyse(rows)[0].panel)
+    assert sheet.rows[0][2].value == pytest.approx(0.01)
+
+
+def test_regrets_of_two_objectives_stand_apart():
+    part = analyse(noise_only(objectives=("nll", "kl"), **FEW))[0]
+    points = quality_against_cost(part.panel, "perplexity")
+    sheet = study_tables.cost_sheet(points, part.panel.rows, perplexity=True)
+    assert sheet.head[4:6] == ("Mean regret, kl", "Mean regret, nll")
+    assert all(len(row) == len(sheet.head) for row in sheet.rows)
+
+
 SCRIPT = """
 addEventListener("load", () => {
   const table = document.querySelector('table[data-name^="cells"]');
@@ -218,7 +276,10 @@ addEventListener("load", () => {
   const body = table.tBodies[0];
   const heads = [...table.tHead.rows[0].cells];
   const column = heads.findIndex((head) => head.textContent === "Loss");
-  const losses = () => [...body.rows].map((row) => Number(row.cells[column].dataset.value));
+  const number = { inf: Infinity };
+  const one = (text) => number[text] ?? Number(text);
+  const losses = () => [...body.rows].map((row) => one(row.cells[column].dataset.value));
+  body.rows[4].cells[column].dataset.value = "inf";
   heads[column].querySelector("button").click();
   const up = losses();
   heads[column].querySelector("button").click();
@@ -235,7 +296,10 @@ addEventListener("load", () => {
     const told = document.createElement("pre");
     told.id = "told";
     const said = tools.textContent;
-    told.textContent = JSON.stringify({ up, down, left: left.length, said, text });
+    const infinite = [up.at(-1), down[0]].every((each) => each === Infinity);
+    up.pop();
+    down.shift();
+    told.textContent = JSON.stringify({ infinite, up, down, left: left.length, said, text });
     document.body.append(told);
   });
 });
@@ -260,6 +324,7 @@ def test_in_a_browser_tables_sort_filter_and_save(tmp_path, text):
     ran = browse(tmp_path, text, "--dump-dom", "--virtual-time-budget=4000")
     told = Page(re.search(r'<pre id="told">(.*?)</pre>', ran.stdout, re.DOTALL).group(1)).text
     found = json.loads(told)
+    assert found["infinite"]
     assert found["up"] == sorted(found["up"])
     assert found["down"] == sorted(found["down"], reverse=True)
     assert found["left"] == 3
@@ -267,3 +332,6 @@ def test_in_a_browser_tables_sort_filter_and_save(tmp_path, text):
     lines = found["text"].strip().split("\r\n")
     assert len(lines) == 4
     assert lines[0].startswith('"Calibration","Model","k"')
+    # The value in full, and without its error, so that it reads as a number.
+    column = next(csv.reader(lines[:1])).index("prose, perplexity")
+    assert all(float(line[column]) > 20 for line in csv.reader(lines[1:]))

@@ -88,3 +88,14 @@ def test_two_draws_give_no_interval():
     found = correlate(x, x, clusters=np.asarray([0, 0, 1, 1])).spearman
     assert found.value == 1
     assert isinstance(found.interval, Unsaid)
+
+
+def test_a_draw_that_two_groups_share_is_resampled_in_both_at_once():
+    """The same cells twice are no more evidence than once: the interval stays as wide."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal(12)
+    y, draws = x + rng.standard_normal(12), np.repeat(np.arange(6), 2)
+    once = pooled([x], [y], [draws]).spearman
+    twice = pooled([x, x], [y, y], [draws, draws]).spearman
+    assert twice.value == pytest.approx(once.value)
+    assert twice.interval == pytest.approx(once.interval)

@@ -47,6 +47,44 @@ def test_a_pure_search_effect_is_called_one():
     assert of(search_only(), "shares")[0].numbers["search η²"] > 0.999
 
 
+def test_an_effect_on_one_text_alone_is_not_one_on_the_whole():
+    """The search moves one text; the draw moves the other far more, and so the mean of both."""
+    luck = np.random.default_rng(0).standard_normal((len(SOURCES), 3))
+    rows = []
+    for row in Grid(
+        lambda cell: 3.5 + 0.1 * SEARCHES.index(cell.search) + 0.01 * cell.luck + 0.002 * cell.own,
+        texts=("prose", "code"),
+    ).rows():
+        prose, code = row.evaluations
+        value = np.exp(3.5 + luck[SOURCES.index(row.calibration.source), row.draw])
+        changed = code.model_copy(update={"value": float(value)})
+        rows.append(row.model_copy(update={"evaluations": (prose, changed)}))
+    effect = analyse(rows)[0].effects["search", "perplexity"]
+    assert effect.claimed == ("prose",)
+    assert not effect.stands
+    found = of(rows, "verdict")[0]
+    assert found.verdict == "within noise"
+    assert "which is within noise except on prose" in found.sentence
+
+
+def test_what_is_within_noise_is_not_called_comparable():
+    rows = Grid(
+        lambda cell: 3.5 + 0.2 * SEARCHES.index(cell.search) + 0.25 * cell.luck + 0.02 * cell.own,
+        draws=2,
+        seed=4,
+    ).rows()
+    found = of(rows, "verdict")[0]
+    assert found.verdict == "comparable"
+    assert found.sentence.startswith(
+        "Search mattered for log-perplexity, but not measurably more than calibration:"
+    )
+    assert found.sentence.startswith(found.lead)
+
+
+def test_one_draw_speaks_for_no_search_and_against_none():
+    assert of(noise_only(draws=1), "cost") == []
+
+
 def test_effects_of_one_size_are_comparable():
     rows = Grid(
         lambda cell: 3.5 + 0.3 * SOURCES.index(cell.source) + 0.3 * SEARCHES.index(cell.search)

@@ -103,3 +103,10 @@ def test_random_sets_reach_each_p_as_often():
         for seed in range(200)
     ]
     assert np.mean(np.asarray(found) <= 0.1) < 0.16
+
+
+def test_agreement_is_judged_by_permutation_over_the_same_pairs():
+    """Planted sets share all blocks but one within a source, and none between sources."""
+    cells = panel(calibration_only())
+    assert agreement(cells, "search").p == 1 / 1000
+    assert agreement(cells, "calibration").p > 0.9

@@ -111,7 +111,7 @@ def number(value: float | Unsaid | None, places: int = 3, *, scale: float = 1.0)
         return Cell(numbers.DASH)
     if isinstance(value, Unsaid):
         return Cell(value.reason)
-    return Cell(numbers.fixed(scale * value, places), value)
+    return Cell(numbers.fixed(scale * value, places), scale * value)
 
 
 def interval(value: Estimate | Unsaid, scale: float = 1.0) -> Cell:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from depthprune.report import numbers
 from depthprune.report.export import INK, KEPT, MUTED, PAPER, REMOVED, RULE
@@ -24,6 +24,7 @@ from depthprune.study.quality import Point
 from depthprune.study.variance import DRAW, Decomposition
 
 _WIDTH = 7.2
+_REST = "unexplained"
 _MARKERS = "osD^vPX*<>hp"
 
 
@@ -75,12 +76,15 @@ def variance_bars(panels: Sequence[tuple[str, Decomposition]]) -> Figure:
     """
     names = list(dict.fromkeys(t.name for _, d in panels for t in d.terms if t.within is not None))
     names.sort(key=lambda name: (name != DRAW, " × " not in name), reverse=True)
+    names.append(_REST)
     figure = Figure((_WIDTH, 0.75 + 0.27 * max(1, len(names))), layout="constrained")
     for axes, (label, found) in zip(_row_of_axes(figure, len(panels)), panels, strict=True):
         shares = {term.name: term.within for term in found.terms if term.within is not None}
+        if found.residual_within is not None:
+            shares[_REST] = found.residual_within
         for place, name in enumerate(reversed(names)):
             if name in shares:
-                _bar(axes, place, 100 * shares[name], hollow=name == DRAW)
+                _bar(axes, place, 100 * shares[name], hollow=name in (DRAW, _REST))
                 _beside(axes, 100 * shares[name], place, numbers.fixed(100 * shares[name], 1))
             else:
                 _beside(axes, 0, place, "not estimated")
@@ -216,6 +220,9 @@ def cost_front(points: Sequence[Point], *, perplexity: bool) -> Figure:
             fontsize=8,
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: numbers.format_count(cost)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.14, y=0.14)
     axes.set_xlabel("block-tokens a search")
     axes.set_ylabel("perplexity" if perplexity else "accuracy, %")

@@ -140,6 +140,8 @@ def sections_of(
     for name, (title, make) in _SECTIONS.items():
         shown = []
         for part in parts:
+            if not part.panel.rows:
+                continue
             words = [part.model] * several[0] + [f"{part.kind} calibrations"] * several[1]
             shown += [
                 Shown(", ".join(words), Markup(figure), caption, tuple(sheets), missing)
@@ -187,7 +189,7 @@ def _overlap(part: Part) -> _Made:
     yield (
         views.jaccard_map(part.panel),
         "The mean Jaccard index of sets of the same k; on the diagonal, of different cells of the "
-        "same group.",
+        "same group. A column is the group of the same number.",
         [tables.agreement_sheet(part.panel), tables.pattern_sheet(part.panel)],
         "",
     )
@@ -199,7 +201,8 @@ def _variance(part: Part) -> _Made:
     if known:
         caption = (
             "Where the differences between cells of one model and k come from. Dashed: the share "
-            "that the draw alone explains."
+            "that the draw alone explains. Hatched: the draw, and what no term explains. Where the "
+            "grid has gaps, terms overlap and the shares do not add up to 100."
         )
         yield views.variance(known), caption, sheets, ""
     for measure, why in part.variance.items():

@@ -6,7 +6,7 @@ One template draws them all, and one script sorts, filters and saves them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -69,7 +69,10 @@ def effect_sheet(part: Part) -> Sheet:
 def _claim(effect: Effect) -> str:
     if effect.untested:
         return f"cannot be said: {effect.untested.reason}"
-    return f"yes, on {', '.join(effect.claimed)}" if effect.claimed else "no"
+    if not effect.claimed:
+        return "no"
+    names = ", ".join(effect.claimed)
+    return f"yes, on {names}" if effect.stands else f"on {names} only; not above the floor overall"
 
 
 def variance_sheet(measure: str, found: Decomposition) -> Sheet:
@@ -138,29 +141,47 @@ def agreement_sheet(panel: Panel) -> Sheet:
     for vary, name in words.items():
         found = agreement(panel, vary)
         if isinstance(found, Unsaid):
-            rows.append((Cell(name), number(found), Cell(numbers.DASH), Cell("0", 0)))
+            dash = Cell(numbers.DASH)
+            rows.append((Cell(name), number(found), dash, dash, Cell("0", 0)))
         else:
             count = Cell(f"{found.pairs:,}", found.pairs)
-            rows.append((Cell(name), number(found.mean), number(found.chance), count))
-    head = ("Sets that differ by", "Mean Jaccard index", "By chance", "Pairs")
+            p = p_value(found.p)
+            rows.append((Cell(name), number(found.mean), number(found.chance), p, count))
+    head = (
+        "Sets that differ by",
+        "Mean Jaccard index",
+        "By chance",
+        "p, 999 permutations",
+        "Pairs",
+    )
     return Sheet("How far removed sets agree", head, tuple(rows))
 
 
 def pattern_sheet(panel: Panel) -> Sheet:
-    """PERMANOVA of the patterns by calibration and by search, at each k."""
+    """PERMANOVA of the patterns by calibration, objective and search, at each k.
+
+    Draws move whole where calibrations are compared. Searches are shuffled among the cells of one
+    draw and objective, and objectives among those of one draw and search.
+    """
     rows: list[tuple[Cell, ...]] = []
     for level, k in enumerate(panel.levels["k"]):
         inside = np.flatnonzero(panel.codes["k"] == level)
         cells = [panel.rows[i] for i in inside]
         distances = 1 - jaccard_matrix([row.removed for row in cells], cells[0].blocks)
         unit = panel.codes["unit"][inside]
-        for factor in ("calibration", "search"):
+        for factor, other in (
+            ("calibration", ""),
+            ("objective", "search"),
+            ("search", "objective"),
+        ):
             whole = factor == "calibration"
+            if factor == "objective" and panel.count("objective") < 2:
+                continue
             found = permanova(
                 distances,
                 panel.codes[factor][inside],
                 units=unit if whole else None,
-                within=None if whole else unit,
+                within=None if whole else panel.joint("unit", other)[inside],
             )
             name = Cell(f"{factor}, k = {k}")
             if isinstance(found, Unsaid):
@@ -218,7 +239,7 @@ def spread_sheet(panel: Panel) -> Sheet:
             panel, lambda row: f"{row.calibration.name}, {row.objective}, k = {row.k}"
         ):
             drawn = [
-                spread([index[row] for row in inside if row.draw == draw], logarithm=logarithm)
+                spread(_by_search(inside, index, draw), logarithm=logarithm)
                 for draw in sorted({row.draw for row in inside})
             ]
             found = [each for each in drawn if not isinstance(each, Unsaid)]
@@ -239,13 +260,34 @@ def spread_sheet(panel: Panel) -> Sheet:
     return Sheet(caption, head, tuple(rows))
 
 
+def _by_search(rows: Sequence[Row], values: Mapping[Row, float], draw: int) -> list[float]:
+    """One value a search; those of its seeds are averaged, since seeds are no searches."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row.draw == draw:
+            found.setdefault(row.search, []).append(values[row])
+    return [float(np.mean(each)) for each in found.values()]
+
+
 def cost_sheet(points: Sequence[Point], rows: Sequence[Row], *, perplexity: bool) -> Sheet:
     """Each search's cost, quality, regret, and whether it is on the front."""
     lost = regret(rows)
+    objectives = sorted({row.objective for row in rows})
     found = []
     for point in sorted(points, key=lambda point: point.cost):
-        regrets = [v for r, v in lost.items() if r.search == point.search and isinstance(v, float)]
-        own = float(np.mean(regrets)) if regrets else Unsaid("nothing to compare with")
+        # Losses of two objectives are not in one unit, so their regrets are not averaged.
+        regrets = [
+            [
+                value
+                for row, value in lost.items()
+                if (row.search, row.objective) == (point.search, objective)
+                and isinstance(value, float)
+            ]
+            for objective in objectives
+        ]
+        own = [
+            float(np.mean(each)) if each else Unsaid("nothing to compare with") for each in regrets
+        ]
         quality = math.exp(point.quality) if perplexity else 100 * point.quality
         found.append(
             (
@@ -253,18 +295,20 @@ def cost_sheet(points: Sequence[Point], rows: Sequence[Row], *, perplexity: bool
                 Cell(f"{round(point.cost):,}", point.cost),
                 Cell(numbers.duration(point.seconds), point.seconds),
                 number(quality, 2),
-                number(own),
+                *map(number, own),
                 Cell("yes" if point.front else "no"),
             )
         )
     judged = "Perplexity" if perplexity else "Accuracy, %"
-    head = ("Search", "Block-tokens", "Time", judged, "Mean regret in loss", "On the front")
+    regretted = [f"Mean regret, {objective}" for objective in objectives]
+    head = ("Search", "Block-tokens", "Time", judged, *regretted, "On the front")
     return Sheet("What each search costs and gives, a cell on average", head, tuple(found))
 
 
 def cell_sheet(rows: Sequence[Row]) -> Sheet:
     """The table itself, a row a cell, with every evaluation that any cell has."""
     names = list(dict.fromkeys((e.name, e.kind) for row in rows for e in row.evaluations))
+    seeds = len({row.search_seed for row in rows}) > 1
     found = []
     for row in rows:
         values = {(e.name, e.kind): e for e in row.evaluations}
@@ -274,7 +318,7 @@ def cell_sheet(rows: Sequence[Row]) -> Sheet:
                 value, error = values[name].value, values[name].stderr
                 scale = 1 if name[1] == "perplexity" else 100
                 shown = numbers.with_error(scale * value, scale * (error or 0.0))
-                cells[i] = Cell(shown, value)
+                cells[i] = Cell(shown, scale * value)
         result = f"failed: {row.error}" if row.error else numbers.block_list(row.removed)
         found.append(
             (
@@ -284,14 +328,15 @@ def cell_sheet(rows: Sequence[Row]) -> Sheet:
                 Cell(row.objective),
                 Cell(row.search),
                 Cell(str(row.draw), row.draw),
+                *[Cell(str(row.search_seed), row.search_seed)] * seeds,
                 Cell(result),
                 number(row.loss),
                 *cells,
             )
         )
     judged = [f"{name}, {'perplexity' if kind == 'perplexity' else '%'}" for name, kind in names]
-    head = ("Calibration", "Model", "k", "Objective", "Search", "Draw", "Removed", "Loss", *judged)
-    return Sheet("Every cell", head, tuple(found))
+    place = ("Calibration", "Model", "k", "Objective", "Search", "Draw", *["Seed"] * seeds)
+    return Sheet("Every cell", (*place, "Removed", "Loss", *judged), tuple(found))
 
 
 def _groups(panel: Panel, name: Callable[[Row], str]) -> list[tuple[str, list[Row]]]:

@@ -16,6 +16,7 @@ from depthprune.study.masks import masks
 from depthprune.study.overlap import jaccard_matrix
 from depthprune.study.panel import Floats, Ints, Panel
 from depthprune.study.quality import Point
+from depthprune.study.table import Row
 from depthprune.study.transfer import Transfer
 from depthprune.study.variance import Decomposition
 
@@ -34,7 +35,7 @@ def effects(part: Part) -> str:
             effect = part.effects[factor, measure]
             if isinstance(effect, Effect):
                 size = _scaled(effect.size, scale)
-                sizes.append(study_figures.Size(factor, size, bool(effect.claimed)))
+                sizes.append(study_figures.Size(factor, size, effect.stands))
                 words.append(f"{factor}, {_LABELS[measure]}: {numbers.fixed(size.value, 3)}")
         floor = part.floors[measure]
         line = None if isinstance(floor, Unsaid) else scale * floor.value
@@ -68,13 +69,11 @@ def variance(known: Mapping[str, Decomposition]) -> str:
 
 def mask_map(panel: Panel) -> tuple[str, int]:
     """The masks of the first configurations, and how many more there are."""
-    several = panel.count("k") > 1
     names: dict[str, list[tuple[int, ...]]] = {}
-    for row in panel.rows:
-        name = f"{row.calibration.name}, {row.objective}, {row.search}"
-        names.setdefault(name + (f", k = {row.k}" if several else ""), []).append(row.removed)
+    for row in sorted(panel.rows, key=_configuration):
+        names.setdefault(_mask_label(panel, row), []).append(row.removed)
     blocks = max(row.blocks for row in panel.rows)
-    shown = sorted(names)[:_MOST_ROWS]
+    shown = list(names)[:_MOST_ROWS]
     shares = np.stack([masks(names[name], blocks).mean(axis=0) for name in shown])
     always = [
         f"{name}: {numbers.block_list([int(b) for b in np.flatnonzero(share == 1)])}"
@@ -83,6 +82,17 @@ def mask_map(panel: Panel) -> tuple[str, int]:
     figure = study_maps.mask_map(shown, shares)
     description = f"Blocks that every draw removes. {'; '.join(always)}."
     return svg(figure, "Removed blocks by configuration", description), len(names) - len(shown)
+
+
+def _configuration(row: Row) -> tuple[int, str, str, str]:
+    return row.k, row.calibration.name, row.objective, row.search
+
+
+def _mask_label(panel: Panel, row: Row) -> str:
+    """What tells a row of the map from the others; a long name is cut, and never the search."""
+    lead = f"k = {row.k}, " if panel.count("k") > 1 else ""
+    tail = (f", {row.objective}" if panel.count("objective") > 1 else "") + f", {row.search}"
+    return f"{lead}{study_maps.shortened(row.calibration.name, 54 - len(lead + tail))}{tail}"
 
 
 def jaccard_map(panel: Panel) -> str:

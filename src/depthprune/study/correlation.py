@@ -63,32 +63,53 @@ def pooled(
     Args:
         xs: One column a group; groups with fewer than three cells or no variation are passed over.
         ys: The same.
-        clusters: As in `correlate`; drawn within their group.
+        clusters: As in `correlate`; a draw that several groups share is drawn in all of them at
+            once, since its luck is theirs together.
         resamples: Bootstrap resamples.
         seed: Of the bootstrap.
     """
-    rng = np.random.default_rng(seed)
-    sizes, values, drawn, kept = [], [], [], 0
-    for i, (x, y) in enumerate(zip(xs, ys, strict=True)):
-        if len(x) < _FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
-            continue
-        own = np.arange(len(x)) if clusters is None else clusters[i]
-        members = np.unique(own, return_inverse=True)[1]
-        count = int(members.max()) + 1
-        whole = np.ones((1, len(x)))
-        picks = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-        values.append(_coefficients(x, y, whole)[:, 0])
-        drawn.append(_coefficients(x, y, picks[:, members].astype(np.float64)))
-        sizes.append(len(x))
-        kept = max(kept, count)
-    if not sizes:
+    usable = [
+        i
+        for i, (x, y) in enumerate(zip(xs, ys, strict=True))
+        if len(x) >= _FEWEST and np.ptp(x) > 0 and np.ptp(y) > 0
+    ]
+    if not usable:
         return Unsaid("no group has three cells whose values vary on both sides")
-    weights = np.asarray(sizes) / sum(sizes)
-    value = np.einsum("g,gc->c", weights, np.stack(values))
-    draws = np.einsum("g,gcb->cb", weights, np.stack(drawn))
-    n = sum(sizes)
-    spearman, kendall = (_estimate(value[c], draws[c], n, kept) for c in (0, 1))
+    sizes = np.asarray([len(xs[i]) for i in usable])
+    ends = np.cumsum(sizes)
+    owners = (
+        np.arange(ends[-1]) if clusters is None else np.concatenate([clusters[i] for i in usable])
+    )
+    members = np.unique(owners, return_inverse=True)[1].reshape(-1)
+    count = int(members.max()) + 1
+    rng = np.random.default_rng(seed)
+    if clusters is None:
+        # Cells that share nothing are drawn within their group, so that none is left empty.
+        picks = np.hstack([rng.multinomial(n, np.full(n, 1 / n), size=resamples) for n in sizes])
+        count = int(sizes.max())
+    else:
+        picks = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    value, drawn = np.zeros(2), []
+    for i, end, size in zip(usable, ends, sizes, strict=True):
+        value += size / ends[-1] * _coefficients(xs[i], ys[i], np.ones((1, size)))[:, 0]
+        inside = picks[:, members[end - size : end]].astype(np.float64)
+        drawn.append(_coefficients(xs[i], ys[i], inside))
+    draws = _weighted(np.stack(drawn), sizes.astype(np.float64))
+    n = int(ends[-1])
+    spearman, kendall = (_estimate(value[c], draws[c], n, count) for c in (0, 1))
     return Correlation(spearman, kendall)
+
+
+def _weighted(drawn: Floats, sizes: Floats) -> Floats:
+    """The groups' mean in each resample; a group that a resample leaves without variation is out.
+
+    Args:
+        drawn: Shape (groups, 2, resamples).
+        sizes: Shape (groups,).
+    """
+    there = np.isfinite(drawn)
+    weights = sizes[:, None, None] * there
+    return _divide((np.where(there, drawn, 0.0) * weights).sum(axis=0), weights.sum(axis=0))
 
 
 def averaged(
@@ -144,7 +165,8 @@ def _coefficients(x: Floats, y: Floats, weights: Floats) -> Floats:
 
 def _spearman(x: Floats, y: Floats, weights: Floats) -> Floats:
     a, b = _ranks(x, weights), _ranks(y, weights)
-    total = weights.sum(axis=1, keepdims=True)
+    # A resample may draw nothing of a group: there is then no coefficient, and no 0/0 either.
+    total = np.maximum(weights.sum(axis=1, keepdims=True), 1.0)
     a = a - (weights * a).sum(axis=1, keepdims=True) / total
     b = b - (weights * b).sum(axis=1, keepdims=True) / total
     spread = (weights * a**2).sum(axis=1) * (weights * b**2).sum(axis=1)

@@ -35,12 +35,15 @@ class Effect:
         p: Holm's adjusted p of each response, by name; empty where there is no test.
         claimed: The responses on which it may be called an effect.
         untested: Why there is no test, if there is none.
+        stands: Whether the measure as a whole may be called moved: an effect on some response, and
+            the mean of all of them above their noise floor.
     """
 
     size: Estimate
     p: dict[str, float]
     claimed: tuple[str, ...]
     untested: Unsaid | None = None
+    stands: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,11 +158,14 @@ def _part(
                 part.effects[factor, measure] = size
                 continue
             names = {of.responses[column].name: column for column in columns}
+            told = tuple(name for name, c in names.items() if claims[i, c])
+            floor = part.floors[measure]
             part.effects[factor, measure] = Effect(
                 size=size,
                 p={} if untested else {name: float(adjusted[i, c]) for name, c in names.items()},
-                claimed=tuple(name for name, c in names.items() if claims[i, c]),
+                claimed=told,
                 untested=untested,
+                stands=bool(told) and isinstance(floor, Estimate) and size.value > floor.value,
             )
     return part
 

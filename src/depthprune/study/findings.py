@@ -45,12 +45,14 @@ class Finding:
         sentence: Plain text with a full stop.
         numbers: What it rests on, by name; an interval is two values.
         verdict: On calibration against search, where the sentence is about that.
+        lead: How the sentence begins, where that is the answer in short; empty otherwise.
     """
 
     topic: str
     sentence: str
     numbers: dict[str, float | tuple[float, float]]
     verdict: Verdict | None = None
+    lead: str = ""
 
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
@@ -74,8 +76,11 @@ def findings_of(parts: Sequence[Part], rows: Sequence[Row]) -> list[Finding]:
             found.append(_verdict(part, measure, where))
             found += _shares(part, measure, where)
             found += _objective(part, measure, where)
+        found += _left_out(part, where)
         if not part.measures:
             found.append(Finding("missing", f"{where}The cells share no evaluation.", {}, "unsaid"))
+        if not part.panel.rows:
+            continue
         found += [
             each
             for make in (_blocks, _ranks, _transfer, _cost)
@@ -100,7 +105,7 @@ def verdict(part: Part, measure: str) -> Verdict:
     told = [isinstance(each, Effect) and each.untested is None for each in (calibration, search)]
     if not all(told) or isinstance(part.floors[measure], Unsaid):
         return "unsaid"
-    claimed = [bool(each.claimed) for each in (calibration, search) if isinstance(each, Effect)]
+    claimed = [each.stands for each in (calibration, search) if isinstance(each, Effect)]
     if not any(claimed):
         return "within noise"
     more = part.more[measure]
@@ -118,26 +123,45 @@ def _verdict(part: Part, measure: str, where: str) -> Finding:
     floor = part.floors[measure]
     moved = [
         f"changing the {name} {_moved(effect, measure, first=first)}"
-        for name, effect, first in (("calibration", calibration, True), ("search", search, False))
+        for name, effect, first in (
+            ("calibration", calibration, True),
+            ("search", search, isinstance(calibration, Unsaid)),
+        )
     ]
     draws = (
         f"what the draw alone does is not known ({floor.reason})"
         if isinstance(floor, Unsaid)
         else f"two draws of the same calibration differ by {words.sized(floor, measure)}"
     )
-    lead = f"{where}{_VERDICTS[told]} for {_MEASURED[measure]}"
+    lead = f"{where}{_lead(told, calibration, search, _MEASURED[measure])}"
     numbers = {**_numbers("calibration", calibration), **_numbers("search", search)}
     if isinstance(floor, Estimate):
         numbers |= _numbers_of("floor", floor)
     sentence = f"{lead}: {moved[0]}, {moved[1]}; {draws}."
-    return Finding("verdict", sentence, numbers, told)
+    return Finding("verdict", sentence, numbers, told, lead)
+
+
+def _lead(
+    told: Verdict, calibration: Effect | Unsaid, search: Effect | Unsaid, measured: str
+) -> str:
+    """The answer in short. Two effects are comparable only where both can be told from noise."""
+    if told == "comparable":
+        pair = {"Calibration": calibration, "Search": search}
+        name, *others = [n for n, e in pair.items() if isinstance(e, Effect) and e.stands]
+        if not others:
+            other = "search" if name == "Calibration" else "calibration"
+            return f"{name} mattered for {measured}, but not measurably more than {other}"
+    return f"{_VERDICTS[told]} for {measured}"
 
 
 def _moved(effect: Effect | Unsaid, measure: str, *, first: bool) -> str:
     if isinstance(effect, Unsaid):
         return f"was not measured ({effect.reason})"
     what = f"moved {_MEASURED[measure]} by " if first else "by "
-    noise = "" if effect.claimed or effect.untested else ", which is within noise"
+    noise = "" if effect.stands or effect.untested else ", which is within noise"
+    if effect.claimed and len(effect.claimed) < len(effect.p):
+        on = ", ".join(effect.claimed)
+        noise = f" (told from noise on {on} only)" if effect.stands else f"{noise} except on {on}"
     why = f", which is not tested ({effect.untested.reason})" if effect.untested else ""
     if effect.untested and effect.untested.reason.startswith("no configuration has two draws"):
         why = ""
@@ -146,7 +170,7 @@ def _moved(effect: Effect | Unsaid, measure: str, *, first: bool) -> str:
 
 def _any_claim(part: Part, measure: str) -> bool:
     return any(
-        isinstance(effect, Effect) and bool(effect.claimed)
+        isinstance(effect, Effect) and effect.stands
         for (_, on), effect in part.effects.items()
         if on == measure
     )
@@ -173,7 +197,7 @@ def _shares(part: Part, measure: str, where: str) -> list[Finding]:
 
 def _objective(part: Part, measure: str, where: str) -> list[Finding]:
     effect = part.effects["objective", measure]
-    if isinstance(effect, Unsaid) or not effect.claimed:
+    if isinstance(effect, Unsaid) or not effect.stands:
         return []
     sentence = (
         f"{where}Changing the objective on the same draw moved {_MEASURED[measure]} by "
@@ -228,7 +252,7 @@ def _transfer(part: Part, where: str) -> Finding | None:
     effect, floor = part.effects.get(("calibration", "perplexity")), part.floors.get("perplexity")
     if isinstance(away, Unsaid) or not isinstance(floor, Estimate):
         return None
-    if not isinstance(effect, Effect) or not effect.claimed or abs(away.gain) <= floor.value:
+    if not isinstance(effect, Effect) or not effect.stands or abs(away.gain) <= floor.value:
         lead = "Calibrating on a text's own domain made no difference that can be told from noise"
     else:
         lead = (
@@ -245,11 +269,11 @@ def _transfer(part: Part, where: str) -> Finding | None:
 def _cost(part: Part, where: str) -> Finding | None:
     measure = next(iter(part.measures), "")
     points = quality_against_cost(part.panel, measure) if measure else Unsaid("")
-    if isinstance(points, Unsaid) or len(points) < 2:
+    effect = part.effects.get(("search", measure))
+    if isinstance(points, Unsaid) or not isinstance(effect, Effect) or effect.untested:
         return None
-    effect = part.effects["search", measure]
     cheapest = min(points, key=lambda point: point.cost)
-    if isinstance(effect, Effect) and effect.claimed:
+    if effect.stands:
         front = sorted((point for point in points if point.front), key=lambda point: point.cost)
         names = " or ".join(point.search for point in front)
         sentence = f"No search is both cheaper and better in {_MEASURED[measure]} than {names}."
@@ -269,11 +293,33 @@ def _additivity(rows: Sequence[Row]) -> list[Finding]:
         gaps = [gap for gap in own if isinstance(gap, float)]
         if gaps:
             mean = float(np.mean(gaps))
+            over = f", on average of {len(gaps)} cells" if len(gaps) > 1 else ", in one cell"
             sentence = (
                 f"Removing the blocks together changed {objective} by {words.signed(mean)} beyond "
-                f"the sum of removing each alone, on average of {len(gaps)} cells."
+                f"the sum of removing each alone{over}."
             )
             found.append(Finding("additivity", sentence, {"mean gap": mean, "cells": len(gaps)}))
+    return found
+
+
+def _left_out(part: Part, where: str) -> list[Finding]:
+    """What ran and is in no figure, so that a measure is never missing without a word."""
+    found, of = [], part.panel
+    if of.left_out:
+        cells = of.left_out + len(of.rows)
+        sentence = (
+            f"{where}{of.left_out} of {cells} cells that ran have an evaluation that is not finite "
+            "and are left out of every figure."
+        )
+        numbers: dict[str, float | tuple[float, float]] = {"left out": of.left_out, "cells": cells}
+        found.append(Finding("missing", sentence, numbers))
+    if of.partial:
+        names = ", ".join(f"{each.name} ({each.kind})" for each in of.partial)
+        sentence = (
+            f"{where}Not every cell was judged on {names}, so no comparison uses it; the table of "
+            "cells has what there is."
+        )
+        found.append(Finding("missing", sentence, {}))
     return found
 
 

@@ -28,11 +28,13 @@ class Agreement:
         mean: Over the pairs.
         chance: What random sets of the same sizes would have, over the same pairs.
         pairs: How many.
+        p: Of random sets agreeing as much over the same pairs, by permutation.
     """
 
     mean: float
     chance: float
     pairs: int
+    p: float
 
 
 def jaccard(a: Sequence[int], b: Sequence[int]) -> float:
@@ -132,7 +134,26 @@ def agreement(panel: Panel, vary: str) -> Agreement | Unsaid:
             known[size] = expected_jaccard(*size)
         found.append(jaccard(a.removed, b.removed))
         chance.append(known[size])
-    return Agreement(float(np.mean(found)), float(np.mean(chance)), len(found))
+    p = _pairs_p(panel, one, other)
+    return Agreement(float(np.mean(found)), float(np.mean(chance)), len(found), p)
+
+
+def _pairs_p(panel: Panel, one: Ints, other: Ints, permutations: int = 999, seed: int = 0) -> float:
+    """The permutation p of a mean index over pairs: every cell's blocks are drawn anew."""
+    blocks = max(row.blocks for row in panel.rows)
+    rows = masks([row.removed for row in panel.rows], blocks)
+    free = np.ones_like(rows)
+    for i, row in enumerate(panel.rows):
+        free[i, list(row.protect)] = False
+        free[i, row.blocks :] = False
+    sizes, rng = rows.sum(axis=1), np.random.default_rng(seed)
+    observed, reached = _index(rows)[one, other].mean(), 0
+    for _ in range(permutations):
+        order = np.argsort(np.where(free, rng.random(free.shape), 2.0), axis=1)
+        drawn = np.zeros_like(rows)
+        np.put_along_axis(drawn, order, np.arange(blocks) < sizes[:, None], axis=1)
+        reached += bool(_index(drawn)[one, other].mean() >= observed - 1e-12)
+    return (1 + reached) / (1 + permutations)
 
 
 def random_agreement_p(

@@ -74,6 +74,7 @@ class Decomposition:
         calibration: The `within` share of the calibration as a whole: source, length, windows and
             what they do together.
         residual: Share of the variance that no term explains.
+        residual_within: The same of what model and k leave; None where they leave nothing.
         residual_df: Its degrees of freedom.
         cells: How many cells.
         responses: How many responses the sums are over.
@@ -83,6 +84,7 @@ class Decomposition:
     unsaid: dict[str, Unsaid]
     calibration: float | Unsaid
     residual: float
+    residual_within: float | None
     residual_df: int
     cells: int
     responses: int
@@ -148,6 +150,7 @@ class _Design:
             unsaid=self.unsaid,
             calibration=self._calibration(y, left / total, total),
             residual=everything / total,
+            residual_within=None if left <= 1e-12 * total else everything / left,
             residual_df=residual_df,
             cells=len(y),
             responses=y.shape[1],

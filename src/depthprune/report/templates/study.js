@@ -3,21 +3,26 @@
 const value = (row, column) => {
   const cell = row.cells[column];
   const number = cell.dataset.value;
-  return number === undefined ? cell.textContent : Number(number);
+  if (number === undefined) return cell.textContent.trim();
+  return { inf: Infinity, "-inf": -Infinity, nan: "" }[number] ?? Number(number);
 };
-const compare = (a, b) =>
-  typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1;
+const order = new Intl.Collator(undefined, { numeric: true });
+const compare = (a, b) => (typeof a === "number" ? (a < b ? -1 : a > b ? 1 : 0) : order.compare(a, b));
 const sort = (table, column, header) => {
   const down = header.getAttribute("aria-sort") === "ascending";
   for (const other of header.parentElement.cells) other.removeAttribute("aria-sort");
   header.setAttribute("aria-sort", down ? "descending" : "ascending");
   const body = table.tBodies[0];
-  const rows = [...body.rows].sort((a, b) => compare(value(a, column), value(b, column)));
-  body.append(...(down ? rows.reverse() : rows));
+  const rows = [...body.rows].map((row) => [value(row, column), row]);
+  const numbers = rows.filter(([key]) => typeof key === "number").sort(([a], [b]) => compare(a, b));
+  const words = rows.filter(([key]) => typeof key !== "number").sort(([a], [b]) => compare(a, b));
+  if (down) for (const part of [numbers, words]) part.reverse();
+  // What has no number stays below what has one, whichever way they are sorted.
+  body.append(...[...numbers, ...words].map(([, row]) => row));
 };
-// A cell that begins with a formula's sign would be run by a spreadsheet.
+// A number is saved in full. A cell that begins with a formula's sign would be run by a spreadsheet.
 const quoted = (cell) => {
-  const text = cell.textContent.trim();
+  const text = (cell.dataset.value ?? cell.textContent).trim();
   const safe = /^[=+\-@\t\r]/.test(text) && Number.isNaN(Number(text)) ? `'${text}` : text;
   return `"${safe.replaceAll('"', '""')}"`;
 };
