@@ -244,3 +244,19 @@ def test_a_plug_in_that_takes_a_name_is_refused_though_the_name_works(
     line = refused("-c", spec, "--search", "greedy", status=2)
     assert f"{kind} '{name}': the plug-in test_bad_panel:Raising names one that exists" in line
     assert line.endswith("remove that package")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["-k", 2], "-k: counts over draws"),
+        (["-k", 6, "--draws", 2], "-k: expected 1 to 5 of the 6 blocks, got 6"),
+        (["--memory", "1e999"], "--memory: expected a size"),
+    ],
+)
+def test_what_score_cannot_count_is_refused(
+    depthprune: Command, tiny_llama: Path, flags: list[object], words: str
+) -> None:
+    outcome = depthprune("score", tiny_llama, "-c", "stdlib-prose", *flags)
+    assert outcome.status == 2
+    assert outcome.error.startswith(words)

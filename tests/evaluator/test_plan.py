@@ -10,6 +10,7 @@ from items import calibration_of, random_text
 
 import depthprune as dp
 from depthprune.evaluator.plan import Rehearsal, Speed, measure_speed, plan_of
+from depthprune.search import Ask, Method
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +63,22 @@ def test_speed_is_measured_on_this_machine(model: dp.Model) -> None:
     speed = measure_speed(model, random_text(np.random.default_rng(0)))
     assert 0 < speed.block_token < 1
     assert 0 < speed.head_token < 1
+
+
+def test_a_set_that_is_asked_for_again_is_paid_for_once_in_a_rehearsal_too() -> None:
+    """Otherwise a budget would end the rehearsal where it does not end the search."""
+    calibration = calibration_of([random_text(np.random.default_rng(0)) for _ in range(5)])
+
+    class Twice(Method):
+        method = "twice"
+        summary = "asks for the same sets twice"
+
+        def plan(self, space, rng):
+            sets = tuple((block,) for block in space.free)
+            yield Ask(sets, keep=1)
+            yield Ask(sets, keep=1)
+            return sets[0]
+
+    result = dp.search(Twice(), _rehearsed(calibration), k=1, budget="6")
+    assert not result.stopped
+    assert result.cost.evaluations == 6

@@ -257,3 +257,74 @@ def test_some_windows_are_the_first_of_one_order(model: dp.Model) -> None:
     assert evaluator.cost.evaluations == 1
     with pytest.raises(UsageError, match="expected 1 to 20"):
         evaluator.score([(1,)], windows=21)
+
+
+def test_nothing_is_decided_while_a_source_was_not_seen() -> None:
+    losses = np.array([[1.0, 1.01, 0.99, 1.0], [2.0, 2.01, 1.99, 2.0]])
+    strata = Strata(
+        np.zeros(4, dtype=int), np.ones(4), np.array([0.1, 0.9]), totals=np.array([40, 1])
+    )
+    decision = decide(losses, strata, 1, bound_for(Racing(), 2, 1, 41, None), 0.0)
+    assert not decision.kept.any()
+    assert not decision.dropped.any()
+
+
+def test_a_source_of_one_window_is_seen_at_once_and_counts() -> None:
+    """Forty windows say that 0 is better, and one, of as large a share, that 1 is."""
+    rng = np.random.default_rng(11)
+    groups = [0] * 40 + [1]
+    gain = np.where(np.arange(41) < 40, 0.2, -0.5)
+    losses = np.stack([np.zeros(41), gain]) + rng.normal(0, 0.01, size=(2, 41)) + 5
+    table = Table(groups)
+    table.weighting = Weighting(np.asarray(groups), (0.5, 0.5), np.full(41, 10))
+    race = Race([(0,), (1,)], 1, Racing(), table, range(41), 1)  # type: ignore[arg-type]
+    looked = 0
+    for places, contenders in race:
+        looked += len(places) * len(contenders)
+        race.tell({s: losses[s[0]][None] for s in contenders})
+    assert _best(race.scores(), 1) == [1]
+    assert looked < losses.size
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("delta", [0.5, 0.9, 0.999])
+def test_a_large_chance_of_error_decides_early(delta: float) -> None:
+    rng = np.random.default_rng(12)
+    losses = np.array([[4.0], [5.0]]) + rng.normal(0, 0.1, size=(2, 64))
+    scores, looked = run_race(losses, 1, settings=Racing(delta=delta))
+    assert _best(scores, 1) == [0]
+    assert looked < 0.5 * losses.size
+
+
+def test_a_tie_is_a_share_of_the_loss_and_not_of_the_windows_mean() -> None:
+    """A source of nine windows in ten and next to no share has losses of a thousand."""
+    rng = np.random.default_rng(13)
+    groups = np.array([0] * 36 + [1] * 4)
+    losses = np.where(groups == 0, 1000.0, 5 + rng.normal(0, 1, size=(2, 40)))
+    table = Table(groups.tolist())
+    table.weighting = Weighting(groups, (1e-6, 1 - 1e-6), np.full(40, 10))
+    race = Race([(0,), (1,)], 1, Racing(), table, range(40), 1)  # type: ignore[arg-type]
+    looked = 0
+    for places, contenders in race:
+        looked += len(places) * len(contenders)
+        race.tell({s: losses[s[0]][None] for s in contenders})
+    assert looked > 0.5 * losses.size
+    assert _best(race.scores(), 1) == [int(losses[:, groups == 1].mean(1).argmin())]
+
+
+def test_a_strict_bound_knows_what_a_window_counts_for() -> None:
+    """Nothing varies here, so that the radius is the range's part alone."""
+    groups = np.array([0] * 40 + [1] * 360)
+    losses = np.repeat([[0.0], [1.0]], 400, axis=1)
+
+    def looked(shares: tuple[float, float]) -> int:
+        table = Table(groups.tolist(), (0.0, 1.0))
+        table.weighting = Weighting(groups, shares, np.full(400, 1))
+        race = Race([(0,), (1,)], 1, Racing(), table, range(400), 1)  # type: ignore[arg-type]
+        total = 0
+        for places, contenders in race:
+            total += len(places) * len(contenders)
+            race.tell({s: losses[s[0]][None] for s in contenders})
+        return total
+
+    assert looked((0.3, 0.7)) > 1.5 * looked((0.1, 0.9))

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from depthprune.evaluator.score import Weighting, increase, score_of
+from depthprune.evaluator.score import Weighting, increase, partial_score, score_of
 
 ONE = Weighting(np.zeros(4, dtype=int), (1.0,), np.full(4, 10))
 TWO = Weighting(np.array([0, 0, 0, 1, 1]), (0.25, 0.75), np.full(5, 10))
@@ -121,3 +121,10 @@ def test_some_of_the_windows_keep_what_they_count_for() -> None:
     some = WORST.only(np.array([1, 2, 5]))
     assert some.mean(FIRST[[1, 2, 5]]) == pytest.approx((20 * 6.0 + 10 * 7.0) / 30)
     assert some.tokens.tolist() == [20, 10, 5]
+
+
+def test_sources_of_which_no_window_was_seen_leave_their_share_to_the_others() -> None:
+    losses = np.array([4.0, 6.0, 1.0])
+    weighting = Weighting(np.array([0, 0, 1]), (0.25, 0.75), np.full(3, 10))
+    assert partial_score((1,), losses, weighting, [0, 1]).loss == pytest.approx(5.0)
+    assert partial_score((1,), losses, weighting, [0, 1, 2]).loss == pytest.approx(2.0)

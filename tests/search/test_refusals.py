@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthprune.errors import EvaluationError, UsageError
-from depthprune.search import SEARCHES, Ask, Refusal, RemovedSet, Space, make_space, search
+from depthprune.search import (
+    SEARCHES,
+    Ask,
+    Method,
+    Refusal,
+    RemovedSet,
+    Space,
+    make_space,
+    search,
+)
 from landscapes import Landscape, additive, optimum, rugged
 
 ALL = SEARCHES.names()
@@ -173,3 +182,17 @@ def test_to_a_search_that_asks_for_a_refused_set_its_loss_is_infinite() -> None:
     blind.ends = (0, 1)
     with pytest.raises(EvaluationError, match=r"search 'blind' chose \(0, 1\).*keep one of"):
         search(blind, landscape, k=2, refusal=keep_one_of((0, 1)))
+
+
+@pytest.mark.parametrize("wrong", [{"keep": 0}, {"keep": 1.5}, {"windows": 0}, {"windows": 2.5}])
+def test_an_ask_with_numbers_that_mean_nothing_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    class Careless(Method):
+        method = "careless"
+        summary = "asks without care"
+
+        def plan(self, space: Space, rng: random.Random) -> Any:
+            yield Ask(((0,), (1,)), **{"keep": 1, **wrong})
+            return (0,)
+
+    with pytest.raises(EvaluationError, match=f"'careless' asked with {next(iter(wrong))}="):
+        search(Careless(), additive([1.0] * BLOCKS), k=1)

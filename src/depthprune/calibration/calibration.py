@@ -200,16 +200,28 @@ class Calibration:
         """
         return Calibration(tuple(part.redraw(repetition) for part in self.parts))
 
-    def check_context(self, context: int | None) -> None:
+    def check_context(self, context: int | None, *, text: bool = False) -> None:
         """Refuse items that are longer than the model reads.
 
         Args:
             context: Tokens of the longest sequence that the model reads, if it says so.
+            text: Refuse other windows too, which most models can read past what they were made
+                for.
 
         Raises:
-            CalibrationError: Naming the first such item.
+            CalibrationError: Naming the first such item or window.
         """
         for window in self.windows:
+            if (
+                text
+                and context is not None
+                and window.item is None
+                and len(window.tokens) > context
+            ):
+                raise CalibrationError(
+                    f"{window.document}: the window has {len(window.tokens):,} tokens, and the "
+                    f"model has positions for {context:,}; lower length="
+                )
             if context is not None and window.item is not None and window.item.longest > context:
                 raise CalibrationError(
                     f"{window.document}: the item has {window.item.longest:,} tokens with its "

@@ -125,15 +125,16 @@ class ExamplePool:
         """Examples for one prompt: never itself, never one that is held out."""
         if not spec.shots:
             return []
-        others = [i for i in range(document_border(len(self.documents))) if i != index]
-        if spec.shots > len(others):
+        border = document_border(len(self.documents))
+        others = border - (index < border)
+        if spec.shots > others:
             raise CalibrationError(
-                f"{spec.short()}: shots={spec.shots}, and it has {len(others)} other examples "
+                f"{spec.short()}: shots={spec.shots}, and it has {others} other examples "
                 "outside the last tenth, which is held out; lower shots="
             )
         rng = np.random.default_rng([spec.shots_seed, index])
         found: list[int] = rng.choice(others, spec.shots, replace=False).tolist()
-        return found
+        return [place + (place >= index) for place in found]
 
     def _prompt(self, document: Document) -> str:
         """An item brings its prompt whole; a question is asked as the harness asks GSM8K's."""

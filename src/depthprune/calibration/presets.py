@@ -109,6 +109,8 @@ def parse_calibration(specs: str | CalibrationSpec | Iterable[str | CalibrationS
         raise UsageError("; ".join(problems))
     if not parsed:
         raise UsageError("-c: expected at least one calibration, got none")
+    if sum(spec.weight for spec in parsed) == float("inf"):
+        raise UsageError("-c: the sources' weight= sum to infinity; give smaller ones")
     worst = {spec.reduction == "worst-domain" for spec in parsed}
     if len(worst) > 1:
         raise UsageError(

@@ -134,7 +134,7 @@ def parse_size(text: str | None, flag: str) -> int | None:
     try:
         if found and found[2] in units and float(found[1]) > 0:
             return int(float(found[1]) * units[found[2]])
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     raise UsageError(f"{flag}: expected a size such as 4GB or 512MiB, got {text!r}")
 

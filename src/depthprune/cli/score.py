@@ -55,6 +55,8 @@ def score(
     """Score the removal of each block alone, as a table and a figure."""
     states = options.parse_size(memory, "--memory")
     _check_figure(figure, overwrite)
+    if k is not None and draws == 1:
+        raise UsageError("-k: counts over draws; give --draws D of 2 or more, or drop -k")
 
     from depthprune.calibration import check_files, parse_calibration
     from depthprune.evaluator import Evaluator
@@ -71,11 +73,13 @@ def score(
     )
     progress = TerminalProgress()
     source = loading.find()
+    _check_lowest(k, source.blocks)
     reader = read_tokenizer(source, progress, loading)
     drawn = mixture(calibration, reader, progress)
     kind.judged(drawn.windows)
     loaded = loading.load(source, reader.tokenizer, progress)
-    lowest = min(k or max(1, loaded.blocks // 5), loaded.blocks - 1)
+    _check_lowest(k, loaded.blocks)
+    lowest = k or max(1, loaded.blocks // 5)
     with open_memo(memo, source) as store:
 
         def evaluator_on(each: Calibration) -> Evaluator:
@@ -117,6 +121,11 @@ def score(
 
 def _stable(block: BlockDraws) -> dict[str, Any]:
     return {**asdict(block), "mean": block.mean, "spread": block.spread}
+
+
+def _check_lowest(k: int | None, blocks: int) -> None:
+    if k is not None and k >= blocks:
+        raise UsageError(f"-k: expected 1 to {blocks - 1} of the {blocks} blocks, got {k}")
 
 
 def _check_figure(figure: Path | None, overwrite: bool) -> None:

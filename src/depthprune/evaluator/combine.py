@@ -66,15 +66,25 @@ class Combination:
         factors = np.zeros(self._judged.shape)
         for row, component in enumerate(self._objective.components):
             inside = self._judged[row]
-            share = weights[inside].sum()
-            value = float(weights[inside] @ dense[row, inside] / share)
+            value = float(weights[inside] @ dense[row, inside] / weights[inside].sum())
             if not 0 < value < np.inf:
                 raise EvaluationError(
                     f"--objective {self._objective.name}: {component.objective.name} is {value:g} "
                     "for the dense model, and a mixture divides by that; use it alone"
                 )
-            factors[row, inside] = component.weight / value / share
+            factors[row, inside] = component.weight / value / self._shares_of(inside)[inside]
         self._factors = factors
+
+    def _shares_of(self, inside: NDArray[np.bool_]) -> Losses:
+        """By what share each window's loss grows to stand for those that are not judged.
+
+        Of all windows; where the worst domain counts, of its own domain, which stands alone.
+        """
+        weights = self.weighting.weights()
+        groups = self.weighting.groups if self.weighting.worst else np.zeros_like(weights, int)
+        judged = np.bincount(groups, weights=np.where(inside, weights, 0.0))
+        shares: Losses = (judged / np.bincount(groups, weights=weights))[groups]
+        return shares
 
     def windows(self, losses: Losses) -> Losses:
         """Losses of windows, shape (windows,), from those by component."""

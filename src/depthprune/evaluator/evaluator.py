@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 
 from depthprune.calibration import Calibration, context_of
@@ -83,7 +84,7 @@ class Evaluator:
         self.objective = parse_objective(objective)
         self.racing = racing
         self.progress = progress
-        calibration.check_context(context_of(model))
+        calibration.check_context(context_of(model), text=model.learns_positions)
         windows = calibration.windows
         judged = np.array(self.objective.judged(windows))
         self._combination = Combination(self.objective, judged, calibration)
@@ -354,10 +355,22 @@ def _contexts(model: Model, objective: Mixture, products: bool) -> list[Context]
         return []
     # Attention by products rounds differently from transformers' own.
     device = torch.device(model.device).type + ("+products" if products else "")
+    # The blocks' arithmetic is transformers', and changes with it.
+    versions = f"{torch.__version__}, transformers {transformers.__version__}"
+    if (code := model.source.code_fingerprint()) is not None:
+        versions += f", code {code[:16]}"
     return [
-        Context(weights, model.dtype, device, torch.__version__, component.objective.name)
+        Context(weights, model.dtype, device, versions, _full_name(component.objective))
         for component in objective.components
     ]
+
+
+def _full_name(objective: Objective) -> str:
+    """An objective's name; one that is not this package's may have the name of one that is."""
+    kind = type(objective)
+    if kind.__module__.startswith("depthprune.objectives."):
+        return objective.name
+    return f"{objective.name} ({kind.__module__}.{kind.__qualname__})"
 
 
 def _order(calibration: Calibration) -> list[int]:

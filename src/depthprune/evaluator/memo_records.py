@@ -22,9 +22,11 @@ class Context:
     Attributes:
         weights: Fingerprint of the weights.
         dtype: What the model computes in.
-        device: Kind of the device: `cpu`, `cuda` or `mps`.
-        torch: Version of torch.
-        objective: The objective's name with all its parameters.
+        device: Kind of the device: `cpu`, `cuda` or `mps`, and `+products` where attention is
+            computed by products.
+        torch: Version of torch, and of transformers.
+        objective: The objective's name with all its parameters; of one from elsewhere, its class
+            too.
         recovery: What was done to repair the pruned model, if anything.
     """
 

@@ -13,7 +13,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -113,7 +113,8 @@ class Rehearsal:
         new = [s for s in dict.fromkeys(sets) if self._known.get(s, 0.0) < share]
         if new:
             self._pay(new, share)
-        return [self._made_up(s) for s in sets]
+        seen = max(1, round(share * self.windows))
+        return [replace(self._made_up(s), windows=seen) for s in sets]
 
     def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
         """The same, the dense model beside them."""

@@ -46,7 +46,9 @@ class Race:
         self._rounds = rounds(groups, order, least)
         width = None
         if combination.bounds is not None:
-            width = combination.bounds[1] - combination.bounds[0]
+            # A window that counts for more than others moves the mean by as much more.
+            most = float(combination.weighting.weights().max()) * len(order)
+            width = most * (combination.bounds[1] - combination.bounds[0])
         self._bound = bound_for(settings, len(sets), keep, len(order), width)
         self._contenders = list(sets)
         self._kept: list[RemovedSet] = []
@@ -76,7 +78,7 @@ class Race:
             return
         table = np.stack([self._losses[removed][self._seen] for removed in finite])
         strata = self._combination.strata(self._seen)
-        tie = self._settings.tolerance * abs(float(table.mean(axis=1).min()))
+        tie = self._settings.tolerance * abs(float((table @ strata.weights()).min()))
         decision = decide(table, strata, open_places, self._bound, tie)
         self._kept.extend(s for s, kept in zip(finite, decision.kept, strict=True) if kept)
         self._contenders = [

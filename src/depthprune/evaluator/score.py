@@ -115,14 +115,20 @@ class Weighting:
         return int(max(means, key=means.__getitem__))
 
     def weights(self) -> Losses:
-        """Each window's share of the whole loss where no group is the worst, shape (windows,)."""
+        """Each window's share of the whole loss where no group is the worst, shape (windows,).
+
+        Where a group has no window here, the others take its share between them.
+        """
         sizes = self.counts()
         weights = np.zeros(len(self.groups))
+        present = 0.0
         for index, share in enumerate(self.shares):
             inside = self.groups == index
             if inside.any():
                 weights[inside] = share * sizes[inside] / sizes[inside].sum()
-        return weights
+                present += share
+        whole = sum(self.shares)
+        return weights if present == whole else weights * (whole / present)
 
     def counts(self) -> Losses:
         """What each window counts for within its group, shape (windows,)."""

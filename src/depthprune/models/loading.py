@@ -72,6 +72,14 @@ class Model:
         module: Any = self.module
         return config_refusal(module.config.to_dict())
 
+    @cached_property
+    def learns_positions(self) -> bool:
+        """Whether it has a table of positions, past whose end it reads nothing at all."""
+        return any(
+            isinstance(module, nn.Embedding) and ("wpe" in name or "position" in name)
+            for name, module in self.module.named_modules()
+        )
+
     @property
     def parameters(self) -> int:
         """Number of parameters, tied ones counted once."""

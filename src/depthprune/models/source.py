@@ -7,6 +7,7 @@ unless the argument is a hub id.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from dataclasses import dataclass
@@ -64,6 +65,15 @@ class ModelSource:
         if self.gguf is not None:
             return fingerprint_file(self.gguf)
         return fingerprint(self.checkpoint) if self.checkpoint is not None else None
+
+    def code_fingerprint(self) -> str | None:
+        """SHA-256 of the model's own Python code in hexadecimal; None where none is run."""
+        if not self.trust_remote_code or self.gguf is not None:
+            return None
+        digest = hashlib.sha256()
+        for file in sorted(self.folder.glob("*.py")):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        return digest.hexdigest()
 
     def bytes_on_disk(self) -> int:
         """Bytes of the weight files."""

@@ -115,6 +115,8 @@ def mix(components: Sequence[Component]) -> Mixture:
                 f"--objective: expected weights above 0, got {component.weight:g} for "
                 f"{component.objective.name}"
             )
+    if total == float("inf"):
+        raise UsageError("--objective: the weights sum to infinity; give smaller ones")
     names = [component.objective.name for component in components]
     if len(set(names)) < len(names):
         raise UsageError(f"--objective: expected each objective once, got {' and '.join(names)}")

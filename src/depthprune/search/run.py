@@ -147,6 +147,7 @@ class Run:
             raise EvaluationError(failure(f"search {self.algorithm.name!r}", error)) from error
 
     def _scores(self, ask: Ask) -> list[Score]:
+        self._check_numbers(ask)
         sets = [self._checked(s) if s else () for s in ask.sets]
         if len(set(sets)) != len(sets):
             raise EvaluationError(f"search {self.algorithm.name!r} asked for one set twice")
@@ -161,6 +162,20 @@ class Run:
         if len(affordable) < len(wanted):
             raise _Spent
         return [answers[s] for s in sets]
+
+    def _check_numbers(self, ask: Ask) -> None:
+        for name, value, most in (
+            ("keep", ask.keep, math.inf),
+            ("windows", ask.windows, self.space.windows),
+        ):
+            if value is None and name == "windows":
+                continue
+            if type(value) is not int or not 1 <= value <= most:
+                limit = "on" if most == math.inf else f"to {most}"
+                raise EvaluationError(
+                    f"search {self.algorithm.name!r} asked with {name}={value!r}; expected a whole "
+                    f"number from 1 {limit}; repair it, or take another search"
+                )
 
     def _ask(self, sets: Sequence[RemovedSet], ask: Ask) -> list[Score]:
         if ask.windows is not None:
