@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from depthprune.report import study_tables
+from depthprune.report import study_cells, study_tables
 from depthprune.report.study_page import render_study
 from depthprune.report.templating import source
 from depthprune.study.effects import analyse
@@ -211,7 +211,7 @@ def test_a_large_study_stays_under_six_megabytes():
 def test_the_sheet_of_cells_has_a_row_a_cell_and_names_what_failed():
     rows = noise_only()
     rows[2] = rows[2].model_copy(update={"error": "no memory"})
-    sheet = study_tables.cell_sheet(rows)
+    sheet = study_cells.cell_sheet(rows)
     assert len(sheet.rows) == len(rows)
     assert all(len(row) == len(sheet.head) for row in sheet.rows)
     assert sheet.rows[2][6].text == "failed: no memory"
@@ -264,7 +264,7 @@ def test_the_sheet_of_spread_counts_searches_and_not_their_seeds():
 def test_regrets_of_two_objectives_stand_apart():
     part = analyse(noise_only(objectives=("nll", "kl"), **FEW))[0]
     points = quality_against_cost(part.panel, "perplexity")
-    sheet = study_tables.cost_sheet(points, part.panel.rows, perplexity=True)
+    sheet = study_cells.cost_sheet(points, part.panel.rows, perplexity=True)
     assert sheet.head[4:6] == ("Mean regret, kl", "Mean regret, nll")
     assert all(len(row) == len(sheet.head) for row in sheet.rows)
 

@@ -16,8 +16,9 @@ from depthprune.report.sheet import latex, markdown
 from depthprune.report.study_page import Section, page_of, sections_of
 from depthprune.study.effects import analyse
 from depthprune.study.finals import FinalRow
-from depthprune.study.findings import Finding, findings_of
+from depthprune.study.findings import findings_of
 from depthprune.study.table import Table
+from depthprune.study.verdicts import Finding
 
 TABLES_MARKDOWN, TABLES_LATEX, FIGURES = "tables.md", "tables.tex", "figures"
 

@@ -18,16 +18,18 @@ from depthprune.report import numbers
 from depthprune.report import study_tables as tables
 from depthprune.report import study_views as views
 from depthprune.report.sheet import Sheet
+from depthprune.report.study_cells import cell_sheet, cost_sheet
 from depthprune.report.study_finals import final_sheet
 from depthprune.report.templating import environment, source
 from depthprune.study.answers import Unsaid
 from depthprune.study.effects import Part, analyse
 from depthprune.study.finals import FinalRow
-from depthprune.study.findings import Finding, findings_of
+from depthprune.study.findings import findings_of
 from depthprune.study.quality import quality_against_cost
 from depthprune.study.ranks import perplexity_ranks
 from depthprune.study.table import Row, Table
 from depthprune.study.transfer import transfer
+from depthprune.study.verdicts import MEASURED, Finding
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def sections_of(
         sheet = Shown("", Markup(""), "", (final_sheet(finals),))
         found.append(Section("finalists", "Finalists on tasks and problems", (sheet,)))
     if rows:
-        every = Shown("", Markup(""), "", (tables.cell_sheet(rows),))
+        every = Shown("", Markup(""), "", (cell_sheet(rows),))
         found.append(Section("cells", "Every cell", (every,)))
     return found
 
@@ -207,7 +209,7 @@ def _variance(part: Part) -> _Made:
         yield views.variance(known), caption, sheets, ""
     for measure, why in part.variance.items():
         if isinstance(why, Unsaid):
-            yield "", "", [], f"Variance of {tables.MEASURED[measure]}: {why.reason}."
+            yield "", "", [], f"Variance of {MEASURED[measure]}: {why.reason}."
 
 
 def _ranks(part: Part) -> _Made:
@@ -226,7 +228,7 @@ def _transfer(part: Part) -> _Made:
     for measure in part.measures:
         matrix, perplexity = transfer(part.panel, measure), measure == "perplexity"
         if isinstance(matrix, Unsaid):
-            yield "", "", [], f"Transfer, {tables.MEASURED[measure]}: {matrix.reason}."
+            yield "", "", [], f"Transfer, {MEASURED[measure]}: {matrix.reason}."
         else:
             caption = (
                 "Chosen on the row, judged on the column; the stronger the shade, the further "
@@ -253,7 +255,7 @@ def _cost(part: Part) -> _Made:
                 "Mean quality against mean cost, over the configurations that every search was run "
                 "on. Filled and joined: the Pareto front."
             )
-            sheet = tables.cost_sheet(points, part.panel.rows, perplexity=perplexity)
+            sheet = cost_sheet(points, part.panel.rows, perplexity=perplexity)
             yield views.cost_front(points, measure), caption, [sheet], ""
 
 

@@ -1,17 +1,13 @@
 """From a table to plain sentences, each with the numbers behind it.
 
 A sentence calls something an effect only where `noise.claimed` allows it. Everything else is given
-as a figure beside the noise floor, or as the reason why it cannot be said. Of calibration and
-search, one is said to matter more only if the interval of the difference leaves out 0; with an
-effect but without that they are `comparable`.
+as a figure beside the noise floor, or as the reason why it cannot be said.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -23,36 +19,7 @@ from depthprune.study.quality import additivity_gap, quality_against_cost
 from depthprune.study.ranks import perplexity_ranks
 from depthprune.study.table import Row
 from depthprune.study.transfer import home, transfer
-
-Verdict: TypeAlias = Literal["calibration", "search", "comparable", "within noise", "unsaid"]
-_VERDICTS: dict[Verdict, str] = {
-    "calibration": "Calibration mattered more than search",
-    "search": "Search mattered more than calibration",
-    "comparable": "Calibration and search mattered comparably",
-    "within noise": "Neither calibration nor search can be told from noise",
-    "unsaid": "Whether calibration or search matters more cannot be said",
-}
-_MEASURED = {"perplexity": "log-perplexity", "accuracy": "accuracy"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A sentence for a page.
-
-    Attributes:
-        topic: `verdict`, `shares`, `objective`, `blocks`, `ranks`, `transfer`, `cost`,
-            `additivity`, or `missing` for what cannot be said.
-        sentence: Plain text with a full stop.
-        numbers: What it rests on, by name; an interval is two values.
-        verdict: On calibration against search, where the sentence is about that.
-        lead: How the sentence begins, where that is the answer in short; empty otherwise.
-    """
-
-    topic: str
-    sentence: str
-    numbers: dict[str, float | tuple[float, float]]
-    verdict: Verdict | None = None
-    lead: str = ""
+from depthprune.study.verdicts import MEASURED, Finding, Numbers, of_effect, of_estimate, verdict_of
 
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
@@ -73,7 +40,7 @@ def findings_of(parts: Sequence[Part], rows: Sequence[Row]) -> list[Finding]:
     for part in parts:
         where = _where(part, parts)
         for measure in part.measures:
-            found.append(_verdict(part, measure, where))
+            found.append(verdict_of(part, measure, where))
             found += _shares(part, measure, where)
             found += _objective(part, measure, where)
         found += _left_out(part, where)
@@ -99,75 +66,6 @@ def _where(part: Part, parts: Sequence[Part]) -> str:
     return f"{', '.join(names)}: " if names else ""
 
 
-def verdict(part: Part, measure: str) -> Verdict:
-    """What a part says of calibration against search on one measure."""
-    calibration, search = part.effects["calibration", measure], part.effects["search", measure]
-    told = [isinstance(each, Effect) and each.untested is None for each in (calibration, search)]
-    if not all(told) or isinstance(part.floors[measure], Unsaid):
-        return "unsaid"
-    claimed = [each.stands for each in (calibration, search) if isinstance(each, Effect)]
-    if not any(claimed):
-        return "within noise"
-    more = part.more[measure]
-    ends = more.interval if isinstance(more, Estimate) else more
-    if isinstance(ends, Unsaid):
-        return "comparable"
-    if ends[0] > 0 and claimed[0]:
-        return "calibration"
-    return "search" if ends[1] < 0 and claimed[1] else "comparable"
-
-
-def _verdict(part: Part, measure: str, where: str) -> Finding:
-    told = verdict(part, measure)
-    calibration, search = part.effects["calibration", measure], part.effects["search", measure]
-    floor = part.floors[measure]
-    moved = [
-        f"changing the {name} {_moved(effect, measure, first=first)}"
-        for name, effect, first in (
-            ("calibration", calibration, True),
-            ("search", search, isinstance(calibration, Unsaid)),
-        )
-    ]
-    draws = (
-        f"what the draw alone does is not known ({floor.reason})"
-        if isinstance(floor, Unsaid)
-        else f"two draws of the same calibration differ by {words.sized(floor, measure)}"
-    )
-    lead = f"{where}{_lead(told, calibration, search, _MEASURED[measure])}"
-    numbers = {**_numbers("calibration", calibration), **_numbers("search", search)}
-    if isinstance(floor, Estimate):
-        numbers |= _numbers_of("floor", floor)
-    sentence = f"{lead}: {moved[0]}, {moved[1]}; {draws}."
-    return Finding("verdict", sentence, numbers, told, lead)
-
-
-def _lead(
-    told: Verdict, calibration: Effect | Unsaid, search: Effect | Unsaid, measured: str
-) -> str:
-    """The answer in short. Two effects are comparable only where both can be told from noise."""
-    if told == "comparable":
-        pair = {"Calibration": calibration, "Search": search}
-        name, *others = [n for n, e in pair.items() if isinstance(e, Effect) and e.stands]
-        if not others:
-            other = "search" if name == "Calibration" else "calibration"
-            return f"{name} mattered for {measured}, but not measurably more than {other}"
-    return f"{_VERDICTS[told]} for {measured}"
-
-
-def _moved(effect: Effect | Unsaid, measure: str, *, first: bool) -> str:
-    if isinstance(effect, Unsaid):
-        return f"was not measured ({effect.reason})"
-    what = f"moved {_MEASURED[measure]} by " if first else "by "
-    noise = "" if effect.stands or effect.untested else ", which is within noise"
-    if effect.claimed and len(effect.claimed) < len(effect.p):
-        on = ", ".join(effect.claimed)
-        noise = f" (told from noise on {on} only)" if effect.stands else f"{noise} except on {on}"
-    why = f", which is not tested ({effect.untested.reason})" if effect.untested else ""
-    if effect.untested and effect.untested.reason.startswith("no configuration has two draws"):
-        why = ""
-    return f"{what}{words.sized(effect.size, measure)}{noise}{why}"
-
-
 def _any_claim(part: Part, measure: str) -> bool:
     return any(
         isinstance(effect, Effect) and effect.stands
@@ -189,7 +87,7 @@ def _shares(part: Part, measure: str, where: str) -> list[Finding]:
     first, value = next(iter(known.items()))
     told[0] = f"the {first} explains {words.percent(value)}"
     sentence = (
-        f"{where}Of the variance of {_MEASURED[measure]} within a model and k, "
+        f"{where}Of the variance of {MEASURED[measure]} within a model and k, "
         f"{', '.join(told)} (η²)."
     )
     return [Finding("shares", sentence, {f"{k} η²": v for k, v in known.items()})]
@@ -200,10 +98,10 @@ def _objective(part: Part, measure: str, where: str) -> list[Finding]:
     if isinstance(effect, Unsaid) or not effect.stands:
         return []
     sentence = (
-        f"{where}Changing the objective on the same draw moved {_MEASURED[measure]} by "
+        f"{where}Changing the objective on the same draw moved {MEASURED[measure]} by "
         f"{words.sized(effect.size, measure)}."
     )
-    return [Finding("objective", sentence, _numbers("objective", effect))]
+    return [Finding("objective", sentence, of_effect("objective", effect))]
 
 
 def _blocks(part: Part, where: str) -> Finding | None:
@@ -213,7 +111,7 @@ def _blocks(part: Part, where: str) -> Finding | None:
         "calibration": "two calibrations under the same search",
     }
     told, chance = [], math.nan
-    numbers: dict[str, float | tuple[float, float]] = {}
+    numbers: Numbers = {}
     for name, pair in names.items():
         found = agreement(part.panel, name)
         if not isinstance(found, Unsaid):
@@ -243,7 +141,7 @@ def _ranks(part: Part, where: str) -> Finding | None:
     else:
         lead = f"A better perplexity went with a {'better' if ends[0] > 0 else 'worse'} accuracy"
     interval = f"ρ = {words.signed(rho.value)} ({words.signed(ends[0])} to {words.signed(ends[1])})"
-    return Finding("ranks", f"{where}{lead}: {interval}.", _numbers_of("ρ", rho))
+    return Finding("ranks", f"{where}{lead}: {interval}.", of_estimate("ρ", rho))
 
 
 def _transfer(part: Part, where: str) -> Finding | None:
@@ -276,12 +174,10 @@ def _cost(part: Part, where: str) -> Finding | None:
     if effect.stands:
         front = sorted((point for point in points if point.front), key=lambda point: point.cost)
         names = " or ".join(point.search for point in front)
-        sentence = f"No search is both cheaper and better in {_MEASURED[measure]} than {names}."
+        sentence = f"No search is both cheaper and better in {MEASURED[measure]} than {names}."
     else:
         sentence = f"Nothing here speaks for a dearer search than {cheapest.search}."
-    numbers: dict[str, float | tuple[float, float]] = {
-        f"{point.search} block-tokens": point.cost for point in points
-    }
+    numbers: Numbers = {f"{point.search} block-tokens": point.cost for point in points}
     return Finding("cost", where + sentence, numbers)
 
 
@@ -311,7 +207,7 @@ def _left_out(part: Part, where: str) -> list[Finding]:
             f"{where}{of.left_out} of {cells} cells that ran have an evaluation that is not finite "
             "and are left out of every figure."
         )
-        numbers: dict[str, float | tuple[float, float]] = {"left out": of.left_out, "cells": cells}
+        numbers: Numbers = {"left out": of.left_out, "cells": cells}
         found.append(Finding("missing", sentence, numbers))
     if of.partial:
         names = ", ".join(f"{each.name} ({each.kind})" for each in of.partial)
@@ -327,16 +223,3 @@ def _missing(lead: str, rows: Sequence[Row]) -> Finding:
     failed = sum(row.error is not None for row in rows)
     told = f"{failed} of {len(rows)} cells failed and are left out of every figure."
     return Finding("missing", f"{lead} {told}".strip(), {"failed": failed, "cells": len(rows)})
-
-
-def _numbers(name: str, effect: Effect | Unsaid) -> dict[str, float | tuple[float, float]]:
-    if isinstance(effect, Unsaid):
-        return {}
-    found = _numbers_of(name, effect.size)
-    return found | {f"{name} p, {response}": p for response, p in effect.p.items()}
-
-
-def _numbers_of(name: str, value: Estimate) -> dict[str, float | tuple[float, float]]:
-    ends = value.interval
-    more: dict[str, float | tuple[float, float]] = {name: value.value, f"{name} n": value.n}
-    return more if isinstance(ends, Unsaid) else more | {f"{name} interval": ends}
