@@ -79,6 +79,10 @@ def test_what_is_within_noise_is_not_called_comparable():
         "Search mattered for log-perplexity, but not measurably more than calibration:"
     )
     assert found.sentence.startswith(found.lead)
+    moved = analyse(rows)[0].effects["calibration", "perplexity"]
+    assert moved.size.value > analyse(rows)[0].floors["perplexity"].value
+    p = min(moved.p.values())
+    assert f", which so few draws cannot tell from noise (p = {p:.2f}), changing" in found.sentence
 
 
 def test_one_draw_speaks_for_no_search_and_against_none():

@@ -77,7 +77,7 @@ def verdict_of(part: Part, measure: str, where: str) -> Finding:
     calibration, search = part.effects["calibration", measure], part.effects["search", measure]
     floor = part.floors[measure]
     moved = [
-        f"changing the {name} {_moved(effect, measure, first=first)}"
+        f"changing the {name} {_moved(effect, measure, floor, first=first)}"
         for name, effect, first in (
             ("calibration", calibration, True),
             ("search", search, isinstance(calibration, Unsaid)),
@@ -109,11 +109,11 @@ def _lead(
     return f"{_VERDICTS[told]} for {measured}"
 
 
-def _moved(effect: Effect | Unsaid, measure: str, *, first: bool) -> str:
+def _moved(effect: Effect | Unsaid, measure: str, floor: Estimate | Unsaid, *, first: bool) -> str:
     if isinstance(effect, Unsaid):
         return f"was not measured ({effect.reason})"
     what = f"moved {MEASURED[measure]} by " if first else "by "
-    noise = "" if effect.stands or effect.untested else ", which is within noise"
+    noise = "" if effect.stands or effect.untested else f", which {_noise(effect, floor)}"
     if effect.claimed and len(effect.claimed) < len(effect.p):
         on = ", ".join(effect.claimed)
         noise = f" (told from noise on {on} only)" if effect.stands else f"{noise} except on {on}"
@@ -121,6 +121,13 @@ def _moved(effect: Effect | Unsaid, measure: str, *, first: bool) -> str:
     if effect.untested and effect.untested.reason.startswith("no configuration has two draws"):
         why = ""
     return f"{what}{words.sized(effect.size, measure)}{noise}{why}"
+
+
+def _noise(effect: Effect, floor: Estimate | Unsaid) -> str:
+    """Why an effect does not stand: it is no larger than the draw's, or the draws are too few."""
+    if isinstance(floor, Unsaid) or effect.size.value <= floor.value or effect.claimed:
+        return "is within noise"
+    return f"so few draws cannot tell from noise (p = {min(effect.p.values()):.2f})"
 
 
 def of_effect(name: str, effect: Effect | Unsaid) -> Numbers:
