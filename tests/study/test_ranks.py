@@ -60,11 +60,19 @@ def test_a_loss_is_compared_on_its_own_draw_only():
 
 def test_an_average_is_the_mean_of_its_groups():
     up, mixed = np.arange(3.0), np.asarray([1.0, 0.0, 2.0])
-    found = averaged([up, up, up], [up, mixed, -up], [0, 1, 2])
-    assert found.spearman.value == pytest.approx((1 + 0.5 - 1) / 3)
-    assert found.kendall.value == pytest.approx((1 + 1 / 3 - 1) / 3)
-    assert found.spearman.low == pytest.approx(-1)
-    assert found.spearman.n == 9
+    found = averaged([up] * 5, [up, mixed, -up, up, -up], range(5))
+    assert found.spearman.value == pytest.approx(0.5 / 5)
+    assert found.kendall.value == pytest.approx(1 / 3 / 5)
+    assert found.spearman.low == pytest.approx(-0.8, abs=0.25)
+    assert found.spearman.n == 15
+
+
+def test_too_few_draws_have_no_interval():
+    """Of three draws a ninth of all resamples hold one alone, and say nothing about the others."""
+    up = np.arange(3.0)
+    for draws, told in ((4, False), (5, True)):
+        found = averaged([up] * draws, [up, -up] * 2 + [up] * (draws - 4), range(draws))
+        assert isinstance(found.spearman.interval, tuple) == told
 
 
 def test_what_cannot_be_ranked_is_said():

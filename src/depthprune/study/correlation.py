@@ -21,6 +21,8 @@ from depthprune.study.panel import Floats, Ints
 
 _RESAMPLES = 2000
 _FEWEST = 3
+# Of three draws a ninth of all resamples hold one of them alone; of five a six-hundredth.
+_FEWEST_DRAWS = 5
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def averaged(
 
 def _estimate(value: float, draws: Floats, n: int, clusters: int) -> Estimate:
     usable = draws[np.isfinite(draws)]
-    if clusters < _FEWEST or len(usable) < 0.9 * len(draws):
+    if clusters < _FEWEST_DRAWS or len(usable) < 0.9 * len(draws):
         why = Unsaid("too few independent draws for an interval")
         return Estimate(float(value), why, why, n)
     low, high = np.quantile(usable, [0.025, 0.975])
