@@ -55,9 +55,11 @@ class Landscape:
     def cost(self) -> Cost:
         """A block-token for each block kept by each set that was scored, on each window."""
         seen = self._seen.items()
+        spent = sum((self.blocks - len(removed)) * count for removed, count in seen)
         return Cost(
             evaluations=sum(count for removed, count in seen if removed) / self.windows,
-            block_tokens=sum((self.blocks - len(removed)) * count for removed, count in seen),
+            block_tokens=spent,
+            asked_block_tokens=spent,
         )
 
     def score(self, removed: Iterable[Sequence[int]], *, windows: int | None = None) -> list[Score]:

@@ -41,10 +41,12 @@ def test_a_second_run_computes_nothing(
     model: dp.Model, calibration: dp.Calibration, place: Path
 ) -> None:
     with Memo.open(place) as memo:
-        first = dp.Evaluator(model, calibration, memo=memo).score(SETS)
+        paid = dp.Evaluator(model, calibration, memo=memo)
+        first = paid.score(SETS)
     with Memo.open(place) as memo:
         evaluator = dp.Evaluator(model, calibration, memo=memo)
         second = evaluator.score(SETS)
+    assert evaluator.cost.asked_block_tokens == paid.cost.block_tokens > 0
     assert evaluator.cost.block_tokens == evaluator.cost.head_tokens == 0
     assert evaluator.cost.recalled == len(SETS) * 11
     assert second == first == dp.Evaluator(model, calibration).score(SETS)

@@ -61,9 +61,9 @@ def test_a_budget_of_nothing_is_refused() -> None:
 def test_it_is_spent_when_any_of_its_limits_is_reached(left: float) -> None:
     budget = Budget(evaluations=10, block_tokens=100, seconds=5)
     assert budget.spent(Cost(evaluations=10), 0)
-    assert budget.spent(Cost(block_tokens=100), 0)
+    assert budget.spent(Cost(asked_block_tokens=100), 0)
     assert budget.spent(Cost(), 5)
-    assert not budget.spent(Cost(evaluations=10 - left, block_tokens=99), 5 - left)
+    assert not budget.spent(Cost(evaluations=10 - left, asked_block_tokens=99), 5 - left)
 
 
 @pytest.mark.parametrize("evaluations", [34, 40, 61])

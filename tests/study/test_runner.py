@@ -82,6 +82,29 @@ def test_a_cell_is_what_its_search_gives_alone(
     assert (row.removed, row.loss) == (result.removed, pytest.approx(result.score.loss))
 
 
+def test_a_cell_costs_what_its_search_costs_by_itself(
+    grid: Grid, tmp_path: Path, tiny_llama: Path
+) -> None:
+    """However much of it cells before, or another study, had paid for."""
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    drawn = dp.calibrate("stdlib-prose,windows=5,length=32", model)
+    alone = {
+        (search, k): dp.search(search, dp.Evaluator(model, drawn), k=k).cost
+        for search in ("one-shot", "greedy")
+        for k in (1, 2)
+    }
+    for folder, paid in (("first", False), ("again", True)):
+        (tmp_path / folder).mkdir()
+        with Memo.open(tmp_path / "memo.sqlite") as memo:
+            Study(grid, tmp_path / folder, memo).run()
+        for row in read(tmp_path / folder / "results.jsonl").rows:
+            if (row.calibration.name, row.draw) == ("prose", 0):
+                cost, own = row.cost, alone[row.search, row.k]
+                assert cost.asked_block_tokens == own.block_tokens
+                assert cost.evaluations == round(own.evaluations)
+                assert not (paid and cost.block_tokens)
+
+
 def test_a_study_that_was_stopped_goes_on_and_ends_the_same(
     grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,8 @@ class Cost:
         plain_block_tokens: Block-tokens that one plain forward pass for each scored set, the dense
             model included, would have cost.
         recalled: Losses (of one set on one window) that a memo gave.
+        asked_block_tokens: Block-tokens of all that was asked for, whoever computed it: what it
+            takes where nothing is known before, so it is the same on a second run.
         seconds: Wall time inside the evaluator.
     """
 
@@ -29,6 +31,7 @@ class Cost:
     head_tokens: int = 0
     plain_block_tokens: int = 0
     recalled: int = 0
+    asked_block_tokens: int = 0
     seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
@@ -39,6 +42,7 @@ class Cost:
             self.head_tokens + other.head_tokens,
             self.plain_block_tokens + other.plain_block_tokens,
             self.recalled + other.recalled,
+            self.asked_block_tokens + other.asked_block_tokens,
             self.seconds + other.seconds,
         )
 
@@ -50,5 +54,6 @@ class Cost:
             self.head_tokens - other.head_tokens,
             self.plain_block_tokens - other.plain_block_tokens,
             self.recalled - other.recalled,
+            self.asked_block_tokens - other.asked_block_tokens,
             self.seconds - other.seconds,
         )

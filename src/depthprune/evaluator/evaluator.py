@@ -101,6 +101,7 @@ class Evaluator:
         self._scores: dict[RemovedSet, Score] = {}
         self._asked: dict[RemovedSet, NDArray[np.bool_]] = {}
         self._asked_windows = 0
+        self._asked_block_tokens = 0
         self._plain_block_tokens = 0
         self._seconds = 0.0
 
@@ -128,6 +129,7 @@ class Evaluator:
             head_tokens=self._heads.head_tokens,
             plain_block_tokens=self._plain_block_tokens,
             recalled=self._ledger.recalled,
+            asked_block_tokens=self._asked_block_tokens,
             seconds=self._seconds,
         )
 
@@ -135,6 +137,14 @@ class Evaluator:
     def dense(self) -> Score:
         """The score of the model with every block."""
         return self._scored([()])[0]
+
+    def forget_asked(self) -> None:
+        """Count what is asked for from here on as if for the first time; losses stay known.
+
+        Searches that share an evaluator are then each counted, and limited by a budget, as if
+        alone.
+        """
+        self._asked.clear()
 
     def has_asked(self, removed: RemovedSet) -> bool:
         """Whether a sorted set was scored before, be it on some of the windows."""
@@ -242,6 +252,7 @@ class Evaluator:
         with self.progress.step(f"measuring {name}", None, ""):
             signal = measure(self.model, self.calibration, name, self._measured_sheets())
         self._passes.block_tokens += signal.block_tokens
+        self._asked_block_tokens += signal.block_tokens
         self._plain_block_tokens += signal.block_tokens
         self._seconds += time.monotonic() - began
         return signal.values
@@ -288,13 +299,18 @@ class Evaluator:
         self._seconds += time.monotonic() - began
 
     def _note_asked(self, sets: Sequence[RemovedSet], places: Sequence[int]) -> None:
-        """Count evaluations: as asked for, whoever computed them, so that a resumed run agrees."""
+        """Count what is asked for, whoever computes it, so that a resumed run agrees."""
         where = np.asarray(places)
+        fresh: dict[tuple[int, ...], list[RemovedSet]] = {}
         for removed in sets:
-            if removed:
-                asked = self._asked.setdefault(removed, np.zeros(len(self._order), np.bool_))
-                self._asked_windows += int((~asked[where]).sum())
-                asked[where] = True
+            asked = self._asked.setdefault(removed, np.zeros(len(self._order), np.bool_))
+            if len(new := where[~asked[where]]):
+                fresh.setdefault(tuple(new.tolist()), []).append(removed)
+                self._asked_windows += len(new) if removed else 0
+                asked[new] = True
+        self._asked_block_tokens += sum(
+            self._passes.asked(list(self._sheets(new)), members) for new, members in fresh.items()
+        )
 
     def _count_plain(self, sheet: Sheet, sets: Iterable[RemovedSet]) -> None:
         """What plain forwards for these sets on this sheet would cost."""

@@ -122,7 +122,8 @@ class Rehearsal:
 
     def measure(self, name: str) -> NDArray[np.float64]:
         """A made-up measurement: one pass, and a value for each block (or run of blocks)."""
-        self._cost += Cost(block_tokens=self._tokens * self.blocks)
+        passed = self._tokens * self.blocks
+        self._cost += Cost(block_tokens=passed, asked_block_tokens=passed)
         rng = np.random.default_rng(0)
         return rng.random((self.blocks, self.blocks + 1) if name == "angular" else self.blocks)
 
@@ -130,9 +131,11 @@ class Rehearsal:
         walked = list(dict.fromkeys([(), *new] if self._compares else new))
         self.walks += 1
         self.widest = max(self.widest, widest(walked, self.blocks))
+        run = round(share * self._tokens) * block_runs(walked, self.blocks)
         self._cost += Cost(
             evaluations=sum(share for s in new if s),
-            block_tokens=round(share * self._tokens) * block_runs(walked, self.blocks),
+            block_tokens=run,
+            asked_block_tokens=run,
             head_tokens=round(share * self._scored) * len(walked),
             plain_block_tokens=round(share * self._tokens) * sum(self.blocks - len(s) for s in new),
         )

@@ -111,7 +111,10 @@ class RecoveringScorer:
         recovery = recover(self.model, removed, self.calibration)
         fitted = self.calibration.tokens * block_runs(removed)
         self._fitting += Cost(
-            block_tokens=fitted, plain_block_tokens=fitted, seconds=time.monotonic() - began
+            block_tokens=fitted,
+            plain_block_tokens=fitted,
+            asked_block_tokens=fitted,
+            seconds=time.monotonic() - began,
         )
         return self._evaluator.score_changed(removed, partial(recovered, self.model, recovery))
 
@@ -132,7 +135,9 @@ class RecoveringRehearsal(Rehearsal):
         for each in new:
             super()._pay([each], share)
             fitted = self._fitted * block_runs(each)
-            self._cost += Cost(block_tokens=fitted, plain_block_tokens=fitted)
+            self._cost += Cost(
+                block_tokens=fitted, plain_block_tokens=fitted, asked_block_tokens=fitted
+            )
 
 
 def _choosing(calibration: Calibration) -> Calibration:

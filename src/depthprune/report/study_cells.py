@@ -46,7 +46,7 @@ def cost_sheet(points: Sequence[Point], rows: Sequence[Row], *, perplexity: bool
         )
     judged = "Perplexity" if perplexity else "Accuracy, %"
     regretted = [f"Mean regret, {objective}" for objective in objectives]
-    head = ("Search", "Block-tokens", "Time", judged, *regretted, "On the front")
+    head = ("Search", "Block-tokens by itself", "Time here", judged, *regretted, "On the front")
     return Sheet("What each search costs and gives, a cell on average", head, tuple(found))
 
 

@@ -24,7 +24,7 @@ class Budget:
 
     Attributes:
         evaluations: Removed sets scored, one on half of the windows counting half.
-        block_tokens: Tokens times blocks.
+        block_tokens: Tokens times blocks of what is asked for, whether or not it was known.
         seconds: Wall time of the search.
 
     Raises:
@@ -64,7 +64,7 @@ class Budget:
         """
         return (
             (self.evaluations is not None and cost.evaluations >= self.evaluations)
-            or (self.block_tokens is not None and cost.block_tokens >= self.block_tokens)
+            or (self.block_tokens is not None and cost.asked_block_tokens >= self.block_tokens)
             or (self.seconds is not None and seconds >= self.seconds)
         )
 

@@ -19,7 +19,7 @@ class Point:
 
     Attributes:
         search: Its name.
-        cost: Mean block-tokens a cell.
+        cost: Mean block-tokens a cell, as if nothing had been known before it.
         seconds: Mean wall time a cell.
         quality: Mean log-perplexity or accuracy.
         cells: How many cells.
@@ -104,7 +104,7 @@ def quality_against_cost(panel: Panel, kind: str) -> list[Point] | Unsaid:
     columns = panel.columns(kind)
     if not len(columns):
         return Unsaid(f"the cells share no evaluation of {kind}")
-    costs = np.asarray([[_cost(row, "block_tokens"), _cost(row, "seconds")] for row in panel.rows])
+    costs = np.asarray([[_alone(row), _cost(row, "seconds")] for row in panel.rows])
     if np.isnan(costs).any():
         return Unsaid("the cost of some cells was not kept")
     search, block = panel.codes["search"], panel.joint("model", "k", "objective", "unit")
@@ -125,6 +125,12 @@ def quality_against_cost(panel: Panel, kind: str) -> list[Point] | Unsaid:
             panel.levels["search"], cost, quality, masks, front, strict=True
         )
     ]
+
+
+def _alone(row: Row) -> float:
+    """What a cell's search costs by itself; older tables have what was left to be run only."""
+    asked = None if row.cost is None else row.cost.asked_block_tokens
+    return _cost(row, "block_tokens") if asked is None else float(asked)
 
 
 def _cost(row: Row, field: str) -> float:

@@ -141,6 +141,8 @@ class Study:
 
     def _row(self, cell: Cell, evaluator: Evaluator, jury: Jury) -> Row:
         protect = self.grid.protect
+        # Cells of a draw share losses; their costs and budgets are those of each alone.
+        evaluator.forget_asked()
         result = search(
             cell.search,
             evaluator,
@@ -216,6 +218,7 @@ def _cost(result: Result) -> CellCost:
     return CellCost(
         evaluations=round(result.cost.evaluations),
         block_tokens=result.cost.block_tokens,
+        asked_block_tokens=result.cost.asked_block_tokens,
         head_tokens=result.cost.head_tokens,
         seconds=result.cost.seconds,
     )

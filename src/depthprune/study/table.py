@@ -36,8 +36,13 @@ class CellCalibration(Record):
 class CellCost(Record):
     """What the cell's search spent."""
 
-    evaluations: int = Field(ge=0, description="Removed sets scored.")
+    evaluations: int = Field(ge=0, description="Removed sets asked for.")
     block_tokens: int = Field(ge=0, description="Tokens times blocks that were run.")
+    asked_block_tokens: int | None = Field(
+        default=None,
+        ge=0,
+        description="The same as if nothing had been known: what the search costs by itself.",
+    )
     head_tokens: int = Field(ge=0, description="Tokens whose logits were computed.")
     seconds: float = Field(ge=0, description="Wall time.")
 
