@@ -82,3 +82,12 @@ def test_a_set_that_is_asked_for_again_is_paid_for_once_in_a_rehearsal_too() -> 
     result = dp.search(Twice(), _rehearsed(calibration), k=1, budget="6")
     assert not result.stopped
     assert result.cost.evaluations == 6
+
+
+def test_a_search_after_another_is_counted_as_if_alone_and_pays_for_what_is_new() -> None:
+    rehearsal = Rehearsal(6, tokens=100, scored=90, windows=4)
+    first = dp.search("one-shot", rehearsal, k=2).cost
+    rehearsal.forget_asked()
+    again = dp.search("one-shot", rehearsal, k=2).cost
+    assert (again.evaluations, again.asked_block_tokens) == (6, first.block_tokens)
+    assert again.block_tokens == 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -84,6 +84,7 @@ class Rehearsal:
         self._tokens, self._scored = tokens, scored
         self._compares = compares
         self._known: dict[RemovedSet, float] = {}
+        self._asked: dict[RemovedSet, float] = {}
         self._cost = Cost()
         # Losses of real models add up at first, and more than add up later.
         rng = random.Random(0)
@@ -110,11 +111,16 @@ class Rehearsal:
         """Made-up scores; each set is paid for once for each share of the windows."""
         share = 1.0 if windows is None else min(1.0, windows / self.windows)
         sets = [tuple(s) for s in removed]
-        new = [s for s in dict.fromkeys(sets) if self._known.get(s, 0.0) < share]
-        if new:
-            self._pay(new, share)
+        if unasked := _below(self._asked, sets, share):
+            self._ask(unasked, share)
+        if unpaid := _below(self._known, sets, share):
+            self._pay(unpaid, share)
         seen = max(1, round(share * self.windows))
         return [replace(self._made_up(s), windows=seen) for s in sets]
+
+    def forget_asked(self) -> None:
+        """As the evaluator's: what is asked for counts again, and is not paid for again."""
+        self._asked.clear()
 
     def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
         """The same, the dense model beside them."""
@@ -127,23 +133,39 @@ class Rehearsal:
         rng = np.random.default_rng(0)
         return rng.random((self.blocks, self.blocks + 1) if name == "angular" else self.blocks)
 
-    def _pay(self, new: Sequence[RemovedSet], share: float) -> None:
-        walked = list(dict.fromkeys([(), *new] if self._compares else new))
-        self.walks += 1
-        self.widest = max(self.widest, widest(walked, self.blocks))
-        run = round(share * self._tokens) * block_runs(walked, self.blocks)
+    def _ask(self, new: Sequence[RemovedSet], share: float) -> None:
         self._cost += Cost(
             evaluations=sum(share for s in new if s),
-            block_tokens=run,
-            asked_block_tokens=run,
+            asked_block_tokens=self._walked(new, share),
+        )
+        self._asked.update(dict.fromkeys(new, share))
+
+    def _pay(self, new: Sequence[RemovedSet], share: float) -> None:
+        walked = self._together(new)
+        self.walks += 1
+        self.widest = max(self.widest, widest(walked, self.blocks))
+        self._cost += Cost(
+            block_tokens=self._walked(new, share),
             head_tokens=round(share * self._scored) * len(walked),
             plain_block_tokens=round(share * self._tokens) * sum(self.blocks - len(s) for s in new),
         )
         self._known.update(dict.fromkeys(new, share))
 
+    def _together(self, new: Sequence[RemovedSet]) -> list[RemovedSet]:
+        return list(dict.fromkeys([(), *new] if self._compares else new))
+
+    def _walked(self, new: Sequence[RemovedSet], share: float) -> int:
+        return round(share * self._tokens) * block_runs(self._together(new), self.blocks)
+
     def _made_up(self, removed: RemovedSet) -> Score:
         loss = 3.0 + sum(self._damage[b] for b in removed) * (1 + len(removed) / self.blocks)
         return score_of(removed, np.array([loss]), _ONE)
+
+
+def _below(
+    known: Mapping[RemovedSet, float], sets: Sequence[RemovedSet], share: float
+) -> list[RemovedSet]:
+    return [s for s in dict.fromkeys(sets) if known.get(s, 0.0) < share]
 
 
 _ONE = Weighting(np.zeros(1, dtype=np.int64), (1.0,), np.ones(1, dtype=np.int64))

@@ -131,13 +131,16 @@ class RecoveringRehearsal(Rehearsal):
         made._fitted = calibration.tokens
         return made
 
+    def _ask(self, new: Sequence[RemovedSet], share: float) -> None:
+        for each in new:
+            super()._ask([each], share)
+            self._cost += Cost(asked_block_tokens=self._fitted * block_runs(each))
+
     def _pay(self, new: Sequence[RemovedSet], share: float) -> None:
         for each in new:
             super()._pay([each], share)
             fitted = self._fitted * block_runs(each)
-            self._cost += Cost(
-                block_tokens=fitted, plain_block_tokens=fitted, asked_block_tokens=fitted
-            )
+            self._cost += Cost(block_tokens=fitted, plain_block_tokens=fitted)
 
 
 def _choosing(calibration: Calibration) -> Calibration:

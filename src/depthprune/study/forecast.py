@@ -92,6 +92,7 @@ def _searching(
         group = list(of_draw)
         rehearsal = Rehearsal.of(model, drawn[calibrated], parse_objective(objective))
         for cell in group:
+            rehearsal.forget_asked()
             result = search(
                 cell.search,
                 rehearsal,
