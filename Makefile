@@ -23,7 +23,7 @@ export HF_HUB_OFFLINE := 1
 .PHONY: demo test test-slow check unit llama-cpp census clean
 
 demo: $(STAMP)
-	$(BIN)/depthprune prune demo -k 6 -c stdlib-prose,windows=8,length=512 -c stdlib-code,windows=8,length=512 --search one-shot -o $(DEMO) --overwrite
+	$(BIN)/depthprune prune demo -k 6 -o $(DEMO) --overwrite
 
 test: check unit
 

@@ -106,7 +106,7 @@ def test_a_search_of_recovered_sets_is_exact_and_repeated_as_it_was(
     assert found["search"]["racing"] is None
     model = dp.load(tiny_llama, dtype="float32", device="cpu")
     scorer = RecoveringScorer(model, dp.calibrate(enough, model).redraw(1))
-    again = dp.search("one-shot", scorer, k=3)
+    again = dp.search("greedy", scorer, k=3)
     (draw,) = found["draws"]
     assert (draw["removed"], draw["loss"]) == (list(again.removed), again.score.loss)
     assert draw["loss_of_first"] == scorer.score([found["removed"]])[0].loss

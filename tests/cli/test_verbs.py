@@ -395,7 +395,7 @@ def test_score_names_a_block_whose_removal_overflows(
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        ("model.embed_tokens.weight", "one-shot: the loss of all 6 candidates is NaN or infinite"),
+        ("model.embed_tokens.weight", "greedy: the loss of all 6 candidates is NaN or infinite"),
         ("model.layers.3.mlp.up_proj.weight", "the loss of the model with every block is NaN"),
     ],
 )

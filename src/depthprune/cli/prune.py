@@ -34,12 +34,8 @@ def prune(
     calibration: options.Calibrations = None,
     objective: options.Objective = "nll",
     search: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            help="How removed sets are chosen (default one-shot; greedy with --max-increase). "
-            "See: depthprune searches."
-        ),
-    ] = None,
+        str, typer.Option(help="How removed sets are chosen. See: depthprune searches.")
+    ] = "greedy",
     budget: options.Budget = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Of the search; the calibration's draw has its own.")
@@ -106,7 +102,7 @@ def prune(
         max_increase=limit,
         specs=tuple(calibration or ()),
         objective=objective,
-        search=search or ("one-shot" if limit is None else "greedy"),
+        search=search,
         budget=budget,
         seed=seed,
         protect=protect,
