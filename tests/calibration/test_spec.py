@@ -116,6 +116,8 @@ def test_a_wrong_spec_is_refused_with_what_was_expected(text: str, message: str)
         ("jsonl:a,prompt=q,answer=a,format=few-shot", "format=few-shot needs shots="),
         ("choices:a,shots=2", "shots= means nothing with format=raw; pass format=few-shot or chat"),
         ("choices:a,shots_seed=2", "shots_seed= means nothing without shots="),
+        ("text:a,ngram=8", "ngram= means nothing without against=; drop it"),
+        ("text:a,overlap=0.5", "overlap= means nothing without against=; drop it"),
         ("jsonl:a,format=zero-shot", "format=zero-shot needs prompts; name their fields by"),
         ("text:a,format=chat", "format=chat needs prompts"),
         ("jsonl:a,prompt=q,answer=a,mask=answer", "mask=answer needs answers: choose a format"),
@@ -250,6 +252,13 @@ _SHARED = {
     "ngram": st.integers(5, 30),
     "overlap": st.floats(0, 1),
 }
+
+
+def _compared(spec: CalibrationSpec) -> CalibrationSpec:
+    """With `ngram=` and `overlap=` only beside the files that they are about."""
+    return spec if spec.against else spec.model_copy(update={"ngram": 13, "overlap": 0.01})
+
+
 _WEIGHT = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 _SPECS = (
     st.builds(
@@ -290,7 +299,7 @@ _SPECS = (
         options=st.fixed_dictionaries({"prompt": _NAMES, "temperature": st.just("0.7")}),
         **_SHARED,
     )
-)
+).map(_compared)
 
 
 @settings(deadline=None)

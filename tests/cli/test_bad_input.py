@@ -50,6 +50,12 @@ def refused(
         (("-k", "2", "--max-increase", "5%"), "expected either -k K or --max-increase SHARE"),
         (("-k", "2", "--delta", "1"), "--delta: expected a chance between 0 and 1, got 1"),
         (("-k", "2", "--tolerance", "0.1"), "--tolerance: expected a percentage such as 5%"),
+        (("-k", "2", "--exact", "--delta", "0.01"), "--delta: means nothing with --exact, which"),
+        (("-k", "2", "--tolerance", "1%", "--exact"), "--tolerance: means nothing with --exact"),
+        (
+            ("-k", "2", "--recover", "linear", "--search-with-recovery", "--delta", "0.1"),
+            "--delta: means nothing with --search-with-recovery, which never races; drop it",
+        ),
         (("-k", "2", "--objective", "kl:up=1"), "objective kl: unknown parameter 'up=1'"),
         (("-k", "2", "--objective", "option-ce"), "the calibration has none; take a choices:"),
         (("--max-increase", "5"), "--max-increase: expected a percentage such as 5%, got '5'"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import depthprune as dp
 from command import Command, Outcome
@@ -178,27 +178,6 @@ def test_training_that_gains_nothing_is_said(prune: Command, tmp_path: Path) -> 
     assert "nothing was gained" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
-def test_another_original_is_refused_before_its_weights_are_loaded(
-    prune: Command, recover: Command, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    prune("plain")
-    request.getfixturevalue("no_weights")
-    other = save_tiny(tmp_path / "other", seed=9)
-    assert "is not the model that" in recover(original=other).error
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_checkpoint_that_was_changed_since_is_refused(
-    prune: Command, recover: Command, tmp_path: Path
-) -> None:
-    prune("plain")
-    tensors = load_file(tmp_path / "plain" / "model.safetensors")
-    tensors["model.layers.1.mlp.up_proj.weight"] += 1e-3
-    save_file(tensors, tmp_path / "plain" / "model.safetensors", {"format": "pt"})
-    assert "model.layers.1.mlp.up_proj.weight is not the original's" in recover().error
-    assert _checkpoints(tmp_path) == []
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -230,16 +209,6 @@ def test_too_few_windows_are_refused_before_the_search(
     outcome = prune("out", "--recover", "lora:batch=64")
     assert "12 of 16 windows to train on, and a step takes 64" in outcome.error
     assert not (tmp_path / "out").exists()
-
-
-def test_a_quantized_checkpoint_is_refused_before_its_weights_are_loaded(
-    prune: Command, tmp_path: Path, no_weights: None
-) -> None:
-    model = save_tiny(tmp_path / "model")
-    config = json.loads((model / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
-    (model / "config.json").write_text(json.dumps(config))
-    assert "its weights are quantized" in prune("out", "--recover", _LORA, model=model).error
 
 
 def test_reloading_needs_nothing_of_peft(prune: Command, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,20 @@ from tiny import save_tiny
 
 _EXACT = ("--dtype", "float32", "--device", "cpu")
 _QUICK = (*_EXACT, "--no-bench")
+_LORA = "lora:rank=4,steps=2,batch=4,every=2,judge=3,start=plain"
+
+either_way = pytest.mark.parametrize(
+    "way",
+    [
+        "linear",
+        pytest.param(
+            _LORA,
+            marks=pytest.mark.skipif(
+                find_spec("peft") is None, reason="the extra heal is not installed"
+            ),
+        ),
+    ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +65,11 @@ def recover(depthprune: Command, tiny_llama: Path, enough: str, tmp_path: Path) 
 
 def _weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
+
+
+def _written(folder: Path) -> set[str]:
+    """What lies in a folder, hidden or not."""
+    return {each.name for each in folder.iterdir()}
 
 
 def test_prune_recovers_what_it_removed(
@@ -291,24 +311,28 @@ def test_text_that_recovery_harmed_is_named(
     assert len(outcome.document["recovery"]["warnings"]) == 1
 
 
+@either_way
 def test_another_original_is_refused_before_its_weights_are_loaded(
-    prune: Command, recover: Command, tmp_path: Path, request: pytest.FixtureRequest
+    way: str, prune: Command, recover: Command, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     prune("plain")
     request.getfixturevalue("no_weights")
     other = save_tiny(tmp_path / "other", seed=9)
-    assert "is not the model that" in recover(original=other).error
-    assert not (tmp_path / "out").exists()
+    assert "is not the model that" in recover("--recover", way, original=other).error
+    assert _written(tmp_path) == {"plain", "other"}
 
 
+@either_way
 def test_a_checkpoint_that_was_changed_since_is_refused(
-    prune: Command, recover: Command, tmp_path: Path
+    way: str, prune: Command, recover: Command, tmp_path: Path
 ) -> None:
     prune("plain")
     tensors = load_file(tmp_path / "plain" / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"] += 1e-3
     save_file(tensors, tmp_path / "plain" / "model.safetensors", {"format": "pt"})
-    assert "model.layers.1.mlp.up_proj.weight is not the original's" in recover().error
+    error = recover("--recover", way).error
+    assert "model.layers.1.mlp.up_proj.weight is not the original's" in error
+    assert _written(tmp_path) == {"plain"}
 
 
 def test_a_checkpoint_is_recovered_once(prune: Command, recover: Command) -> None:
@@ -325,14 +349,15 @@ def test_a_checkpoint_without_a_manifest_is_refused(
     assert "cannot be read as a manifest" in recover().error
 
 
+@either_way
 def test_a_quantized_checkpoint_is_refused_before_its_weights_are_loaded(
-    prune: Command, tmp_path: Path, no_weights: None
+    way: str, prune: Command, tmp_path: Path, no_weights: None
 ) -> None:
     model = save_tiny(tmp_path / "model")
     config = json.loads((model / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (model / "config.json").write_text(json.dumps(config))
-    error = prune("out", "--recover", "linear", model=model).error
+    error = prune("out", "--recover", way, model=model).error
     assert "its weights are quantized" in error
     assert "recover the unquantized model" in error
 
@@ -360,6 +385,20 @@ def test_activations_that_are_nan_are_refused_with_the_block(
     depthprune("apply", original, "--remove", "3", "-o", tmp_path / "plain")
     assert "block 1 gives NaN or infinite activations" in recover(original=original).error
     assert not (tmp_path / "out").exists()
+
+
+@either_way
+@pytest.mark.parametrize("long", ["fitted", "judged"])
+def test_windows_past_a_table_of_positions_are_refused_before_any_is_run(
+    way: str, long: str, depthprune: Command, recover: Command, text: Path, tmp_path: Path
+) -> None:
+    original = save_tiny(tmp_path / "gpt2", "gpt2")
+    depthprune("apply", original, "--remove", "3", "-o", tmp_path / "plain")
+    spec = f"text:{text},windows=8,length=129"
+    words = ("-c", spec) if long == "fitted" else ("--also", spec)
+    error = recover("--recover", way, *words, original=original).error
+    assert "the window has 129 tokens, and the model has positions for 128; lower length=" in error
+    assert _written(tmp_path) == {"gpt2", "plain"}
 
 
 def test_a_singular_system_is_said_and_what_it_does_not_know_left(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -51,6 +53,33 @@ def test_what_is_read_may_be_changed_without_changing_what_is_held() -> None:
     held.get().zero_()
     assert torch.equal(held.get(), _state(0))
     vault.close()
+
+
+@pytest.mark.parametrize("budget", [1 << 30, 0])
+def test_a_state_costs_the_same_however_many_are_held(budget: int) -> None:
+    def steps(count: int) -> int:
+        """Bytecode instructions of this package that it takes to hold so many states."""
+        taken = 0
+
+        def count_one(frame: FrameType, event: str, argument: object) -> Any:
+            nonlocal taken
+            frame.f_trace_opcodes = frame.f_globals["__name__"] == states_module.__name__
+            taken += event == "opcode"
+            return count_one
+
+        vault = Vault(budget)
+        tensor, before = torch.zeros(1), sys.gettrace()
+        sys.settrace(count_one)
+        try:
+            held = [vault.put(tensor) for _ in range(count)]
+        finally:
+            sys.settrace(before)
+        vault.close()
+        assert len(held) == count
+        return taken
+
+    few, many = steps(25), steps(100)
+    assert 0 < many < 4.2 * few
 
 
 def test_the_file_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

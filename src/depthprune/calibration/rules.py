@@ -54,7 +54,7 @@ def clashes(spec: CalibrationSpec) -> list[str]:
     found = [
         f"{key}= means nothing with {what}; drop it"
         for key in KEYS
-        if key in idle and getattr(spec, key) != CalibrationSpec.model_fields[key].get_default()
+        if key in idle and _given(spec, key)
     ]
     rules = {
         "give windows= or tokens=, not both": spec.windows is not None and spec.tokens is not None,
@@ -68,6 +68,12 @@ def clashes(spec: CalibrationSpec) -> list[str]:
             spec.shots > 0 and spec.format not in ("few-shot", "chat")
         ),
         "shots_seed= means nothing without shots=": spec.shots_seed > 0 and not spec.shots,
+        "ngram= means nothing without against=; drop it": (
+            _given(spec, "ngram") and not spec.against
+        ),
+        "overlap= means nothing without against=; drop it": (
+            _given(spec, "overlap") and not spec.against
+        ),
         f"format={spec.format} needs prompts; name their fields by prompt= and answer=": (
             spec.format != "raw" and not prompts
         ),
@@ -104,6 +110,11 @@ def clashes(spec: CalibrationSpec) -> list[str]:
         ),
     }  # fmt: skip
     return found + [line for line, broken in rules.items() if broken]
+
+
+def _given(spec: CalibrationSpec, key: str) -> bool:
+    """Whether a key says something other than its default."""
+    return bool(getattr(spec, key) != CalibrationSpec.model_fields[key].get_default())
 
 
 def _prefix(spec: CalibrationSpec) -> bool:

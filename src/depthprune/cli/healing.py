@@ -7,7 +7,7 @@ depends on, so that the same command goes on from them; it is removed once OUT i
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +28,7 @@ from depthprune.recovery import (
     plan_key,
     recover,
     require_extra,
+    require_positions,
     require_tokens,
     require_trainable,
     require_windows,
@@ -51,8 +52,19 @@ def check_way(method: Method, *, stream: bool, in_search: bool = False) -> None:
         )
 
 
-def check_enough(model: Model, calibration: Calibration, method: Method) -> None:
-    """Refuse a model or a calibration that cannot be recovered, before anything is spent."""
+def check_enough(
+    model: Model, calibration: Calibration, method: Method, further: Sequence[Calibration]
+) -> None:
+    """Refuse, before anything is spent, what cannot be recovered or judged.
+
+    Args:
+        model: The dense original.
+        calibration: What is to be fitted or trained on.
+        method: The way to recover.
+        further: What recovery is to be judged on besides.
+    """
+    for each in (calibration, *calibration.held_out(), *further):
+        require_positions(model, each)
     if isinstance(method, LoRA):
         require_trainable(model)
         require_windows(calibration, method)

@@ -121,6 +121,26 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
+def refuse_idle_racing(context: typer.Context, *, exact: bool, recovering: bool) -> None:
+    """Refuse `--delta` and `--tolerance`, if they were given, where nothing races.
+
+    Args:
+        context: Which knows what was given and what is a default.
+        exact: Whether `--exact` was given.
+        recovering: Whether `--search-with-recovery` was.
+
+    Raises:
+        UsageError: Naming the first.
+    """
+    if not exact and not recovering:
+        return
+    where = "--exact" if exact else "--search-with-recovery"
+    for name in ("delta", "tolerance"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"--{name}: means nothing with {where}, which never races; drop it")
+
+
 def parse_size(text: str | None, flag: str) -> int | None:
     """Bytes of a text such as `4GB`, `512MiB` or `1e9`; None stays None.
 

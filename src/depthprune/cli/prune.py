@@ -85,8 +85,8 @@ def prune(
         raise UsageError("-k: expected either -k K or --max-increase SHARE, one of them")
     limit = options.parse_share(max_increase, "--max-increase")
     states = options.parse_size(memory, "--memory")
-
     tie = options.parse_share(tolerance, "--tolerance")
+    options.refuse_idle_racing(context, exact=exact, recovering=search_with_recovery)
 
     # The job pulls in torch, which takes a second that a wrong flag should not cost.
     from depthprune.cli.prune_job import PruneJob

@@ -103,7 +103,7 @@ def prepare(job: PruneJob) -> Task:
     make_space(model.blocks, k, asked, refusal=refusal)
     _note_needed(source, asked, protect)
     if job.recover is not None:
-        check_enough(model, calibration, parse_method(job.recover))
+        check_enough(model, calibration, parse_method(job.recover), further)
     return Task(model, calibration, objective, algorithm, budget, k, protect, refusal, further)
 
 

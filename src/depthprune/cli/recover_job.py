@@ -83,7 +83,7 @@ class RecoverJob:
         calibration.held_out()
         further = further_texts(self.also, reader)
         model = loading.load(source, reader.tokenizer, self.progress)
-        check_enough(model, calibration, method)
+        check_enough(model, calibration, method, further)
         with dense_checkpoint(model, self.out, progress=self.progress) as dense:
             prefix = block_prefix(model) or dense.block_prefix
             self._check_unchanged(opened, dense, removed, prefix)

@@ -51,8 +51,9 @@ class _InFile(Held):
 class Vault:
     """Holds states.
 
-    Which states are gone is seen when room is needed, by weak references: a finaliser would swallow
-    an interrupt that arrives while it runs, and they run right behind every block.
+    States that are gone are told by weak references, whose callback is `list.append`, and counted
+    out when room is needed, each once. A finaliser or a callback in Python would swallow an interrupt
+    that arrives while it runs, and they run right behind every block.
 
     Args:
         budget: Bytes that may be held in memory; None for no limit.
@@ -64,8 +65,9 @@ class Vault:
     def __init__(self, budget: int | None = None) -> None:
         self.written = 0
         self._budget = budget
-        self._living: list[tuple[weakref.ref[_InMemory], int]] = []
-        self._spilled: list[tuple[weakref.ref[_InFile], int, int]] = []
+        self._held: dict[weakref.ref[Held], tuple[int, int | None]] = {}
+        self._gone: list[weakref.ref[Held]] = []
+        self._in_memory = 0
         self._file: BinaryIO | None = None
         self._end = 0
         self._gaps: dict[int, list[int]] = {}
@@ -73,8 +75,8 @@ class Vault:
     @property
     def in_memory(self) -> int:
         """Bytes held in memory now; counted where there is a limit."""
-        self._living = [(held, size) for held, size in self._living if held() is not None]
-        return sum(size for _, size in self._living)
+        self._sweep()
+        return self._in_memory
 
     def put(self, tensor: Tensor) -> Held:
         """Hold a state until the answer is dropped.
@@ -85,21 +87,24 @@ class Vault:
         if self._budget is None:
             return _InMemory(tensor)
         size = tensor.numel() * tensor.element_size()
+        held: Held
         if self.in_memory + size <= self._budget:
-            held = _InMemory(tensor)
-            self._living.append((weakref.ref(held), size))
-            return held
-        self._sweep()
-        spilled = _InFile(tensor, self)
-        self._spilled.append((weakref.ref(spilled), spilled.place, size))
-        return spilled
+            held, place = _InMemory(tensor), None
+            self._in_memory += size
+        else:
+            held = _InFile(tensor, self)
+            place = held.place
+        self._held[weakref.ref(held, self._gone.append)] = size, place
+        return held
 
     def _sweep(self) -> None:
-        """Let the places of states that are gone be used again."""
-        for held, place, size in self._spilled:
-            if held() is None:
+        """Count out what is gone, and let its places in the file be used again."""
+        while self._gone:
+            size, place = self._held.pop(self._gone.pop())
+            if place is None:
+                self._in_memory -= size
+            else:
                 self._gaps.setdefault(size, []).append(place)
-        self._spilled = [entry for entry in self._spilled if entry[0]() is not None]
 
     def write(self, tensor: Tensor) -> int:
         """Write a state to the file; the answer is its place."""

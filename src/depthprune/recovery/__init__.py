@@ -3,7 +3,12 @@
 from depthprune.recovery.distil import distil, plan_key, require_extra, require_trainable
 from depthprune.recovery.lessons import require_windows
 from depthprune.recovery.methods import Linear, LoRA, Method, parse_method
-from depthprune.recovery.recover import recover, refuse_quantized_config, require_tokens
+from depthprune.recovery.recover import (
+    recover,
+    refuse_quantized_config,
+    require_positions,
+    require_tokens,
+)
 from depthprune.recovery.result import Change, Recovery, RunRecovery, Training, recovered
 from depthprune.recovery.scorer import RecoveringRehearsal, RecoveringScorer
 from depthprune.recovery.stored import stored
@@ -25,6 +30,7 @@ __all__ = [
     "recovered",
     "refuse_quantized_config",
     "require_extra",
+    "require_positions",
     "require_tokens",
     "require_trainable",
     "require_windows",

@@ -32,7 +32,7 @@ from depthprune.recovery.fold import swapped
 from depthprune.recovery.lessons import Lessons, lessons
 from depthprune.recovery.low_rank import LowRank
 from depthprune.recovery.methods import LoRA
-from depthprune.recovery.recover import recover, refuse_quantized
+from depthprune.recovery.recover import recover, refuse_quantized, require_positions
 from depthprune.recovery.result import Recovery, Training
 from depthprune.recovery.student import Student
 
@@ -69,7 +69,8 @@ def distil(
         curve.
 
     Raises:
-        CalibrationError: If there are too few windows.
+        CalibrationError: If there are too few windows, or one is longer than the model has
+            positions for.
         CheckpointError: If a checkpoint in the folder cannot be read.
         EvaluationError: If a loss or an activation is NaN or infinite.
         ModelError: If the model is quantized or streamed, or has nothing that can be adapted.
@@ -79,6 +80,8 @@ def distil(
     settings = settings or LoRA()
     gone = check_removed(removed, model.blocks)
     require_trainable(model)
+    for each in (calibration, *calibration.held_out()):
+        require_positions(model, each)
     read = lessons(calibration, settings, _call_tokens(model))
     start = Recovery(gone, (), {})
     if settings.start == "linear":

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from depthprune.calibration import Calibration
+from depthprune.calibration import Calibration, context_of
 from depthprune.errors import ModelError
 from depthprune.models.loading import Model
 from depthprune.models.removal import check_removed
@@ -60,13 +60,15 @@ def recover(
         The new weights, and what was done for each run.
 
     Raises:
-        CalibrationError: If there are too few tokens for the model's width, or one window only.
+        CalibrationError: If there are too few tokens for the model's width, or one window only, or
+            a window is longer than the model has positions for.
         EvaluationError: If an activation is NaN or infinite.
         ModelError: If the model is quantized.
         UsageError: If the removed set does not fit the model.
     """
     gone = check_removed(removed, model.blocks)
     refuse_quantized(model)
+    require_positions(model, calibration)
     device = torch.device(model.device).type
     made = batches(calibration, _CALL_TOKENS.get(device, _CALL_TOKENS_ELSEWHERE))
     walk = Walk(model.anatomy, made, [part.share for part in calibration.parts])
@@ -84,6 +86,15 @@ def recover(
                 changes.append(passed.change)
                 weights |= passed.weights
     return Recovery(gone, tuple(runs), weights, tuple(changes), width=walk.width)
+
+
+def require_positions(model: Model, calibration: Calibration) -> None:
+    """Refuse windows that are longer than the model reads, as an evaluator does.
+
+    Raises:
+        CalibrationError: Naming the first.
+    """
+    calibration.check_context(context_of(model), text=model.learns_positions)
 
 
 def require_tokens(model: Model, calibration: Calibration) -> None:
