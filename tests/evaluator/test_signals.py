@@ -238,10 +238,10 @@ def test_little_memory_makes_sheets_smaller_and_changes_no_measurement(
     calibration = dp.calibrate(f"text:{text},windows=6,length=30", model)
     sizes: list[list[int]] = []
 
-    def measured(model: Any, calibration: Any, name: str, sheets: Any) -> Any:
+    def measured(model: Any, calibration: Any, name: str, sheets: Any, memory: Any) -> Any:
         laid_out = list(sheets)
         sizes.append([sheet.size for sheet in laid_out])
-        return signals.measure(model, calibration, name, laid_out)
+        return signals.measure(model, calibration, name, laid_out, memory)
 
     monkeypatch.setattr(evaluator_module, "measure", measured)
     # The states of 60 tokens before each of six blocks, behind the last, and one at work.

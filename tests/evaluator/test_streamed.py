@@ -9,8 +9,9 @@ import pytest
 from items import calibration_of, random_item, random_text
 
 import depthprune as dp
-from depthprune.errors import UsageError
+from depthprune.errors import ModelError, UsageError
 from depthprune.evaluator import passes as passes_module
+from depthprune.evaluator import signals as signals_module
 from depthprune.evaluator.states import Vault
 
 SETS = [(), *((b,) for b in range(6)), (1, 4)]
@@ -63,6 +64,39 @@ def test_states_past_the_budget_go_to_disk_and_change_nothing(
     assert streamed.stream.bytes_read - before == streamed.stream.bytes_a_pass
     for a, b in zip(scores, dp.Evaluator(held, _texts()).score(SETS), strict=True):
         np.testing.assert_allclose(a.window_losses, b.window_losses, rtol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["block-influence", "relative-magnitude", "angular"])
+def test_a_measurement_reads_each_block_once_and_keeps_to_the_memory(
+    name: str, streamed: dp.Model, held: dp.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vaults: list[Vault] = []
+
+    class Watched(Vault):
+        def __init__(self, budget: int | None = None) -> None:
+            super().__init__(budget)
+            vaults.append(self)
+
+    monkeypatch.setattr(signals_module, "Vault", Watched)
+    assert streamed.stream is not None
+    memory = 2 * 900 * 2 * 32 + streamed.anatomy.largest_block_bytes
+    before = streamed.stream.bytes_read
+    found = dp.Evaluator(streamed, _texts(), memory=memory).measure(name)
+    assert streamed.stream.bytes_read - before == streamed.stream.bytes_a_pass
+    (vault,) = vaults
+    assert vault.written > 0
+    assert vault.in_memory == 0
+    np.testing.assert_allclose(found, dp.Evaluator(held, _texts()).measure(name), rtol=2e-2)
+
+
+def test_gradients_of_a_streamed_model_are_refused_before_anything_is_read(
+    streamed: dp.Model,
+) -> None:
+    assert streamed.stream is not None
+    before = streamed.stream.bytes_read
+    with pytest.raises(ModelError, match="load it whole without --stream"):
+        dp.Evaluator(streamed, _texts()).measure("taylor")
+    assert streamed.stream.bytes_read == before
 
 
 def test_a_budget_below_a_block_is_refused(streamed: dp.Model) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,6 +65,43 @@ def test_no_source_is_made_worse_for_another() -> None:
     found = fit(with_it, [with_it, a_little], [0.9, 0.1])
     assert found.strength == pytest.approx(0.6, abs=1e-3)
     assert a_little.error(found.change) <= a_little.squares * (1 + 1e-9)
+
+
+def test_a_source_that_lacks_nothing_is_not_made_to() -> None:
+    m, true = noise(0), noise(2, WIDTH)
+    with_it, right = summed(m, m @ true.T), summed(m, torch.zeros_like(m))
+    assert fit(with_it, [with_it, right], [0.9, 0.1]).strength == 0
+    untouched = summed(torch.zeros_like(m), torch.zeros_like(m))
+    assert fit(with_it, [with_it, untouched], [0.9, 0.1]).strength > 0
+
+
+def test_the_ridge_and_the_strength_are_the_best_of_all_that_harm_no_source() -> None:
+    """Against numpy: every ridge solved as rows of a plain system, strengths on a grid."""
+    true = noise(2, WIDTH)
+    m = noise(0, 24) * torch.logspace(-2, 0, WIDTH, dtype=torch.float64)
+    e = m @ true.T + 0.3 * noise(3, 24)
+    others = []
+    for seed, part in ((5, 0.2), (7, 1.1)):
+        m2 = noise(seed) * torch.logspace(-2, 0, WIDTH, dtype=torch.float64)
+        others.append((m2, part * m2 @ true.T + 0.3 * noise(seed + 1)))
+    shares = (0.3, 0.7)
+    found = fit(summed(m, e), [summed(*each) for each in others], shares)
+    best = 1.0
+    for ridge in RIDGES:
+        penalty = np.sqrt(ridge * m.pow(2).sum().item() / WIDTH) * np.eye(WIDTH)
+        rows = np.vstack([m.numpy(), penalty]), np.vstack([e.numpy(), np.zeros((WIDTH, WIDTH))])
+        change = np.linalg.lstsq(*rows, rcond=None)[0]
+        for strength in np.linspace(0, 1, 201):
+            left = [
+                ((e2.numpy() - strength * m2.numpy() @ change) ** 2).sum() / (e2**2).sum().item()
+                for m2, e2 in others
+            ]
+            if max(left) <= 1 + 1e-12:
+                best = min(best, float(np.dot(shares, left)))
+    ours = [((e2 - m2 @ found.change.T) ** 2).sum() / (e2**2).sum() for m2, e2 in others]
+    assert max(ours) <= 1 + 1e-9
+    assert best - 1e-4 < sum(w * x.item() for w, x in zip(shares, ours, strict=True)) <= best
+    assert 0 < found.strength < 1
 
 
 def test_a_singular_system_leaves_what_it_does_not_know() -> None:

@@ -250,7 +250,8 @@ class Evaluator:
         """
         began = time.monotonic()
         with self.progress.step(f"measuring {name}", None, ""):
-            signal = measure(self.model, self.calibration, name, self._measured_sheets())
+            sheets = self._measured_sheets()
+            signal = measure(self.model, self.calibration, name, sheets, self._memory)
         self._passes.block_tokens += signal.block_tokens
         self._asked_block_tokens += signal.block_tokens
         self._plain_block_tokens += signal.block_tokens

@@ -3,8 +3,9 @@
 Each is a mean over the positions whose states predict scored tokens (of a text window, all but the
 last), windows and sources weighted as in the loss. Only running sums are kept, and the states of
 the sheet at hand: one state for what compares a block's input with its output, all of them where
-distant blocks are compared or gradients are taken. Arithmetic on states is in float32, sums in
-float64.
+distant blocks are compared or gradients are taken. Where blocks are read from disk all sheets go
+through a block before the next is read, and past the memory their states wait in a file.
+Arithmetic on states is in float32, sums in float64.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depthprune.calibration import Calibration, Window
-from depthprune.errors import unknown
+from depthprune.errors import ModelError, unknown
 from depthprune.evaluator.score import Weighting
 from depthprune.evaluator.sheets import Sheet
+from depthprune.evaluator.states import Held, Vault
 from depthprune.models.loading import Model
-from depthprune.models.replay import outside_inference
+from depthprune.models.replay import Inputs, outside_inference
 from depthprune.objectives.nll import token_nll
 
 Values = NDArray[np.float64]
@@ -46,23 +48,36 @@ class Signal:
     block_tokens: int
 
 
-def measure(model: Model, calibration: Calibration, name: str, sheets: Iterable[Sheet]) -> Signal:
+def measure(
+    model: Model,
+    calibration: Calibration,
+    name: str,
+    sheets: Iterable[Sheet],
+    memory: int | None = None,
+) -> Signal:
     """Measure the dense model on a calibration.
 
     Args:
         model: The model.
         calibration: Its windows are run once.
         name: One of `SIGNALS`.
-        sheets: All windows, laid out; the states behind every block are held for one sheet.
+        sheets: All windows, laid out; the states behind every block are held for one sheet, or for
+            all where blocks are read from disk.
+        memory: Bytes of states that may be held then; None for no limit.
 
     Raises:
+        ModelError: If it takes gradients, and the model is streamed.
         UsageError: If there is no such measurement.
     """
     if name not in SIGNALS:
         raise unknown("measurement", name, SIGNALS)
     windows = calibration.windows
     weights = Weighting.of(calibration).weights()
-    return SIGNALS[name](model, [_Weighted(s, weights, windows) for s in sheets])
+    vault = Vault(memory if model.streamed else None)
+    try:
+        return SIGNALS[name](model, [_Weighted(s, weights, windows) for s in sheets], vault)
+    finally:
+        vault.close()
 
 
 class _Weighted:
@@ -107,47 +122,65 @@ def _length(span: tuple[int, int]) -> int:
     return span[1] - span[0]
 
 
-def _passes(
-    model: Model, sheets: Sequence[_Weighted]
-) -> Iterator[tuple[int, _Weighted, Tensor, Tensor]]:
-    """Run sheets through the model: each block with each sheet's states before and behind it.
+def _groups(model: Model, sheets: Sequence[_Weighted]) -> list[list[_Weighted]]:
+    """Sheets that go through a block together."""
+    return [list(sheets)] if model.streamed else [[sheet] for sheet in sheets]
 
-    Where blocks are read from disk all sheets go through a block before the next is read.
-    """
-    groups = [list(sheets)] if model.streamed else [[sheet] for sheet in sheets]
-    for group in groups:
-        inputs = [model.anatomy.record(s.sheet.tokens, s.sheet.arguments) for s in group]
-        states = [each.states for each in inputs]
+
+def _recorded(
+    model: Model, sheets: Sequence[_Weighted], vault: Vault
+) -> tuple[list[Inputs], list[Held]]:
+    """What blocks are called with, and the states before the first."""
+    inputs: list[Inputs] = []
+    states: list[Held] = []
+    known: list[Tensor] = []
+    for sheet in sheets:
+        found = model.anatomy.record(sheet.sheet.tokens, sheet.sheet.arguments)
+        states.append(vault.put(found.states))
+        inputs.append(found.lean(known))
+    return inputs, states
+
+
+def _passes(
+    model: Model, sheets: Sequence[_Weighted], vault: Vault
+) -> Iterator[tuple[int, _Weighted, Tensor, Tensor]]:
+    """Run sheets through the model: each block with each sheet's states before and behind it."""
+    for group in _groups(model, sheets):
+        inputs, states = _recorded(model, group, vault)
         for block in range(model.blocks):
             with model.anatomy.holding(block):
                 for place, sheet in enumerate(group):
-                    before = states[place]
-                    states[place] = model.anatomy.call(block, before, inputs[place])
-                    yield block, sheet, before, states[place]
+                    before = states[place].get()
+                    behind = model.anatomy.call(block, before, inputs[place])
+                    states[place] = vault.put(behind)
+                    yield block, sheet, before, behind
 
 
 def _one_pass(
-    model: Model, sheets: Sequence[_Weighted], compare: Callable[[Tensor, Tensor], Tensor]
+    model: Model,
+    sheets: Sequence[_Weighted],
+    vault: Vault,
+    compare: Callable[[Tensor, Tensor], Tensor],
 ) -> Signal:
     """The weighted mean of a comparison of each block's input with its output."""
     values = np.zeros(model.blocks)
     with torch.inference_mode():
-        for block, sheet, before, behind in _passes(model, sheets):
+        for block, sheet, before, behind in _passes(model, sheets, vault):
             found = compare(sheet.at_positions(before), sheet.at_positions(behind))
             values[block] += sheet.shares @ found.double().cpu().numpy()
     return Signal(values, model.blocks * sum(sheet.size for sheet in sheets))
 
 
-def block_influence(model: Model, sheets: Sequence[_Weighted]) -> Signal:
+def block_influence(model: Model, sheets: Sequence[_Weighted], vault: Vault) -> Signal:
     """1 − mean cos(h_in, h_out) of each block: 0 for one that turns no state. Source: ShortGPT."""
 
     def compare(before: Tensor, behind: Tensor) -> Tensor:
         return 1 - torch.cosine_similarity(before.float(), behind.float(), dim=-1)
 
-    return _one_pass(model, sheets, compare)
+    return _one_pass(model, sheets, vault, compare)
 
 
-def relative_magnitude(model: Model, sheets: Sequence[_Weighted]) -> Signal:
+def relative_magnitude(model: Model, sheets: Sequence[_Weighted], vault: Vault) -> Signal:
     """Mean ‖f(x)‖ / ‖x + f(x)‖ of each block, f(x) what it adds. Source: arXiv 2604.24938."""
 
     def compare(before: Tensor, behind: Tensor) -> Tensor:
@@ -155,30 +188,25 @@ def relative_magnitude(model: Model, sheets: Sequence[_Weighted]) -> Signal:
         answer: Tensor = added / behind.float().norm(dim=-1)
         return answer
 
-    return _one_pass(model, sheets, compare)
+    return _one_pass(model, sheets, vault, compare)
 
 
-def angular(model: Model, sheets: Sequence[_Weighted]) -> Signal:
+def angular(model: Model, sheets: Sequence[_Weighted], vault: Vault) -> Signal:
     """Mean arccos(cos(h_l, h_{l+n}))/π at [l, n]; NaN where there is no state l + n.
 
     h_l is the state before block l, h_N the one behind the last. Source: Gromov et al.
     """
     count = model.blocks + 1
     sums = np.zeros((count, count))
-    for sheet in sheets:
-        states: list[Tensor] = []
+    for group in _groups(model, sheets):
+        kept: dict[_Weighted, list[Held]] = {sheet: [] for sheet in group}
         with torch.inference_mode():
-            for _, _, before, behind in _passes(model, [sheet]):
-                states += [] if states else [sheet.at_positions(before)]
-                states.append(sheet.at_positions(behind))
-            shares = torch.from_numpy(sheet.shares)
-            for first in range(0, len(shares), _POSITIONS):
-                part = torch.stack([s[first : first + _POSITIONS].float() for s in states], dim=1)
-                unit = torch.nn.functional.normalize(part, dim=-1)
-                cosines = (unit @ unit.transpose(1, 2)).clamp(-1, 1)
-                angles = (cosines.arccos() / torch.pi).double().cpu()
-                weights = shares[first : first + _POSITIONS]
-                sums += torch.einsum("p,pij->ij", weights, angles).numpy()
+            for block, sheet, before, behind in _passes(model, group, vault):
+                if block == 0:
+                    kept[sheet].append(vault.put(sheet.at_positions(before)))
+                kept[sheet].append(vault.put(sheet.at_positions(behind)))
+            for sheet in group:
+                sums += _angles(sheet, [state.get() for state in kept.pop(sheet)])
     values = np.full((model.blocks, count), np.nan)
     for block in range(model.blocks):
         values[block, : count - block] = sums[block, block:]
@@ -186,13 +214,34 @@ def angular(model: Model, sheets: Sequence[_Weighted]) -> Signal:
     return Signal(values, model.blocks * sum(sheet.size for sheet in sheets))
 
 
-def taylor(model: Model, sheets: Sequence[_Weighted]) -> Signal:
+def _angles(sheet: _Weighted, states: Sequence[Tensor]) -> Values:
+    """The weighted sum of the angles between all pairs of states, shape (states, states)."""
+    sums = np.zeros((len(states), len(states)))
+    shares = torch.from_numpy(sheet.shares)
+    for first in range(0, len(shares), _POSITIONS):
+        part = torch.stack([s[first : first + _POSITIONS].float() for s in states], dim=1)
+        unit = torch.nn.functional.normalize(part, dim=-1)
+        cosines = (unit @ unit.transpose(1, 2)).clamp(-1, 1)
+        angles = (cosines.arccos() / torch.pi).double().cpu()
+        sums += torch.einsum("p,pij->ij", shares[first : first + _POSITIONS], angles).numpy()
+    return sums
+
+
+def taylor(model: Model, sheets: Sequence[_Weighted], vault: Vault) -> Signal:
     """|∂L/∂g_i| of each block at a gate g_i = 1 on what it adds, L the NLL of the dense model.
 
     With h_{i+1} = h_i + g_i · f_i(h_i), ∂L/∂g_i = Σ ⟨∂L/∂h_{i+1}, f_i(h_i)⟩ over all positions. The
     states before each block are kept for one sheet; going backwards each block is run again for its
     own gradient, so that no more than one block's activations are held.
+
+    Raises:
+        ModelError: If the model is streamed.
     """
+    if model.streamed:
+        raise ModelError(
+            f"{model.source.name}: taylor takes gradients, for which a streamed model keeps no "
+            "weights; load it whole without --stream, or take another search"
+        )
     gates = np.zeros(model.blocks)
     for sheet in sheets:
         inputs = outside_inference(model.anatomy.record(sheet.sheet.tokens, sheet.sheet.arguments))
@@ -233,7 +282,7 @@ def _head_gradient(model: Model, sheet: _Weighted, final: Tensor) -> Tensor:
     return gradient.index_put_(where, torch.cat(parts), accumulate=True)
 
 
-SIGNALS: dict[str, Callable[[Model, Sequence[_Weighted]], Signal]] = {
+SIGNALS: dict[str, Callable[[Model, Sequence[_Weighted], Vault], Signal]] = {
     "block-influence": block_influence,
     "relative-magnitude": relative_magnitude,
     "angular": angular,

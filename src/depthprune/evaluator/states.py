@@ -52,8 +52,8 @@ class Vault:
     """Holds states.
 
     States that are gone are told by weak references, whose callback is `list.append`, and counted
-    out when room is needed, each once. A finaliser or a callback in Python would swallow an interrupt
-    that arrives while it runs, and they run right behind every block.
+    out when room is needed, each once. A finaliser or a callback in Python would swallow an
+    interrupt that arrives while it runs, and they run right behind every block.
 
     Args:
         budget: Bytes that may be held in memory; None for no limit.

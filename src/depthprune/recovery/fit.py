@@ -86,6 +86,8 @@ def _strength(
     parts = []
     for sums, share in zip(choosing, shares, strict=True):
         if sums.squares <= 0:
+            if sums.terms(change)[1] > 0:
+                return 0.0, 1.0  # a source that lacks nothing can only lose
             continue
         a, b = (term / sums.squares for term in sums.terms(change))
         parts.append((share, a, b))
