@@ -156,6 +156,15 @@ def test_an_interrupted_training_is_gone_on_with(
     assert _checkpoints(tmp_path) == []
 
 
+def test_a_training_that_is_refused_leaves_no_folder(
+    prune: Command, recover: Command, tmp_path: Path
+) -> None:
+    prune("plain")
+    error = recover(way=_LORA.replace("rank=4", "rank=99")).error
+    assert "rank: expected at most 32, the least size of a projection, got 99" in error
+    assert [each.name for each in tmp_path.iterdir()] == ["plain"]
+
+
 def test_items_with_options_are_trained_on_and_judged(prune: Command, tmp_path: Path) -> None:
     items = tmp_path / "items.jsonl"
     rows = [{"prompt": f"The river is {n} feet", "options": [" high", " low"], "answer": n % 2}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import depthprune as dp
@@ -70,6 +71,15 @@ def _weights(folder: Path) -> bytes:
 def _written(folder: Path) -> set[str]:
     """What lies in a folder, hidden or not."""
     return {each.name for each in folder.iterdir()}
+
+
+def _rewrite(folder: Path, **fields: Any) -> None:
+    """Change what a checkpoint's manifest says; of a section, some of its fields."""
+    file = folder / "depthprune.json"
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    for name, value in fields.items():
+        manifest[name] = {**manifest[name], **value} if isinstance(value, dict) else value
+    file.write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def test_prune_recovers_what_it_removed(
@@ -333,6 +343,66 @@ def test_a_checkpoint_that_was_changed_since_is_refused(
     error = recover("--recover", way).error
     assert "model.layers.1.mlp.up_proj.weight is not the original's" in error
     assert _written(tmp_path) == {"plain"}
+
+
+def test_a_checkpoint_that_holds_more_than_its_original_is_refused(
+    prune: Command, recover: Command, tmp_path: Path
+) -> None:
+    prune("plain")
+    tensors = load_file(tmp_path / "plain" / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.bias"] = torch.zeros(48)
+    save_file(tensors, tmp_path / "plain" / "model.safetensors", {"format": "pt"})
+    assert "model.layers.1.mlp.up_proj.bias is not the original's" in recover().error
+
+
+def test_what_was_pruned_twice_is_recovered_from_what_it_was_cut_from(
+    depthprune: Command, recover: Command, tiny_llama: Path, tmp_path: Path
+) -> None:
+    depthprune("apply", tiny_llama, "--remove", "2,4", "-o", tmp_path / "once")
+    depthprune("apply", tmp_path / "once", "--remove", "1", "-o", tmp_path / "plain")
+    assert "is not the model that" in recover().error
+    found = recover("--no-bench", "--json", original=tmp_path / "once").document
+    assert (found["removed"], found["recovery"]["runs"][0]["into"]) == ([1], 0)
+    assert found["parity"]["bitwise"]
+
+
+def test_an_original_that_has_no_fingerprint_is_said(
+    depthprune: Command, recover: Command, tiny_llama: Path, tmp_path: Path
+) -> None:
+    original = shutil.copytree(tiny_llama, tmp_path / "pickled")
+    torch.save(load_file(original / "model.safetensors"), original / "pytorch_model.bin")
+    (original / "model.safetensors").unlink()
+    depthprune("apply", tiny_llama, "--remove", "2", "-o", tmp_path / "plain")
+    error = recover("--allow-pickle", original=original).error
+    assert "its fingerprint is none, expected" in error
+    _rewrite(tmp_path / "plain", model={"fingerprint": None})
+    error = recover("--allow-pickle", original=original).error
+    assert "was pruned from pickled weights, which have no fingerprint" in error
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"removed": [99]}, "removed: block 99 is out of range; the model has 6 blocks, 0 to 5;"),
+        ({"removed": []}, "removed: expected at least one block to remove, got none;"),
+        ({"objective": "kll"}, "unknown objective 'kll'; did you mean 'kl'?;"),
+    ],
+)
+def test_a_manifest_that_cannot_be_true_is_refused_before_weights_are_loaded(
+    fields: dict[str, Any],
+    message: str,
+    depthprune: Command,
+    recover: Command,
+    tiny_llama: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    depthprune("apply", tiny_llama, "--remove", "2,4", "-o", tmp_path / "plain")
+    _rewrite(tmp_path / "plain", **fields)
+    request.getfixturevalue("no_weights")
+    error = recover().error
+    assert error.startswith(f"{tmp_path / 'plain' / 'depthprune.json'}: {message}")
+    assert error.endswith("prune the original again")
 
 
 def test_a_checkpoint_is_recovered_once(prune: Command, recover: Command) -> None:

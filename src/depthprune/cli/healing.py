@@ -14,7 +14,7 @@ from pathlib import Path
 
 from depthprune.calibration import Calibration
 from depthprune.cli.console import TerminalProgress, note
-from depthprune.errors import DepthpruneError, UsageError
+from depthprune.errors import CheckpointError, DepthpruneError, OutputError, UsageError
 from depthprune.evaluator import RemovedSet
 from depthprune.manifest import TrainingPoint, TrainingRecord
 from depthprune.models.loading import Model
@@ -130,15 +130,24 @@ def _folder(out: Path, key: str) -> Path:
 
 @contextmanager
 def _telling(folder: Path) -> Iterator[None]:
-    """Say where a training goes on from, and that an interrupted one can be gone on with."""
+    """Say where a training goes on from, and that an interrupted one can be gone on with.
+
+    A folder that was made for a training which is refused is removed again, unless its checkpoints
+    are what the refusal is about.
+    """
     from depthprune.recovery.training import last_checkpoint
 
+    known = folder.exists()
     last = last_checkpoint(folder)
     if last is not None:
         note(f"note: --recover lora: training goes on from {last}")
     try:
         yield
+    except (CheckpointError, OutputError):
+        raise  # with room on the disk it goes on
     except DepthpruneError:
+        if not known:
+            shutil.rmtree(folder, ignore_errors=True)
         raise  # it would be met again
     except BaseException:
         last = last_checkpoint(folder)

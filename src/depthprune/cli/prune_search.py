@@ -50,33 +50,15 @@ def measure_task(
         DepthpruneError: If nothing can be removed, or a loss is NaN or infinite.
     """
     model, calibration, objective = task.model, task.calibration, task.objective
-    k, protect = task.k, task.protect
     shared: dict[str, Any] = {"memory": job.memory, "memo": memo, "progress": job.progress}
     evaluator = Evaluator(model, calibration, objective, racing=job.racing, **shared)
     judge = Judge(model, calibration, objective, **shared)
     rule = None if job.max_increase is None else SizeRule(judge, job.max_increase)
-    scorer: Evaluator | RecoveringScorer = evaluator
-    if job.search_with_recovery:
-        scorer = _recovering(job, task, calibration)
-    result = search(
-        task.search,
-        scorer,
-        k=k,
-        seed=job.seed,
-        protect=protect,
-        budget=task.budget,
-        enough=rule,
-        refusal=task.refusal,
-    )
-    if scorer is not evaluator:
-        # What the search saw is on other windows, and recovered.
-        result = replace(result, score=evaluator.score([result.removed])[0].require_finite())
-    if rule is not None:
-        result = _shortened(job, result, rule, evaluator)
+    result = _searched(job, task, evaluator, rule)
     # A path that the search did not score itself is worth its cost only to a size rule.
     known = bool(result.path) and all(evaluator.has_asked(s) for s in result.path)
     path = path_points(result.path, evaluator, judge) if known or rule is not None else None
-    free = [block for block in range(model.blocks) if block not in protect]
+    free = [block for block in range(model.blocks) if block not in task.protect]
     found = None
     if job.recover is not None:
         found = fit_and_judge(
@@ -100,6 +82,27 @@ def measure_task(
         recovered=found,
         draws=_other_draws(job, task, memo, result.removed),
     )
+
+
+def _searched(job: PruneJob, task: Task, evaluator: Evaluator, rule: SizeRule | None) -> Result:
+    """What the search found, as long as the rule allows, with its loss on all windows."""
+    scorer: Evaluator | RecoveringScorer = evaluator
+    if job.search_with_recovery:
+        scorer = _recovering(job, task, task.calibration)
+    result = search(
+        task.search,
+        scorer,
+        k=task.k,
+        seed=job.seed,
+        protect=task.protect,
+        budget=task.budget,
+        enough=rule,
+        refusal=task.refusal,
+    )
+    if scorer is not evaluator:
+        # What the search saw is on other windows, and recovered.
+        result = replace(result, score=evaluator.score([result.removed])[0].require_finite())
+    return result if rule is None else _shortened(job, result, rule, evaluator)
 
 
 def _recovering(job: PruneJob, task: Task, calibration: Calibration) -> RecoveringScorer:

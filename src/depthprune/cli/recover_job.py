@@ -28,6 +28,7 @@ from depthprune.cli.recovering import (
 from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, mixture, open_memo, read_tokenizer
 from depthprune.cli.written import PROMPT, Writing, Written
 from depthprune.errors import CheckpointError, ModelError, UsageError, first_line
+from depthprune.evaluator import RemovedSet
 from depthprune.manifest import Manifest, versions
 from depthprune.models.checkpoint import Checkpoint, open_checkpoint
 from depthprune.models.loading import Model
@@ -36,6 +37,7 @@ from depthprune.models.pruned_output import block_prefix
 from depthprune.models.removal import check_removed
 from depthprune.models.same_bytes import first_difference
 from depthprune.models.source import ModelSource
+from depthprune.objectives import parse_objective
 from depthprune.outputs import MANIFEST_NAME, check_target
 from depthprune.recovery import parse_method, refuse_quantized_config
 
@@ -76,7 +78,7 @@ class RecoverJob:
         before = self._manifest()
         source = self.loading.find()
         self._check_pair(before, source, opened)
-        removed = check_removed(before.removed, source.blocks)
+        removed = self._removed(before, source)
         loading = self._loading(before)
         reader = read_tokenizer(source, self.progress, loading)
         calibration = mixture(self.specs, reader, self.progress)
@@ -138,12 +140,28 @@ class RecoverJob:
                 "prune the original with --recover"
             )
         ours, theirs = source.fingerprint(), before.model.fingerprint
-        if ours is None or ours != theirs:
+        if theirs is None:
+            raise ModelError(
+                f"{self.checkpoint}: was pruned from pickled weights, which have no fingerprint to "
+                "know the original by; prune the original with --recover, or save it as "
+                "safetensors and prune that"
+            )
+        if ours != theirs:
             raise ModelError(
                 f"--original {source.name}: is not the model that {self.checkpoint} was pruned "
                 f"from ({before.model.name}): its fingerprint is {(ours or 'none')[:12]}, expected "
                 f"{(theirs or 'none')[:12]}; name the original, unchanged"
             )
+
+    def _removed(self, before: Manifest, source: ModelSource) -> RemovedSet:
+        """What the manifest says was removed; its objective, too, must be known by now."""
+        try:
+            parse_objective(before.objective or "nll")
+            return check_removed(before.removed, source.blocks, flag="removed")
+        except UsageError as error:
+            raise CheckpointError(
+                f"{self.checkpoint / MANIFEST_NAME}: {error}; prune the original again"
+            ) from error
 
     def _loading(self, before: Manifest) -> Loading:
         """As before, if not told otherwise: an unpacked GGUF is written in the dtype it had."""

@@ -30,14 +30,18 @@ def first_difference(
     number = {block: new for new, block in enumerate(kept)}
     theirs = _places(original)
     ours = _places(pruned)
+    unknown = set(ours)
     for name, (path, tensor) in theirs.items():
         parts = split_name(name)
         new: str | None = name
         if parts is not None and parts[0] == prefix:
             new = f"{prefix}{number[parts[1]]}{parts[2]}" if parts[1] in number else None
-        if new is not None and not (new in ours and _same(path, tensor, *ours[new])):
+        if new is None:
+            continue
+        if not (new in ours and _same(path, tensor, *ours[new])):
             return new
-    return None
+        unknown.discard(new)
+    return min(unknown, default=None)
 
 
 def _places(checkpoint: Checkpoint) -> dict[str, tuple[Path, Tensor]]:
