@@ -6,7 +6,7 @@ from scipy import stats
 
 from depthprune.study import noise
 from depthprune.study.answers import Unsaid
-from depthprune.study.effects import evidence
+from depthprune.study.effects import analyse, evidence
 from depthprune.study.panel import panel
 
 from .planted import Grid, calibration_only, noise_only, search_only
@@ -138,14 +138,31 @@ def test_the_correction_is_one_where_all_searches_agree_alike():
     assert noise._sphericity(lone) == pytest.approx([1 / 3])
 
 
-def test_searches_that_only_some_draws_saw_take_part():
+def test_a_search_that_few_draws_saw_costs_the_test_of_the_others_nothing():
+    """Beam was tried on one draw; that one-shot and greedy differ is as clear as without it."""
+    rows = [
+        row for row in search_only(searches=("one-shot", "greedy", "beam"))
+        if row.search != "beam" or (row.calibration.name, row.draw) == ("prose", 0)
+    ]  # fmt: skip
+    found = noise.tested(panel(rows), "search")
+    without = noise.tested(panel([row for row in rows if row.search != "beam"]), "search")
+    assert sorted(found.levels) == ["greedy", "one-shot"]
+    assert found.df == without.df == (1, 11)
+    assert found.f == pytest.approx(without.f)
+    assert found.p == pytest.approx(without.p)
+    effect = analyse(rows)[0].effects["search", "perplexity"]
+    assert effect.between == found.levels
+    assert effect.claimed
+
+
+def test_levels_are_tested_on_the_draws_that_saw_all_of_them():
     rows = [
         row for row in search_only()
         if row.search in ("one-shot", "greedy") or row.calibration.name in ("prose", "code")
     ]  # fmt: skip
     found = noise.tested(panel(rows), "search")
     assert found.p[0] < 1e-6
-    assert found.df == (3, 12 + 12 - 3)
+    assert found.df == (3, 5 * 3)
     calibration = noise.tested(panel(rows), "calibration")
     assert calibration.cells == 24
 

@@ -66,10 +66,12 @@ def effect_sheet(part: Part) -> Sheet:
 def _claim(effect: Effect) -> str:
     if effect.untested:
         return f"cannot be said: {effect.untested.reason}"
+    between = f" (tested: {', '.join(effect.between)})" if effect.between else ""
     if not effect.claimed:
-        return "no"
+        return f"no{between}"
     names = ", ".join(effect.claimed)
-    return f"yes, on {names}" if effect.stands else f"on {names} only; not above the floor overall"
+    yes = f"yes, on {names}" if effect.stands else f"on {names} only; not above the floor overall"
+    return f"{yes}{between}"
 
 
 def variance_sheet(measure: str, found: Decomposition) -> Sheet:

@@ -35,6 +35,7 @@ class Effect:
         p: Holm's adjusted p of each response, by name; empty where there is no test.
         claimed: The responses on which it may be called an effect.
         untested: Why there is no test, if there is none.
+        between: The levels that were tested, where others were run too.
         stands: Whether the measure as a whole may be called moved: an effect on some response, and
             the mean of all of them above their noise floor.
     """
@@ -43,6 +44,7 @@ class Effect:
     p: dict[str, float]
     claimed: tuple[str, ...]
     untested: Unsaid | None = None
+    between: tuple[str, ...] = ()
     stands: bool = False
 
 
@@ -83,12 +85,14 @@ class Evidence:
         size: What the factor moves.
         floor: What the draw moves; infinite where it is not known.
         untested: Why a factor has no test.
+        between: The levels that were tested of a factor that has others too.
     """
 
     p: Floats
     size: Floats
     floor: Floats
     untested: dict[str, Unsaid]
+    between: dict[str, tuple[str, ...]]
 
 
 def evidence(of: Panel) -> Evidence:
@@ -100,6 +104,7 @@ def evidence(of: Panel) -> Evidence:
     shape = (len(FACTORS), len(of.responses))
     p, size, floor = np.ones(shape), np.zeros(shape), np.full(shape, np.inf)
     untested: dict[str, Unsaid] = {}
+    between: dict[str, tuple[str, ...]] = {}
     draws = noise.moved(of, "draw")
     if not isinstance(draws, Unsaid):
         floor[:] = draws.mean
@@ -113,7 +118,9 @@ def evidence(of: Panel) -> Evidence:
             untested[factor] = test
         else:
             p[i], size[i] = test.p, moves.mean
-    return Evidence(p, size, floor, untested)
+            if len(test.levels) < of.count(factor):
+                between[factor] = test.levels
+    return Evidence(p, size, floor, untested, between)
 
 
 def analyse(rows: Sequence[Row]) -> list[Part]:
@@ -165,6 +172,7 @@ def _part(
                 p={} if untested else {name: float(adjusted[i, c]) for name, c in names.items()},
                 claimed=told,
                 untested=untested,
+                between=own.between.get(factor, ()),
                 stands=bool(told) and isinstance(floor, Estimate) and size.value > floor.value,
             )
     return part

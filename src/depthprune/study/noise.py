@@ -11,7 +11,9 @@ draws, not cells, since the cells of a draw share its luck: calibrations are com
 of their draws, by the F of Brown and Forsythe (1974), since draws of one source differ more than
 those of another; searches and objectives within draws, as repeated measures with the correction of
 Greenhouse and Geisser (1959), since some searches agree more with each other than with others.
-With one draw there is no floor, and nothing is claimed.
+Searches that few draws saw take no part in the test: it is of the levels, and the draws that saw
+all of these, that leave the most degrees of freedom. With one draw there is no floor, and nothing
+is claimed.
 
 Intervals are of the stratified jackknife that leaves out one draw at a time (Efron and Stein 1981).
 """
@@ -59,12 +61,14 @@ class Tested:
         p: Shape (responses,).
         df: Degrees of freedom of the numerator and the denominator, before any correction.
         cells: How many cells took part.
+        levels: Of the factor, those that were tested; those that few draws saw may be left out.
     """
 
     f: Floats
     p: Floats
     df: tuple[int, int]
     cells: int
+    levels: tuple[str, ...] = ()
 
 
 def moved(panel: Panel, vary: str) -> Moved | Unsaid:
@@ -170,7 +174,8 @@ def _between_draws(panel: Panel) -> Tested | Unsaid:
     below = ((1 - counts / u) * spreads).sum(0)
     f = _ratio(among / (c - 1), below / (c - 1), (panel.values**2).sum(0))
     df1, df2 = _unequal(spreads, counts)
-    return Tested(f, stats.f.sf(f, df1, df2), (c - 1, u - c), int(complete.sum()))
+    names, cells = panel.levels["calibration"], int(complete.sum())
+    return Tested(f, stats.f.sf(f, df1, df2), (c - 1, u - c), cells, names)
 
 
 def _unequal(spreads: Floats, counts: Ints) -> tuple[Floats, Floats]:
@@ -194,27 +199,47 @@ def _unequal(spreads: Floats, counts: Ints) -> tuple[Floats, Floats]:
 
 
 def _within_draws(panel: Panel, vary: str) -> Tested | Unsaid:
-    scores, there = _scores(panel, vary)
-    several = there.sum(axis=1) > 1
-    scores, there = scores[several], there[several]
+    levels = _most_complete(_scores(panel, vary)[1])
+    # Once more without the others, so that every level is measured in the same company.
+    scores, there = _scores(panel, vary, levels)
+    complete = there[:, levels].all(axis=1)
+    scores = scores[complete][:, levels]
     if len(scores) < 2:
         return Unsaid(f"fewer than two draws saw more than one {vary}")
-    u, s = np.nonzero(there)
-    y = scores[u, s]
-    draws = np.eye(len(scores))[u]
-    both = np.hstack([draws, np.eye(there.shape[1])[s]])
-    rank = int(np.linalg.matrix_rank(both))
-    df = (rank - len(scores), len(y) - rank)
-    if min(df) < 1:
-        return Unsaid(f"too few draws saw more than one {vary}")
-    within, rest = _residual(draws, y), _residual(both, y)
-    f = _ratio((within - rest) / df[0], rest / df[1], (panel.values**2).sum(0))
-    shrink = _sphericity(scores) if there.all() else np.full(len(f), 1 / df[0])
-    return Tested(f, stats.f.sf(f, df[0] * shrink, df[1] * shrink), df, len(panel.rows))
+    df = (len(levels) - 1, (len(scores) - 1) * (len(levels) - 1))
+    means = scores.mean(axis=0)
+    among = len(scores) * ((means - means.mean(axis=0)) ** 2).sum(axis=0)
+    left = scores - scores.mean(axis=1, keepdims=True) - means + means.mean(axis=0)
+    f = _ratio(among / df[0], (left**2).sum(axis=(0, 1)) / df[1], (panel.values**2).sum(0))
+    shrink = _sphericity(scores)
+    p = stats.f.sf(f, df[0] * shrink, df[1] * shrink)
+    names = tuple(panel.levels[vary][level] for level in levels)
+    return Tested(f, p, df, len(panel.rows), names)
 
 
-def _scores(panel: Panel, vary: str) -> tuple[Floats, NDArray[np.bool_]]:
+def _most_complete(there: NDArray[np.bool_]) -> Ints:
+    """The levels that leave the most degrees of freedom where draws without all of them are out.
+
+    A level that few draws saw would cost the test those that did not, or its power. Which levels
+    are taken depends on what was run and on no result.
+    """
+    order = np.argsort(-there.sum(axis=0), kind="stable")
+    freedom = [
+        (int(there[:, order[:count]].all(axis=1).sum()) - 1) * (count - 1)
+        for count in range(2, len(order) + 1)
+    ]
+    return np.sort(order[: int(np.argmax(freedom)) + 2])
+
+
+def _scores(
+    panel: Panel, vary: str, levels: Ints | None = None
+) -> tuple[Floats, NDArray[np.bool_]]:
     """The mean of each level in each draw, from which what the draw's blocks share is taken.
+
+    Args:
+        panel: The cells.
+        vary: The factor.
+        levels: Those that take part; by default all.
 
     Returns:
         Shape (units, levels, responses), and where there is one, shape (units, levels).
@@ -227,14 +252,17 @@ def _scores(panel: Panel, vary: str) -> tuple[Floats, NDArray[np.bool_]]:
     where, inverse = cell[0], cell[1].reshape(-1)
     # Seeds of one search are averaged first, so that a search counts once in its block.
     values = _means(panel.values, inverse, len(where))
+    if levels is not None:
+        mine = np.isin(where[:, 1], levels)
+        where, values = where[mine], values[mine]
     centred = values - _means(values, where[:, 0], int(block.max()) + 1)[where[:, 0]]
     unit_of = np.zeros(int(block.max()) + 1, dtype=np.int64)
     unit_of[block] = panel.codes["unit"]
     several = np.bincount(where[:, 0])[where[:, 0]] > 1
-    levels = panel.count(vary)
-    place = (unit_of[where[:, 0]] * levels + where[:, 1])[several]
-    size = panel.count("unit") * levels
-    there = np.bincount(place, minlength=size).reshape(-1, levels) > 0
+    count = panel.count(vary)
+    place = (unit_of[where[:, 0]] * count + where[:, 1])[several]
+    size = panel.count("unit") * count
+    there = np.bincount(place, minlength=size).reshape(-1, count) > 0
     return _means(centred[several], place, size).reshape(*there.shape, -1), there
 
 
@@ -243,13 +271,6 @@ def _means(values: Floats, codes: Ints, levels: int) -> Floats:
     np.add.at(sums, codes, values)
     counts = np.bincount(codes, minlength=levels)[:, None]
     return sums / np.maximum(counts, 1)
-
-
-def _residual(design: Floats, y: Floats) -> Floats:
-    basis, singular, _ = np.linalg.svd(design, full_matrices=False)
-    basis = basis[:, singular > 1e-9 * singular[0]]
-    found: Floats = ((y - basis @ (basis.T @ y)) ** 2).sum(axis=0)
-    return found
 
 
 def _ratio(above: Floats, below: Floats, scale: Floats) -> Floats:
