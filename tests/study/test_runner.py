@@ -86,11 +86,15 @@ def test_a_cell_costs_what_its_search_costs_by_itself(
     grid: Grid, tmp_path: Path, tiny_llama: Path
 ) -> None:
     """However much of it cells before, or another study, had paid for."""
+    searches = ["one-shot", "greedy", "fast-block-select", "local-search:sweeps=1"]
+    plan = {**yaml.safe_load((tmp_path / "plan.yaml").read_text()), "searches": searches}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
+    grid = read_grid(tmp_path / "plan.yaml")
     model = dp.load(tiny_llama, dtype="float32", device="cpu")
     drawn = dp.calibrate("stdlib-prose,windows=5,length=32", model)
     alone = {
         (search, k): dp.search(search, dp.Evaluator(model, drawn), k=k).cost
-        for search in ("one-shot", "greedy")
+        for search in searches
         for k in (1, 2)
     }
     for folder, paid in (("first", False), ("again", True)):

@@ -263,6 +263,7 @@ class Evaluator:
 
     def _scored(self, sets: Sequence[RemovedSet]) -> list[Score]:
         self._scale()
+        self._note_asked(sets, range(self.windows))
         missing = [s for s in dict.fromkeys(sets) if s not in self._scores]
         if missing:
             self._compute(missing, range(len(self.calibration.windows)))
