@@ -18,7 +18,7 @@ from pathlib import Path
 
 from torch import nn
 
-from depthprune.calibration import calibrate
+from depthprune.calibration import calibrate, seen_from
 from depthprune.calibration.calibration import context_of
 from depthprune.errors import DepthpruneError
 from depthprune.evaluator import RemovedSet
@@ -97,7 +97,10 @@ class Finals:
             "tasks": plan.tasks,
             "items": plan.task_items,
             "generate": {n: g.model_dump(exclude={"spec"}) for n, g in plan.generate.items()},
-            "problems": {name: spec.line() for name, spec in self.grid.problems.items()},
+            "problems": {
+                name: seen_from(spec, self.grid.folder).line()
+                for name, spec in self.grid.problems.items()
+            },
             "dtype": plan.dtype,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
