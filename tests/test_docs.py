@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -13,8 +14,13 @@ from pydantic import BaseModel
 from depthprune import manifest
 from depthprune.calibration import PRESETS, SOURCES, CalibrationSpec
 from depthprune.search import SEARCHES, make_search
+from depthprune.study import words
+from depthprune.study.answers import Estimate, Unsaid
+from depthprune.study.effects import Effect, analyse
 from depthprune.study.finals import FinalRow, FinalScore
-from depthprune.study.table import CellCalibration, CellCost, Evaluation, Row
+from depthprune.study.grid import read_grid
+from depthprune.study.quality import quality_against_cost
+from depthprune.study.table import CellCalibration, CellCost, Evaluation, Row, read
 
 ROOT = Path(__file__).parent.parent
 RECORDS = [
@@ -68,3 +74,30 @@ def test_every_link_between_documents_leads_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_study_is_what_its_recipe_and_its_table_say() -> None:
+    folder = ROOT / "docs" / "study-smollm2"
+    recipe = ROOT / "docs" / "recipes" / "paper-smol.yaml"
+    assert (folder / "plan.yaml").read_text(encoding="utf-8") == recipe.read_text(encoding="utf-8")
+    table = read(folder / "results.jsonl")
+    grid = read_grid(recipe)
+    assert table.plan == grid.fingerprint
+    assert len(table.rows) == len(grid.cells)
+    text = " ".join((ROOT / "docs" / "study-smollm2.md").read_text(encoding="utf-8").split())
+    assert f"{len(table.rows)} cells, {len({row.removed for row in table.rows})} distinct" in text
+    (part,) = (each for each in analyse(table.rows) if each.kind == "text")
+    for factor in ("calibration", "search"):
+        effect = part.effects[factor, "perplexity"]
+        assert isinstance(effect, Effect)
+        assert words.sized(effect.size, "perplexity") in text
+    assert words.sized(_known(part.floors["perplexity"]), "perplexity") in text
+    points = quality_against_cost(part.panel, "perplexity")
+    assert not isinstance(points, Unsaid)
+    for point in points:
+        assert f"| {point.search} | {point.cost:,.0f} | {math.exp(point.quality):.2f} |" in text
+
+
+def _known(value: Estimate | Unsaid) -> Estimate:
+    assert not isinstance(value, Unsaid)
+    return value
