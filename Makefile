@@ -8,6 +8,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := out/demo
+EVAL_STAMP := $(VENV)/.eval
 
 # llama.cpp, against which the slow tests hold pruned GGUF files. Built from source, without what the
 # tests do not use; for any processor with AVX2, so that a cached build runs elsewhere too.
@@ -36,8 +37,13 @@ check: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/pytest -m "not slow and not gpu"
 
-test-slow: $(STAMP) llama-cpp
+test-slow: $(STAMP) llama-cpp $(EVAL_STAMP)
 	$(BIN)/pytest -m "slow and not gpu"
+
+# lm-evaluation-harness, against which the slow tests hold our scorer.
+$(EVAL_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[eval]'
+	touch $@
 
 # About five minutes on two cores, once; cmake and ninja come with it. Without a compiler the tests
 # that need it are skipped.
