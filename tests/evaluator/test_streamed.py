@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -43,9 +44,8 @@ def test_all_windows_advance_behind_one_reading_of_each_block(
     assert scores == dp.Evaluator(held, _texts(), objective).score(SETS)
 
 
-def test_states_past_the_budget_go_to_disk_and_change_nothing(
-    streamed: dp.Model, held: dp.Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _watched(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Vault]:
+    """Every vault that a module makes from here on."""
     vaults: list[Vault] = []
 
     class Watched(Vault):
@@ -53,7 +53,14 @@ def test_states_past_the_budget_go_to_disk_and_change_nothing(
             super().__init__(budget)
             vaults.append(self)
 
-    monkeypatch.setattr(passes_module, "Vault", Watched)
+    monkeypatch.setattr(module, "Vault", Watched)
+    return vaults
+
+
+def test_states_past_the_budget_go_to_disk_and_change_nothing(
+    streamed: dp.Model, held: dp.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vaults = _watched(passes_module, monkeypatch)
     assert streamed.stream is not None
     state, block = 2 * 32, streamed.anatomy.largest_block_bytes
     evaluator = dp.Evaluator(streamed, _texts(), memory=2 * 900 * state + block)
@@ -70,14 +77,7 @@ def test_states_past_the_budget_go_to_disk_and_change_nothing(
 def test_a_measurement_reads_each_block_once_and_keeps_to_the_memory(
     name: str, streamed: dp.Model, held: dp.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vaults: list[Vault] = []
-
-    class Watched(Vault):
-        def __init__(self, budget: int | None = None) -> None:
-            super().__init__(budget)
-            vaults.append(self)
-
-    monkeypatch.setattr(signals_module, "Vault", Watched)
+    vaults = _watched(signals_module, monkeypatch)
     assert streamed.stream is not None
     memory = 2 * 900 * 2 * 32 + streamed.anatomy.largest_block_bytes
     before = streamed.stream.bytes_read
