@@ -68,7 +68,7 @@ class Tested:
     p: Floats
     df: tuple[int, int]
     cells: int
-    levels: tuple[str, ...] = ()
+    levels: tuple[str, ...]
 
 
 def moved(panel: Panel, vary: str) -> Moved | Unsaid:

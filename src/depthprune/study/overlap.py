@@ -138,21 +138,40 @@ def agreement(panel: Panel, vary: str) -> Agreement | Unsaid:
     return Agreement(float(np.mean(found)), float(np.mean(chance)), len(found), p)
 
 
-def _pairs_p(panel: Panel, one: Ints, other: Ints, permutations: int = 999, seed: int = 0) -> float:
-    """The permutation p of a mean index over pairs: every cell's blocks are drawn anew."""
+def _pairs_p(panel: Panel, one: Ints, other: Ints) -> float:
+    """How often random sets of the same cells agree as much over the same pairs."""
     blocks = max(row.blocks for row in panel.rows)
     rows = masks([row.removed for row in panel.rows], blocks)
     free = np.ones_like(rows)
     for i, row in enumerate(panel.rows):
         free[i, list(row.protect)] = False
         free[i, row.blocks :] = False
+    return _permuted_p(rows, free, (one, other))
+
+
+def _permuted_p(
+    rows: NDArray[np.bool_],
+    free: NDArray[np.bool_],
+    pairs: tuple[Ints, Ints],
+    permutations: int = 999,
+    seed: int = 0,
+) -> float:
+    """The permutation p of the mean index over pairs: every set's blocks are drawn anew.
+
+    Args:
+        rows: Masks of the sets, shape (sets, blocks).
+        free: Which blocks each is drawn from, same shape.
+        pairs: Numbers of the sets that are compared.
+        permutations: How often.
+        seed: Of the permutations.
+    """
     sizes, rng = rows.sum(axis=1), np.random.default_rng(seed)
-    observed, reached = _index(rows)[one, other].mean(), 0
+    observed, reached = _index(rows)[pairs].mean(), 0
     for _ in range(permutations):
         order = np.argsort(np.where(free, rng.random(free.shape), 2.0), axis=1)
         drawn = np.zeros_like(rows)
-        np.put_along_axis(drawn, order, np.arange(blocks) < sizes[:, None], axis=1)
-        reached += bool(_index(drawn)[one, other].mean() >= observed - 1e-12)
+        np.put_along_axis(drawn, order, np.arange(rows.shape[1]) < sizes[:, None], axis=1)
+        reached += bool(_index(drawn)[pairs].mean() >= observed - 1e-12)
     return (1 + reached) / (1 + permutations)
 
 
@@ -174,12 +193,5 @@ def random_agreement_p(
         return Unsaid("one set has none to agree with")
     place = {block: i for i, block in enumerate(free)}
     rows = masks([[place[block] for block in each] for each in sets], len(free))
-    rng = np.random.default_rng(seed)
-    observed, reached = _mean_index(rows), 0
-    for _ in range(permutations):
-        reached += _mean_index(rng.permuted(rows, axis=1)) >= observed - 1e-12
-    return (1 + reached) / (1 + permutations)
-
-
-def _mean_index(rows: NDArray[np.bool_]) -> float:
-    return float(_index(rows)[np.triu_indices(len(rows), 1)].mean())
+    everything = np.ones_like(rows)
+    return _permuted_p(rows, everything, np.triu_indices(len(rows), 1), permutations, seed)
