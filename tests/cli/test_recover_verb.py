@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import depthprune as dp
 from command import Command, Outcome
-from depthprune.cli import prune_search
+from depthprune.cli import prune_task
 from depthprune.recovery import RecoveringScorer, walk
 from tiny import save_tiny
 
@@ -520,7 +520,7 @@ def test_too_few_tokens_are_refused_before_the_search(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(prune_search, "search", lambda *given, **more: pytest.fail("searched"))
+    monkeypatch.setattr(prune_task, "search", lambda *given, **more: pytest.fail("searched"))
     spec = f"text:{text},windows=4,length=8"
     outcome = depthprune("prune", tiny_llama, "-c", spec, "-k", 2, "-o", tmp_path / "out", *_QUICK,
                          "--recover", "linear")  # fmt: skip

@@ -23,21 +23,12 @@ def tell(job: PruneJob, *, json: bool) -> None:
     """
     from depthprune.evaluator.plan import Rehearsal, measure_speed, plan_of
     from depthprune.recovery import RecoveringRehearsal
-    from depthprune.search import search
 
     task = job.prepare()
     windows = task.calibration.windows
     kind = RecoveringRehearsal if job.search_with_recovery else Rehearsal
     rehearsal = kind.of(task.model, task.calibration, task.objective)
-    search(
-        task.search,
-        rehearsal,
-        k=task.k,
-        seed=job.seed,
-        protect=task.protect,
-        budget=task.budget,
-        refusal=task.refusal,
-    )
+    task.search_on(rehearsal, job.seed)
     with job.progress.step("measuring the speed of this machine", None, ""):
         longest = max(windows, key=lambda window: len(window.tokens))
         speed = measure_speed(task.model, longest)

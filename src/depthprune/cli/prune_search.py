@@ -12,7 +12,7 @@ from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator, Memo, RemovedSet
 from depthprune.manifest import BlockScore, DrawRecord, Estimate, HeldOut, PathPoint
 from depthprune.recovery import RecoveringScorer, parse_method
-from depthprune.search import Result, search
+from depthprune.search import Result
 from depthprune.study.draws import search_over_draws
 from depthprune.study.judge import Judge, SizeRule, block_scores, estimate, path_points
 
@@ -89,16 +89,7 @@ def _searched(job: PruneJob, task: Task, evaluator: Evaluator, rule: SizeRule | 
     scorer: Evaluator | RecoveringScorer = evaluator
     if job.search_with_recovery:
         scorer = _recovering(job, task, task.calibration)
-    result = search(
-        task.search,
-        scorer,
-        k=task.k,
-        seed=job.seed,
-        protect=task.protect,
-        budget=task.budget,
-        enough=rule,
-        refusal=task.refusal,
-    )
+    result = task.search_on(scorer, job.seed, enough=rule)
     if scorer is not evaluator:
         # What the search saw is on other windows, and recovered.
         result = replace(result, score=evaluator.score([result.removed])[0].require_finite())
@@ -132,15 +123,7 @@ def _other_draws(
         )
 
     def search_on(evaluator: Evaluator | RecoveringScorer) -> Result:
-        return search(
-            task.search,
-            evaluator,
-            k=len(chosen),
-            seed=job.seed,
-            protect=task.protect,
-            budget=task.budget,
-            refusal=task.refusal,
-        )
+        return task.search_on(evaluator, job.seed, k=len(chosen))
 
     return search_over_draws(chosen, task.calibration, job.draws, evaluator_on, search_on)
 

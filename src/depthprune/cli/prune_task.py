@@ -5,6 +5,7 @@ The order puts what is cheap and can fail before what is dear.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ from depthprune.outputs import check_target, is_file_output
 from depthprune.recovery import parse_method
 from depthprune.search import (
     Budget,
+    Result,
     Search,
     check_search,
     make_search,
@@ -41,7 +43,9 @@ from depthprune.search import (
     most_removable,
     nothing_refused,
     parse_budget,
+    search,
 )
+from depthprune.search.driver import Scorer
 from depthprune.study.draws import check_draws
 
 if TYPE_CHECKING:
@@ -61,6 +65,26 @@ class Task:
     protect: RemovedSet
     refusal: Refusal
     further: list[Calibration]
+
+    def search_on(
+        self,
+        scorer: Scorer,
+        seed: int,
+        *,
+        k: int | None = None,
+        enough: Callable[[RemovedSet], bool] | None = None,
+    ) -> Result:
+        """Run its search on what scores sets, for sets of its size or of another."""
+        return search(
+            self.search,
+            scorer,
+            k=self.k if k is None else k,
+            seed=seed,
+            protect=self.protect,
+            budget=self.budget,
+            enough=enough,
+            refusal=self.refusal,
+        )
 
 
 def prepare(job: PruneJob) -> Task:
