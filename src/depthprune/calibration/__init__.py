@@ -6,12 +6,13 @@ from depthprune.calibration.calibration import (
     Part,
     calibrate,
     context_of,
+    require_positions,
 )
 from depthprune.calibration.documents import Document
 from depthprune.calibration.overlap import Overlap
 from depthprune.calibration.parsing import beside, file_schema, seen_from
 from depthprune.calibration.presets import PRESETS, Preset, parse_calibration
-from depthprune.calibration.rules import check_files
+from depthprune.calibration.rules import check_files, files_of
 from depthprune.calibration.sources import SOURCES, Source
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Item, Window
@@ -34,6 +35,8 @@ __all__ = [
     "check_files",
     "context_of",
     "file_schema",
+    "files_of",
     "parse_calibration",
+    "require_positions",
     "seen_from",
 ]

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from depthprune.calibration.spec import CalibrationSpec, Reduction
 from depthprune.calibration.streams import TokenStream, tokenize
 from depthprune.calibration.windows import Split, Window
 from depthprune.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from depthprune.models.loading import Model
 
 NOISY_BELOW = 8_000
 """Tokens under which the draw decides more than the model: two draws of 1,024 tokens gave
@@ -286,6 +289,15 @@ def context_of(model: HasTokenizer) -> int | None:
     found = getattr(model, "context", None) or getattr(model.tokenizer, "model_max_length", None)
     # A tokenizer that knows no limit says about 10 to the 30th.
     return found if isinstance(found, int) and 0 < found < 2**31 else None
+
+
+def require_positions(model: Model, calibration: Calibration) -> None:
+    """Refuse windows that are longer than a loaded model reads.
+
+    Raises:
+        CalibrationError: Naming the first.
+    """
+    calibration.check_context(context_of(model), text=model.learns_positions)
 
 
 def _is_generated(spec: CalibrationSpec) -> bool:

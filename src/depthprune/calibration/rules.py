@@ -33,11 +33,16 @@ def check_files(specs: Iterable[CalibrationSpec]) -> None:
         CalibrationError: Naming the first.
     """
     for spec in specs:
-        read = [spec.target] if spec.target and SOURCES.get(spec.source).reads_file else []
-        for name in (*read, *spec.against):
+        for name in files_of(spec):
             # What comes through a pipe can be opened only once.
             if not Path(name).expanduser().is_fifo():
                 opened(name).close()
+
+
+def files_of(spec: CalibrationSpec) -> tuple[str, ...]:
+    """Every file that a spec names: what it reads, and what its overlap is measured with."""
+    read = (spec.target,) if spec.target and SOURCES.get(spec.source).reads_file else ()
+    return *read, *spec.against
 
 
 def clashes(spec: CalibrationSpec) -> list[str]:

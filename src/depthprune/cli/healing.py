@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from depthprune.calibration import Calibration
+from depthprune.calibration import Calibration, require_positions
 from depthprune.cli.console import TerminalProgress, note
 from depthprune.errors import CheckpointError, DepthpruneError, OutputError, UsageError
 from depthprune.evaluator import RemovedSet
@@ -28,7 +28,6 @@ from depthprune.recovery import (
     plan_key,
     recover,
     require_extra,
-    require_positions,
     require_tokens,
     require_trainable,
     require_windows,

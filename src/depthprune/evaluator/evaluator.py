@@ -16,7 +16,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from depthprune.calibration import Calibration, context_of
+from depthprune.calibration import Calibration, require_positions
 from depthprune.errors import UsageError
 from depthprune.evaluator.combine import Combination
 from depthprune.evaluator.cost import Cost
@@ -84,7 +84,7 @@ class Evaluator:
         self.objective = parse_objective(objective)
         self.racing = racing
         self.progress = progress
-        calibration.check_context(context_of(model), text=model.learns_positions)
+        require_positions(model, calibration)
         windows = calibration.windows
         judged = np.array(self.objective.judged(windows))
         self._combination = Combination(self.objective, judged, calibration)

@@ -6,7 +6,6 @@ from depthprune.recovery.methods import Linear, LoRA, Method, parse_method
 from depthprune.recovery.recover import (
     recover,
     refuse_quantized_config,
-    require_positions,
     require_tokens,
 )
 from depthprune.recovery.result import Change, Recovery, RunRecovery, Training, recovered
@@ -30,7 +29,6 @@ __all__ = [
     "recovered",
     "refuse_quantized_config",
     "require_extra",
-    "require_positions",
     "require_tokens",
     "require_trainable",
     "require_windows",

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from depthprune.calibration import Calibration
+from depthprune.calibration import Calibration, require_positions
 from depthprune.errors import ModelError, UsageError
 from depthprune.models.loading import Model
 from depthprune.models.removal import check_removed
@@ -32,7 +32,7 @@ from depthprune.recovery.fold import swapped
 from depthprune.recovery.lessons import Lessons, lessons
 from depthprune.recovery.low_rank import LowRank
 from depthprune.recovery.methods import LoRA
-from depthprune.recovery.recover import recover, refuse_quantized, require_positions
+from depthprune.recovery.recover import recover, refuse_quantized
 from depthprune.recovery.result import Recovery, Training
 from depthprune.recovery.student import Student
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from depthprune.calibration import Calibration, context_of
+from depthprune.calibration import Calibration, require_positions
 from depthprune.errors import ModelError
 from depthprune.models.loading import Model
 from depthprune.models.removal import check_removed
@@ -86,15 +86,6 @@ def recover(
                 changes.append(passed.change)
                 weights |= passed.weights
     return Recovery(gone, tuple(runs), weights, tuple(changes), width=walk.width)
-
-
-def require_positions(model: Model, calibration: Calibration) -> None:
-    """Refuse windows that are longer than the model reads, as an evaluator does.
-
-    Raises:
-        CalibrationError: Naming the first.
-    """
-    calibration.check_context(context_of(model), text=model.learns_positions)
 
 
 def require_tokens(model: Model, calibration: Calibration) -> None:

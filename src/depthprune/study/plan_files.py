@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from depthprune.calibration import SOURCES
+from depthprune.calibration import files_of
 from depthprune.errors import UsageError
 from depthprune.study.design import is_task_file
 from depthprune.study.grid import Grid, Specs
@@ -46,9 +46,7 @@ def _sources(grid: Grid) -> Iterator[tuple[str, str]]:
     ]
     for where, specs in groups:
         for spec in specs:
-            if spec.target and SOURCES.get(spec.source).reads_file:
-                yield where, spec.target
-            yield from ((where, name) for name in spec.against)
+            yield from ((where, name) for name in files_of(spec))
 
 
 def _tasks(grid: Grid) -> Iterator[tuple[str, str]]:
