@@ -72,9 +72,10 @@ def test_a_header_is_read_as_the_package_reads_it(tiny: Path, which: str) -> Non
 
 def test_nothing_stays_replaced(tiny: Path) -> None:
     before = [gguf.GGUFReader, gguf.dequantize, gguf.get_tensor_name_map, vars(loader).copy()]
-    with pytest.raises(ZeroDivisionError), quick_gguf():
+    with quick_gguf():
         assert gguf.GGUFReader is not before[0]
-        _ = 1 / 0
+    with pytest.raises(FileNotFoundError), quick_gguf():
+        gguf.GGUFReader(tiny.with_name("missing.gguf"))
     assert before == [gguf.GGUFReader, gguf.dequantize, gguf.get_tensor_name_map, vars(loader)]
 
 
