@@ -198,9 +198,9 @@ def _entries(folder: Path) -> Iterator[Kept]:
             if place.name.startswith(_PARTIAL) or not record.is_file():
                 continue
             stated = json.loads(record.read_text(encoding="utf-8"))
-            names = [str(stated[key]) for key in ("name", "fingerprint", "dtype")]
+            name, fingerprint, dtype = (str(stated[k]) for k in ("name", "fingerprint", "dtype"))
             size = sum(file.stat().st_size for file in place.iterdir())
-            yield Kept(place, *names, size, record.stat().st_mtime)
+            yield Kept(place, name, fingerprint, dtype, size, record.stat().st_mtime)
 
 
 def _sweep(folder: Path) -> None:
