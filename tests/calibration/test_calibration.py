@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from transformers import PreTrainedTokenizerFast
 
 import depthprune as dp
