@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ from depthprune.manifest import ParityRecord
 from depthprune.models.anatomy import Anatomy
 from depthprune.models.automatic import automatic_class_of
 from depthprune.models.computing import DTYPES
+from depthprune.models.gguf_unpacking import quick_gguf
 from depthprune.models.loading import (
     Model,
     forget_quantization,
     gguf_options,
     load,
     load_streamed,
-    no_gguf_bar,
     quiet_transformers,
 )
 from depthprune.models.placement import DeviceMap
@@ -161,7 +161,7 @@ def _whole(
     folder, options = (place.parent, gguf_options(place)) if place.is_file() else (place, {})
     if device_map is not None:
         options["device_map"] = device_map
-    with quiet_transformers(), no_gguf_bar():
+    with quiet_transformers(), quick_gguf() if place.is_file() else nullcontext():
         module, info = automatic_class_of(place).from_pretrained(
             str(folder), dtype=dtype, local_files_only=True, output_loading_info=True, **options
         )
