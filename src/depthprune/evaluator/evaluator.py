@@ -322,7 +322,8 @@ class Evaluator:
 
     def _measured_sheets(self) -> Iterator[Sheet]:
         """All windows, on sheets whose states at every block fit into the memory together."""
-        states = self._memory // self.model.anatomy.state_bytes
+        longest = max(len(window.tokens) for window in self.calibration.windows)
+        states = self._memory // self.model.anatomy.state_bytes(longest)
         fit = max(1, states // (self.blocks + 2))
         return self._sheets(range(self.windows), at_most=fit)
 
