@@ -222,6 +222,8 @@ def _cache_file(
     import torch
     import transformers
 
+    from depthprune.models.arithmetic import arithmetic_of
+
     weights = model.source.fingerprint()
     if weights is None:
         return None
@@ -230,6 +232,7 @@ def _cache_file(
         "weights": weights,
         "dtype": model.dtype,
         "device": torch.device(model.device).type,
+        "arithmetic": arithmetic_of(model),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "batch": _BATCH,
