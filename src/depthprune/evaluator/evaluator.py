@@ -32,6 +32,7 @@ from depthprune.evaluator.score import Score
 from depthprune.evaluator.sheets import Sheet, lay_out
 from depthprune.evaluator.signals import measure
 from depthprune.evaluator.walk import RemovedSet
+from depthprune.models.arithmetic import arithmetic_of
 from depthprune.models.computing import DTYPES
 from depthprune.models.cpu_attention import fast_attention
 from depthprune.models.loading import Model
@@ -378,8 +379,9 @@ def _contexts(model: Model, objective: Mixture, products: bool) -> list[Context]
     versions = f"{torch.__version__}, transformers {transformers.__version__}"
     if (code := model.source.code_fingerprint()) is not None:
         versions += f", code {code[:16]}"
+    rounds = arithmetic_of(model)
     return [
-        Context(weights, model.dtype, device, versions, _full_name(component.objective))
+        Context(weights, model.dtype, device, versions, _full_name(component.objective), rounds)
         for component in objective.components
     ]
 
