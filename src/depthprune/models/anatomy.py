@@ -5,15 +5,16 @@ run member by member, each reading what the last one wrote: those are the blocks
 passes to each of them (masks, position embeddings, arguments of its layer type) is recorded and
 replayed, so a rule that transformers knows and this package does not is followed all the same.
 Before an anatomy is handed out, the replay is compared with the model's own forward on those
-tokens, dense and with a block skipped; a model whose blocks exchange more than hidden states is
-refused here, and never measured wrongly later.
+tokens, dense and with a block skipped, and several states in one call with each alone; a model
+whose blocks exchange more than hidden states is refused here, and never measured wrongly later.
+What does not agree to the bit is decided in float32 (see `widening`), and the rounding is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,11 +33,28 @@ from depthprune.models.replay import (
     relative_difference,
     stack_call,
 )
+from depthprune.models.stacking_proof import StackingProof
 from depthprune.models.streaming import Stream
+from depthprune.models.widening import FLOAT32_LIMIT, widened
 
 _PROBE_LENGTH = 16
-_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
-_LOW_PRECISION_TOLERANCE = 2e-2
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How the replay of a model was proven, each figure relative to the scale of its values.
+
+    Attributes:
+        replay: How far the replayed logits are from the model's own, in shapes that are the same;
+            0 is equal to the bit.
+        widened: The same in float32, where that was not 0 and had to decide.
+        rounding: How far a block's output for states that share a call is from what it is for
+            each alone, at most: what the device rounds by the number of rows.
+    """
+
+    replay: float
+    widened: float | None
+    rounding: float
 
 
 @dataclass(frozen=True)
@@ -48,6 +66,7 @@ class Anatomy:
         blocks: The blocks, in order, and the dotted name of their list.
         head: What turns the last block's output into logits.
         stream: Where the blocks' weights come from, if they are not held.
+        proof: How it was shown that calling the blocks is what the model does.
     """
 
     module: nn.Module
@@ -55,6 +74,7 @@ class Anatomy:
     head: Head
     _axes: tuple[dict[str, int], ...] = field(repr=False)
     stream: Stream | None = field(default=None, repr=False)
+    proof: Proof | None = None
 
     @property
     def device(self) -> torch.device:
@@ -181,8 +201,7 @@ def _find(module: nn.Module, stream: Stream | None) -> Anatomy:
     axes = tuple(batch_axes(a, b) for a, b in zip(inputs.calls, wider.calls, strict=True))
     head = find_head(module, blocks, last, reference)
     anatomy = Anatomy(module, blocks, head, axes, stream)
-    _prove(anatomy, tokens, inputs, reference)
-    return anatomy
+    return replace(anatomy, proof=_prove(anatomy, tokens, inputs, reference))
 
 
 def _probe(module: nn.Module, batch: int) -> Tensor:
@@ -263,31 +282,49 @@ def _record(
     return recorder.inputs()
 
 
-def _prove(anatomy: Anatomy, tokens: Tensor, inputs: Inputs, reference: Tensor) -> None:
+def _prove(anatomy: Anatomy, tokens: Tensor, inputs: Inputs, reference: Tensor) -> Proof:
     """Compare the replay with the model's own forward, dense, skipped, and stacked."""
+    stacking = StackingProof(anatomy)
+    found = _apart(anatomy, tokens, inputs, reference, stacking)
+    wide = None
+    if any(found.values()):
+        with widened(anatomy.module, anatomy.blocks.modules):
+            own = anatomy.module(input_ids=tokens, use_cache=False).logits
+            again = _record(anatomy.module, anatomy.blocks, tokens)
+            wide = _apart(anatomy, tokens, again, own, stacking)
+        for what, difference in wide.items():
+            if not difference <= FLOAT32_LIMIT:
+                raise ModelError(
+                    f"{type(anatomy.module).__name__}: replaying {anatomy.blocks.path} block by "
+                    f"block differs from {what} by {difference:.1e} of the logits' scale in "
+                    f"float32 (limit {FLOAT32_LIMIT:.0e}); its blocks exchange more than hidden "
+                    "states, so it cannot be searched"
+                )
+    return Proof(
+        replay=max(found.values()),
+        widened=None if wide is None else max(wide.values()),
+        rounding=stacking.rounding,
+    )
+
+
+def _apart(
+    anatomy: Anatomy, tokens: Tensor, inputs: Inputs, reference: Tensor, stacking: StackingProof
+) -> dict[str, float]:
+    """How far the replay is from the model itself, dense and skipped, in shapes that are equal."""
     skip = len(anatomy.blocks) // 2
-    masked, states, skipped = _replay_beside(anatomy, tokens, inputs, skip)
-    limit = _TOLERANCE.get(reference.dtype, _LOW_PRECISION_TOLERANCE)
-    for what, ours, theirs in (
-        ("the dense model", states, reference),
-        (f"the model without block {skip}", skipped, masked),
-    ):
-        difference = relative_difference(anatomy.head(ours), theirs)
-        if not difference <= limit:
-            raise ModelError(
-                f"{type(anatomy.module).__name__}: replaying {anatomy.blocks.path} block by block "
-                f"differs from {what} by {difference:.1e} of the logits' scale (limit "
-                f"{limit:.0e}); its blocks exchange more than hidden states, so it cannot "
-                "be searched"
-            )
+    masked, states, skipped = _replay_beside(anatomy, tokens, inputs, skip, stacking)
+    return {
+        "the dense model": relative_difference(anatomy.head(states), reference),
+        f"the model without block {skip}": relative_difference(anatomy.head(skipped), masked),
+    }
 
 
 def _replay_beside(
-    anatomy: Anatomy, tokens: Tensor, inputs: Inputs, skip: int
+    anatomy: Anatomy, tokens: Tensor, inputs: Inputs, skip: int, stacking: StackingProof
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the model without a block, and replay each block as the model comes to it.
 
-    So a streamed model reads its blocks once for both.
+    So a streamed model reads its blocks once for all that is proven of them.
 
     Returns:
         The model's own logits without the block, and the replayed states behind the last block,
@@ -306,11 +343,11 @@ def _replay_beside(
             return own[block](*args, **kwargs)
         reached.add(index)
         with anatomy.holding(index):
+            behind = stacking.call_each(index, [states, skipped], inputs)
             if index == skip:
-                states = anatomy.call(index, states, inputs)
+                states = behind[0]
                 return blocks.pass_on(block, args, kwargs)
-            both = anatomy.call(index, torch.cat([states, skipped.to(states.device)]), inputs)
-            states, skipped = both.chunk(2)
+            states, skipped = behind
             return own[block](*args, **kwargs)
 
     with patched(dict.fromkeys(blocks.modules, run)):

@@ -302,7 +302,9 @@ def relative_difference(ours: Tensor, theirs: Tensor) -> float:
 
     NaN where exactly one of the two is NaN, or they are infinite differently.
     """
-    a, b = ours.double(), theirs.to(ours.device).double()
+    # Some devices have no float64.
+    kind = torch.promote_types(torch.promote_types(ours.dtype, theirs.dtype), torch.float32)
+    a, b = ours.to(kind), theirs.to(ours.device, kind)
     same = (a == b) | (a.isnan() & b.isnan())
     difference = torch.where(same, torch.zeros_like(a), (a - b).abs()).max().item()
     finite = b[b.isfinite()]
