@@ -12,24 +12,26 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from depthprune.errors import ParityError, first_line
+from depthprune.errors import ModelError, ParityError, first_line
 from depthprune.manifest import ParityRecord
 from depthprune.models.anatomy import Anatomy
 from depthprune.models.automatic import automatic_class_of
 from depthprune.models.computing import DTYPES
+from depthprune.models.free_memory import out_of_memory
+from depthprune.models.gguf_unpacking import quick_gguf
 from depthprune.models.loading import (
     Model,
     forget_quantization,
     gguf_options,
     load,
     load_streamed,
-    no_gguf_bar,
     quiet_transformers,
 )
 from depthprune.models.placement import DeviceMap
@@ -84,7 +86,23 @@ def verify(
 
     Raises:
         ParityError: If they differ, saying in what.
+        ModelError: If memory does not hold what the comparison takes.
     """
+    try:
+        return _verify(model, module, removed, progress)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise ModelError(
+            f"parity: memory ran out on {model.device} while the written checkpoint was compared "
+            f"with the masked model ({first_line(error)}); nothing was kept; close other programs, "
+            "or take --stream or --device cpu"
+        ) from error
+
+
+def _verify(
+    model: Model, module: nn.Module, removed: Sequence[int], progress: Progress
+) -> ParityRecord:
     with progress.step("parity: the saved model against the measured one", 3, "checks") as step:
         tokens = _probe(model.anatomy)
         _check_settings(model, module, removed)
@@ -161,7 +179,7 @@ def _whole(
     folder, options = (place.parent, gguf_options(place)) if place.is_file() else (place, {})
     if device_map is not None:
         options["device_map"] = device_map
-    with quiet_transformers(), no_gguf_bar():
+    with quiet_transformers(), quick_gguf() if place.is_file() else nullcontext():
         module, info = automatic_class_of(place).from_pretrained(
             str(folder), dtype=dtype, local_files_only=True, output_loading_info=True, **options
         )

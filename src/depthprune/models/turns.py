@@ -42,18 +42,30 @@ def taking_turns(module: nn.Module, other: nn.Module) -> Iterator[None]:
     """
     device = _device(other)
     # Weights that are streamed or on several devices were put where they are on purpose.
-    if device is None or device.type != "cuda" or _device(module) != torch.device("cpu"):
+    if (
+        module is other
+        or device is None
+        or device.type != "cuda"
+        or _device(module) != torch.device("cpu")
+    ):
         yield
         return
-    other.to("cpu")
-    _give_back()
+    _move(other, torch.device("cpu"))
     try:
-        module.to(device)
+        _move(module, device)
         yield
     finally:
-        module.to("cpu")
-        _give_back()
-        other.to(device)
+        _move(module, torch.device("cpu"))
+        _move(other, device)
+
+
+def _move(module: nn.Module, device: torch.device) -> None:
+    # A parameter takes no data that was made in inference mode.
+    with torch.inference_mode(False):
+        module.to(device)
+    if device.type == "cpu":
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _device(module: nn.Module) -> torch.device | None:
@@ -64,8 +76,3 @@ def _device(module: nn.Module) -> torch.device | None:
 
 def _bytes(module: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in module.parameters())
-
-
-def _give_back() -> None:
-    gc.collect()
-    torch.cuda.empty_cache()

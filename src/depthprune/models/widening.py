@@ -34,15 +34,9 @@ def is_narrow(dtype: torch.dtype) -> bool:
     return dtype in _NARROW
 
 
-def wide(value: Any) -> Any:
-    """Nested tuples, lists and mappings with every narrow tensor in float32."""
-    if isinstance(value, Tensor):
-        return value.float() if is_narrow(value.dtype) else value
-    if isinstance(value, Mapping):
-        return {key: wide(item) for key, item in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(wide(item) for item in value)
-    return value
+def wide(tensor: Tensor) -> Tensor:
+    """A narrow tensor in float32; another one as it is."""
+    return tensor.float() if is_narrow(tensor.dtype) else tensor
 
 
 @contextmanager
