@@ -154,13 +154,19 @@ class ChatTemplate:
         """A turn's span by what is there without it and with it."""
         try:
             before = self._render(Chat(chat.turns[:place], chat.tools), "", ask=True)
+            unasked = self._render(Chat(chat.turns[:place], chat.tools), "", ask=False)
             after = self._render(Chat(chat.turns[: place + 1], chat.tools), "", ask=False)
         except CalibrationError:
             return None
         if place + 1 == len(chat.turns):
             after = text
-        fits = text.startswith(before) and text.startswith(after) and len(after) > len(before)
-        return (len(before), len(after)) if fits else None
+        if not (text.startswith(before) and text.startswith(after) and len(after) > len(before)):
+            return None
+        start = len(before)
+        if before == unasked and (changed := self._by_changing(chat, place, text)):
+            # It asks for no answer, so what begins the turn is there only with it.
+            start = max(start, changed[0])
+        return start, len(after)
 
     def _by_changing(self, chat: Chat, place: int, text: str) -> Span | None:
         """The span of what a turn says by what changes when it says something else."""
