@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeAlias
 
+from depthprune.claims import staged
 from depthprune.errors import UsageError
 from depthprune.models.checkpoint import Checkpoint
 from depthprune.models.gguf_reader import read_gguf
@@ -20,7 +21,7 @@ from depthprune.models.loading import Model
 from depthprune.models.materialize import dense_checkpoint
 from depthprune.models.source import ModelSource
 from depthprune.models.surgery import Surgery, write_pruned
-from depthprune.outputs import is_file_output, staged, staged_file
+from depthprune.outputs import is_file_output
 from depthprune.progress import SILENT, Progress
 
 Replace: TypeAlias = Callable[[Checkpoint, str | None], Mapping[str, bytes]]
@@ -82,7 +83,7 @@ def pruned_output(
     """
     if is_file_output(out) and model.source.gguf is not None:
         cut = cut_gguf(read_gguf(model.source.gguf), removed)
-        with staged_file(out, overwrite=overwrite) as stage:
+        with staged(out, overwrite=overwrite) as stage:
             yield stage, write_gguf(cut, stage, progress)
         return
     with (
