@@ -19,6 +19,7 @@ from pathlib import Path
 
 from depthprune.errors import OutputError
 from depthprune.outputs import (
+    check_name,
     check_target,
     disk_errors,
     is_file_output,

@@ -70,8 +70,8 @@ def _lock(path: Path) -> int | None:
     return handle
 
 
-def _stem(name: str) -> str:
-    """The beginning of hidden names, short enough for what follows it."""
+def stem(name: str) -> str:
+    """The beginning of an output's hidden names, short enough for what follows it."""
     if len(os.fsencode(name)) <= _LONGEST:
         return f".{name}"
     return f".{name[:30]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
@@ -79,7 +79,7 @@ def _stem(name: str) -> str:
 
 def hidden_names(parent: Path, name: str, kind: str) -> list[Path]:
     """The hidden names of one kind that stand beside an output."""
-    wanted = re.compile(re.escape(f"{_stem(name)}.{kind}-") + r"[0-9]+-[0-9a-f]{8}")
+    wanted = re.compile(re.escape(f"{stem(name)}.{kind}-") + r"[0-9]+-[0-9a-f]{8}")
     try:
         return sorted(path for path in parent.iterdir() if wanted.fullmatch(path.name))
     except OSError:
@@ -114,7 +114,7 @@ def hidden_file(parent: Path, name: str, kind: str) -> Iterator[Path]:
 @contextmanager
 def _hidden(parent: Path, name: str, kind: str, make: Callable[[Path], None]) -> Iterator[Path]:
     # The name is known before it is made: whatever is raised from then on, it is removed.
-    path = parent / f"{_stem(name)}.{kind}-{os.getpid()}-{secrets.token_hex(4)}"
+    path = parent / f"{stem(name)}.{kind}-{os.getpid()}-{secrets.token_hex(4)}"
     handle = None
     try:
         make(path)
