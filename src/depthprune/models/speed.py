@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from depthprune.errors import EvaluationError, ModelError
 from depthprune.manifest import Spread
 from depthprune.models.loading import quiet_transformers
+from depthprune.models.turns import taking_turns
 from depthprune.progress import SILENT, Progress
 
 PROMPT_TOKENS = 256
@@ -88,7 +89,8 @@ def measure(
                     )
                 # In the first round each model has its share of the time.
                 share = began + seconds * (place + 1) / len(modules) if not repeat else math.inf
-                runs.append(_run(module, prompt_tokens, new_tokens, share))
+                with taking_turns(module, modules[0]):
+                    runs.append(_run(module, prompt_tokens, new_tokens, share))
                 step.advance()
             now = time.perf_counter()
             last = now - began + (now - round_began) > seconds
