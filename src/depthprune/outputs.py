@@ -9,7 +9,6 @@ An output that is one file (a GGUF) has its manifest and its page beside it, und
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import sys
@@ -19,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from depthprune.errors import OutputError
+from depthprune.untrusted import read_untrusted
 
 MANIFEST_NAME = "depthprune.json"
 PAGE_NAME = "report.html"
@@ -104,10 +104,11 @@ def files_of(out: Path) -> frozenset[str]:
 
 
 def _files_in(manifest: Path, out: Path) -> frozenset[str]:
+    found = read_untrusted(manifest, error=OutputError)
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        files = found["files"]
         return frozenset([*(str(name) for name in files), manifest.name])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise OutputError(
             f"-o {out}: {manifest.name} lists no files ({error}); choose another path"
         ) from error

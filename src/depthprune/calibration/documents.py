@@ -7,12 +7,15 @@ refused with its line.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from depthprune.errors import CalibrationError
+from depthprune.untrusted import open_file
 
 FIELDS = ("field", "prompt", "answer", "id", "domain_field")
 """Options of every source whose documents are rows: which field is what."""
@@ -51,13 +54,12 @@ def opened(target: str) -> BinaryIO:
         CalibrationError: If it is missing, a folder or unreadable.
     """
     try:
-        return Path(target).expanduser().open("rb")
-    except IsADirectoryError as error:
-        raise CalibrationError(f"{target}: expected a file, found a folder") from error
-    except FileNotFoundError as error:
-        raise CalibrationError(f"{target}: no such file; check the path") from error
-    except OSError as error:
-        raise CalibrationError(f"{target}: cannot be read ({error.strerror})") from error
+        path = Path(target).expanduser()
+    except RuntimeError as error:
+        raise CalibrationError(f"{target}: cannot be read ({error}); write the path out") from error
+    if not os.path.lexists(path):
+        raise CalibrationError(f"{target}: no such file; check the path")
+    return BufferedReader(open_file(path, error=CalibrationError))  # type: ignore[arg-type]
 
 
 def utf8(target: str) -> str:

@@ -20,7 +20,7 @@ from typing import TextIO
 import typer
 
 from depthprune.cli.app import app
-from depthprune.errors import DepthpruneError, UsageError
+from depthprune.errors import DepthpruneError, UsageError, one_line
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -73,7 +73,7 @@ def _run(words: list[str], debug: bool) -> int:
 def _say(message: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    print(f"error: {one_line(message)}", file=sys.stderr)  # noqa: T201
     return status
 
 

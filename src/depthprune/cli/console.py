@@ -27,6 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from depthprune.errors import one_line
 from depthprune.progress import Step
 from depthprune.report.numbers import duration, format_count
 
@@ -47,7 +48,7 @@ def show(result: RenderableType) -> None:
 
 def note(message: str) -> None:
     """Print a line on stderr."""
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(one_line(message))
 
 
 def show_json(document: Any) -> None:

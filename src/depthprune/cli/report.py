@@ -42,22 +42,12 @@ def report(
 
 
 def _checkpoint_page(folder: Path) -> Path:
-    from pydantic import ValidationError
-
     from depthprune.manifest import Manifest
     from depthprune.outputs import MANIFEST_NAME, whole_file
     from depthprune.report.card import render_card
     from depthprune.report.page import render_page
 
-    text = (folder / MANIFEST_NAME).read_text(encoding="utf-8")
-    try:
-        manifest = Manifest.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UsageError(
-            f"{folder / MANIFEST_NAME}: {where}: {first['msg']}; expected a manifest of schema 1"
-        ) from error
+    manifest = Manifest.read(folder / MANIFEST_NAME)
     for name, content in ((PAGE_NAME, render_page(manifest)), ("README.md", render_card(manifest))):
         with whole_file(folder / name) as partial:
             partial.write_text(content, encoding="utf-8")

@@ -9,7 +9,7 @@ index gives must stay inside the folder, for an index comes from whoever made th
 from __future__ import annotations
 
 import copy
-import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +22,7 @@ from depthprune.models.architectures import find
 from depthprune.models.config_fields import LISTED_COUNTS
 from depthprune.models.config_sections import count_blocks, counts, text_section
 from depthprune.models.safetensors_file import SafetensorsFile, Tensor, read_header
+from depthprune.untrusted import read_untrusted
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -145,16 +146,11 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
     Raises:
         CheckpointError: If it is missing, cannot be read, or is no JSON object.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not os.path.lexists(path):
         raise CheckpointError(
             f"{path.parent}: no {path.name}; expected {what}, is this the right folder?"
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON ({error}); download it again") from error
+        )
+    found = read_untrusted(path, within=path.parent)
     if not isinstance(found, dict):
         raise CheckpointError(
             f"{path}: expected a JSON object, found {type(found).__name__}; download it again"
