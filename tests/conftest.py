@@ -24,6 +24,8 @@ hypothesis.settings.load_profile("depthprune")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests keep away from the user's memo."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    # Nor do they fill the disk with what is unpacked once.
+    os.environ["DEPTHPRUNE_UNPACKED"] = "0"
 
 
 @pytest.fixture(autouse=True)
@@ -54,4 +56,13 @@ def hostile() -> Iterator[HostileArithmetic]:
     from hostile import hostile_arithmetic
 
     with hostile_arithmetic() as mode:
+        yield mode
+
+
+@pytest.fixture
+def restless() -> Iterator[HostileArithmetic]:
+    """For the whole test, products round otherwise at each call (see `hostile`)."""
+    from hostile import hostile_arithmetic
+
+    with hostile_arithmetic(restless=True) as mode:
         yield mode

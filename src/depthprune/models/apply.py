@@ -136,7 +136,7 @@ def _apply_gguf(
             kind="gguf",
             model_type=file.architecture,
             blocks=file.blocks,
-            fingerprint=fingerprint_file(source),
+            fingerprint=fingerprint_file(source, file.tensors),
         )
         _finish(_manifest(model, surgery, command, parity), stage, finish)
     return surgery
@@ -164,7 +164,7 @@ def _apply_adapter(
             kind="folder",
             model_type=adapter.kind,
             blocks=len(surgery.removed) + len(surgery.kept),
-            fingerprint=fingerprint_file(adapter.file.path),
+            fingerprint=fingerprint_file(adapter.file.path, adapter.file.tensors),
         )
         _finish(_manifest(model, surgery, command, None), stage, None)
     return surgery

@@ -293,6 +293,7 @@ class Stream:
             with self.holding(index):
                 return original(*args, **kwargs)
 
+        forward.holding = functools.partial(self.holding, index)  # type: ignore[attr-defined]
         block.forward = types.MethodType(forward, block)
 
 
