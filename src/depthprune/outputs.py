@@ -104,11 +104,10 @@ def files_of(out: Path) -> frozenset[str]:
 
 
 def _files_in(manifest: Path, out: Path) -> frozenset[str]:
-    found = read_untrusted(manifest, error=OutputError)
     try:
-        files = found["files"]
+        files = read_untrusted(manifest, error=OutputError)["files"]
         return frozenset([*(str(name) for name in files), manifest.name])
-    except (KeyError, TypeError) as error:
+    except (OutputError, KeyError, TypeError) as error:
         raise OutputError(
             f"-o {out}: {manifest.name} lists no files ({error}); choose another path"
         ) from error

@@ -14,13 +14,14 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from reprlib import Repr
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
 
-from depthprune.errors import CheckpointError, DepthpruneError
+from depthprune.errors import CheckpointError, DepthpruneError, first_line
 from depthprune.plain_yaml import DIGITS, PlainLoader
 
 LARGEST = 64 << 20
@@ -41,7 +42,7 @@ def open_file(
     *,
     within: Path | None = None,
     error: type[DepthpruneError] = CheckpointError,
-) -> BinaryIO:
+) -> FileIO:
     """Open a regular file to read its bytes, unbuffered; never wait for one.
 
     Args:
@@ -65,7 +66,7 @@ def open_file(
             _check_regular(path, os.fstat(handle).st_mode, error)
             if hasattr(os, "set_blocking"):
                 os.set_blocking(handle, True)
-            return os.fdopen(handle, "rb", buffering=0)
+            return FileIO(handle, "rb")
         except BaseException:
             os.close(handle)
             raise
@@ -161,7 +162,7 @@ def _decoded(raw: bytes, where: str, error: type[DepthpruneError]) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as cause:
         raise error(
-            f"{shown(where)}: not UTF-8 (byte {cause.start} is 0x{raw[cause.start]:02x}); convert "
+            f"{where}: not UTF-8 (byte {cause.start} is 0x{raw[cause.start]:02x}); convert "
             "or download it again"
         ) from cause
 
@@ -210,7 +211,7 @@ def parse_json(
         if len(found) != len(pairs):
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise ValueError(f"{shown(twice)} is given twice")
+            raise ValueError(f"{twice:.80} is given twice")
         return found
 
     def whole(digits: str) -> int:
@@ -222,9 +223,9 @@ def parse_json(
         written = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         found = json.loads(written, object_pairs_hook=once, parse_int=whole)
     except (ValueError, RecursionError, MemoryError) as cause:
-        raise error(f"{shown(where)}: not JSON ({_reason(cause)}); mend or replace it") from cause
+        raise error(f"{where}: not JSON ({_reason(cause)}); mend or replace it") from cause
     if _depth(found) > _DEPTH:
-        raise error(f"{shown(where)}: nests over {_DEPTH} deep; mend or replace it")
+        raise error(f"{where}: nests over {_DEPTH} deep; mend or replace it")
     return found
 
 
@@ -258,7 +259,7 @@ def parse_yaml(text: str, where: str, *, error: type[DepthpruneError] = Checkpoi
             tag, or is too large or too deep once its aliases are written out.
     """
     if len(text) > LARGEST_YAML:
-        raise error(f"{shown(where)}: has over {LARGEST_YAML:,} characters; split it")
+        raise error(f"{where}: has over {LARGEST_YAML:,} characters; split it")
     try:
         loader = PlainLoader(text)
         try:
@@ -266,7 +267,7 @@ def parse_yaml(text: str, where: str, *, error: type[DepthpruneError] = Checkpoi
         finally:
             loader.dispose()
     except (yaml.YAMLError, ValueError, ArithmeticError, TypeError, RecursionError) as cause:
-        raise error(f"{shown(where)}: not YAML ({_reason(cause)}); mend it") from cause
+        raise error(f"{where}: not YAML ({_reason(cause)}); mend it") from cause
 
 
 _brief = Repr()
@@ -283,7 +284,7 @@ def shown(value: Any, most: int = 120) -> str:
     """
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
         return f"a number of about {math.ceil(value.bit_length() * 0.30103)} digits"
-    text = value if isinstance(value, str) else _brief.repr(value)
+    text = _brief.repr(value)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
@@ -300,4 +301,4 @@ def _reason(cause: BaseException) -> str:
         return "it is too large"
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
-    return shown(" ".join(str(cause).split()) or type(cause).__name__, 200)
+    return first_line(cause)

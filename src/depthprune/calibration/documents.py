@@ -59,7 +59,7 @@ def opened(target: str) -> BinaryIO:
         raise CalibrationError(f"{target}: cannot be read ({error}); write the path out") from error
     if not os.path.lexists(path):
         raise CalibrationError(f"{target}: no such file; check the path")
-    return BufferedReader(open_file(path, error=CalibrationError))  # type: ignore[arg-type]
+    return BufferedReader(open_file(path, error=CalibrationError))
 
 
 def utf8(target: str) -> str:

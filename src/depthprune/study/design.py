@@ -151,7 +151,7 @@ def read_plan(path: Path) -> Plan:
 def _problems(error: ValidationError) -> str:
     lines = []
     for each in error.errors(include_input=False, include_url=False)[:_MOST_PROBLEMS]:
-        where = ".".join(shown(part) for part in each["loc"])
+        where = ".".join(f"{part!s:.80}" for part in each["loc"])
         word = "unknown key" if each["type"] == "extra_forbidden" else each["msg"].lower()
         lines.append(f"{where}: {word}")
     return "; ".join(lines)
