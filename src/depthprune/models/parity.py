@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from depthprune.errors import ModelError, ParityError, first_line
 from depthprune.manifest import ParityRecord
 from depthprune.models.anatomy import Anatomy
-from depthprune.models.automatic import automatic_class_of
+from depthprune.models.automatic import automatic_class_of, read_config
 from depthprune.models.computing import DTYPES
 from depthprune.models.free_memory import out_of_memory
 from depthprune.models.gguf_unpacking import quick_gguf
@@ -105,10 +105,11 @@ def _verify(
 ) -> ParityRecord:
     with progress.step("parity: the saved model against the measured one", 3, "checks") as step:
         tokens = _probe(model.anatomy)
-        _check_settings(model, module, removed)
         theirs = _masked_logits(model.anatomy, removed, tokens)
         with taking_turns(module, model.module):
             ours = _logits(module, tokens)
+        # Behind a run of each, since some types set up their blocks while they run.
+        _check_settings(model, module, removed)
         difference = relative_difference(ours, theirs)
         narrow = is_narrow(DTYPES[model.dtype])
         exact = difference
@@ -176,7 +177,11 @@ def _whole(
     place: Path, dtype: torch.dtype, device: str, device_map: DeviceMap | None
 ) -> tuple[nn.Module, dict[str, Any]]:
 
-    folder, options = (place.parent, gguf_options(place)) if place.is_file() else (place, {})
+    folder, options = place, {}
+    if place.is_file():
+        folder, options = place.parent, gguf_options(place)
+    else:
+        options["config"] = read_config(place)
     if device_map is not None:
         options["device_map"] = device_map
     with quiet_transformers(), quick_gguf() if place.is_file() else nullcontext():
