@@ -379,9 +379,13 @@ class Manifest(_Record):
                 "original again"
             ) from error
 
+    def text(self) -> str:
+        """The manifest as indented JSON."""
+        return self.model_dump_json(indent=2, by_alias=True) + "\n"
+
     def write(self, path: Path) -> None:
         """Write the manifest as indented UTF-8 JSON."""
-        path.write_text(self.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
+        path.write_text(self.text(), encoding="utf-8")
 
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "gguf", "peft")
