@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -138,3 +139,42 @@ def test_apply_with_verify_leaves_nothing_behind_when_parity_fails(
     with pytest.raises(ParityError):
         apply(tiny_llama, REMOVED, tmp_path / "out", verify=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("model_type", "removed", "generated"),
+    [
+        ("big_bird", (2,), range(16, 17)),  # sets itself up by the length of what it reads
+        ("xlnet", (2,), range(16, 17)),  # has no number of positions
+        (
+            "glm_moe_dsa",
+            (2,),
+            range(16),
+        ),  # past its indexer's top 20, a cache changes even the uncut
+    ],
+)
+def test_a_right_cut_of_an_unusual_type_is_exact(
+    model_type: str, removed: tuple[int, ...], generated: range, tmp_path: Path
+) -> None:
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip("this transformers does not know it")
+    folder = save_tiny(tmp_path / "model", model_type)
+    apply(folder, removed, tmp_path / "out")
+    record = verify_checkpoint(folder, tmp_path / "out", removed, dtype="float32", device="cpu")
+    assert record.logits_difference <= 1e-5 * record.logits_scale
+    assert record.generated_tokens in generated
+
+
+def test_a_cut_that_loses_its_cache_is_found_out(tiny_llama: Path, pruned: Path) -> None:
+    model = load(tiny_llama, dtype="float32", device="cpu")
+    module = reload(pruned, "float32", "cpu")
+    block = module.get_submodule("model.layers.1")
+    own = block.forward
+
+    def forgetful(states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        # With a cache, all but the first call read one token.
+        return own(2 * states if states.shape[1] == 1 else states, *args, **kwargs)
+
+    block.forward = forgetful  # type: ignore[method-assign]
+    with pytest.raises(ParityError, match="greedy generation with a cache leaves that without"):
+        verify(model, module, REMOVED)

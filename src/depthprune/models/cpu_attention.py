@@ -31,14 +31,19 @@ def fast_attention() -> Iterator[None]:
     original: Any = ALL_ATTENTION_FUNCTIONS["sdpa"]
 
     def attend(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Any,
+        **options: Any,
     ) -> Any:
-        if _is_plain(module, query, key, value, mask, options):
+        if _is_plain(module, query, key, value, attention_mask, options):
             scaling = options.get("scaling")
             scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
             answer = causal_attention(query, key, value, scale)
             return answer.transpose(1, 2).contiguous(), None
-        return original(module, query, key, value, mask, **options)
+        return original(module, query, key, value, attention_mask, **options)
 
     ALL_ATTENTION_FUNCTIONS["sdpa"] = attend
     try:
