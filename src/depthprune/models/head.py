@@ -66,8 +66,9 @@ class Head:
         tokens = states.flatten(0, 1)
         rows = -(-len(tokens) // _ROW)
         filling = tokens[-1:].expand(rows * _ROW - len(tokens), *tokens.shape[1:])
-        logits = self._given(torch.cat([tokens, filling]).unflatten(0, (rows, _ROW)))
-        return logits.flatten(0, 1)[: len(tokens)].unflatten(0, (batch, length))
+        filled = torch.cat([tokens, filling]).reshape(rows, _ROW, *tokens.shape[1:])
+        logits = self._given(filled).flatten(0, 1)[: len(tokens)]
+        return logits.reshape(batch, length, -1)
 
     def _given(self, states: Tensor) -> Tensor:
         native = self.blocks.layout.native(states)
