@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from hostile import HostileArithmetic
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -19,6 +24,8 @@ hypothesis.settings.load_profile("depthprune")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests keep away from the user's memo."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    # Nor do they fill the disk with what is unpacked once.
+    os.environ["DEPTHPRUNE_UNPACKED"] = "0"
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +48,21 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny import save_tiny
 
     return save_tiny(tmp_path_factory.mktemp("tiny") / "llama")
+
+
+@pytest.fixture
+def hostile() -> Iterator[HostileArithmetic]:
+    """For the whole test, products round by the number of rows in their call (see `hostile`)."""
+    from hostile import hostile_arithmetic
+
+    with hostile_arithmetic() as mode:
+        yield mode
+
+
+@pytest.fixture
+def restless() -> Iterator[HostileArithmetic]:
+    """For the whole test, products round otherwise at each call (see `hostile`)."""
+    from hostile import hostile_arithmetic
+
+    with hostile_arithmetic(restless=True) as mode:
+        yield mode

@@ -60,6 +60,10 @@ class CalibrationRecord(_Record):
     fingerprint: str = Field(description="Of the tokens of its windows and how they are scored.")
     weight: float = Field(description="Share of the mixture, the shares summing to 1.")
     tokens: int
+    bos: bool | None = Field(
+        default=None, description="Whether every window begins with BOS, as the model's tokenizer "
+        "puts it.",
+    )  # fmt: skip
     windows: list[WindowRecord]
     dimensions: dict[str, JsonValue] | None = Field(
         default=None, description="Every key of the spec with its value, as a YAML file takes it."
@@ -353,9 +357,13 @@ class Manifest(_Record):
         extra="forbid", frozen=True, ser_json_inf_nan="strings", populate_by_name=True
     )
 
+    def text(self) -> str:
+        """The manifest as indented JSON."""
+        return self.model_dump_json(indent=2, by_alias=True) + "\n"
+
     def write(self, path: Path) -> None:
         """Write the manifest as indented UTF-8 JSON."""
-        path.write_text(self.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
+        path.write_text(self.text(), encoding="utf-8")
 
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "gguf", "peft")

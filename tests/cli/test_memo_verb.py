@@ -13,9 +13,10 @@ from command import Command
 from depthprune.cli import memo as verb
 from depthprune.cli.app import app
 from depthprune.evaluator.memo import Context, Memo, default_path
+from gguf_tiny import tiny_gguf
 
 OLD = Context("a1" * 32, "float32", "cpu", "2.8.0", "nll")
-NEW = Context("b2" * 32, "bfloat16", "cuda", "2.8.0", "kl:top=64", "bias")
+NEW = Context("b2" * 32, "bfloat16", "cuda", "2.8.0", "kl:top=64", recovery="bias")
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +69,7 @@ def test_json_tells_the_same(depthprune: Command, path: Path) -> None:
         "windows": 200,
         "losses": 1201,
         "pruned": None,
+        "unpacked": None,
     }
     assert old.pop("last_used").endswith("+00:00")
     assert old == {**vars(OLD), "names": ["demo"], "losses": 1200}
@@ -154,3 +156,22 @@ def test_a_file_that_is_no_memo_is_one_line(depthprune: Command, tmp_path: Path)
     outcome = depthprune("memo", "--memo", tmp_path / "text")
     assert outcome.status == 1
     assert "it is no memo (file is not a database); choose another path" in outcome.error
+
+
+def test_unpacked_files_are_shown_and_pruned_with_the_losses(
+    depthprune: Command, tmp_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DEPTHPRUNE_UNPACKED")
+    model = tiny_gguf(tmp_path / "tiny.gguf", tokenizer=True)
+    assert depthprune("evaluate", model, "-c", spec, "--dtype", "float32").status == 0
+    found = depthprune("memo", "--json").document["unpacked"]
+    assert [(row["name"], row["dtype"]) for row in found["models"]] == [("tiny.gguf", "float32")]
+    assert 0 < found["bytes"] < found["limit_bytes"]
+    assert "1 unpacked GGUF file, " in depthprune("memo").out
+    elsewhere = tmp_path / "memo.sqlite"
+    depthprune("evaluate", model, "-c", spec, "--memo", elsewhere, "--dtype", "float32")
+    assert depthprune("memo", "--memo", elsewhere, "--json").document["unpacked"] is None
+    kept = depthprune("memo", "--prune", "--older-than", "1", "--json").document["unpacked"]
+    assert (len(kept["models"]), kept["pruned"]) == (1, 0)
+    gone = depthprune("memo", "--prune", "--all", "--json").document["unpacked"]
+    assert (gone["models"], gone["pruned"], gone["bytes"]) == ([], 1, 0)

@@ -12,6 +12,9 @@ import pytest
 from depthprune.errors import CheckpointError
 from depthprune.models.checkpoint import open_checkpoint
 from depthprune.models.fingerprint import fingerprint, fingerprint_file
+from depthprune.models.gguf_reader import read_gguf
+from depthprune.models.source import find_model
+from gguf_tiny import tiny_gguf
 
 
 def of(folder: Path) -> str:
@@ -57,6 +60,30 @@ def test_a_single_file_is_told_by_its_size_and_bytes(tmp_path: Path) -> None:
     assert len({fingerprint_file(path) for path in (a, b, c)}) == 3
     shutil.copy(a, tmp_path / "d")
     assert fingerprint_file(tmp_path / "d") == fingerprint_file(a)
+
+
+@pytest.mark.parametrize("name", ["blk.3.ffn_down.weight", "output_norm.weight"])
+def test_any_tensor_of_a_gguf_that_was_trained_further_is_another_model(
+    tmp_path: Path, name: str
+) -> None:
+    path = tiny_gguf(tmp_path / "a.gguf")
+    whole = find_model(path).fingerprint()
+    tensor = next(tensor for tensor in read_gguf(path).tensors if tensor.name == name)
+    raw = bytearray(path.read_bytes())
+    raw[tensor.begin : tensor.end] = bytes(byte ^ 1 for byte in raw[tensor.begin : tensor.end])
+    path.write_bytes(raw)
+    assert find_model(path).fingerprint() != whole
+
+
+def test_another_number_behind_a_long_vocabulary_is_another_model(tmp_path: Path) -> None:
+    a, b = (
+        tiny_gguf(
+            tmp_path / f"{base}.gguf",
+            fields={"filler": list(range(1 << 15)), "rope.freq_base": base},
+        )
+        for base in (1e4, 1e5)
+    )
+    assert find_model(a).fingerprint() != find_model(b).fingerprint()
 
 
 def test_an_empty_file_has_a_fingerprint_and_a_missing_one_has_none(tmp_path: Path) -> None:

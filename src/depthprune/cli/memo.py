@@ -1,4 +1,4 @@
-"""`depthprune memo`: shows and prunes the store of losses."""
+"""`depthprune memo`: shows and prunes what runs keep: losses, and unpacked GGUF files."""
 
 from __future__ import annotations
 
@@ -42,12 +42,13 @@ def memo(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show the store of losses that all runs share, or prune it."""
+    """Show what runs keep (the losses they share, and unpacked GGUF files), or prune it."""
     _check(prune, older_than, weights, everything)
 
     from depthprune.evaluator.memo import MemoStatistics, default_path
 
     place = default_path() if memo is None else memo.expanduser()
+    unpacked = _unpacked(prune, older_than, weights, everything) if memo is None else None
     found, pruned = MemoStatistics(0, 0, 0, ()), 0
     # Looking at a default place where nothing is yet makes no file.
     if os.path.exists(place):
@@ -55,9 +56,12 @@ def memo(
     elif memo is not None:
         raise UsageError(f"--memo {memo}: no such file; a run with --memo {memo} makes it")
     if json:
-        show_json(_document(place, found, pruned if prune else None))
-    else:
-        _print(place, found, pruned if prune else None)
+        document = _document(place, found, pruned if prune else None)
+        show_json(document | {"unpacked": unpacked})
+        return
+    _print(place, found, pruned if prune else None)
+    if unpacked is not None and (unpacked["models"] or unpacked["pruned"]):
+        show(Text(_unpacked_line(unpacked)))
 
 
 def _open(
@@ -72,6 +76,51 @@ def _open(
         if prune:
             pruned = store.prune(older_than_days=older_than, weights=weights, everything=everything)
         return store.statistics(), pruned
+
+
+def _unpacked(
+    prune: bool, older_than: float | None, weights: str | None, everything: bool
+) -> dict[str, Any]:
+    """What GGUF files left unpacked in the cache folder, after what was asked for is deleted."""
+    from depthprune.models.unpacked import (
+        forget_kept,
+        kept_models,
+        limit_bytes,
+        unpacked_folder,
+    )
+
+    gone = 0
+    if prune:
+        gone = len(forget_kept(older_than_days=older_than, weights=weights, everything=everything))
+    found = kept_models()
+    return {
+        "path": str(unpacked_folder()),
+        "bytes": sum(kept.bytes for kept in found),
+        "limit_bytes": limit_bytes(),
+        "pruned": gone if prune else None,
+        "models": [
+            {
+                "name": kept.name,
+                "weights": kept.fingerprint,
+                "dtype": kept.dtype,
+                "bytes": kept.bytes,
+                "last_used": _time(kept.used),
+            }
+            for kept in found
+        ],
+    }
+
+
+def _unpacked_line(found: dict[str, Any]) -> str:
+    models = found["models"]
+    many = f"{len(models)} unpacked GGUF file{'' if len(models) == 1 else 's'}"
+    gone = "" if found["pruned"] is None else f"{found['pruned']} unpacked files deleted; "
+    sizes = f"{format_bytes(found['bytes'])} of at most {format_bytes(found['limit_bytes'])}"
+    return f"{gone}{found['path']}: {many}, {sizes}"
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
 
 
 def _check(prune: bool, older_than: float | None, weights: str | None, everything: bool) -> None:
@@ -93,14 +142,16 @@ def _print(place: Path, found: MemoStatistics, pruned: int | None) -> None:
 
 
 def _table(found: MemoStatistics) -> Table:
-    columns = ("model", "weights", "dtype", "device", "torch", "objective", "losses", "last used")
+    columns = ["model", "weights", "dtype", "device", "torch", "objective", "arithmetic"]
+    columns += ["losses", "last used"]
     repaired = any(row.context.recovery for row in found.contexts)
     table = Table(*columns, *(["recovery"] if repaired else []), box=None, pad_edge=False)
     for row in found.contexts:
         context = row.context
         used = datetime.fromtimestamp(row.used).strftime("%Y-%m-%d %H:%M")
         cells = [", ".join(row.names), context.weights[:_SHORT], context.dtype, context.device]
-        cells += [context.torch, context.objective, f"{row.losses:,}", used, context.recovery]
+        cells += [context.torch, context.objective, context.arithmetic]
+        cells += [f"{row.losses:,}", used, context.recovery]
         table.add_row(*(Text(cell) for cell in cells[: len(table.columns)]))
     return table
 
@@ -128,5 +179,5 @@ def _document(place: Path, found: MemoStatistics, pruned: int | None) -> dict[st
 
 
 def _row(row: ContextStatistics) -> dict[str, Any]:
-    used = datetime.fromtimestamp(row.used, timezone.utc).isoformat(timespec="seconds")
-    return {**vars(row.context), "names": row.names, "losses": row.losses, "last_used": used}
+    last = _time(row.used)
+    return {**vars(row.context), "names": row.names, "losses": row.losses, "last_used": last}

@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from depthprune.errors import CheckpointError
 from depthprune.models.checkpoint import Checkpoint
-from depthprune.models.safetensors_file import SafetensorsFile
+from depthprune.models.gguf_file import GgufTensor
+from depthprune.models.safetensors_file import Tensor
 
 _HEAD = 64 << 10
 _SAMPLE = 4 << 10
@@ -43,15 +44,16 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     digest = hashlib.sha256(b"depthprune-checkpoint-1\n")
     digest.update(json.dumps(checkpoint.config, sort_keys=True).encode())
     for shard in checkpoint.shards:
-        _add_file(digest, shard.path, _tensor_samples(shard))
+        _add_file(digest, shard.path, _tensor_samples(shard.tensors))
     return digest.hexdigest()
 
 
-def fingerprint_file(path: Path) -> str:
+def fingerprint_file(path: Path, tensors: Sequence[Tensor | GgufTensor] = ()) -> str:
     """Fingerprint a model that is one file, such as a GGUF: its size and samples of its bytes.
 
     Args:
         path: The file.
+        tensors: Where its tensors lie: each is sampled, and what precedes them is read whole.
 
     Returns:
         SHA-256 in hex.
@@ -60,14 +62,15 @@ def fingerprint_file(path: Path) -> str:
         CheckpointError: If the file cannot be read.
     """
     digest = hashlib.sha256(b"depthprune-file-1\n")
-    _add_file(digest, path, ())
+    header = min((tensor.begin for tensor in tensors), default=0)
+    _add_file(digest, path, [(0, header), *_tensor_samples(tensors)])
     return digest.hexdigest()
 
 
-def _tensor_samples(shard: SafetensorsFile) -> Iterable[tuple[int, int]]:
+def _tensor_samples(tensors: Iterable[Tensor | GgufTensor]) -> Iterable[tuple[int, int]]:
     """One range from each tensor: by its middle, where a trained tensor is least likely blank."""
-    for tensor in shard.tensors:
-        middle = tensor.begin + tensor.nbytes // 2
+    for tensor in tensors:
+        middle = (tensor.begin + tensor.end) // 2
         yield middle, min(_TENSOR_SAMPLE, tensor.end - middle)
 
 

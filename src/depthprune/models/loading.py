@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,16 @@ from torch import nn
 
 from depthprune.errors import ModelError, first_line
 from depthprune.models.anatomy import Anatomy, find_anatomy
-from depthprune.models.automatic import automatic_class_of
+from depthprune.models.automatic import automatic_class_of, read_config
 from depthprune.models.computing import DTYPES, choose_device, choose_dtype
+from depthprune.models.gguf_unpacking import quick_gguf
 from depthprune.models.placement import DeviceMap, check_placement, first_device
 from depthprune.models.refusals import Refusal, checkpoint_refusal, config_refusal
 from depthprune.models.skeleton import Streamed, build_skeleton, check_streamable, stream_into
 from depthprune.models.source import ModelSource, find_model
 from depthprune.models.streaming import Stream
+from depthprune.models.streaming_proof import prove_streamed
+from depthprune.models.unpacked import find_kept, forget, keep
 
 
 @dataclass(frozen=True)
@@ -164,25 +167,14 @@ def load_module(
         "trust_remote_code": source.trust_remote_code,
         "output_loading_info": True,
     }
-    if source.gguf is not None:
-        options |= gguf_options(source.gguf)
-    elif not source.allow_pickle:
-        options["use_safetensors"] = True
     if device_map is not None:
         options["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
-    try:
-        with quiet_transformers(), no_gguf_bar():
-            loader = automatic_class_of(
-                source.gguf or source.folder, trust_remote_code=source.trust_remote_code
-            )
-            module, info = loader.from_pretrained(str(source.folder), **options)
-    except Exception as error:
-        raise ModelError(
-            f"{source.name}: transformers cannot load it ({first_line(error, 300)})"
-        ) from error
-    _refuse_partial(source.name, info)
     if source.gguf is not None:
-        forget_quantization(module)
+        module = _from_gguf(source, source.gguf, options)
+    else:
+        if not source.allow_pickle:
+            options["use_safetensors"] = True
+        module = _from_pretrained(source, source.folder, options)
     if device_map is None:
         module.to(device)
     elif any(parameter.is_meta for parameter in module.parameters()):
@@ -191,6 +183,43 @@ def load_module(
             "call; give more devices, or --stream"
         )
     return module.eval()  # type: ignore[no-any-return]
+
+
+def _from_pretrained(source: ModelSource, place: Path, options: dict[str, Any]) -> Any:
+    """What transformers loads from a folder, or from a GGUF file in it."""
+    try:
+        with quiet_transformers():
+            trust = {"trust_remote_code": source.trust_remote_code}
+            loader = automatic_class_of(source.gguf or place, **trust)
+            if "gguf_file" not in options:
+                options = options | {"config": read_config(place, **trust)}
+            module, info = loader.from_pretrained(str(place), **options)
+    except Exception as error:
+        raise ModelError(
+            f"{source.name}: transformers cannot load it ({first_line(error, 300)})"
+        ) from error
+    _refuse_partial(source.name, info)
+    return module
+
+
+def _from_gguf(source: ModelSource, file: Path, options: dict[str, Any]) -> Any:
+    """An unpacked GGUF, from where it is kept if it was unpacked before."""
+    fingerprint, dtype = source.fingerprint() or "", str(options["dtype"]).removeprefix("torch.")
+    place = find_kept(file, fingerprint, dtype)
+    if place is not None:
+        try:
+            module = _from_pretrained(source, place, options | {"use_safetensors": True})
+            module.config._name_or_path = str(source.folder)
+            return module
+        except ModelError:
+            forget(place)
+    with quick_gguf():
+        module = _from_pretrained(source, source.folder, options | gguf_options(file))
+    forget_quantization(module)
+    if "device_map" not in options:
+        with quiet_transformers():
+            keep(file, fingerprint, dtype, module)
+    return module
 
 
 def load_streamed(
@@ -220,7 +249,9 @@ def load_streamed(
         ) from error
     with quiet_transformers():
         filled = stream_into(source.name, module, checkpoint, device)
-    _refuse_partial(source.name, {"missing_keys": filled.missing})
+        _refuse_partial(source.name, {"missing_keys": filled.missing})
+        fresh = build_skeleton(source, dtype)
+        prove_streamed(source.name, module, fresh, filled.outside, filled.stream)
     return module, filled
 
 
@@ -232,22 +263,6 @@ def gguf_options(file: Path) -> dict[str, Any]:
     if hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     return options
-
-
-@contextmanager
-def no_gguf_bar() -> Iterator[None]:
-    """The bar of transformers' GGUF reader listens to no setting, so it is replaced."""
-    from transformers import modeling_gguf_pytorch_utils as reader
-
-    bar = getattr(reader, "tqdm", None)
-    if bar is None:
-        yield
-        return
-    reader.tqdm = partial(bar, disable=True)
-    try:
-        yield
-    finally:
-        reader.tqdm = bar
 
 
 def forget_quantization(module: Any) -> None:

