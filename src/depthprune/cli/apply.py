@@ -37,6 +37,7 @@ def apply(
         ),
     ] = False,
     overwrite: options.Overwrite = False,
+    threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:

@@ -40,6 +40,7 @@ def study(
     ] = None,
     memo: options.MemoPlace = None,
     dry_run: options.DryRun = False,
+    threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
