@@ -33,7 +33,7 @@ _EXPECTED = {
     "weight": "a number above 0",
     "pack": "true or false",
     "bos": "auto, true or false",
-    "format": "raw, chat, zero-shot or few-shot",
+    "format": "raw, chat, plain, zero-shot or few-shot",
     "shots": "a whole number from 0",
     "shots_seed": "a whole number from 0",
     "min_length": "a whole number of tokens from 2",

@@ -252,9 +252,11 @@ def _streamed(
 
 def _probe(anatomy: Anatomy) -> Tensor:
     config: Any = anatomy.module.config
-    context = getattr(config.get_text_config(), "max_position_embeddings", None) or _LENGTH
+    context = getattr(config.get_text_config(), "max_position_embeddings", None) or 0
+    # Some types say -1, and have no limit.
+    context = int(context) if context > 0 else _LENGTH + _NEW
     vocabulary = anatomy.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-    shape = (_WINDOWS, min(_LENGTH, int(context) - _NEW))
+    shape = (_WINDOWS, min(_LENGTH, context - _NEW))
     first = min(3, vocabulary - 1)
     return probe_tokens(anatomy.module, shape, seed=0, first=first).to(anatomy.device)
 
