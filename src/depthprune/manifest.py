@@ -60,6 +60,10 @@ class CalibrationRecord(_Record):
     fingerprint: str = Field(description="Of the tokens of its windows and how they are scored.")
     weight: float = Field(description="Share of the mixture, the shares summing to 1.")
     tokens: int
+    bos: bool | None = Field(
+        default=None, description="Whether every window begins with BOS, as the model's tokenizer "
+        "puts it.",
+    )  # fmt: skip
     windows: list[WindowRecord]
     dimensions: dict[str, JsonValue] | None = Field(
         default=None, description="Every key of the spec with its value, as a YAML file takes it."

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 import depthprune as dp
 from depthprune.calibration import NOISY_BELOW, Calibration, calibrate, context_of
@@ -129,8 +130,9 @@ def test_bos_begins_every_window(text: Path) -> None:
 
 
 def test_bos_is_refused_where_the_tokenizer_has_none(text: Path) -> None:
-    def without(texts: list[str], **options: object) -> object:
-        raise AssertionError("the text was tokenised before bos= was refused")
+    def without(text: str, **options: object) -> object:
+        assert len(text) < 9, "the text was tokenised before bos= was refused"
+        return {"input_ids": [3, 4]}
 
     without.bos_token_id = None  # type: ignore[attr-defined]
     with pytest.raises(CalibrationError, match="the model's tokenizer has no BOS token; drop bos="):
@@ -281,7 +283,8 @@ def test_an_evaluator_refuses_items_that_its_model_cannot_read(
 
 
 def test_bos_is_refused_of_items_where_the_tokenizer_has_none(tmp_path: Path) -> None:
-    reader = SimpleNamespace(tokenizer=SimpleNamespace(bos_token_id=None))
+    bare = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer().backend_tokenizer)
+    reader = SimpleNamespace(tokenizer=bare)
     with pytest.raises(CalibrationError, match="bos=true, but the model's tokenizer has no BOS"):
         calibrate(f"choices:{_items(tmp_path)},bos=true", reader)
 

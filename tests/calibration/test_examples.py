@@ -44,8 +44,10 @@ def _spec(source: str = "choices", **keys: Any) -> CalibrationSpec:
     return CalibrationSpec(source=source, target="a", options=options, **keys)
 
 
-def _pool(count: int = 40, kind: Any = _item, tokenizer: Any = None) -> ExamplePool:
-    return ExamplePool([kind(i) for i in range(count)], tokenizer or tiny_tokenizer())
+def _pool(
+    count: int = 40, kind: Any = _item, tokenizer: Any = None, lead: tuple[int, ...] = ()
+) -> ExamplePool:
+    return ExamplePool([kind(i) for i in range(count)], tokenizer or tiny_tokenizer(), lead)
 
 
 def _ids(text: str) -> list[int]:
@@ -152,7 +154,7 @@ def test_an_empty_prompt_without_bos_and_eos_is_refused() -> None:
 
 def test_bos_begins_every_item() -> None:
     plain, item = _only(_spec())
-    led, led_item = _only(_spec(bos=True))
+    led, led_item = _only(_spec(), lead=(tiny_tokenizer().bos_token_id,))
     assert led.tokens.tolist() == [tiny_tokenizer().bos_token_id, *plain.tokens.tolist()]
     assert led_item.spans == tuple((a + 1, b + 1) for a, b in item.spans)
 

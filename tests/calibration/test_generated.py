@@ -60,7 +60,7 @@ def test_a_prompt_begins_every_text(model: dp.Model) -> None:
     drawn = _drawn(model, "windows=3,length=24,prompt=The river\\, once")
     begin = tiny_tokenizer().encode("The river, once", add_special_tokens=False)
     for window in drawn.windows:
-        assert window.tokens[1 : 1 + len(begin)].tolist() == begin
+        assert window.tokens[: len(begin)].tolist() == begin
 
 
 def test_prefixes_are_cut_from_the_text(model: dp.Model, text: Path) -> None:
@@ -68,8 +68,8 @@ def test_prefixes_are_cut_from_the_text(model: dp.Model, text: Path) -> None:
     drawn = dp.calibrate(spec, model)
     whole = tiny_tokenizer().encode(text.read_text(encoding="utf-8"), add_special_tokens=False)
     pieces = {tuple(whole[i : i + 5]) for i in range(len(whole) - 4)}
-    assert {tuple(w.tokens[1:6].tolist()) for w in drawn.windows} <= pieces
-    assert all(w.scored.tolist() == [False] * 6 + [True] * 14 for w in drawn.windows)
+    assert {tuple(w.tokens[:5].tolist()) for w in drawn.windows} <= pieces
+    assert all(w.scored.tolist() == [False] * 5 + [True] * 15 for w in drawn.windows)
 
 
 def test_the_same_seed_writes_the_same_text_and_another_other(

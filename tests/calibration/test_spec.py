@@ -21,7 +21,7 @@ def test_a_source_alone_takes_every_default() -> None:
     spec = parse_line("text:wiki.txt")
     assert spec == CalibrationSpec(source="text", target="wiki.txt")
     assert (spec.windows, spec.length, spec.order, spec.seed) == (16, 512, "random", 0)
-    assert (spec.weight, spec.pack, spec.bos, spec.format) == (1.0, True, False, "raw")
+    assert (spec.weight, spec.pack, spec.bos, spec.format) == (1.0, True, "auto", "raw")
 
 
 def test_every_key_is_read_with_its_type() -> None:
@@ -74,7 +74,7 @@ def test_a_colon_in_a_path_belongs_to_the_path() -> None:
         ("text:a,weight=nan", "weight= expects a number above 0, got 'nan'"),
         ("text:a,weight=inf", "weight= expects a number above 0, got 'inf'"),
         ("text:a,pack=maybe", "pack= expects true or false, got 'maybe'"),
-        ("text:a,bos=2", "bos= expects true or false, got '2'"),
+        ("text:a,bos=2", "bos= expects auto, true or false, got '2'"),
         ("text:a,format=html", "format= expects raw, chat, zero-shot or few-shot, got 'html'"),
         ("text:a,tokens=1", "tokens= expects a whole number of tokens from 2, got '1'"),
         ("text:a,mask=first", "mask= expects all, answer or last, got 'first'"),
@@ -121,7 +121,6 @@ def test_a_wrong_spec_is_refused_with_what_was_expected(text: str, message: str)
         ("jsonl:a,format=zero-shot", "format=zero-shot needs prompts; name their fields by"),
         ("text:a,format=chat", "format=chat needs prompts"),
         ("jsonl:a,prompt=q,answer=a,mask=answer", "mask=answer needs answers: choose a format"),
-        ("choices:a,bos=true,format=chat", "the chat template brings its own BOS"),
         ("choices:a,reduction=token", "reduction=token means nothing for items"),
         ("choices:a,length=64", "length= means nothing with choices:; drop it"),
         ("choices:a,pack=false", "pack= means nothing with choices:; drop it"),
@@ -220,14 +219,14 @@ def test_a_preset_stands_beside_other_specs() -> None:
 def test_the_line_writes_every_default_out() -> None:
     line = CalibrationSpec(source="text", target="a.txt").line()
     assert line == (
-        "text:a.txt,windows=16,length=512,order=random,seed=0,weight=1,pack=true,bos=false,"
+        "text:a.txt,windows=16,length=512,order=random,seed=0,weight=1,pack=true,bos=auto,"
         "format=raw"
     )
 
 
 def test_the_line_leaves_out_what_means_nothing_for_the_source() -> None:
     line = CalibrationSpec(source="choices", target="a.jsonl", tokens=9000).line()
-    assert line == "choices:a.jsonl,tokens=9000,order=random,seed=0,weight=1,bos=false,format=raw"
+    assert line == "choices:a.jsonl,tokens=9000,order=random,seed=0,weight=1,bos=auto,format=raw"
 
 
 def test_the_line_writes_the_rarer_keys_where_they_differ() -> None:
@@ -270,7 +269,7 @@ _SPECS = (
         order=st.sampled_from(["random", "first"]),
         weight=_WEIGHT,
         pack=st.booleans(),
-        bos=st.booleans(),
+        bos=st.sampled_from(["auto", True, False]),
         min_length=st.none() | st.just(2),
         documents=st.none() | st.integers(1, 99),
         mask=st.sampled_from(["all", "last"]),

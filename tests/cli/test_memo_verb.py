@@ -16,7 +16,7 @@ from depthprune.evaluator.memo import Context, Memo, default_path
 from gguf_tiny import tiny_gguf
 
 OLD = Context("a1" * 32, "float32", "cpu", "2.8.0", "nll")
-NEW = Context("b2" * 32, "bfloat16", "cuda", "2.8.0", "kl:top=64", "bias")
+NEW = Context("b2" * 32, "bfloat16", "cuda", "2.8.0", "kl:top=64", recovery="bias")
 
 
 @pytest.fixture(autouse=True)

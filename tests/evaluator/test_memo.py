@@ -288,7 +288,7 @@ def test_another_program_s_database_is_refused_and_left_alone(path: Path) -> Non
 def test_a_memo_of_another_version_is_refused(filled: Path) -> None:
     _change(filled, "PRAGMA user_version = 7")
     assert _refused(filled) == (
-        f"--memo {filled}: expected a memo of version 1, found 7, which another depthprune made; "
+        f"--memo {filled}: expected a memo of version 2, found 7, which another depthprune made; "
         "choose another path, or delete it"
     )
 

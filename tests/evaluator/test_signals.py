@@ -245,7 +245,7 @@ def test_little_memory_makes_sheets_smaller_and_changes_no_measurement(
 
     monkeypatch.setattr(evaluator_module, "measure", measured)
     # The states of 60 tokens before each of six blocks, behind the last, and one at work.
-    memory = 60 * 8 * model.anatomy.state_bytes
+    memory = 60 * 8 * model.anatomy.state_bytes(24)
     few = dp.Evaluator(model, calibration, memory=memory).measure("angular")
     many = dp.Evaluator(model, calibration).measure("angular")
     assert sizes == [[60, 60, 60], [180]]

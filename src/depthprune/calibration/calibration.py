@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from depthprune.calibration.bos import lead_of
 from depthprune.calibration.drawing import draw_windows
 from depthprune.calibration.examples import ExamplePool
 from depthprune.calibration.overlap import Overlap, measure_overlap, without_repeats
@@ -55,11 +56,11 @@ class TextPool:
     """Running text: windows are cut out of a source's tokens."""
 
     stream: TokenStream
-    bos: int | None
+    lead: tuple[int, ...]
 
     def draw(self, spec: CalibrationSpec, split: Split) -> tuple[Window, ...]:
         """See `drawing.draw_windows`."""
-        return draw_windows(spec, self.stream, split, self.bos)
+        return draw_windows(spec, self.stream, split, self.lead)
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,14 @@ class Material:
         tokenizer: A tokenizer from transformers.
         domains: The documents' own domains, by name, where the source gives any.
         repeats: How many documents were left out because they repeat an earlier one.
+        lead: The tokens that its windows begin with, if the tokenizer or the spec wants any.
     """
 
     pool: Pool
     tokenizer: Any
     domains: Mapping[str, str]
     repeats: int
+    lead: tuple[int, ...] = ()
 
     def part(self, spec: CalibrationSpec, share: float, split: Split) -> Part:
         """A draw; checked for overlap with evaluation files unless it is held out from searches."""
@@ -109,6 +112,15 @@ class Part:
     def tokens(self) -> int:
         """Tokens in its windows."""
         return sum(len(window.tokens) for window in self.windows)
+
+    @property
+    def begun(self) -> bool:
+        """Whether every window begins with BOS, or with what the tokenizer puts in its place."""
+        bos = self.material.tokenizer.bos_token_id
+        lead = self.material.lead or (() if bos is None else (bos,))
+        return bool(lead) and all(
+            tuple(window.tokens[: len(lead)].tolist()) == lead for window in self.windows
+        )
 
     @property
     def reduction(self) -> Reduction:
@@ -311,17 +323,13 @@ def _material(spec: CalibrationSpec, model: HasTokenizer) -> Material:
         from depthprune.calibration.generated import generated_pool
 
         return Material(generated_pool(model), tokenizer, {}, 0)
-    bos = tokenizer.bos_token_id if spec.bos else None
-    if spec.bos and bos is None:
-        raise CalibrationError(
-            f"{spec.short()}: bos=true, but the model's tokenizer has no BOS token; drop bos="
-        )
+    lead = lead_of(spec.bos, tokenizer, spec.short())
     documents = read_documents(source, spec.source, spec.target, spec.options)
     kept = without_repeats(documents) if spec.dedupe else documents
     domains = {document.name: document.domain for document in kept if document.domain}
     pool: Pool
     if source.kind == "choices" or spec.format != "raw":
-        pool = ExamplePool(kept, tokenizer)
+        pool = ExamplePool(kept, tokenizer, lead)
     else:
-        pool = TextPool(tokenize(kept, tokenizer), bos)
-    return Material(pool, tokenizer, domains, len(documents) - len(kept))
+        pool = TextPool(tokenize(kept, tokenizer), lead)
+    return Material(pool, tokenizer, domains, len(documents) - len(kept), lead)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from depthprune.calibration.bos import led
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.streams import TokenStream
 from depthprune.calibration.windows import Split, Tokens, Window, plain_window
@@ -23,7 +24,7 @@ Place = tuple[str, int, Tokens]
 
 
 def draw_windows(
-    spec: CalibrationSpec, stream: TokenStream, split: Split, bos: int | None
+    spec: CalibrationSpec, stream: TokenStream, split: Split, lead: Sequence[int] = ()
 ) -> tuple[Window, ...]:
     """The windows of a spec.
 
@@ -34,20 +35,18 @@ def draw_windows(
             spec's number) from the last tenth, shortened if it is shorter than one window.
             `whole`: outside the last tenth where windows are random, else from the start of the
             text as far as need be.
-        bos: The token that begins every window, if the spec asks for one.
+        lead: The tokens that begin every window and count towards its length.
 
     Raises:
         CalibrationError: If the text is too short.
     """
     rng = np.random.default_rng([spec.seed, int(split == "held-out")])
-    lead = [] if bos is None else [bos]
-    length = spec.length - len(lead)
     if spec.pack:
-        places = _cut_packed(spec, *_packed(spec, stream, split), split, length, rng)
+        places = _cut_packed(spec, *_packed(spec, stream, split), split, len(lead), rng)
     else:
-        places = _cut_documents(spec, stream, split, length, rng)
+        places = _cut_documents(spec, stream, split, len(lead), rng)
     return tuple(
-        plain_window([*lead, *tokens.tolist()], name, start, spec.mask)
+        plain_window(led(lead, tokens.tolist()), name, start, spec.mask)
         for name, start, tokens in places
     )
 
@@ -114,14 +113,14 @@ def _cut_packed(
     low: int,
     high: int,
     split: Split,
-    length: int,
+    lead: int,
     rng: np.random.Generator,
 ) -> list[Place]:
-    total = len(stream.tokens)
+    total, length = len(stream.tokens), spec.length - lead
     if split == "held-out":
         length = min(length, high - low)
     room = (high - low) // length if length else 0
-    if room < 1 or length + spec.bos < 2:
+    if room < 1 or length + lead < 2:
         raise _too_short(spec, total, high - low, split)
     count = _count(spec, room)
     if count > room:
@@ -151,21 +150,21 @@ def _cut_documents(
     spec: CalibrationSpec,
     stream: TokenStream,
     split: Split,
-    length: int,
+    lead: int,
     rng: np.random.Generator,
 ) -> list[Place]:
-    total, len_bos = len(stream.names), int(spec.bos)
+    total, length = len(stream.names), spec.length - lead
     border = document_border(total)
     chosen: Sequence[int] = documents_of(spec, split, total)
     if spec.documents is not None and split != "held-out":
         chosen = sorted(_sample_documents(spec, border))
     # Without a minimum, every window has its full length.
-    least = max(length if spec.min_length is None else spec.min_length - len_bos, 2 - len_bos)
+    least = max(length if spec.min_length is None else spec.min_length - lead, 2 - lead)
     long = [i for i in chosen if len(stream.document(i)) >= least]
     held_out = split == "held-out"
     if not spec.consecutive and spec.tokens is not None:
         long = rng.permutation(long).tolist()
-    sizes = [min(length, len(stream.document(i))) + len_bos for i in long]
+    sizes = [min(length, len(stream.document(i))) + lead for i in long]
     count = within_budget(spec, sizes, at_most=held_out)
     if count is None:
         raise CalibrationError(

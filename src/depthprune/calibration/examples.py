@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from depthprune.calibration.bos import led
 from depthprune.calibration.documents import Document
 from depthprune.calibration.drawing import document_border, documents_of, within_budget
 from depthprune.calibration.spec import CalibrationSpec
@@ -32,10 +33,12 @@ class ExamplePool:
     Attributes:
         documents: Prompts with their answers, in the source's order.
         tokenizer: A tokenizer from transformers.
+        lead: The tokens that begin every example.
     """
 
     documents: Sequence[Document]
     tokenizer: Any
+    lead: tuple[int, ...] = ()
 
     def draw(self, spec: CalibrationSpec, split: Split) -> tuple[Window, ...]:
         """The windows of a spec: see `drawing.draw_windows` for the splits.
@@ -163,21 +166,20 @@ class ExamplePool:
         self, spec: CalibrationSpec, document: Document, context: str, continuation: str
     ) -> tuple[list[int], list[int]]:
         """Tokens of the context and of its continuation."""
-        bos = self.tokenizer.bos_token_id
-        lead = [bos] if spec.bos else []
         kept = context.rstrip()
         continuation = context[len(kept) :] + continuation
         if kept:
             prompt, whole = self._encode(kept), self._encode(kept + continuation)
-            prompt, answer = [*lead, *prompt], whole[len(prompt) :]
+            prompt, answer = led(self.lead, prompt), whole[len(prompt) :]
         else:
+            bos = self.tokenizer.bos_token_id
             begin = bos if bos is not None else self.tokenizer.eos_token_id
-            if begin is None:
+            if begin is None and not self.lead:
                 raise CalibrationError(
                     f"{document.name}: an empty prompt needs a BOS or EOS token to begin with, "
                     "and the model's tokenizer has neither; give a prompt"
                 )
-            prompt, answer = [begin], self._encode(continuation)
+            prompt, answer = list(self.lead or [begin]), self._encode(continuation)
         if not answer:
             raise CalibrationError(
                 f"{document.name}: {continuation.strip()!r:.60} has no token of its own behind "

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from depthprune.calibration.bos import lead_of
 from depthprune.calibration.documents import utf8
 from depthprune.calibration.own_text import OwnText
 from depthprune.calibration.spec import CalibrationSpec
@@ -117,8 +118,7 @@ class GeneratedPool:
     def _beginnings(self, spec: CalibrationSpec, own: OwnText, count: int) -> list[list[int]]:
         """What each text goes on from."""
         tokenizer = self.model.tokenizer
-        first = tokenizer.bos_token_id
-        lead = [] if first is None else [first]
+        lead = list(lead_of(spec.bos, tokenizer, "self"))
         if own.prompt:
             return [[*lead, *_encode(tokenizer, own.prompt)]] * count
         if own.prefix:
@@ -132,7 +132,8 @@ class GeneratedPool:
             starts = rng.integers(len(text) - own.prefix + 1, size=count).tolist()
             return [[*lead, *text[start : start + own.prefix]] for start in starts]
         if not lead:
-            lead = [tokenizer.eos_token_id]
+            first = tokenizer.bos_token_id
+            lead = [tokenizer.eos_token_id if first is None else first]
         if lead[0] is None:
             raise CalibrationError(
                 "self: the model's tokenizer has neither a BOS nor an EOS token to begin with; "
@@ -221,6 +222,8 @@ def _cache_file(
     import torch
     import transformers
 
+    from depthprune.models.arithmetic import arithmetic_of
+
     weights = model.source.fingerprint()
     if weights is None:
         return None
@@ -229,6 +232,7 @@ def _cache_file(
         "weights": weights,
         "dtype": model.dtype,
         "device": torch.device(model.device).type,
+        "arithmetic": arithmetic_of(model),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "batch": _BATCH,

@@ -32,7 +32,7 @@ _EXPECTED = {
     "seed": "a whole number from 0",
     "weight": "a number above 0",
     "pack": "true or false",
-    "bos": "true or false",
+    "bos": "auto, true or false",
     "format": "raw, chat, zero-shot or few-shot",
     "shots": "a whole number from 0",
     "shots_seed": "a whole number from 0",

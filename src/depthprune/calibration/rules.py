@@ -85,9 +85,6 @@ def clashes(spec: CalibrationSpec) -> list[str]:
         "mask=answer needs answers: choose a format other than raw": (
             spec.mask == "answer" and source.kind == "text" and spec.format == "raw"
         ),
-        "bos= and format=chat clash: the chat template brings its own BOS": (
-            spec.bos and spec.format == "chat"
-        ),
         "reduction=token means nothing for items, each of which has one loss": (
             source.kind == "choices" and spec.reduction == "token"
         ),

@@ -53,7 +53,10 @@ class CalibrationSpec(BaseModel):
     seed: int = Field(0, ge=0, description="Of this draw.")
     weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="Share in a mixture.")
     pack: bool = Field(True, description="Windows run across documents; else each lies in one.")
-    bos: bool = Field(False, description="Every window begins with the BOS token.")
+    bos: Literal["auto"] | bool = Field(
+        "auto", description="Whether every window begins with the BOS token; `auto`: where the "
+        "model's own tokenizer puts it there.",
+    )  # fmt: skip
     format: Literal["raw", "chat", "zero-shot", "few-shot"] = Field(
         "raw", description="How text, or a prompt with its answer, becomes a window."
     )

@@ -126,6 +126,7 @@ def _show(spec: str, model: str, json: bool) -> None:
                 "specs": [part.spec.model_dump(mode="json") for part in drawn.parts],
                 "fingerprint": drawn.fingerprint,
                 "tokens": drawn.tokens,
+                "bos": [part.begun for part in drawn.parts],
                 "windows": [dict(zip(fields, row, strict=True)) for row in rows],
                 "overlap": [_overlap(part) for part in drawn.parts],
                 "repeats": [part.material.repeats for part in drawn.parts],
@@ -136,6 +137,8 @@ def _show(spec: str, model: str, json: bool) -> None:
     cells = [tuple(str(value) for value in row) for row in rows]
     show(_table((*fields[:-1], "begins"), cells))
     show(f"{len(rows)} windows, {drawn.tokens:,} tokens, fingerprint {drawn.fingerprint[:16]}")
+    for part in drawn.parts:
+        show(f"{part.spec.short()}: windows begin {'with' if part.begun else 'without'} BOS")
     for domain in dict.fromkeys(drawn.domains):
         inside = [w for w, d in zip(drawn.windows, drawn.domains, strict=True) if d == domain]
         show(f"{domain}: {len(inside)} windows, {sum(len(w.tokens) for w in inside):,} tokens")

@@ -142,14 +142,16 @@ def _print(place: Path, found: MemoStatistics, pruned: int | None) -> None:
 
 
 def _table(found: MemoStatistics) -> Table:
-    columns = ("model", "weights", "dtype", "device", "torch", "objective", "losses", "last used")
+    columns = ["model", "weights", "dtype", "device", "torch", "objective", "arithmetic"]
+    columns += ["losses", "last used"]
     repaired = any(row.context.recovery for row in found.contexts)
     table = Table(*columns, *(["recovery"] if repaired else []), box=None, pad_edge=False)
     for row in found.contexts:
         context = row.context
         used = datetime.fromtimestamp(row.used).strftime("%Y-%m-%d %H:%M")
         cells = [", ".join(row.names), context.weights[:_SHORT], context.dtype, context.device]
-        cells += [context.torch, context.objective, f"{row.losses:,}", used, context.recovery]
+        cells += [context.torch, context.objective, context.arithmetic]
+        cells += [f"{row.losses:,}", used, context.recovery]
         table.add_row(*(Text(cell) for cell in cells[: len(table.columns)]))
     return table
 

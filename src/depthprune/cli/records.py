@@ -41,6 +41,7 @@ def calibration_record(part: Part) -> CalibrationRecord:
         fingerprint=part.fingerprint,
         weight=part.share,
         tokens=part.tokens,
+        bos=part.begun,
         windows=[
             WindowRecord(document=w.document, start=w.start, length=len(w.tokens))
             for w in part.windows

@@ -92,7 +92,11 @@ def score(
     dense = estimate(evaluator.dense.require_finite(), kind)
     for row in rows:
         if row.loss == float("inf"):
-            note(f"warning: the loss without block {row.block} is NaN or infinite")
+            why = loaded.refusal((row.block,))
+            note(
+                f"warning: the loss without block {row.block} is NaN or infinite"
+                + (f" ({why})" if why else "")
+            )
     if figure is not None:
         _draw(rows, dense.loss, figure)
     if json:

@@ -32,6 +32,7 @@ from depthprune.evaluator.score import Score
 from depthprune.evaluator.sheets import Sheet, lay_out
 from depthprune.evaluator.signals import measure
 from depthprune.evaluator.walk import RemovedSet
+from depthprune.models.arithmetic import arithmetic_of
 from depthprune.models.computing import DTYPES
 from depthprune.models.cpu_attention import fast_attention
 from depthprune.models.loading import Model
@@ -321,7 +322,8 @@ class Evaluator:
 
     def _measured_sheets(self) -> Iterator[Sheet]:
         """All windows, on sheets whose states at every block fit into the memory together."""
-        states = self._memory // self.model.anatomy.state_bytes
+        longest = max(len(window.tokens) for window in self.calibration.windows)
+        states = self._memory // self.model.anatomy.state_bytes(longest)
         fit = max(1, states // (self.blocks + 2))
         return self._sheets(range(self.windows), at_most=fit)
 
@@ -377,8 +379,9 @@ def _contexts(model: Model, objective: Mixture, products: bool) -> list[Context]
     versions = f"{torch.__version__}, transformers {transformers.__version__}"
     if (code := model.source.code_fingerprint()) is not None:
         versions += f", code {code[:16]}"
+    rounds = arithmetic_of(model)
     return [
-        Context(weights, model.dtype, device, versions, _full_name(component.objective))
+        Context(weights, model.dtype, device, versions, _full_name(component.objective), rounds)
         for component in objective.components
     ]
 

@@ -218,8 +218,9 @@ class Memo:
             for weights, name in self._db.execute("SELECT weights, name FROM names ORDER BY name"):
                 names.setdefault(weights, []).append(name)
             contexts = self._db.execute(
-                "SELECT weights, dtype, device, torch, objective, recovery, used, (SELECT count(*) "
-                "FROM losses WHERE context_id = id) FROM contexts ORDER BY used DESC, id"
+                "SELECT weights, dtype, device, torch, objective, arithmetic, recovery, used, "
+                "(SELECT count(*) FROM losses WHERE context_id = id) FROM contexts "
+                "ORDER BY used DESC, id"
             ).fetchall()
             sets, windows = (
                 int(self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])

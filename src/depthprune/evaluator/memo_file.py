@@ -21,7 +21,7 @@ from depthprune.evaluator.memo_records import Context
 from depthprune.evaluator.walk import RemovedSet
 
 _APPLICATION = 0x64707275
-_VERSION = 1
+_VERSION = 2
 _BUSY_SECONDS = 30.0
 # Two lists of keys in one statement stay below the 999 variables that older SQLites allow.
 _CHUNK = 400
@@ -29,7 +29,8 @@ _CHUNK = 400
 _SCHEMA = """
 CREATE TABLE contexts (id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE,
   weights TEXT NOT NULL, dtype TEXT NOT NULL, device TEXT NOT NULL, torch TEXT NOT NULL,
-  objective TEXT NOT NULL, recovery TEXT NOT NULL, used REAL NOT NULL);
+  objective TEXT NOT NULL, arithmetic TEXT NOT NULL, recovery TEXT NOT NULL,
+  used REAL NOT NULL);
 CREATE TABLE windows (id INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB NOT NULL UNIQUE);
 CREATE TABLE sets (id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE);
 CREATE TABLE losses (context_id INTEGER NOT NULL, set_id INTEGER NOT NULL,
@@ -226,8 +227,8 @@ def add_losses(
     """Add losses, and the context, windows and sets that are new; see `Memo.store_all`."""
     key = context.key()
     db.execute(
-        "INSERT OR IGNORE INTO contexts (key, weights, dtype, device, torch, objective, recovery, "
-        "used) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO contexts (key, weights, dtype, device, torch, objective, "
+        "arithmetic, recovery, used) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (key, *astuple(context), time.time()),
     )
     context_id = _ids(db, "contexts", [key])[key]

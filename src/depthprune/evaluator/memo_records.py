@@ -27,6 +27,7 @@ class Context:
         torch: Version of torch, and of transformers.
         objective: The objective's name with all its parameters; of one from elsewhere, its class
             too.
+        arithmetic: Fingerprint of what the device computes, with its number of threads.
         recovery: What was done to repair the pruned model, if anything.
     """
 
@@ -35,6 +36,7 @@ class Context:
     device: str
     torch: str
     objective: str
+    arithmetic: str = ""
     recovery: str = ""
 
     def key(self) -> str:
@@ -74,15 +76,26 @@ class MemoStatistics:
 
 
 def window_key(
-    tokens: NDArray[np.int64], scored: NDArray[np.bool_], item: Item | None = None
+    tokens: NDArray[np.int64],
+    scored: NDArray[np.bool_],
+    item: Item | None = None,
+    shape: str = "",
 ) -> bytes:
-    """Sixteen bytes that stand for a window: its tokens, which of them count, and its options."""
+    """Sixteen bytes that stand for a window, and for the call that it is run in.
+
+    Args:
+        tokens: Its tokens.
+        scored: Which of them count.
+        item: Its options.
+        shape: Of the call, which its loss follows by rounding.
+    """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(len(tokens).to_bytes(8, "little") + len(scored).to_bytes(8, "little"))
     digest.update(tokens.astype("<i8").tobytes())
     digest.update(np.packbits(scored).tobytes())
     if item is not None:
         digest.update(item.facts().tobytes())
+    digest.update(shape.encode())
     return digest.digest()
 
 

@@ -46,7 +46,7 @@ def state_budget(
             read block by block, one block.
     """
     longest = max(len(window.tokens) for window in windows)
-    state = model.anatomy.state_bytes
+    state = model.anatomy.state_bytes(longest)
     if memory is None:
         device = torch.device(model.anatomy.device)
         return Budget(int(available_memory(device) * _SHARE), max(longest, call_tokens))

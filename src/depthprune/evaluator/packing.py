@@ -15,6 +15,7 @@ from torch import Tensor
 
 from depthprune.calibration import Window
 from depthprune.evaluator.sheets import Sheet, option_rows, packed
+from depthprune.models.carried import hidden
 from depthprune.models.computing import DTYPES
 from depthprune.models.loading import Model
 from depthprune.objectives.nll import token_nll
@@ -53,6 +54,7 @@ def _losses(model: Model, sheet: Sheet) -> Tensor:
     states = inputs.states
     for block in range(model.blocks):
         states = model.anatomy.call(block, states, inputs)
+    states = hidden(states)
     before = states[sheet.rows.to(states.device), sheet.columns.to(states.device)]
     logits = model.anatomy.head(before.unsqueeze(0))[0]
     return token_nll(logits, sheet.targets.to(logits.device))

@@ -23,6 +23,8 @@ from depthprune.evaluator.memory import out_of_memory
 from depthprune.evaluator.sheets import Sheet, halves
 from depthprune.evaluator.states import Held, Vault
 from depthprune.evaluator.walk import RemovedSet, block_runs, split_to_fit, walk
+from depthprune.models.anatomy import MissingError
+from depthprune.models.carried import State, hidden, with_hidden
 from depthprune.models.loading import Model
 from depthprune.models.replay import Inputs
 from depthprune.progress import Step
@@ -113,7 +115,7 @@ class Passes:
         """Sets that are walked together; the dense model is among each, if it is compared with."""
         limit = len(sets) + 1
         if not self._model.streamed:
-            size = sum(sheet.size for sheet in sheets) * self._model.anatomy.state_bytes
+            size = sum(sheet.size * self._state_bytes(sheet) for sheet in sheets)
             limit = max(2, self._budget // size)
         if not self._heads.compares:
             return split_to_fit(sets, self._model.blocks, limit)
@@ -178,13 +180,22 @@ class Passes:
         answers: list[Held] = []
         for first in range(0, len(states), together):
             group = [state.get() for state in states[first : first + together]]
-            stacked = group[0] if len(group) == 1 else torch.cat(group)
-            answer = self._model.anatomy.call(block, stacked, inputs)
-            # A part of a stacked answer must not keep the whole of it alive.
-            parts = [answer] if len(group) == 1 else [p.clone() for p in answer.chunk(len(group))]
-            answers.extend(vault.put(part) for part in parts)
+            answers.extend(vault.put(part) for part in self._called(block, group, inputs))
         self.block_tokens += sheet.size * len(states)
         return answers
+
+    def _called(self, block: int, group: list[State], inputs: Inputs) -> list[State]:
+        """A block on states of one batch; what cannot be computed is not a number."""
+        anatomy = self._model.anatomy
+        try:
+            return anatomy.call_each(block, group, inputs)
+        except MissingError:
+            if len(group) > 1:
+                return [part for state in group for part in self._called(block, [state], inputs)]
+            return [with_hidden(group[0], torch.full_like(hidden(group[0]), torch.nan))]
+
+    def _state_bytes(self, sheet: Sheet) -> int:
+        return self._model.anatomy.state_bytes(sheet.tokens.shape[1])
 
     def _smaller(self, sheets: list[Sheet], error: BaseException) -> list[list[Sheet]]:
         """The same work in smaller pieces."""
@@ -197,7 +208,7 @@ class Passes:
         if len(sheets) > 1:
             middle = len(sheets) // 2
             return [sheets[:middle], sheets[middle:]]
-        state = size * self._model.anatomy.state_bytes
+        state = max(sheet.size * self._state_bytes(sheet) for sheet in sheets)
         if self._budget >= 4 * state and not self._model.streamed:
             self._budget = max(2 * state, self._budget // 2)
             return [sheets]
@@ -224,4 +235,4 @@ def _released(
     finals: list[tuple[RemovedSet, tuple[Held, ...]]], place: int
 ) -> Iterator[tuple[RemovedSet, Tensor]]:
     for removed, states in finals:
-        yield removed, states[place].get()
+        yield removed, hidden(states[place].get())

@@ -24,6 +24,7 @@ from depthprune.calibration import Calibration, Window
 from depthprune.evaluator.cost import Cost
 from depthprune.evaluator.score import Score, Weighting, score_of
 from depthprune.evaluator.walk import RemovedSet, block_runs, widest
+from depthprune.models.carried import hidden
 from depthprune.models.loading import Model
 from depthprune.objectives import Mixture
 
@@ -179,7 +180,7 @@ def measure_speed(model: Model, window: Window) -> Speed:
     block = model.blocks // 2
     with model.anatomy.holding(block):
         seconds = _median(lambda: model.anatomy.call(block, inputs.states, inputs), model)
-    chunk = inputs.states[:, :256]
+    chunk = hidden(inputs.states)[:, :256]
     head = _median(lambda: model.anatomy.head(chunk), model)
     return Speed(seconds / tokens.numel(), head / chunk.shape[1])
 
@@ -218,7 +219,7 @@ def plan_of(rehearsal: Rehearsal, model: Model, windows: Sequence[Window], speed
         block_tokens=cost.block_tokens,
         head_tokens=cost.head_tokens,
         plain_block_tokens=cost.plain_block_tokens,
-        state_bytes=rehearsal.widest * together * model.anatomy.state_bytes,
+        state_bytes=rehearsal.widest * together * model.anatomy.state_bytes(longest),
         weight_bytes=rehearsal.walks * blocks if model.streamed else 0,
         seconds=cost.block_tokens * speed.block_token + cost.head_tokens * speed.head_token,
     )

@@ -10,8 +10,8 @@ Arithmetic on states is in float32, sums in float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from depthprune.errors import ModelError, unknown
 from depthprune.evaluator.score import Weighting
 from depthprune.evaluator.sheets import Sheet
 from depthprune.evaluator.states import Held, Vault
+from depthprune.models.carried import State, changed, hidden, rest_leaves
 from depthprune.models.loading import Model
 from depthprune.models.replay import Inputs, outside_inference
 from depthprune.objectives.nll import token_nll
@@ -112,10 +113,11 @@ class _Weighted:
             parts.append(self._weights[place] * counts / counts.sum())
         return np.concatenate(parts)
 
-    def at_positions(self, states: Tensor) -> Tensor:
-        """The states that predict scored tokens, shape (scored, width)."""
-        sheet = self.sheet
-        return states[sheet.rows.to(states.device), sheet.columns.to(states.device)]
+    def at_positions(self, state: State) -> Tensor:
+        """The states that predict scored tokens, shape (scored, width); streams side by side."""
+        sheet, states = self.sheet, hidden(state)
+        at = states[sheet.rows.to(states.device), sheet.columns.to(states.device)]
+        return at.flatten(1)
 
 
 def _length(span: tuple[int, int]) -> int:
@@ -143,7 +145,7 @@ def _recorded(
 
 def _passes(
     model: Model, sheets: Sequence[_Weighted], vault: Vault
-) -> Iterator[tuple[int, _Weighted, Tensor, Tensor]]:
+) -> Iterator[tuple[int, _Weighted, State, State]]:
     """Run sheets through the model: each block with each sheet's states before and behind it."""
     for group in _groups(model, sheets):
         inputs, states = _recorded(model, group, vault)
@@ -206,7 +208,7 @@ def angular(model: Model, sheets: Sequence[_Weighted], vault: Vault) -> Signal:
                     kept[sheet].append(vault.put(sheet.at_positions(before)))
                 kept[sheet].append(vault.put(sheet.at_positions(behind)))
             for sheet in group:
-                sums += _angles(sheet, [state.get() for state in kept.pop(sheet)])
+                sums += _angles(sheet, [hidden(state.get()) for state in kept.pop(sheet)])
     values = np.full((model.blocks, count), np.nan)
     for block in range(model.blocks):
         values[block, : count - block] = sums[block, block:]
@@ -250,23 +252,56 @@ def taylor(model: Model, sheets: Sequence[_Weighted], vault: Vault) -> Signal:
             for block in range(model.blocks):
                 with model.anatomy.holding(block):
                     states.append(model.anatomy.with_gradient(block, states[-1], inputs))
-        gradient = _head_gradient(model, sheet, states[-1])
+        gradient = _Gradient(_head_gradient(model, sheet, hidden(states[-1])))
         for block in reversed(range(model.blocks)):
-            behind, before = states.pop(), states[-1].detach()
-            added = behind.double() - before.double()
-            gates[block] += float((gradient.double() * added).sum())
+            behind, before = states.pop(), changed(states[-1], Tensor.detach)
+            added = hidden(behind).double() - hidden(before).double()
+            gates[block] += float((gradient.hidden.double() * added).sum())
             with model.anatomy.holding(block), torch.enable_grad():
-                before = before.requires_grad_()
-                again = model.anatomy.with_gradient(block, before, inputs)
-                (gradient,) = torch.autograd.grad(again, before, gradient)
+                gradient = gradient.before(model, block, before, inputs)
     tokens = sum(sheet.size for sheet in sheets)
     return Signal(np.abs(gates), model.blocks * tokens * (1 + _BACKWARD))
+
+
+@dataclass(frozen=True)
+class _Gradient:
+    """∂L of a state: of its hidden states, and of what is carried beside them, by path."""
+
+    hidden: Tensor
+    rest: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def before(self, model: Model, block: int, state: State, inputs: Inputs) -> _Gradient:
+        """That of the state before a block, for which the block is run again.
+
+        Args:
+            model: The model.
+            block: Original block number.
+            state: Before it, without gradients.
+            inputs: As recorded.
+        """
+        state = changed(state, lambda t: t.requires_grad_() if t.is_floating_point() else t)
+        behind = model.anatomy.with_gradient(block, state, inputs)
+        ends = {"": hidden(behind)} | rest_leaves(behind)
+        slopes = {"": self.hidden, **self.rest}
+        paths = [path for path in slopes if path in ends and ends[path].requires_grad]
+        starts = {"": hidden(state)} | rest_leaves(state)
+        starts = {path: tensor for path, tensor in starts.items() if tensor.is_floating_point()}
+        found = torch.autograd.grad(
+            [ends[path] for path in paths],
+            list(starts.values()),
+            [slopes[path] for path in paths],
+            allow_unused=True,
+        )
+        rest = {p: g for p, g in zip(starts, found, strict=True) if p and g is not None}
+        own = found[0]
+        return _Gradient(torch.zeros_like(hidden(state)) if own is None else own, rest)
 
 
 def _head_gradient(model: Model, sheet: _Weighted, final: Tensor) -> Tensor:
     """∂L/∂h of the states behind the last block, a few positions of the head at a time."""
     shares = torch.from_numpy(sheet.loss_shares).float().to(final.device)
-    at = sheet.at_positions(final)
+    rows, columns = (each.to(final.device) for each in (sheet.sheet.rows, sheet.sheet.columns))
+    at = final[rows, columns]
     parts: list[Tensor] = []
     for first in range(0, len(at), _HEAD_TOKENS):
         part = slice(first, first + _HEAD_TOKENS)
@@ -277,9 +312,8 @@ def _head_gradient(model: Model, sheet: _Weighted, final: Tensor) -> Tensor:
             loss = (token_nll(logits, targets) * shares[part].to(logits.device)).sum()
             parts += torch.autograd.grad(loss, states)
     gradient = torch.zeros_like(final)
-    where = sheet.sheet.rows.to(final.device), sheet.sheet.columns.to(final.device)
     # The last state of a prompt predicts the first token of every option.
-    return gradient.index_put_(where, torch.cat(parts), accumulate=True)
+    return gradient.index_put_((rows, columns), torch.cat(parts), accumulate=True)
 
 
 SIGNALS: dict[str, Callable[[Model, Sequence[_Weighted], Vault], Signal]] = {

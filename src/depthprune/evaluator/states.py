@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -18,22 +19,34 @@ import torch
 from torch import Tensor
 
 from depthprune.errors import EvaluationError
+from depthprune.models.carried import Carried, State, changed
 
 
 class Held:
-    """One state; `get` gives the tensor as it was put."""
+    """One state; `get` gives it as it was put."""
 
-    def get(self) -> Tensor:
+    def get(self) -> State:
         """The state."""
         raise NotImplementedError
 
 
 class _InMemory(Held):
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor
+    def __init__(self, state: State) -> None:
+        self._state = state
 
-    def get(self) -> Tensor:
-        return self._tensor
+    def get(self) -> State:
+        return self._state
+
+
+class _Several(Held):
+    """A state of several tensors, each held by itself."""
+
+    def __init__(self, state: Carried, put: Callable[[Tensor], Held]) -> None:
+        self._parts = changed(state, put)
+
+    def get(self) -> State:
+        state: State = changed(self._parts, lambda held: held.get(), kind=Held)
+        return state
 
 
 class _InFile(Held):
@@ -43,7 +56,7 @@ class _InFile(Held):
         self.bytes = tensor.numel() * tensor.element_size()
         self.place = vault.write(tensor)
 
-    def get(self) -> Tensor:
+    def get(self) -> State:
         raw = self._vault.read(self.place, self.bytes)
         return raw.view(self._dtype).view(self._shape).to(self._device)
 
@@ -78,14 +91,20 @@ class Vault:
         self._sweep()
         return self._in_memory
 
-    def put(self, tensor: Tensor) -> Held:
+    def put(self, state: State) -> Held:
         """Hold a state until the answer is dropped.
 
         Raises:
             EvaluationError: If the disk is full.
         """
         if self._budget is None:
-            return _InMemory(tensor)
+            return _InMemory(state)
+        if isinstance(state, Carried):
+            return _Several(state, self._put)
+        return self._put(state)
+
+    def _put(self, tensor: Tensor) -> Held:
+        assert self._budget is not None
         size = tensor.numel() * tensor.element_size()
         held: Held
         if self.in_memory + size <= self._budget:

@@ -5,7 +5,7 @@ run member by member, each reading what the last one wrote: those are the blocks
 passes to each of them (masks, position embeddings, arguments of its layer type) is recorded and
 replayed, so a rule that transformers knows and this package does not is followed all the same.
 Before an anatomy is handed out, the replay is compared with the model's own forward on those
-tokens, dense and with a block skipped; a model whose blocks exchange more than hidden states is
+tokens, dense and with a block skipped; a model whose blocks exchange what cannot be seen of them is
 refused here, and never measured wrongly later.
 """
 
@@ -13,28 +13,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from depthprune.errors import ModelError, first_line
+from depthprune.models.carried import Carried, State, changed, hidden
+from depthprune.models.exchange import Seen, Tree, learn
 from depthprune.models.head import Head, find_head
 from depthprune.models.probe_tokens import probe_tokens
 from depthprune.models.replay import (
     Blocks,
+    Call,
     Inputs,
+    Layout,
     Recorder,
     batch_axes,
     hidden_of,
     patched,
     relative_difference,
-    stack_call,
+    stacked_call,
 )
+from depthprune.models.stacking import Room, Stacking, learn_stacking
 from depthprune.models.streaming import Stream
 
 _PROBE_LENGTH = 16
+_LONGER = 20
+"""Length of a second probe, where one shape of token ids does not tell; not 3/2 of the first."""
+
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 _LOW_PRECISION_TOLERANCE = 2e-2
 
@@ -54,6 +62,7 @@ class Anatomy:
     blocks: Blocks
     head: Head
     _axes: tuple[dict[str, int], ...] = field(repr=False)
+    _stacking: Stacking = field(repr=False)
     stream: Stream | None = field(default=None, repr=False)
 
     @property
@@ -62,11 +71,9 @@ class Anatomy:
         embeddings = self.module.get_input_embeddings()  # type: ignore[operator]
         return next(embeddings.parameters()).device  # type: ignore[no-any-return]
 
-    @property
-    def state_bytes(self) -> int:
-        """Bytes of one token's hidden state."""
-        weight = next(self.module.get_input_embeddings().parameters())  # type: ignore[operator]
-        return int(weight.shape[-1] * weight.element_size())
+    def state_bytes(self, length: int) -> int:
+        """Bytes of one token's state in windows of a length, where it is largest."""
+        return self._stacking.state_bytes(length)
 
     @property
     def largest_block_bytes(self) -> int:
@@ -102,25 +109,73 @@ class Anatomy:
         return nullcontext() if self.stream is None else self.stream.holding(block)
 
     @torch.inference_mode()
-    def call(self, block: int, states: Tensor, inputs: Inputs) -> Tensor:
+    def call(self, block: int, state: State, inputs: Inputs) -> State:
         """Run one block.
 
         Args:
             block: Original block number.
-            states: Hidden states, shape (n × batch, length, width): n states of the recorded
-                batch, one after the other.
+            state: A state of the recorded batch, or several of them stacked: hidden states of
+                shape (n × batch, length, width), one after the other, and what is carried with
+                them.
             inputs: What `record` gave for that batch.
 
         Returns:
-            The block's output, of the same shape, on the block's device.
-        """
-        return self.with_gradient(block, states, inputs)
+            The state behind the block, of the same shape, on the block's device.
 
-    def with_gradient(self, block: int, states: Tensor, inputs: Inputs) -> Tensor:
+        Raises:
+            MissingError: If the block reads what a block that was passed over would have written.
+        """
+        return self.with_gradient(block, state, inputs)
+
+    @torch.inference_mode()
+    def call_each(self, block: int, states: Sequence[State], inputs: Inputs) -> list[State]:
+        """`call` for several states at once, if they can share one; see `call`."""
+        stacked = self._stacking.stack(states) if len(states) > 1 else None
+        if stacked is None:
+            return [self.call(block, state, inputs) for state in states]
+        return self._stacking.split(self.call(block, stacked, inputs), len(states))
+
+    def with_gradient(self, block: int, state: State, inputs: Inputs) -> State:
         """`call` where gradients are taken: outside of inference mode, as its `inputs` must be."""
-        states = states.to(self._device_of(block))
-        args, kwargs = stack_call(inputs, block, states, self._axes[block])
-        return hidden_of(self.blocks.modules[block](*args, **kwargs))
+        module = self.blocks.modules[block]
+        call, (args, kwargs) = self.arguments(block, state, inputs)
+        if not isinstance(state, Carried):
+            return self.blocks.layout.usual(hidden_of(module(*args, **kwargs)))
+        try:
+            output = module(*args, **kwargs)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            lacking = self._stacking.lacking(block, state)
+            if not lacking or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise MissingError(
+                f"block {block} reads what a block before it writes, and that one is removed "
+                f"({first_line(error)}); remove both or neither"
+            ) from error
+        exchange = self.blocks.exchange
+        assert exchange is not None
+        rest = exchange.take(module, call.tree, output, state.rest)
+        return Carried(self.blocks.layout.usual(hidden_of(output)), rest)
+
+    def arguments(self, block: int, state: State, inputs: Inputs) -> tuple[Call, Tree]:
+        """What a block is called with for a state: the call, and all of its arguments.
+
+        Args:
+            block: Original block number.
+            state: As `call` takes it.
+            inputs: What `record` gave for that batch.
+        """
+        device = self._device_of(block)
+        states = hidden(state).to(device)
+        call = stacked_call(inputs, block, states, self._axes[block])
+        native = self.blocks.layout.native(states)
+        exchange = self.blocks.exchange
+        if exchange is not None:
+            if isinstance(state, Carried):
+                rest = changed(state, lambda tensor: tensor.to(device)).rest
+                args, kwargs = exchange.give(self.blocks.modules[block], call.tree, rest)
+                call = Call(args, kwargs, call.slot)
+            native = native.clone() if exchange.overwrites else native
+        return call, call.on(native)
 
     def _device_of(self, block: int) -> torch.device:
         first = next(self.blocks.modules[block].parameters(), None)
@@ -136,6 +191,10 @@ class Anatomy:
         skipped = [self.blocks.modules[index] for index in removed]
         with patched(dict.fromkeys(skipped, self.blocks.pass_on)):
             yield self.module
+
+
+class MissingError(ModelError):
+    """A block cannot run, since one that is removed would have written what it reads."""
 
 
 @torch.inference_mode()
@@ -179,15 +238,31 @@ def _find(module: nn.Module, stream: Stream | None) -> Anatomy:
     inputs = _record(module, blocks, tokens)
     wider = _record(module, blocks, _probe(module, batch=3))
     axes = tuple(batch_axes(a, b) for a, b in zip(inputs.calls, wider.calls, strict=True))
-    head = find_head(module, blocks, last, reference)
-    anatomy = Anatomy(module, blocks, head, axes, stream)
+    head = find_head(module, blocks, blocks.layout.usual(last), reference)
+    stacking = Stacking.of_tensors(hidden(inputs.states))
+    anatomy = Anatomy(module, blocks, head, axes, stacking, stream)
+    if isinstance(inputs.states, Carried):
+        anatomy = replace(anatomy, _stacking=_learn_stacking(anatomy, tokens))
     _prove(anatomy, tokens, inputs, reference)
     return anatomy
 
 
-def _probe(module: nn.Module, batch: int) -> Tensor:
+def _learn_stacking(anatomy: Anatomy, tokens: Tensor) -> Stacking:
+    """Which axes of what is carried follow the windows and the tokens, from two runs beside."""
+    longer = _probe(anatomy.module, 3, _LONGER)
+    inputs = [_record(anatomy.module, anatomy.blocks, each) for each in (tokens, longer)]
+    states = [each.states for each in inputs]
+    rooms = [(Room.of(states[0], tokens), Room.of(states[1], longer))]
+    for block in range(len(anatomy.blocks)):
+        with anatomy.holding(block):
+            states = [anatomy.call(block, *pair) for pair in zip(states, inputs, strict=True)]
+        rooms.append((Room.of(states[0], tokens), Room.of(states[1], longer)))
+    return learn_stacking(rooms)
+
+
+def _probe(module: nn.Module, batch: int, length: int = _PROBE_LENGTH) -> Tensor:
     device = next(module.get_input_embeddings().parameters()).device  # type: ignore[operator]
-    return probe_tokens(module, (batch, _PROBE_LENGTH), seed=batch, first=3).to(device)
+    return probe_tokens(module, (batch, length), seed=batch, first=3).to(device)
 
 
 def _candidates(module: nn.Module) -> list[tuple[str, nn.ModuleList]]:
@@ -202,22 +277,28 @@ def _find_blocks(module: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Blo
     """The model's logits, the output of its last block, and its blocks."""
     order: dict[nn.Module, list[int]] = {}
     lengths: dict[nn.Module, int] = {}
-    outputs: dict[nn.Module, Tensor] = {}
+    seen: dict[nn.Module, Seen] = {}
     clock = iter(range(1 << 30))
 
-    def note(member: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def enter(member: nn.Module, args: Any, kwargs: Any) -> None:
         order.setdefault(member, []).append(next(clock))
-        states = [v for v in (*args, *kwargs.values()) if _is_states(v, tokens)]
-        with suppress(TypeError, IndexError, KeyError):
-            if states and hidden_of(output).shape == states[0].shape:
+        with suppress(ModelError):
+            call, states = Call.of(args, kwargs)
+            if _may_be_states(states, tokens):
+                seen[member] = Seen.before(call.tree, states)
+
+    def leave(member: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if member not in seen:
+            return
+        seen[member].behind(output)
+        with suppress(TypeError, IndexError, KeyError, AttributeError):
+            if hidden_of(output).shape == seen[member].states[0].shape:
                 lengths[member] = 0 if isinstance(output, Tensor) else len(output)
-                if member in ends:
-                    outputs[member] = hidden_of(output)
 
     lists = _candidates(module)
     members = {member for _, group in lists for member in group}
-    ends = {group[-1] for _, group in lists}
-    handles = [m.register_forward_hook(note, with_kwargs=True) for m in members]
+    handles = [m.register_forward_pre_hook(enter, with_kwargs=True) for m in members]
+    handles += [m.register_forward_hook(leave, with_kwargs=True) for m in members]
     try:
         reference = module(input_ids=tokens, use_cache=False).logits
     finally:
@@ -241,17 +322,36 @@ def _find_blocks(module: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Blo
             "on hidden states); this model cannot be depth-pruned"
         )
     path, group = max(outer, key=lambda item: sum(p.numel() for p in item[1].parameters()))
-    blocks = Blocks(path, tuple(group), {member: lengths[member] for member in group})
-    return reference, outputs[group[-1]], blocks
+    forms = {member: lengths[member] for member in group}
+    exchange = learn(list(group), [seen[member] for member in group])
+    blocks = Blocks(path, tuple(group), forms, exchange=exchange)
+    if seen[group[0]].states[0].shape[:2] != tokens.shape:
+        blocks = replace(blocks, layout=_layout(module, blocks))
+    return reference, hidden_of(seen[group[-1]].output), blocks
 
 
-def _is_states(value: Any, tokens: Tensor) -> bool:
-    return (
-        isinstance(value, Tensor)
-        and value.is_floating_point()
-        and value.dim() in (3, 4)
-        and value.shape[:2] == tokens.shape
-    )
+def _layout(module: nn.Module, blocks: Blocks) -> Layout:
+    """Where hidden states have their batch and length, shown by two shapes of token ids."""
+    shapes = [
+        hidden(_record(module, blocks, _probe(module, batch, length)).states).shape
+        for batch, length in ((2, _PROBE_LENGTH), (3, _LONGER))
+    ]
+    pairs = list(zip(*shapes, strict=True))
+    try:
+        return Layout(pairs.index((2, 3)), pairs.index((_PROBE_LENGTH, _LONGER)))
+    except ValueError as error:
+        raise ModelError(
+            f"{type(module).__name__}: its hidden states, of shape {tuple(shapes[0])} for 2 × "
+            f"{_PROBE_LENGTH} tokens, have no axis of windows or none of tokens; it cannot be "
+            "searched"
+        ) from error
+
+
+def _may_be_states(value: Tensor, tokens: Tensor) -> bool:
+    """Whether there is an axis for the windows, one for the tokens, and one more."""
+    batch, length = tokens.shape
+    before = list(value.shape[:-1])
+    return value.is_floating_point() and batch in before and length in before
 
 
 def _record(
@@ -264,43 +364,72 @@ def _record(
 
 
 def _prove(anatomy: Anatomy, tokens: Tensor, inputs: Inputs, reference: Tensor) -> None:
-    """Compare the replay with the model's own forward, dense, skipped, and stacked."""
-    skip = len(anatomy.blocks) // 2
-    masked, states, skipped = _replay_beside(anatomy, tokens, inputs, skip)
+    """Compare the replay with the model's own forward, dense, skipped, and stacked.
+
+    Skipped is the middle block. Where blocks hand on more than hidden states, one that others read
+    from is skipped too; without some, the model itself cannot run.
+    """
+    blocks, middle = anatomy.blocks, len(anatomy.blocks) // 2
+    nearest = sorted(range(len(blocks)), key=lambda block: abs(block - middle))
+    if blocks.exchange is None or not blocks.exchange.carries:
+        nearest = nearest[:1]
+    writers = blocks.exchange.writers if blocks.exchange is not None else ()
+    lenders = [block for block in nearest if blocks.modules[block] in writers]
+    proven: set[int] = set()
+    for among in (nearest, lenders):
+        for skip in among:
+            if skip in proven or _prove_without(skip, anatomy, tokens, inputs, reference):
+                proven.add(skip)
+                break
+    if not proven:
+        raise ModelError(f"{type(anatomy.module).__name__}: runs without none of its blocks")
+
+
+def _prove_without(
+    skip: int, anatomy: Anatomy, tokens: Tensor, inputs: Inputs, reference: Tensor
+) -> bool:
+    """Compare for one skipped block; False where neither the model nor the replay runs so."""
+    found = _replay_beside(anatomy, tokens, inputs, skip)
+    if found is None:
+        return False
+    masked, states, skipped = found
     limit = _TOLERANCE.get(reference.dtype, _LOW_PRECISION_TOLERANCE)
     for what, ours, theirs in (
         ("the dense model", states, reference),
         (f"the model without block {skip}", skipped, masked),
     ):
-        difference = relative_difference(anatomy.head(ours), theirs)
+        difference = relative_difference(anatomy.head(hidden(ours)), theirs)
         if not difference <= limit:
             raise ModelError(
                 f"{type(anatomy.module).__name__}: replaying {anatomy.blocks.path} block by block "
                 f"differs from {what} by {difference:.1e} of the logits' scale (limit "
-                f"{limit:.0e}); its blocks exchange more than hidden states, so it cannot "
-                "be searched"
+                f"{limit:.0e}); its blocks exchange what no call of them shows, so it cannot be "
+                "searched"
             )
+    return True
 
 
 def _replay_beside(
     anatomy: Anatomy, tokens: Tensor, inputs: Inputs, skip: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, State, State] | None:
     """Run the model without a block, and replay each block as the model comes to it.
 
     So a streamed model reads its blocks once for both.
 
     Returns:
         The model's own logits without the block, and the replayed states behind the last block,
-        dense and without the block.
+        dense and without the block; None if a block lacks what the skipped one would have
+        written, and the model fails there as well.
     """
     blocks = anatomy.blocks
     own = {block: block.forward for block in blocks.modules}
     numbers = {block: index for index, block in enumerate(blocks.modules)}
     reached: set[int] = set()
     states, skipped = inputs.states, inputs.states
+    missing: MissingError | None = None
 
     def run(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        nonlocal states, skipped
+        nonlocal states, skipped, missing
         index = numbers[block]
         if index in reached:  # the replay below, calling the block in its turn
             return own[block](*args, **kwargs)
@@ -309,10 +438,19 @@ def _replay_beside(
             if index == skip:
                 states = anatomy.call(index, states, inputs)
                 return blocks.pass_on(block, args, kwargs)
-            both = anatomy.call(index, torch.cat([states, skipped.to(states.device)]), inputs)
-            states, skipped = both.chunk(2)
+            try:
+                states, skipped = anatomy.call_each(index, [states, skipped], inputs)
+            except MissingError as error:
+                missing = error
             return own[block](*args, **kwargs)
 
-    with patched(dict.fromkeys(blocks.modules, run)):
-        masked = anatomy.module(input_ids=tokens, use_cache=False).logits
+    try:
+        with patched(dict.fromkeys(blocks.modules, run)):
+            masked = anatomy.module(input_ids=tokens, use_cache=False).logits
+    except Exception:
+        if missing is None:
+            raise
+        return None
+    if missing is not None:
+        raise missing
     return masked, states, skipped

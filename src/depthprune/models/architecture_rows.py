@@ -45,9 +45,8 @@ roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod
 _TIES = "its blocks share weights or caches by position"
 _DRAFTS = "it drafts tokens from the states and caches of another model, and is none by itself"
 _SOUND = "it makes sound from text with three models; none takes its config as a language model"
-_APPLY = "; such a model can be cut by apply and not searched"
-_SHARED_KV = "with num_kv_shared_layers, blocks read others' keys and values" + _APPLY
-_SHARED_INDEX = "with shared entries in indexer_types, blocks pass on what they index" + _APPLY
+_SHARED_KV = "with num_kv_shared_layers, blocks read others' keys and values"
+_SHARED_INDEX = "with shared entries in indexer_types, blocks pass on what they index"
 _HASH = "its embeddings of token groups are hashed by a number that follows the block's place"
 _CACHE = "in transformers even the uncut model generates otherwise with a cache than without"
 _DEPTH = "each block computes with its own number or with the depth of the whole model"
@@ -178,14 +177,14 @@ ROWS: tuple[Architecture, ...] = (
         needs=(Need("activation_sparsity_pattern"),),
         defaults={"num_kv_shared_layers": 15},
         packed=_PER_LAYER,
-        why="blocks work on several streams of states at once" + _APPLY,
+        why="blocks work on several streams of states at once",
     ),
     Architecture(
         "longcat_flash", count="num_layers", why="a block is two layers of attention and experts"
     ),
-    Architecture("xlnet", count="n_layer", why="states have the length before the batch" + _APPLY),
+    Architecture("xlnet", count="n_layer", why="states have the length before the batch"),
     Architecture(
-        "zaya", keep=(0,), why="the first block alone takes no routing from the one before" + _APPLY
+        "zaya", keep=(0,), why="the first block alone takes no routing from the one before"
     ),
     Architecture("glm4_moe_lite", patterns=(Prefix("mlp_layer_types", 1),)),
     Architecture("gpt_oss", patterns=(Pattern("layer_types", 2),)),

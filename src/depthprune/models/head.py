@@ -50,8 +50,10 @@ class Head:
         return states
 
     def _through_the_model(self, states: Tensor) -> Tensor:
+        native = self.blocks.layout.native(states)
+
         def give(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return self.blocks.answer(block, states)
+            return self.blocks.answer(block, native)
 
         device = next(self.module.get_input_embeddings().parameters()).device  # type: ignore[operator]
         tokens = torch.zeros(states.shape[:2], dtype=torch.long, device=device)

@@ -117,7 +117,7 @@ _FED = {
 """The same, whose first blocks are given features of a picture (DeepStack)."""
 
 _TOWER_NOTES = {
-    "gemma4": "with num_kv_shared_layers, blocks read others' keys and values" + _APPLY,
+    "gemma4": "with num_kv_shared_layers, blocks read others' keys and values",
     "mllama": "blocks of cross-attention run only beside a picture" + _APPLY,
 }
 
@@ -178,13 +178,13 @@ MULTIMODAL_ROWS: tuple[Architecture, ...] = (
             Prefix("mlp_layer_types", 3),
         ),
         needs=(Need("indexer_types", unless="index_topk_pattern"),),
-        why="with shared entries in indexer_types, blocks pass on what they index" + _APPLY,
+        why="with shared entries in indexer_types, blocks pass on what they index",
     ),
     Architecture(
         "hy_v4_vl_text",
         patterns=(Prefix("mlp_layer_types", 1),),
         needs=(Need("indexer_types"),),
-        why="with shared entries in indexer_types, blocks pass on what they index" + _APPLY,
+        why="with shared entries in indexer_types, blocks pass on what they index",
     ),
     *(
         Architecture(name, needs=(Need("layer_types"), Need("layer_rope_theta")))

@@ -19,6 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from depthprune.errors import ModelError
+from depthprune.models.carried import Carried, State, changed, hidden
+from depthprune.models.exchange import Exchange, Tree
+from depthprune.models.trees import leaves, mapped
 
 Forward = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -31,18 +34,68 @@ class Call:
     kwargs: dict[str, Any]
     slot: int | str
 
+    @classmethod
+    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Tensor]:
+        """A block's call taken apart: all but the hidden states, and those.
+
+        Raises:
+            ModelError: If there are none.
+        """
+        slot, states = states_of(args, kwargs)
+        if slot == 0:
+            return cls(tuple(args[1:]), kwargs, slot), states
+        rest = {name: value for name, value in kwargs.items() if name != slot}
+        return cls(args, rest, slot), states
+
+    @property
+    def tree(self) -> Tree:
+        """Arguments and keywords, as one tree."""
+        return self.args, self.kwargs
+
+    def on(self, states: Tensor) -> Tree:
+        """All arguments and keywords, the model's own hidden states in their place."""
+        if self.slot == 0:
+            return (states, *self.args), self.kwargs
+        return self.args, {str(self.slot): states, **self.kwargs}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a model's hidden states have their batch and their length.
+
+    Everywhere outside the model's own code they are the first two axes.
+    """
+
+    batch: int = 0
+    length: int = 1
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether they are the first two in the model as well."""
+        return (self.batch, self.length) == (0, 1)
+
+    def usual(self, states: Tensor) -> Tensor:
+        """The model's states with the batch and the length first."""
+        return states if self.is_usual else states.movedim((self.batch, self.length), (0, 1))
+
+    def native(self, states: Tensor) -> Tensor:
+        """Such states as the model has them."""
+        return states if self.is_usual else states.movedim((0, 1), (self.batch, self.length))
+
 
 @dataclass(frozen=True)
 class Inputs:
     """What one batch of windows gives the blocks.
 
     Attributes:
-        states: Hidden states before block 0, shape (batch, length, width).
+        states: The state before block 0, of shape (batch, length, width).
         calls: One a block.
+        layout: Of the states inside the model.
     """
 
-    states: Tensor
+    states: State
     calls: tuple[Call, ...]
+    layout: Layout = Layout()
     _copies: dict[tuple[int, torch.device], Tensor] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -54,9 +107,9 @@ class Inputs:
         by block.
         """
         call = self.calls[block]
-        if all(tensor.device == device for _, tensor in leaves((call.args, call.kwargs))):
+        if all(tensor.device == device for _, tensor in leaves(call.tree)):
             return call
-        args, kwargs = _mapped((call.args, call.kwargs), lambda _, t: self._copy(t, device))
+        args, kwargs = mapped(call.tree, lambda _, t: self._copy(t, device))
         return Call(args, kwargs, call.slot)
 
     def lean(self, known: list[Tensor]) -> Inputs:
@@ -81,10 +134,11 @@ class Inputs:
 
         calls = []
         for call in self.calls:
-            args, kwargs = _mapped((call.args, call.kwargs), one_of)
+            args, kwargs = mapped(call.tree, one_of)
             calls.append(Call(args, kwargs, call.slot))
         # Only the number of rows is read of the states.
-        return Inputs(self.states.new_empty((len(self.states), 0, 0)), tuple(calls))
+        none = hidden(self.states).new_empty((len(self.states), 0, 0))
+        return Inputs(none, tuple(calls), self.layout)
 
     def _copy(self, tensor: Tensor, device: torch.device) -> Tensor:
         if tensor.device == device:
@@ -103,23 +157,31 @@ class Blocks:
         path: Dotted name of the list that holds them.
         modules: The blocks.
         lengths: For each block the length of the tuple it returns, 0 where it returns a tensor.
+        layout: Of the hidden states.
+        exchange: What they hand on besides hidden states, if anything.
     """
 
     path: str
     modules: tuple[nn.Module, ...]
     lengths: Mapping[nn.Module, int]
+    layout: Layout = Layout()
+    exchange: Exchange | None = None
 
     def __len__(self) -> int:
         return len(self.modules)
 
     def answer(self, block: nn.Module, states: Tensor) -> Any:
-        """`states` in the form in which `block` returns its own."""
+        """The model's own `states` in the form in which `block` returns its own."""
         length = self.lengths[block]
         return (states, *(None for _ in range(length - 1))) if length else states
 
     def pass_on(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A `forward` that hands on what it is given."""
-        return self.answer(block, states_of(args, kwargs)[1])
+        call, states = Call.of(args, kwargs)
+        answer = self.answer(block, states)
+        if self.exchange is not None and isinstance(answer, tuple):
+            return self.exchange.hand_on(block, call.tree, answer)
+        return answer
 
 
 class _Reached(Exception):
@@ -167,14 +229,13 @@ class Recorder:
             pass
 
     def _note(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        slot, states = states_of(args, kwargs)
+        call, states = Call.of(args, kwargs)
         if self._states is None:
             self._states = states
-        rest = {name: value for name, value in kwargs.items() if name != slot}
-        self._calls.append(Call(tuple(args[1:]), rest, slot))
+        self._calls.append(call)
         if len(self._calls) == len(self._blocks):
             raise _Reached
-        return self._blocks.answer(block, states)
+        return self._blocks.pass_on(block, args, kwargs)
 
     def inputs(self) -> Inputs:
         """What was recorded."""
@@ -183,7 +244,12 @@ class Recorder:
                 f"the model ran {len(self._calls)} of its {len(self._blocks)} blocks when their "
                 "inputs were recorded; it cannot be called block by block"
             )
-        return Inputs(self._states, tuple(self._calls))
+        layout, exchange = self._blocks.layout, self._blocks.exchange
+        states = layout.usual(self._states)
+        if exchange is not None and exchange.carries:
+            rest = exchange.start(self._blocks.modules, [call.tree for call in self._calls])
+            return Inputs(Carried(states, rest), tuple(self._calls), layout)
+        return Inputs(states, tuple(self._calls), layout)
 
 
 def states_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int | str, Tensor]:
@@ -205,18 +271,6 @@ def hidden_of(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors inside nested tuples, lists and mappings, each with its path."""
-    if isinstance(value, Tensor):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from leaves(item, f"{path}.{key}")
-    elif isinstance(value, (tuple, list)):
-        for index, item in enumerate(value):
-            yield from leaves(item, f"{path}.{index}")
-
-
 def batch_axes(call: Call, wider: Call) -> dict[str, int]:
     """For each tensor of a call, by path, the axis whose size follows the batch size.
 
@@ -228,8 +282,8 @@ def batch_axes(call: Call, wider: Call) -> dict[str, int]:
         ModelError: If the calls differ in more than one axis of a tensor.
     """
     axes: dict[str, int] = {}
-    others = dict(leaves((wider.args, wider.kwargs)))
-    for path, tensor in leaves((call.args, call.kwargs)):
+    others = dict(leaves(wider.tree))
+    for path, tensor in leaves(call.tree):
         other = others.get(path)
         if other is None or other.dim() != tensor.dim():
             raise ModelError(f"the block's argument {path} changes its form with the batch size")
@@ -241,23 +295,16 @@ def batch_axes(call: Call, wider: Call) -> dict[str, int]:
     return axes
 
 
-def stack_call(
-    inputs: Inputs, block: int, states: Tensor, axes: Mapping[str, int]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments that run `states` (several of the batch, one after the other) in one call.
-
-    They are on the device of `states`.
-    """
+def stacked_call(inputs: Inputs, block: int, states: Tensor, axes: Mapping[str, int]) -> Call:
+    """The call for `states`, several of the batch one after the other, on their device."""
     call = inputs.call_on(block, states.device)
     copies, rest = divmod(len(states), len(inputs.states))
     if rest or not copies:
         raise ValueError(f"{len(states)} rows are no multiple of the batch {len(inputs.states)}")
-    args, kwargs = call.args, call.kwargs
-    if copies > 1 and axes:
-        args, kwargs = _mapped((args, kwargs), lambda p, t: _repeat(t, copies, axes.get(p)))
-    if call.slot == 0:
-        return (states, *args), kwargs
-    return args, {str(call.slot): states, **kwargs}
+    if copies == 1 or not axes:
+        return call
+    args, kwargs = mapped(call.tree, lambda p, t: _repeat(t, copies, axes.get(p)))
+    return Call(args, kwargs, call.slot)
 
 
 def _repeat(tensor: Tensor, copies: int, axis: int | None) -> Tensor:
@@ -266,18 +313,6 @@ def _repeat(tensor: Tensor, copies: int, axis: int | None) -> Tensor:
     repeats = [1] * tensor.dim()
     repeats[axis] = copies
     return tensor.repeat(repeats)
-
-
-def _mapped(value: Any, change: Callable[[str, Tensor], Tensor], path: str = "") -> Any:
-    """Nested tuples, lists and dicts with every tensor changed, given its path as in `leaves`."""
-    if isinstance(value, Tensor):
-        return change(path, value)
-    if isinstance(value, dict):
-        return {k: _mapped(v, change, f"{path}.{k}") for k, v in value.items()}
-    if isinstance(value, (tuple, list)):
-        items = [_mapped(v, change, f"{path}.{i}") for i, v in enumerate(value)]
-        return tuple(items) if isinstance(value, tuple) else items
-    return value
 
 
 def outside_inference(inputs: Inputs) -> Inputs:
@@ -292,9 +327,10 @@ def outside_inference(inputs: Inputs) -> Inputs:
 
     calls = []
     for call in inputs.calls:
-        args, kwargs = _mapped((call.args, call.kwargs), copied)
+        args, kwargs = mapped(call.tree, copied)
         calls.append(Call(args, kwargs, call.slot))
-    return Inputs(inputs.states.clone(), tuple(calls))
+    states = changed(inputs.states, lambda tensor: copied("", tensor))
+    return Inputs(states, tuple(calls), inputs.layout)
 
 
 def relative_difference(ours: Tensor, theirs: Tensor) -> float:

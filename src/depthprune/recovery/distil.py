@@ -23,6 +23,7 @@ import torch
 
 from depthprune.calibration import Calibration, require_positions
 from depthprune.errors import ModelError, UsageError
+from depthprune.models.arithmetic import arithmetic_of
 from depthprune.models.loading import Model
 from depthprune.models.removal import check_removed
 from depthprune.outputs import whole_file
@@ -99,6 +100,7 @@ def plan_key(model: Model, removed: Sequence[int], calibration: Calibration, set
         "weights": model.source.fingerprint() or model.source.name,
         "dtype": model.dtype,
         "device": torch.device(model.device).type,
+        "arithmetic": arithmetic_of(model),
         "removed": list(removed),
         "calibration": [
             calibration.fingerprint,
@@ -236,8 +238,9 @@ def _claim(folder: Path, key: str) -> None:
     if file.is_file():
         if json.loads(file.read_text(encoding="utf-8")) != {"key": key}:
             raise UsageError(
-                f"{folder}: holds the checkpoints of another training; name another folder, or "
-                "remove it"
+                f"{folder}: holds the checkpoints of another training (of another model, set, "
+                "calibration or setting, or with other versions, devices or threads); name another "
+                "folder, or remove it"
             )
         return
     if any(not each.name.startswith(f".{_PLAN}.") for each in folder.iterdir()):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from depthprune.models.anatomy import Anatomy
+from depthprune.models.carried import Carried, hidden
 from depthprune.models.probe_tokens import probe_tokens
-from depthprune.models.replay import hidden_of, stack_call
+from depthprune.models.replay import hidden_of
 from depthprune.recovery.fold import mapped
 
 BATCH, LENGTH = 2, 24
@@ -33,13 +34,17 @@ class Probe:
             module.__dict__.pop("forward", None)
         self.module.float().eval()
         inputs = anatomy.record(tokens)
-        # Embeddings are as good an input as any for what holds on every input.
-        states = inputs.states.float().to(next(self.module.parameters()).device)
-        self.width = states.shape[-1]
-        args, kwargs = stack_call(inputs, block, states, {})
+        # Embeddings are as good an input as any for what holds on every input; what is carried
+        # beside them is there only behind the blocks that write it.
+        state = inputs.states
+        if isinstance(state, Carried):
+            for before in range(block):
+                state = anatomy.call(before, state, inputs)
+        _, (args, kwargs) = anatomy.arguments(block, state, inputs)
+        self.width = hidden(state).shape[-1]
+        self.device = next(self.module.parameters()).device
         self.args, self.kwargs = _widened(args), _widened(kwargs)
         self.generator = torch.Generator().manual_seed(0)
-        self.device = states.device
 
     def run(self) -> Tensor:
         """The copy's output, shape (batch, length, width)."""

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from depthprune.calibration import Calibration, require_positions
 from depthprune.errors import ModelError
+from depthprune.models.carried import hidden
 from depthprune.models.loading import Model
 from depthprune.models.removal import check_removed
 from depthprune.progress import SILENT, Progress
@@ -95,7 +96,7 @@ def require_tokens(model: Model, calibration: Calibration) -> None:
         CalibrationError: Saying how many tokens it takes.
     """
     made = batches(calibration, 1)
-    width = int(model.anatomy.record(made[0].tokens[:1]).states.shape[-1])
+    width = int(hidden(model.anatomy.record(made[0].tokens[:1]).states).shape[-1])
     require_enough(made, calibration, width)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from depthprune.errors import EvaluationError
+from depthprune.models.carried import State, hidden
 from depthprune.models.loading import Model
 from depthprune.models.replay import Inputs, outside_inference
 from depthprune.recovery.adapters import Adapters
@@ -81,10 +82,10 @@ class Student(nn.Module):
         read = self._lessons.trained[place]
         inputs = outside_inference(self._model.anatomy.record(read.tokens))
         dense = self._teacher(place, inputs)
-        states = inputs.states
+        state = inputs.states
         for block in self._kept:
-            states = self._block(block, states, inputs)
-        ours, theirs, targets = _predicting(states, dense, read)
+            state = self._block(block, state, inputs)
+        ours, theirs, targets = _predicting(hidden(state), dense, read)
         loss = divergence(self._model.anatomy.head, ours, theirs, targets, self._nll)
         _require_finite(loss.item())
         return loss * read.share * len(self._lessons.trained)
@@ -105,21 +106,21 @@ class Student(nn.Module):
             first += len(self._lessons.choosing)
         for place, lesson in enumerate(read):
             inputs = self._model.anatomy.record(lesson.tokens)
-            states = inputs.states
+            state = inputs.states
             dense = self._teacher(first + place, inputs)
             for block in self._kept:
-                states = self._model.anatomy.call(block, states, inputs)
-            kl, text = losses(self._model.anatomy.head, *_predicting(states, dense, lesson))
+                state = self._model.anatomy.call(block, state, inputs)
+            kl, text = losses(self._model.anatomy.head, *_predicting(hidden(state), dense, lesson))
             total += lesson.share * ((1.0 - self._nll) * kl + self._nll * text)
             own += lesson.share * text
         _require_finite(total)
         return total, own
 
-    def _block(self, block: int, states: Tensor, inputs: Inputs) -> Tensor:
+    def _block(self, block: int, state: State, inputs: Inputs) -> State:
         call = self._model.anatomy.with_gradient
         if not self._checkpointing:
-            return call(block, states, inputs)
-        again: Tensor = checkpoint(call, block, states, inputs, use_reentrant=False)
+            return call(block, state, inputs)
+        again: State = checkpoint(call, block, state, inputs, use_reentrant=False)
         return again
 
     @torch.no_grad()
@@ -127,11 +128,11 @@ class Student(nn.Module):
         """The dense model's states behind its last block."""
         if place in self._dense:
             return self._dense[place]
-        states = inputs.states
+        state = inputs.states
         with self._layers.off(), self._as_it_was():
             for block in range(self._model.blocks):
-                states = self._model.anatomy.with_gradient(block, states, inputs)
-        kept = states.detach().to("cpu", copy=True)
+                state = self._model.anatomy.with_gradient(block, state, inputs)
+        kept = hidden(state).detach().to("cpu", copy=True)
         size = kept.numel() * kept.element_size()
         if size <= self._room:
             self._room -= size

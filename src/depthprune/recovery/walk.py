@@ -13,6 +13,7 @@ from torch import Tensor
 
 from depthprune.errors import CalibrationError, EvaluationError
 from depthprune.models.anatomy import Anatomy
+from depthprune.models.carried import State, hidden
 from depthprune.models.replay import Inputs
 from depthprune.progress import Step
 from depthprune.recovery.absorb import Absorber, CannotAbsorbError, find_absorber
@@ -48,7 +49,7 @@ class Walk:
         self.shares = shares
         self.step: Step | None = None
         self.at = 0
-        self.dense: list[Tensor] = []
+        self.dense: list[State] = []
         self.inputs: list[Inputs] = []
         known: list[Tensor] = []
         for batch in made:
@@ -56,7 +57,7 @@ class Walk:
             self.dense.append(inputs.states)
             self.inputs.append(inputs.lean(known))
         self.pruned = list(self.dense)
-        self.width = int(self.dense[0].shape[-1])
+        self.width = int(hidden(self.dense[0]).shape[-1])
 
     def pass_run(self, run: tuple[int, ...]) -> Passed:
         """Bring both models behind a run, the pruned one with what recovers it."""
@@ -79,6 +80,8 @@ class Walk:
         """What recovers a run, found while the block before it is held."""
         into = run[0] - 1
         try:
+            if hidden(self.dense[0]).dim() > 3:
+                raise CannotAbsorbError(f"block {into} works on several streams of states at once")
             absorber = find_absorber(self.anatomy, into)
         except CannotAbsorbError as error:
             return Passed(RunRecovery(run, into, str(error)))
@@ -91,7 +94,7 @@ class Walk:
         return Passed(done, change, weights)
 
     def _fit(self, run: tuple[int, ...], absorber: Absorber) -> tuple[RunRecovery, Change | None]:
-        apart = massive(self.pruned, self.dense)
+        apart = massive(*([hidden(s) for s in each] for each in (self.pruned, self.dense)))
         fitted, choosing = self._sums(absorber, apart)
         found: Fit = fit(fitted, choosing, self.shares)
         why = None
@@ -117,7 +120,7 @@ class Walk:
     def _sums(self, absorber: Absorber, apart: list[Tensor]) -> tuple[Sums, list[Sums]]:
         """The sums of the fitted windows, all sources weighted, and of each source's others."""
         into = absorber.block
-        device = self.dense[0].device
+        device = hidden(self.dense[0]).device
         fitted = Sums.empty(self.width, device)
         choosing = [Sums.empty(self.width, device) for _ in self.shares]
         counts = [0] * len(self.shares)
@@ -128,9 +131,9 @@ class Walk:
         module = self.anatomy.blocks.modules[into]
         with absorber.watching(module) as added:
             for place, (batch, away) in enumerate(zip(self.batches, apart, strict=True)):
-                output = self._call(into, place, self.pruned[place])
+                output = hidden(self._call(into, place, self.pruned[place]))
                 m = added()
-                dense = self.dense[place].to(output.device)
+                dense = hidden(self.dense[place]).to(output.device)
                 e = (wide(dense) - wide(output)).flatten(0, -2)
                 if not (m.isfinite().all() and e.isfinite().all()):
                     raise _not_finite(into)
@@ -161,15 +164,15 @@ class Walk:
                 self._through(block, self.pruned)
         self.at = block + 1
 
-    def _through(self, block: int, states: list[Tensor]) -> None:
+    def _through(self, block: int, states: list[State]) -> None:
         """Bring states behind a block, each in the place of the one before it."""
         with self.anatomy.holding(block):
             for place, each in enumerate(states):
                 states[place] = self._call(block, place, each)
-                if not states[place].isfinite().all():
+                if not hidden(states[place]).isfinite().all():
                     raise _not_finite(block)
 
-    def _call(self, block: int, place: int, states: Tensor) -> Tensor:
+    def _call(self, block: int, place: int, states: State) -> State:
         if self.step is not None:
             self.step.advance(self.batches[place].tokens.numel())
         return self.anatomy.call(block, states, self.inputs[place])
