@@ -134,9 +134,7 @@ def test_score_gives_each_block_a_loss(document: Run) -> None:
     assert max(losses) == losses[5] > 1.5 * found["dense"]["loss"]
 
 
-def test_apply_cuts_what_prune_cut(
-    out: Path, manifest: Any, run: Run, tmp_path: Path
-) -> None:
+def test_apply_cuts_what_prune_cut(out: Path, manifest: Any, run: Run, tmp_path: Path) -> None:
     done = run("apply", str(out), "--remove", "2,7", "-o", str(tmp_path / "less"), "--verify")
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "less" / "config.json").read_text(encoding="utf-8"))
