@@ -1,4 +1,4 @@
-"""Every verb on a second real model: Gemma 3 270M, packed, of two kinds of blocks, with norms after them.
+"""Every verb on a second real model: Gemma 3 270M, packed, of two kinds of blocks, more norms.
 
 Calibrations are of a few short windows: the vocabulary of 262,144 makes the head most of a run.
 """
