@@ -28,7 +28,7 @@ GEMMA = str(FILE)
 BLOCKS = 18
 FULL = (5, 11, 17)
 SPEC = "stdlib-prose,windows=4,length=48,seed=0"
-FLOAT = ("--dtype", "float32")
+DTYPE = ("--dtype", "bfloat16")
 
 Run = Callable[..., Any]
 
@@ -54,7 +54,7 @@ def document(environment: dict[str, str]) -> Run:
 def out(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Three blocks removed on a small calibration."""
     folder = tmp_path_factory.mktemp("gemma") / "out"
-    words = ("-k", "3", "-c", SPEC, "--search", "one-shot", "-o", str(folder), *FLOAT)
+    words = ("-k", "3", "-c", SPEC, "--search", "one-shot", "-o", str(folder), *DTYPE)
     done = run("prune", GEMMA, *words, "--no-bench")
     assert done.returncode == 0, done.stderr
     yield folder
@@ -89,7 +89,7 @@ def test_prune_writes_an_ordinary_checkpoint(out: Path, manifest: Any) -> None:
 def test_evaluate_without_blocks_is_the_pruned_checkpoint_held_or_streamed(
     out: Path, manifest: Any, document: Run
 ) -> None:
-    words = ("-c", SPEC, *FLOAT, "--memo", "off")
+    words = ("-c", SPEC, *DTYPE, "--memo", "off")
     masked, saved, streamed = (
         document("evaluate", *model, *words)["results"][0]
         for model in (
@@ -113,9 +113,9 @@ def test_evaluate_agrees_with_ten_lines_of_transformers(
     file = tmp_path / "topics.txt"
     file.write_text("\n".join(topics.values())[:20_000], encoding="utf-8")
     spec = f"text:{file},windows=4,length=96,order=first,bos=true"
-    found = document("evaluate", str(out), "-c", spec, *FLOAT)["results"][0]
+    found = document("evaluate", str(out), "-c", spec, *DTYPE)["results"][0]
 
-    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16).eval()
     tokenizer = AutoTokenizer.from_pretrained(out)
     ids = tokenizer(file.read_text(), add_special_tokens=False).input_ids
     losses = []
@@ -123,11 +123,11 @@ def test_evaluate_agrees_with_ten_lines_of_transformers(
         window = torch.tensor([[tokenizer.bos_token_id, *ids[first : first + 95]]])
         with torch.inference_mode():
             losses.append(model(window, labels=window).loss.item())
-    assert found["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert found["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-3)
 
 
 def test_score_gives_each_block_a_loss(document: Run) -> None:
-    found = document("score", GEMMA, "-c", SPEC, *FLOAT)
+    found = document("score", GEMMA, "-c", SPEC, *DTYPE)
     losses = [row["loss"] for row in found["blocks"]]
     assert len(losses) == BLOCKS
     # The first full attention is what the model can least do without.
@@ -157,7 +157,7 @@ def test_a_whole_period_is_cut_out_of_the_packed_file(
     done = run("apply", GEMMA, "--remove", "6-11", "-o", str(small))
     assert done.returncode == 0, done.stderr
     assert read_gguf(small).blocks == 12
-    words = ("-c", SPEC, *FLOAT, "--memo", "off")
+    words = ("-c", SPEC, *DTYPE, "--memo", "off")
     masked, written = (
         document("evaluate", *model, *words)["results"][0]["loss"]
         for model in ((GEMMA, "--remove", "6-11"), (str(small),))
@@ -166,7 +166,7 @@ def test_a_whole_period_is_cut_out_of_the_packed_file(
 
 
 def test_bench_measures_both_side_by_side(out: Path, document: Run) -> None:
-    words = ("--repeats", "2", "--new-tokens", "4", "--prompt-tokens", "32", *FLOAT)
+    words = ("--repeats", "2", "--new-tokens", "4", "--prompt-tokens", "32", *DTYPE)
     before, after = document("bench", GEMMA, str(out), *words)["results"]
     assert before["parameters"] > after["parameters"]
     assert min(row["decode_tokens_per_second"]["median"] for row in (before, after)) > 0
@@ -176,7 +176,7 @@ def test_linear_recovery_says_that_norms_follow_the_mlp(
     out: Path, run: Run, tmp_path: Path
 ) -> None:
     spec = "stdlib-prose,windows=18,length=96"
-    words = ("--original", GEMMA, "-c", spec, "-o", str(tmp_path / "mended"), *FLOAT)
+    words = ("--original", GEMMA, "-c", spec, "-o", str(tmp_path / "mended"), *DTYPE)
     done = run("recover", str(out), *words, "--no-bench")
     said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode == 0, done.stderr
@@ -201,5 +201,5 @@ def test_a_study_runs_and_reports(run: Run, tmp_path: Path) -> None:
     done = run("study", str(tmp_path / "plan.yaml"), "-o", str(tmp_path / "study"))
     assert done.returncode == 0, done.stderr
     rows = (tmp_path / "study" / "results.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(rows) == 4
+    assert len(rows) == 1 + 4  # the plan, and a row a cell
     assert (tmp_path / "study" / "report.html").is_file()

@@ -37,7 +37,7 @@ class Loading:
     allow_pickle: bool = False
     stream: bool = False
     device_map: str | None = None
-    _loaded: list[Model] = field(default_factory=list, repr=False, compare=False)
+    _loaded: list[Model] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def find(self) -> ModelSource:
         """The model's files, checked."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,14 +175,13 @@ def _folder_source(
     trust_remote_code: bool,
     allow_pickle: bool,
 ) -> ModelSource:
-    config = _config(folder)
-    if "auto_map" in config and not trust_remote_code:
+    checkpoint: Checkpoint | None = open_checkpoint(folder, allow_pickle=allow_pickle)
+    assert checkpoint is not None
+    if "auto_map" in checkpoint.config and not trust_remote_code:
         raise ModelError(
             f"{name}: the model brings Python code of its own, which is not run; read it, "
             "then pass --trust-remote-code"
         )
-    checkpoint: Checkpoint | None = open_checkpoint(folder, allow_pickle=allow_pickle)
-    assert checkpoint is not None
     blocks, model_type = checkpoint.blocks, checkpoint.model_type
     if not checkpoint.shards:
         checkpoint = None
@@ -191,14 +189,6 @@ def _folder_source(
         name, kind, folder, None, checkpoint, blocks, model_type, revision,
         trust_remote_code, allow_pickle,
     )  # fmt: skip
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}
 
 
 def _gguf_source(name: str, file: Path) -> ModelSource:
