@@ -23,7 +23,7 @@ from depthprune.errors import ModelError, ParityError, first_line
 from depthprune.manifest import ParityRecord
 from depthprune.models.anatomy import Anatomy
 from depthprune.models.automatic import automatic_class_of, read_config
-from depthprune.models.computing import DTYPES
+from depthprune.models.computing import DTYPES, plain_products
 from depthprune.models.free_memory import out_of_memory
 from depthprune.models.generation_proof import check_cache
 from depthprune.models.gguf_unpacking import quick_gguf
@@ -123,7 +123,8 @@ def verify(
         ModelError: If memory does not hold what the comparison takes.
     """
     try:
-        return _verify(model, module, removed, progress)
+        with plain_products():
+            return _verify(model, module, removed, progress)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
