@@ -21,7 +21,8 @@ from torch import nn
 from depthprune.errors import ModelError, first_line
 from depthprune.models.anatomy import Anatomy, find_anatomy
 from depthprune.models.automatic import automatic_class_of, read_config
-from depthprune.models.computing import DTYPES, choose_device, choose_dtype
+from depthprune.models.computing import DTYPES, choose_device
+from depthprune.models.dtype_choice import choose_dtype
 from depthprune.models.gguf_unpacking import quick_gguf
 from depthprune.models.placement import DeviceMap, check_placement, first_device
 from depthprune.models.refusals import Refusal, checkpoint_refusal, config_refusal
@@ -43,6 +44,7 @@ class Model:
         anatomy: Its blocks and head.
         dtype: Name of the dtype it computes in.
         device: Where it computes.
+        dtype_reason: What was measured to choose the dtype, if the user did not.
     """
 
     source: ModelSource
@@ -51,6 +53,7 @@ class Model:
     anatomy: Anatomy
     dtype: str
     device: str
+    dtype_reason: str | None = None
 
     @property
     def streamed(self) -> bool:
@@ -131,7 +134,8 @@ def load(
         )
     )
     place = choose_device(first_device(device_map) or device)
-    kind = choose_dtype(dtype, place)
+    choice = choose_dtype(dtype, source, place, held=not stream and device_map is None)
+    kind = choice.name
     if stream:
         check_streamable(source)
     tokenizer = tokenizer if tokenizer is not None else source.tokenizer()
@@ -141,7 +145,7 @@ def load(
     else:
         module = load_module(source, DTYPES[kind], place, device_map)
         anatomy = find_anatomy(module)
-    return Model(source, module, tokenizer, anatomy, kind, str(anatomy.device))
+    return Model(source, module, tokenizer, anatomy, kind, str(anatomy.device), choice.why)
 
 
 def load_module(
