@@ -12,6 +12,19 @@ def test_a_message_is_one_line_whatever_it_was_made_of() -> None:
     assert str(errors.ModelError("first\n  second\t third ")) == "first second third"
 
 
+def test_a_message_moves_no_cursor_and_changes_no_colour() -> None:
+    message = str(errors.CheckpointError("tensor \x1b]0;owned\x07\x1b[2J\u202egpj.\ud800\x9b1m"))
+    assert message == r"tensor \x1b]0;owned\x07\x1b[2J\u202egpj.\ud800\x9b1m"
+    assert message.isprintable()
+
+
+def test_a_message_is_cut_however_long_the_name_in_it() -> None:
+    message = str(errors.ModelError("a.safetensors: " + "x" * 10_000_000 + "; download it again"))
+    assert len(message) <= 2_000
+    assert message.startswith("a.safetensors: x")
+    assert message.endswith("x; download it again")
+
+
 @pytest.mark.parametrize(
     "kind", [n for n in depthprune.__all__ if n.endswith("Error") and n != "DepthpruneError"]
 )

@@ -276,3 +276,14 @@ def save_tiny(
     if tokenizer:
         tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def linked_as_by_a_hub(folder: Path, cache: Path) -> Path:
+    """A snapshot in a hub's cache: links to blobs, which hold what a folder's files hold."""
+    snapshot, blobs = (cache / "models--a--b" / name for name in ("snapshots/0", "blobs"))
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for path in folder.iterdir():
+        (blobs / f"of-{path.name}").write_bytes(path.read_bytes())
+        (snapshot / path.name).symlink_to(f"../../blobs/of-{path.name}")
+    return snapshot

@@ -8,14 +8,40 @@ file without reading the message.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_LONGEST = 2_000
+"""Characters of a message. What it quotes may come from a file, and be of any length."""
+
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
+"""What moves a terminal's cursor, changes its colours, or reorders or hides what it shows."""
+
+
+def one_line(text: str, most: int = _LONGEST) -> str:
+    """A text as one line that is safe to show: control characters spelled out, its middle cut.
+
+    Names of tensors, keys and architectures come from files, and end up in messages; a terminal
+    would obey the escape sequences in them.
+
+    Args:
+        text: Any text.
+        most: Characters of the answer.
+    """
+    # Four times as much is enough to fill the line, whatever has to be spelled out or is blank.
+    if len(text) > 4 * most:
+        text = f"{text[: 2 * most]} … {text[-2 * most :]}"
+    line = _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))
+    return line if len(line) <= most else f"{line[: most * 2 // 3]} … {line[-(most // 3 - 3) :]}"
 
 
 class DepthpruneError(Exception):
     """Base of everything this package refuses. Its message is one line with the remedy."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(one_line(message))
 
 
 class UsageError(DepthpruneError):
@@ -49,7 +75,7 @@ class OutputError(DepthpruneError):
 def first_line(error: BaseException, limit: int = 200) -> str:
     """The first line of another library's message, or the error's kind where it has none."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:limit]
+    return one_line(lines[0][: 4 * limit], limit)
 
 
 def failure(what: str, error: BaseException) -> str:

@@ -13,7 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from depthprune.errors import CheckpointError
+from depthprune.untrusted import parse_json, read_text
 
 
 class _Record(BaseModel):
@@ -359,6 +362,25 @@ class Manifest(_Record):
     model_config = ConfigDict(
         extra="forbid", frozen=True, ser_json_inf_nan="strings", populate_by_name=True
     )
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read a manifest.
+
+        Raises:
+            CheckpointError: If it cannot be read, or is no manifest, saying where.
+        """
+        text = read_text(path)
+        parse_json(text, str(path))
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise CheckpointError(
+                f"{path}: {where}: {first['msg']}; expected a manifest of schema 1; prune the "
+                "original again"
+            ) from error
 
     def text(self) -> str:
         """The manifest as indented JSON."""

@@ -9,7 +9,6 @@ How an output is written, whole or not at all, is `claims`' business.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from depthprune.errors import OutputError
 from depthprune.staging import hidden_file, sweep
+from depthprune.untrusted import read_untrusted
 
 MANIFEST_NAME = "depthprune.json"
 PAGE_NAME = "report.html"
@@ -127,9 +127,9 @@ def files_of(out: Path) -> frozenset[str]:
 
 def _files_in(manifest: Path, out: Path) -> frozenset[str]:
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        files = read_untrusted(manifest, error=OutputError)["files"]
         return frozenset([*(str(name) for name in files), manifest.name])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OutputError, KeyError, TypeError) as error:
         raise OutputError(
             f"-o {out}: {manifest.name} lists no files ({error}); choose another path"
         ) from error

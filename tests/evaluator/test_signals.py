@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,31 @@ def test_a_measurement_is_paid_for_in_block_tokens(
     cost = evaluator.cost
     assert (cost.evaluations, cost.block_tokens) == (0, runs * 6 * 60)
     assert cost.plain_block_tokens == cost.block_tokens
+
+
+@pytest.mark.parametrize("name", sorted(signals.SIGNALS))
+def test_a_measurement_is_made_once_and_kept_in_the_memo(
+    name: str, tiny_llama: Path, text: Path, tmp_path: Path
+) -> None:
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    calibration = dp.calibrate(f"text:{text},windows=2,length=30", model)
+    with dp.Memo.open(tmp_path / "memo") as memo:
+        first = dp.Evaluator(model, calibration, memo=memo)
+        values = first.measure(name)
+        spent = first.cost
+        np.testing.assert_array_equal(first.measure(name), values)
+        assert replace(first.cost, seconds=0) == replace(spent, seconds=0)
+        again = dp.Evaluator(model, calibration, memo=memo)
+        np.testing.assert_array_equal(again.measure(name), values)
+        assert (again.cost.block_tokens, again.cost.plain_block_tokens) == (0, 0)
+        assert again.cost.asked_block_tokens == spent.asked_block_tokens
+        again.forget_asked()
+        again.measure(name)
+        assert again.cost.asked_block_tokens == 2 * spent.asked_block_tokens
+        shorter = dp.calibrate(f"text:{text},windows=1,length=30", model)
+        other = dp.Evaluator(model, shorter, memo=memo)
+        other.measure(name)
+        assert other.cost.block_tokens == spent.block_tokens // 2
 
 
 def test_a_measurement_leaves_scores_as_they_were(tiny_llama: Path, text: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from depthprune.errors import CheckpointError, ModelError
 from depthprune.models.checkpoint import INDEX, find_block_prefix, open_checkpoint, split_name
-from tiny import save_tiny
+from tiny import linked_as_by_a_hub, save_tiny
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,28 @@ def test_shards_give_the_same_tensors_as_one_file(tiny_llama: Path, sharded_llam
 
 
 def test_links_as_in_a_hub_cache_are_followed(tiny_llama: Path, tmp_path: Path) -> None:
-    for path in tiny_llama.iterdir():
-        os.symlink(path, tmp_path / path.name)
-    assert open_checkpoint(tmp_path).blocks == 6
+    assert open_checkpoint(linked_as_by_a_hub(tiny_llama, tmp_path)).blocks == 6
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_link_out_of_the_folder_is_not_followed(
+    folder: Path, tiny_llama: Path, name: str
+) -> None:
+    for path in folder.glob("model*"):
+        path.unlink()
+    shutil.copyfile(tiny_llama / "model.safetensors", folder / "model.safetensors")
+    (folder / name).unlink()
+    (folder / name).symlink_to(tiny_llama / name)
+    with pytest.raises(CheckpointError, match=f"{name}: a link that leads out of the folder"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", INDEX])
+def test_a_pipe_is_refused_and_never_waited_for(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(CheckpointError, match=f"{name}: expected a file, found a pipe"):
+        open_checkpoint(folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])

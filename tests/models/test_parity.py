@@ -239,3 +239,23 @@ def _first_tokens(module: Any) -> list[int]:
         min_new_tokens=4, pad_token_id=0,
     )  # fmt: skip
     return [int(token) for token in written[0, 16:]]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "least", "most"),
+    [
+        ("big_bird", 16, 16),  # sets itself up by the length of what it reads
+        ("xlnet", 16, 16),  # has no number of positions
+        ("glm_moe_dsa", 0, 15),  # past its indexer's top 20, with a cache even the uncut is another
+    ],
+)
+def test_a_right_cut_of_an_unusual_type_is_exact(
+    model_type: str, least: int, most: int, tmp_path: Path
+) -> None:
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip("this transformers does not know it")
+    folder = save_tiny(tmp_path / "model", model_type)
+    apply(folder, (2,), tmp_path / "out")
+    record = verify_checkpoint(folder, tmp_path / "out", (2,), dtype="float32", device="cpu")
+    assert record.logits_difference <= 1e-5 * record.logits_scale
+    assert least <= record.generated_tokens <= most

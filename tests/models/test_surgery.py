@@ -20,7 +20,7 @@ from depthprune.errors import CheckpointError, ModelError, OutputError, UsageErr
 from depthprune.models import surgery as surgery_module
 from depthprune.models.checkpoint import INDEX, open_checkpoint
 from depthprune.models.surgery import write_pruned
-from tiny import save_tiny
+from tiny import linked_as_by_a_hub, save_tiny
 
 
 def make(folder: Path, shards: list[dict[str, np.ndarray[Any, Any]]], **config: Any) -> Path:
@@ -138,16 +138,14 @@ def test_code_is_copied_only_where_the_config_needs_it(tmp_path: Path) -> None:
     assert "c.py" in cut(source, tmp_path / "b", 1).files
 
 
-def test_links_are_followed_and_broken_ones_are_named(tmp_path: Path) -> None:
+def test_a_hub_caches_links_become_files_and_broken_ones_are_named(tmp_path: Path) -> None:
     real = make(tmp_path / "real", [blocks(0, 1, 2)])
     (real / "tokenizer.json").write_text("{}")
-    linked = tmp_path / "linked"
-    linked.mkdir()
-    for path in real.iterdir():
-        os.symlink(path, linked / path.name)
+    linked = linked_as_by_a_hub(real, tmp_path)
     cut(linked, tmp_path / "b", 1)
+    assert (tmp_path / "b" / "tokenizer.json").read_text() == "{}"
     assert not any(path.is_symlink() for path in (tmp_path / "b").iterdir())
-    (real / "tokenizer.json").unlink()
+    (linked / "tokenizer.json").resolve().unlink()
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: a link to a missing file"):
         cut(linked, tmp_path / "c", 1)
 

@@ -24,7 +24,7 @@ from depthprune.calibration.drawing import draw_windows, tokens_enough
 from depthprune.calibration.examples import ExamplePool
 from depthprune.calibration.overlap import Overlap, measure_overlap, without_repeats
 from depthprune.calibration.presets import parse_calibration
-from depthprune.calibration.sources import SOURCES, read_documents
+from depthprune.calibration.sources import SOURCES, Source, read_documents
 from depthprune.calibration.spec import CalibrationSpec, Reduction
 from depthprune.calibration.streams import Tokenising
 from depthprune.calibration.windows import Split, Window
@@ -344,11 +344,40 @@ def _material(spec: CalibrationSpec, model: HasTokenizer) -> Material:
     kept = without_repeats(documents) if spec.dedupe else documents
     domains = {document.name: document.domain for document in kept if document.domain}
     pool: Pool
-    if source.kind == "choices" or spec.format != "raw":
+    _require_form(spec, source, kept)
+    if source.kind == "choices" or spec.format != "raw" or kept[0].chat:
         pool = ExamplePool(kept, tokenizer, lead)
     else:
         pool = TextPool(Tokenising(kept, tokenizer), lead)
     return Material(pool, tokenizer, domains, len(documents) - len(kept), lead, _notes(documents))
+
+
+def _require_form(spec: CalibrationSpec, source: Source, documents: Sequence[Document]) -> None:
+    """Refuse documents that are not what a spec's keys need, which is known once they are read."""
+    if source.kind != "text":
+        return
+    chats = [document for document in documents if document.chat]
+    if chats and len(chats) < len(documents):
+        other = next(document for document in documents if not document.chat)
+        raise CalibrationError(
+            f"{other.name}: no conversation, and {chats[0].name} is one; give them as two sources"
+        )
+    idle = [key for key in ("min_length", "documents") if getattr(spec, key) is not None]
+    if chats and idle:
+        raise CalibrationError(
+            f"{spec.short()}: {idle[0]}= means nothing with conversations; drop it"
+        )
+    prompts = bool(chats) or documents[0].prompt is not None
+    if spec.format != "raw" and not prompts:
+        raise CalibrationError(
+            f"{spec.short()}: format={spec.format} needs prompts or conversations, and "
+            f"{documents[0].name} is plain text; name their fields by prompt= and answer="
+        )
+    if spec.mask == "answer" and spec.format == "raw" and not chats:
+        raise CalibrationError(
+            f"{spec.short()}: mask=answer needs answers, and {documents[0].name} is plain text; "
+            "name their fields by prompt= and answer=, and choose a format other than raw"
+        )
 
 
 def _notes(documents: Sequence[Document]) -> tuple[str, ...]:

@@ -12,8 +12,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
+from depthprune.calibration.chats import find_chat
 from depthprune.calibration.documents import (
     Document,
     json_lines,
@@ -22,6 +24,7 @@ from depthprune.calibration.documents import (
     text_field,
     utf8,
 )
+from depthprune.calibration.files import Bounded, files_at, named
 from depthprune.calibration.hub import hub_rows
 from depthprune.errors import CalibrationError
 
@@ -38,15 +41,26 @@ def read_choices(target: str, options: Mapping[str, str]) -> Iterator[Document]:
         CalibrationError: By its line, if an item lacks a field, has fewer than two options, an
             empty one, or an answer that is not the index of one.
     """
-    for where, row in json_lines(target):
+    for where, row in _item_rows(target):
         if not isinstance(row, dict) or not {"prompt", "options", "answer"} <= set(row):
             have = ", ".join(sorted(map(str, row))) if isinstance(row, dict) else type(row).__name__
             raise CalibrationError(
                 f"{where}: an item expects prompt, options and answer (it has: {have})"
             )
-        prompt = text_field(row, "prompt", {"prompt": "prompt"}, where)
         name, domain = row_name(row, options, where), row_domain(row, options, where)
-        yield item(name, prompt, row["options"], row["answer"], where, domain)
+        chat = find_chat(row["prompt"], where)
+        if chat is None:
+            prompt = text_field(row, "prompt", {"prompt": "prompt"}, where)
+        else:
+            prompt = "\n\n".join(filter(None, chat.texts()))
+        found = item(name, prompt, row["options"], row["answer"], where, domain)
+        yield found if chat is None else replace(found, chat=chat)
+
+
+def _item_rows(target: str) -> Iterator[tuple[str, Any]]:
+    bound = Bounded()
+    for file in files_at(target, "choices"):
+        yield from json_lines(named(target, file), bound)
 
 
 def item(

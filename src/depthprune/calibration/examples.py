@@ -1,5 +1,7 @@
 """Prompts with answers as windows: zero-shot, few-shot, in a chat, and multiple-choice items.
 
+A conversation is a window as it stands, by the model's chat template.
+
 One window is one example. Prompt and continuation are tokenised as lm-evaluation-harness does it:
 whitespace at the prompt's end goes over to the continuation, both are tokenised together, and the
 continuation's tokens are the whole's minus as many as the prompt has alone. Where the tokenizer
@@ -10,18 +12,21 @@ therefore the same tokens before each of its options, which is what lets options
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from depthprune.calibration.bos import led
+from depthprune.calibration.chats import Chat
 from depthprune.calibration.documents import Document
 from depthprune.calibration.drawing import document_border, documents_of, within_budget
 from depthprune.calibration.spec import CalibrationSpec
+from depthprune.calibration.templates import ChatTemplate, plain
 from depthprune.calibration.windows import Item, Split, Window, plain_window
-from depthprune.errors import CalibrationError, first_line
+from depthprune.errors import CalibrationError
 
 _QUESTION = "Question: {}\nAnswer:"
 
@@ -61,6 +66,17 @@ class ExamplePool:
             )
         return tuple(sorted(windows[:count], key=lambda window: window.start))
 
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The tokenizer's chat template."""
+        return ChatTemplate(self.tokenizer)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What should be known of the text that a chat template made."""
+        used = "template" in self.__dict__
+        return self.template.notes if used else ()
+
     @property
     def _is_choices(self) -> bool:
         return bool(self.documents[0].options)
@@ -88,8 +104,16 @@ class ExamplePool:
             index: The example's number in its source.
         """
         document = self.documents[index]
+        if document.chat and not document.options and spec.format in ("raw", "chat", "plain"):
+            return self._conversation(spec, document, index)
+        if document.prompt is None:
+            raise CalibrationError(
+                f"{document.name}: a conversation, and format={spec.format} needs a prompt with "
+                "its answer; pass format=chat or plain"
+            )
         context = self._context(spec, index)
-        space = "" if spec.format == "chat" else " "
+        chatty = spec.format == "chat" or (document.chat and spec.format == "raw")
+        space = "" if chatty else " "
         if not document.options:
             prompt, answer = self._pair(spec, document, context, space + document.text)
             ids = [*prompt, *answer]
@@ -119,8 +143,11 @@ class ExamplePool:
         """What stands before the answer: examples and the prompt, as text."""
         document = self.documents[index]
         shots = [self.documents[i] for i in self._shots(spec, index)]
-        if spec.format == "chat":
-            return self._chat(document, shots)
+        if spec.format == "plain":
+            return plain(self._turns(document, shots, asking=True), ask=True)[0]
+        if spec.format == "chat" or (document.chat and spec.format == "raw"):
+            chat = self._turns(document, shots, asking=True)
+            return self.template.question(chat, document.text, document.name)
         before = [f"{self._prompt(shot)} {shot.text}".lstrip() for shot in shots]
         return "\n\n".join([*before, self._prompt(document)])
 
@@ -144,23 +171,56 @@ class ExamplePool:
         prompt = document.prompt or ""
         return prompt if document.options else _QUESTION.format(prompt)
 
-    def _chat(self, document: Document, shots: Sequence[Document]) -> str:
-        messages = []
+    def _turns(self, document: Document, shots: Sequence[Document], *, asking: bool) -> Chat:
+        """The turns of an example behind those of others, its answer left out where it is asked."""
+        turns: list[Mapping[str, Any]] = []
         for shot in shots:
-            messages.append({"role": "user", "content": shot.prompt})
-            messages.append({"role": "assistant", "content": shot.text})
-        messages.append({"role": "user", "content": document.prompt})
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True
-                )
-            )
-        except Exception as error:
+            turns += shot.chat.turns if shot.chat and not shot.options else _exchange(shot)
+        own = document.chat.turns if document.chat else _exchange(document)
+        asked = asking and not document.options if document.chat else asking
+        turns += own[:-1] if asked else own
+        return Chat(tuple(turns), document.chat.tools if document.chat else ())
+
+    def _conversation(self, spec: CalibrationSpec, document: Document, index: int) -> Window | None:
+        """A whole conversation as a window; the assistant's turns are its answer."""
+        shots = [self.documents[i] for i in self._shots(spec, index)]
+        chat = self._turns(document, shots, asking=False)
+        if spec.format == "plain":
+            text, spans = plain(chat)
+        else:
+            text, spans = self.template.render(chat, document.name), []
+        ids = self._encode(text)
+        lead = len(led(self.lead, ids)) - len(ids)
+        if len(ids) + lead > spec.length:
+            return None
+        if spec.mask != "answer":
+            return plain_window(led(self.lead, ids), document.name, index, spec.mask)
+        mask = None if spec.format == "plain" else self.template.own_mask(chat, ids)
+        if mask is None:
+            spans = spans or self.template.answers(chat, text, document.name)
+            mask = self._tokens_in(text, ids, spans)
+        scored = np.asarray([*[False] * lead, *mask], dtype=np.bool_)
+        scored[0] = False
+        if not scored.any():
             raise CalibrationError(
-                f"{document.name}: format=chat, and the model's tokenizer has no chat template "
-                f"for it ({first_line(error)}); choose another format="
-            ) from error
+                f"{document.name}: mask=answer, and the conversation has no assistant's turn; drop "
+                "the row, or pass mask=all"
+            )
+        tokens = np.asarray(led(self.lead, ids), dtype=np.int64)
+        return Window(tokens, scored, document.name, index)
+
+    def _tokens_in(
+        self, text: str, ids: Sequence[int], spans: Sequence[tuple[int, int]]
+    ) -> list[bool]:
+        """Which tokens lie in spans of a text, by tokenising it up to their borders."""
+        mask = [False] * len(ids)
+        for start, end in spans:
+            first, alike = _alike(ids, self._encode(text[:start])), self._encode(text[:end])
+            # A token that goes on past the end of a turn is the turn's.
+            last = _alike(ids, alike)
+            last += last < len(alike)
+            mask[first:last] = [True] * (last - first)
+        return mask
 
     def _pair(
         self, spec: CalibrationSpec, document: Document, context: str, continuation: str
@@ -190,3 +250,19 @@ class ExamplePool:
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
+
+
+def _exchange(document: Document) -> list[Mapping[str, Any]]:
+    """A prompt and its answer as two turns."""
+    return [
+        {"role": "user", "content": document.prompt or ""},
+        {"role": "assistant", "content": document.text},
+    ]
+
+
+def _alike(ids: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    for place, (one, two) in enumerate(zip(ids, other, strict=False)):
+        if one != two:
+            return place
+    return min(len(ids), len(other))

@@ -90,6 +90,12 @@ def files_at(target: str, kind: str) -> list[Path]:
     return [path]
 
 
+def named(target: str, file: Path) -> str:
+    """A file's name in messages and ids: what the user wrote where that is the file itself."""
+    path = Path(target).expanduser()
+    return target if path == file else str(file)
+
+
 def is_there(target: str) -> bool:
     """Whether a target names a file, a folder, or by its pattern at least one."""
     path = Path(target).expanduser()

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from depthprune.calibration.documents import utf8
@@ -20,6 +19,7 @@ from depthprune.calibration.rules import clashes
 from depthprune.calibration.sources import SOURCES, check_target
 from depthprune.calibration.spec import KEYS, CalibrationSpec
 from depthprune.errors import UsageError, unknown
+from depthprune.untrusted import parse_yaml, shown
 
 _EXPECTED = {
     "source": "the name of a source",
@@ -33,7 +33,7 @@ _EXPECTED = {
     "weight": "a number above 0",
     "pack": "true or false",
     "bos": "auto, true or false",
-    "format": "raw, chat, zero-shot or few-shot",
+    "format": "raw, chat, plain, zero-shot or few-shot",
     "shots": "a whole number from 0",
     "shots_seed": "a whole number from 0",
     "min_length": "a whole number of tokens from 2",
@@ -165,20 +165,6 @@ def _split(text: str) -> tuple[str, list[str]]:
     return pieces[0].strip(), pieces[1:]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which would take the last of two equal keys without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping whose keys are each given once."""
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} is given twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
 def is_file(text: str) -> bool:
     """Whether a `-c` names a YAML file and not a spec."""
     return Path(text).suffix in (".yaml", ".yml") and text.partition(":")[0] not in SOURCES.names()
@@ -194,11 +180,7 @@ def read_file(name: str) -> list[str | CalibrationSpec]:
         UsageError: If it is not YAML, or holds something else.
     """
     text = utf8(name)
-    try:
-        found = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        detail = " ".join(str(error).split())[:200]
-        raise UsageError(f"{name}: not YAML ({detail}); mend it") from error
+    found = parse_yaml(text, name, error=UsageError)
     entries = found if isinstance(found, list) else [found]
     folder = Path(name).parent
     specs: list[str | CalibrationSpec] = []
@@ -216,7 +198,7 @@ def read_file(name: str) -> list[str | CalibrationSpec]:
             except SpecProblems as error:
                 problems.append(str(error))
         else:
-            problems.append(f"{where}: expected a spec, got {entry!r:.60}")
+            problems.append(f"{where}: expected a spec, got {shown(entry, 60)}")
     if problems:
         raise UsageError("; ".join(problems))
     return specs

@@ -49,7 +49,9 @@ def clashes(spec: CalibrationSpec) -> list[str]:
         spec: Whose keys are each valid alone.
     """
     source = SOURCES.get(spec.source)
-    prompts = source.kind == "choices" or (source.kind == "text" and "prompt" in spec.options)
+    # A row may say itself that it is a conversation, which is known when it is read.
+    rows = source.kind == "choices" or (source.kind == "text" and "field" in source.options)
+    prompts = rows and not ("field" in spec.options and spec.format in ("zero-shot", "few-shot"))
     idle = idle_keys(spec)
     shortest = _shortest_window(spec, source.kind)
     what = f"{spec.source}:" if source.kind != "text" else f"format={spec.format}"
@@ -66,8 +68,8 @@ def clashes(spec: CalibrationSpec) -> list[str]:
         "format=few-shot needs shots=, the number of examples": (
             spec.format == "few-shot" and not spec.shots
         ),
-        f"shots= means nothing with format={spec.format}; pass format=few-shot or chat": (
-            spec.shots > 0 and spec.format not in ("few-shot", "chat")
+        f"shots= means nothing with format={spec.format}; pass format=few-shot, chat or plain": (
+            spec.shots > 0 and spec.format not in ("few-shot", "chat", "plain")
         ),
         "shots_seed= means nothing without shots=": spec.shots_seed > 0 and not spec.shots,
         "ngram= means nothing without against=; drop it": (
@@ -80,7 +82,10 @@ def clashes(spec: CalibrationSpec) -> list[str]:
             spec.format != "raw" and not prompts
         ),
         "mask=answer needs answers: choose a format other than raw": (
-            spec.mask == "answer" and source.kind == "text" and spec.format == "raw"
+            spec.mask == "answer"
+            and source.kind == "text"
+            and spec.format == "raw"
+            and ("prompt" in spec.options or not rows)
         ),
         "reduction=token means nothing for items, each of which has one loss": (
             source.kind == "choices" and spec.reduction == "token"

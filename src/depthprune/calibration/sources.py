@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from depthprune.calibration.choices import COMMONSENSE, read_choices, read_commonsense
@@ -22,7 +21,7 @@ from depthprune.calibration.documents import (
     table_rows,
     wanted_columns,
 )
-from depthprune.calibration.files import MOST_TEXT, Bounded, files_at, opened, text_pieces
+from depthprune.calibration.files import MOST_TEXT, Bounded, files_at, named, opened, text_pieces
 from depthprune.calibration.hub import HUB_OPTIONS, check_hub, read_hub
 from depthprune.calibration.own_text import OWN_OPTIONS, check_own
 from depthprune.calibration.stdlib import code_documents, prose_documents
@@ -109,14 +108,9 @@ def _text(target: str, options: Mapping[str, str]) -> Iterator[Document]:
     bound = Bounded()
     for file in files_at(target, "text"):
         text = "".join(text_pieces(str(file), bound))
-        # A single file keeps the name that it was given.
-        yield Document(str(file) if _several(target) else target, text, note=_left_out(bound))
+        yield Document(named(target, file), text, note=_left_out(bound))
         if not bound.whole:
             return
-
-
-def _several(target: str) -> bool:
-    return not Path(target).expanduser().exists() or Path(target).expanduser().is_dir()
 
 
 def _left_out(bound: Bounded) -> str:
@@ -131,7 +125,7 @@ def _rows(kind: str, rows: Callable[[str, Bounded], Iterator[tuple[str, Any]]]) 
         bound = Bounded()
         last: Document | None = None
         for file in files_at(target, kind):
-            for where, row in rows(str(file) if _several(target) else target, bound):
+            for where, row in rows(named(target, file), bound):
                 if last is not None:
                     yield last
                 last = row_document(row, options, where)
@@ -150,7 +144,7 @@ def _parquet(target: str, options: Mapping[str, str]) -> Iterator[Document]:
             "parquet: needs the extra 'data'; run: pip install 'depthprune[data]'"
         ) from error
     for path in files_at(target, "parquet"):
-        name = str(path) if _several(target) else target
+        name = named(target, path)
         if path.is_fifo():
             raise CalibrationError(f"{name}: a pipe; a Parquet file is read from its end, name one")
         opened(name).close()

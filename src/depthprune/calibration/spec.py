@@ -57,7 +57,7 @@ class CalibrationSpec(BaseModel):
         "auto", description="Whether every window begins with the BOS token; `auto`: where the "
         "model's own tokenizer puts it there.",
     )  # fmt: skip
-    format: Literal["raw", "chat", "zero-shot", "few-shot"] = Field(
+    format: Literal["raw", "chat", "plain", "zero-shot", "few-shot"] = Field(
         "raw", description="How text, or a prompt with its answer, becomes a window."
     )
     shots: int = Field(0, ge=0, description="Worked examples before each prompt.")

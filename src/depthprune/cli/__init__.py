@@ -22,7 +22,7 @@ import typer
 from depthprune.claims import forget_claims
 from depthprune.cli.app import app
 from depthprune.cli.standing import forget_standing, what_stands
-from depthprune.errors import DepthpruneError, UsageError
+from depthprune.errors import DepthpruneError, UsageError, one_line
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -100,7 +100,7 @@ def _say(message: str, status: int, debug: bool) -> int:
         with contextlib.suppress(OSError):
             traceback.print_exc()
     with contextlib.suppress(OSError):
-        print(f"error: {message}", file=sys.stderr)  # noqa: T201
+        print(f"error: {one_line(message)}", file=sys.stderr)  # noqa: T201
     return status
 
 

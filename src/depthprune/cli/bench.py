@@ -87,7 +87,7 @@ def _row(source: Any, module: Any, found: Any) -> Any:
         bytes=size,
         prefill=spread(found.prefill),
         decode=spread(found.decode),
-        peak_memory=memory_bytes(module),
+        memory=memory_bytes(module),
     )
 
 
@@ -96,7 +96,7 @@ def _document(row: Any) -> dict[str, Any]:
         "model": row.name,
         "parameters": row.parameters,
         "bytes": row.bytes,
-        "memory_bytes": row.peak_memory,
+        "memory_bytes": row.memory,
         "prefill_tokens_per_second": row.prefill.model_dump(),
         "decode_tokens_per_second": row.decode.model_dump(),
     }

@@ -28,7 +28,7 @@ from rich.progress import (
 )
 
 from depthprune.claims import published
-from depthprune.errors import OutputError
+from depthprune.errors import OutputError, one_line
 from depthprune.progress import Step
 from depthprune.report.numbers import duration, format_count
 
@@ -51,7 +51,7 @@ def show(result: RenderableType) -> None:
 def note(message: str) -> None:
     """Print a line on stderr; where nobody can read it any more, the work goes on."""
     with suppress(OSError):
-        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(one_line(message))
 
 
 def show_json(document: Any) -> None:

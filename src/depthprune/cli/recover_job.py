@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from depthprune.calibration import check_files, parse_calibration
 from depthprune.claims import Claim, claimed
 from depthprune.cli.console import TerminalProgress
@@ -28,7 +26,7 @@ from depthprune.cli.recovering import (
 )
 from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, mixture, open_memo, read_tokenizer
 from depthprune.cli.written import BENCH_SECONDS, PROMPT, Writing, Written
-from depthprune.errors import CheckpointError, ModelError, UsageError, first_line
+from depthprune.errors import CheckpointError, ModelError, UsageError
 from depthprune.evaluator import RemovedSet
 from depthprune.manifest import Manifest, versions
 from depthprune.models.checkpoint import Checkpoint, open_checkpoint
@@ -121,18 +119,12 @@ class RecoverJob:
 
     def _manifest(self) -> Manifest:
         file = self.checkpoint / MANIFEST_NAME
-        try:
-            return Manifest.model_validate_json(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+        if not file.exists():
             raise UsageError(
                 f"{self.checkpoint}: expected a checkpoint that depthprune pruned, found no "
                 f"{MANIFEST_NAME}, which says what was removed; prune the original"
-            ) from error
-        except (OSError, ValidationError, ValueError) as error:
-            raise CheckpointError(
-                f"{file}: cannot be read as a manifest ({first_line(error)}); prune the original "
-                "again"
-            ) from error
+            )
+        return Manifest.read(file)
 
     def _check_pair(self, before: Manifest, source: ModelSource, opened: Checkpoint) -> None:
         for other in (self.checkpoint, source.folder if source.gguf is None else None):

@@ -45,20 +45,10 @@ def report(
 
 
 def _checkpoint_page(place: Path) -> Path:
-    from pydantic import ValidationError
-
     from depthprune.manifest import Manifest
     from depthprune.report.publish import rewrite_report
 
     file = placed(place, MANIFEST_NAME)
-    text = file.read_text(encoding="utf-8")
-    try:
-        manifest = Manifest.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UsageError(
-            f"{file}: {where}: {first['msg']}; expected a manifest of schema 1"
-        ) from error
+    manifest = Manifest.read(file)
     with held(file.parent):
         return rewrite_report(manifest, place)

@@ -101,21 +101,20 @@ def _refuse_failed(cells: int, total: int, finalists: int) -> None:
 
 def write_page(folder: Path) -> Written | None:
     """Write a study's page, figures and tables; None where no cell has run."""
-    import yaml
-
     from depthprune.report.study_files import write_study
     from depthprune.study.final_runner import FINALS_NAME
     from depthprune.study.finals import FINALS
     from depthprune.study.runner import TABLE_NAME
     from depthprune.study.table import read
+    from depthprune.untrusted import LARGEST_YAML, parse_yaml, read_text
 
     table = read(folder / TABLE_NAME)
     if not table.done:
         return None
     plan = folder / PLAN_NAME
-    text = plan.read_text(encoding="utf-8") if plan.is_file() else ""
-    found = yaml.safe_load(text)
-    title = str(found.get("name", "")) if isinstance(found, dict) else ""
+    text = read_text(plan, error=OutputError, most=LARGEST_YAML) if plan.exists() else ""
+    found = parse_yaml(text, str(plan), error=OutputError)
+    title = str(found.get("name") or "") if isinstance(found, dict) else ""
     file = folder / FINALS_NAME
     finals = FINALS.read(file)[1] if file.is_file() else ()
     return write_study(table, folder, plan=text, title=title or folder.name, finals=finals)

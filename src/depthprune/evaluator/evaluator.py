@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,13 +23,14 @@ from depthprune.evaluator.combine import Combination
 from depthprune.evaluator.cost import Cost
 from depthprune.evaluator.heads import Heads
 from depthprune.evaluator.ledger import Ledger
-from depthprune.evaluator.memo import Context, Memo
+from depthprune.evaluator.measurements import Measurements
+from depthprune.evaluator.memo import Context, Memo, window_key
 from depthprune.evaluator.memory import state_budget
 from depthprune.evaluator.packing import reads_packed_items
 from depthprune.evaluator.passes import Changed, Passes
 from depthprune.evaluator.race import Race
 from depthprune.evaluator.racing import Racing
-from depthprune.evaluator.score import Score
+from depthprune.evaluator.score import Score, Weighting
 from depthprune.evaluator.sheets import Sheet, lay_out
 from depthprune.evaluator.signals import measure
 from depthprune.evaluator.walk import RemovedSet
@@ -97,6 +99,8 @@ class Evaluator:
         self._products = torch.device(model.device).type == "cpu" and not plain
         contexts = _contexts(model, self.objective, self._products) if memo is not None else []
         self._ledger = Ledger(windows, judged, memo, contexts)
+        self._memo = memo
+        self._measured: set[str] = set()
         self._order = _order(calibration)
         self._packs: bool | None = None
         self._scores: dict[RemovedSet, Score] = {}
@@ -146,6 +150,7 @@ class Evaluator:
         alone.
         """
         self._asked.clear()
+        self._measured.clear()
 
     def has_asked(self, removed: RemovedSet) -> bool:
         """Whether a sorted set was scored before, be it on some of the windows."""
@@ -243,6 +248,8 @@ class Evaluator:
     def measure(self, name: str) -> NDArray[np.float64]:
         """Measure the dense model on the calibration, in one pass: see `signals`.
 
+        What was measured before, here or in the memo, is not measured again.
+
         Args:
             name: `block-influence`, `relative-magnitude`, `taylor` or `angular`.
 
@@ -250,14 +257,33 @@ class Evaluator:
             A value for each block; of `angular` one for each block and distance.
         """
         began = time.monotonic()
-        with self.progress.step(f"measuring {name}", None, ""):
-            sheets = self._measured_sheets()
-            signal = measure(self.model, self.calibration, name, sheets, self._memory)
-        self._passes.block_tokens += signal.block_tokens
-        self._asked_block_tokens += signal.block_tokens
-        self._plain_block_tokens += signal.block_tokens
+        signal = self._measurements.find(name)
+        if signal is None:
+            with self.progress.step(f"measuring {name}", None, ""):
+                sheets = self._measured_sheets()
+                signal = measure(self.model, self.calibration, name, sheets, self._memory)
+            self._measurements.keep(name, signal)
+            self._passes.block_tokens += signal.block_tokens
+            self._plain_block_tokens += signal.block_tokens
+        if name not in self._measured:
+            self._measured.add(name)
+            self._asked_block_tokens += signal.block_tokens
         self._seconds += time.monotonic() - began
-        return signal.values
+        values: NDArray[np.float64] = signal.values.copy()
+        return values
+
+    @cached_property
+    def _measurements(self) -> Measurements:
+        # Attention is transformers' own here, whatever losses are computed with.
+        contexts = [] if self._memo is None else _contexts(self.model, self.objective, False)
+        windows = [window_key(w.tokens, w.scored, w.item) for w in self.calibration.windows]
+        weights = Weighting.of(self.calibration).weights()
+        return Measurements(
+            self.blocks,
+            self._memo,
+            contexts[0] if contexts else None,
+            [*windows, weights.tobytes()],
+        )
 
     def _checked(self, removed: Iterable[Sequence[int]]) -> list[RemovedSet]:
         return [check_removed(s, self.blocks) if len(s) else () for s in removed]

@@ -19,11 +19,13 @@ from torch import Tensor
 from depthprune.calibration import Window
 from depthprune.errors import EvaluationError
 from depthprune.evaluator.heads import Found, Heads
+from depthprune.evaluator.memory import host_bytes
 from depthprune.evaluator.sheets import Sheet, halves
 from depthprune.evaluator.states import Held, Vault
 from depthprune.evaluator.walk import RemovedSet, block_runs, split_to_fit, walk
 from depthprune.models.anatomy import MissingError
 from depthprune.models.carried import State, hidden, with_hidden
+from depthprune.models.computing import plain_products
 from depthprune.models.free_memory import out_of_memory
 from depthprune.models.loading import Model
 from depthprune.models.replay import Inputs
@@ -132,7 +134,7 @@ class Passes:
     ) -> Iterator[tuple[Sheet, Found]]:
         anatomy = self._model.anatomy
         inputs = [anatomy.record(sheet.tokens, sheet.arguments) for sheet in sheets]
-        vault = Vault(self._budget if self._model.streamed else None)
+        vault = Vault(self._budget, host_bytes(self._model)) if self._model.streamed else Vault()
         try:
             yield from self._walked(sheets, inputs, sets, vault, step, changed)
         finally:
@@ -188,7 +190,8 @@ class Passes:
         """A block on states of one batch; what cannot be computed is not a number."""
         anatomy = self._model.anatomy
         try:
-            return anatomy.call_each(block, group, inputs)
+            with plain_products():
+                return anatomy.call_each(block, group, inputs)
         except MissingError:
             if len(group) > 1:
                 return [part for state in group for part in self._called(block, [state], inputs)]

@@ -22,7 +22,7 @@ from depthprune.models.config_sections import count_blocks
 from depthprune.models.module_names import ModuleNames
 from depthprune.models.removal import check_removed, name_blocks
 from depthprune.models.safetensors_file import Piece, SafetensorsFile, read_header
-from depthprune.models.side_files import copy_side_files
+from depthprune.models.side_files import check_side_files, copy_side_files
 from depthprune.models.surgery import Surgery, common_dtype
 from depthprune.outputs import check_space
 from depthprune.progress import SILENT, Progress
@@ -41,8 +41,19 @@ _PART = re.compile(rf"\.(?:{'|'.join(_METHODS.split())})_\w+(?=\.|$)")
 _DEEPEST = 10_000
 """Blocks, of a base whose depth is not known."""
 
-_NAMING = ("target_modules", "exclude_modules", "modules_to_save", "target_parameters")
-_PATTERNS = ("rank_pattern", "alpha_pattern")
+_NAMING = (
+    "target_modules",
+    "exclude_modules",
+    "modules_to_save",
+    "target_parameters",
+    "feedforward_modules",
+    "rank_pattern",
+    "alpha_pattern",
+)
+"""Fields whose patterns are tried on the base's modules; any other that names a block by number is
+renumbered too."""
+
+_NOT_NAMING = ("base_model_name_or_path", "revision", "task_type", "peft_type", "auto_mapping")
 _ANYWHERE = r"(.*\.)?({})$"
 """How PEFT matches a pattern with a module's name."""
 
@@ -89,6 +100,7 @@ def open_adapter(folder: Path) -> Adapter:
         ModelError: If its blocks cannot be told, or it cannot be cut.
     """
     config = read_object(folder / CONFIG, "an adapter's config")
+    check_side_files(folder)
     if not (folder / WEIGHTS).exists():
         if (folder / "adapter_model.bin").exists():
             raise CheckpointError(
@@ -106,7 +118,7 @@ def open_adapter(folder: Path) -> Adapter:
             f"{folder}: a {config['peft_type']} adapter keeps all blocks in one tensor and cannot "
             "be depth-pruned"
         )
-    file = read_header(folder / WEIGHTS)
+    file = read_header(folder / WEIGHTS, within=folder)
     prefix, touched = _find_prefix(folder, [tensor.name for tensor in file.tensors])
     base = _base_blocks(config.get("base_model_name_or_path"))
     if base is not None and touched >= base:
@@ -170,16 +182,17 @@ def write_adapter(
         size = write_file(stage / WEIGHTS, pieces, adapter.file.metadata, step.advance)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (stage / CONFIG).write_text(text, encoding="utf-8")
+    beside = copy_side_files(adapter.folder, stage, {}, {adapter.file.path.name})
     return Surgery(
         removed=gone,
         kept=kept,
-        files=(WEIGHTS, CONFIG, *copy_side_files(adapter.folder, stage, {})),
+        files=(WEIGHTS, CONFIG, *beside.copied),
         bytes_before=adapter.file.size,
         bytes_after=size,
         parameters_before=sum(tensor.elements for tensor in adapter.file.tensors),
         parameters_after=sum(piece.tensor.elements for piece in pieces),
         dtype=common_dtype(pieces),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *beside.notes),
     )
 
 
@@ -211,8 +224,9 @@ def _config(
         _base_modules(adapter, prefix, len(gone) + len(kept)), prefix, kept, pattern=_ANYWHERE
     )
     config = dict(adapter.config)
-    for field in (*_NAMING, *_PATTERNS):
-        value = config.get(field)
+    for field, value in adapter.config.items():
+        if field in _NOT_NAMING or not (field in _NAMING or names.speaks_in(value)):
+            continue
         if isinstance(value, str):
             # PEFT takes a pattern here, or the names that it stands for.
             written = names.rename([value], field)

@@ -20,6 +20,7 @@ from typing import TypeAlias
 
 from depthprune.errors import CheckpointError
 from depthprune.models.safetensors_file import Parts, Piece, layout
+from depthprune.untrusted import open_file
 
 _BUFFER = 4 << 20
 """Bytes; large enough that system calls cost nothing, small enough to forget about."""
@@ -69,7 +70,7 @@ def write_file(
                 continue
             source, begin, end, parts = run
             if source not in sources:
-                sources[source] = stack.enter_context(open(source, "rb", buffering=0))
+                sources[source] = stack.enter_context(open_file(source))
             if parts is None:
                 copy_range(sources[source], target, begin, end, advance)
             else:

@@ -9,7 +9,7 @@ index gives must stay inside the folder, for an index comes from whoever made th
 from __future__ import annotations
 
 import copy
-import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +22,8 @@ from depthprune.models.architectures import find
 from depthprune.models.config_fields import LISTED_COUNTS
 from depthprune.models.config_sections import count_blocks, counts, text_section
 from depthprune.models.safetensors_file import SafetensorsFile, Tensor, read_header
+from depthprune.models.side_files import check_side_files
+from depthprune.untrusted import read_untrusted
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -115,11 +117,12 @@ def open_checkpoint(folder: Path, *, allow_pickle: bool = False) -> Checkpoint:
         found = "a file" if folder.exists() else "nothing"
         raise CheckpointError(f"{folder}: expected a checkpoint folder, found {found}")
     config = read_object(folder / "config.json", "a checkpoint's config")
+    check_side_files(folder)
     for name in (WEIGHTS, INDEX):
         if (folder / name).is_symlink() and not (folder / name).exists():
             raise CheckpointError(f"{folder / name}: a link to a missing file; download it again")
     if (folder / WEIGHTS).exists():
-        return _counted(Checkpoint(folder, config, (read_header(folder / WEIGHTS),)))
+        return _counted(Checkpoint(folder, config, (read_header(folder / WEIGHTS, within=folder),)))
     if (folder / INDEX).exists():
         return _counted(_open_sharded(folder, config))
     pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
@@ -145,16 +148,11 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
     Raises:
         CheckpointError: If it is missing, cannot be read, or is no JSON object.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not os.path.lexists(path):
         raise CheckpointError(
             f"{path.parent}: no {path.name}; expected {what}, is this the right folder?"
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON ({error}); download it again") from error
+        )
+    found = read_untrusted(path, within=path.parent)
     if not isinstance(found, dict):
         raise CheckpointError(
             f"{path}: expected a JSON object, found {type(found).__name__}; download it again"
@@ -177,7 +175,7 @@ def _open_sharded(folder: Path, config: dict[str, Any]) -> Checkpoint:
         _check_inside(path, name)
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: the shard {name} is missing; download it")
-    shards = tuple(read_header(folder / name) for name in names)
+    shards = tuple(read_header(folder / name, within=folder) for name in names)
     _check_index(path, weight_map, dict(zip(names, shards, strict=True)))
     metadata = index.get("metadata")
     return Checkpoint(folder, config, shards, metadata if isinstance(metadata, dict) else {})
@@ -209,7 +207,8 @@ def _counted(checkpoint: Checkpoint) -> Checkpoint:
 def _check_inside(index: Path, name: str) -> None:
     windows = PureWindowsPath(name)
     outside = PurePosixPath(name).is_absolute() or windows.drive or windows.root
-    if outside or ".." in windows.parts or not windows.parts:
+    odd = any(not each.isprintable() or len(each.encode()) > 255 for each in windows.parts)
+    if outside or ".." in windows.parts or not windows.parts or odd:
         raise CheckpointError(
             f"{index}: names the shard {name!r}, outside the folder; this checkpoint is not to "
             "be trusted"

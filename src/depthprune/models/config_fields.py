@@ -102,6 +102,7 @@ FIELDS: Mapping[str, Action] = {
     "kda_layers": "remap-from-1",
     "full_attn_layers": "remap-from-1",
     "per_layer_config": "remap-keys",
+    "pruned_heads": "remap-keys",
     # How many blocks at the start are of another kind.
     "first_k_dense_replace": "recount",
     "num_dense_layers": "recount",
@@ -178,8 +179,9 @@ SECTIONS = ("text_config", "llm_config", "language_config")
 PREDICTION_COUNTS = ("num_nextn_predict_layers", "num_mtp_modules", "mtp_num_layers")
 """How many multi-token-prediction layers follow the blocks."""
 
-NAMING_MODULES = ("quantization_config", "compression_config")
-"""Fields that may list modules by name."""
+NAMING_MODULES = ("quantization_config", "compression_config", "quantization")
+"""Fields that list modules by name, or by patterns that only the quantiser's reader knows for such.
+What else names a block by its number is found by that."""
 
 NOT_PER_BLOCK = frozenset(
     {

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from depthprune.models.computing import DTYPES, check_dtype
+from depthprune.models.computing import DTYPES, check_dtype, synchronize
 from depthprune.models.free_memory import available_memory
 from depthprune.models.gguf_reader import read_gguf
 from depthprune.models.source import ModelSource
@@ -174,15 +174,8 @@ def _once(product: Callable[[], Tensor], device: torch.device) -> float:
         began = time.thread_time()
         product()
         return time.thread_time() - began
-    _wait(device)
+    synchronize(device)
     began = time.perf_counter()
     product()
-    _wait(device)
+    synchronize(device)
     return time.perf_counter() - began
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

@@ -20,6 +20,7 @@ from depthprune.errors import CheckpointError
 from depthprune.models.checkpoint import Checkpoint
 from depthprune.models.gguf_file import GgufTensor
 from depthprune.models.safetensors_file import Tensor
+from depthprune.untrusted import open_file
 
 _HEAD = 64 << 10
 _SAMPLE = 4 << 10
@@ -76,7 +77,7 @@ def _tensor_samples(tensors: Iterable[Tensor | GgufTensor]) -> Iterable[tuple[in
 
 def _add_file(digest: hashlib._Hash, path: Path, ranges: Iterable[tuple[int, int]]) -> None:
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_file(path) as file:
             size = file.seek(0, 2)
             digest.update(f"file {size}\n".encode())
             # Seeded by the size, so that the same bytes are always read at the same places.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from depthprune.errors import ParityError, first_line
 from depthprune.models.free_memory import out_of_memory
 from depthprune.models.loading import Model, quiet_transformers
+from depthprune.models.plain_generation import plain_generation
 from depthprune.models.widening import FLOAT32_LIMIT, widened
 
 
@@ -99,13 +100,11 @@ def _tied(module: Any, prompt: Tensor, ours: Tensor, theirs: Tensor) -> bool:
 @torch.inference_mode()
 def _continue(module: Any, prompt: Tensor, new: int, *, use_cache: bool) -> Tensor:
     """Greedy continuation by exactly `new` tokens."""
-    with quiet_transformers():
+    with quiet_transformers(), plain_generation(module):
         return module.generate(  # type: ignore[no-any-return]
             prompt,
             attention_mask=torch.ones_like(prompt),
             do_sample=False,
-            min_new_tokens=new,
             max_new_tokens=new,
             use_cache=use_cache,
-            pad_token_id=0,
         )

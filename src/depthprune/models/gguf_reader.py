@@ -17,10 +17,14 @@ from typing import Any
 
 from depthprune.errors import CheckpointError, ModelError
 from depthprune.models.gguf_file import ARRAY, SCALARS, STRING, Field, GgufFile, GgufTensor
+from depthprune.untrusted import open_file
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _ALIGNMENT = 32
+_MOST_DIMENSIONS = 8
+"""ggml itself knows four."""
+
 _LARGEST_ARRAY = 1 << 16
 """Numbers of an array that are read; longer ones (a vocabulary's scores) are left as bytes."""
 
@@ -40,7 +44,7 @@ def read_gguf(path: Path) -> GgufFile:
         ModelError: If the package `gguf` is not installed, or does not know a tensor's type.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             size = file.seek(0, 2)
             if size == 0:
                 raise _bad(path, "the file is empty")
@@ -181,6 +185,8 @@ class _Reader:
     def _info(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self._text()
         (dimensions,) = self._numbers("I")
+        if dimensions > _MOST_DIMENSIONS:
+            raise _bad(self.path, f"{name} has {dimensions} dimensions, expected at most 8")
         shape = self._numbers(f"{self._count(dimensions, 8)}Q")
         kind, offset = self._numbers("IQ")
         return name, shape, kind, offset

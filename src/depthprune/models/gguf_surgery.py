@@ -25,6 +25,7 @@ from depthprune.models.removal import check_removed
 from depthprune.models.surgery import Surgery
 from depthprune.outputs import check_space
 from depthprune.progress import SILENT, Progress
+from depthprune.untrusted import open_file
 
 _BLOCK = re.compile(r"blk\.(\d+)(?=\.)")
 
@@ -103,7 +104,7 @@ def write_gguf(cut: GgufCut, out: Path, progress: Progress = SILENT) -> Surgery:
     file = cut.source
     check_space(out, cut.bytes + file.size - max(tensor.end for tensor in file.tensors) + (1 << 20))
     with ExitStack() as stack:
-        source = stack.enter_context(open(file.path, "rb", buffering=0))
+        source = stack.enter_context(open_file(file.path))
         target = stack.enter_context(open(out, "xb", buffering=0))
         step = stack.enter_context(progress.step("copying weights", cut.bytes, "B"))
         write_all(target, memoryview(_head(cut, source)))

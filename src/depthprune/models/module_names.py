@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from depthprune.errors import ModelError
+from depthprune.models.config_fields import FIELDS, NAMING_MODULES, SECTIONS
 
 _SIGNS = ("re:", "+:", "-:")
 """What marks a regular expression: compressed-tensors' lists, and GPTQModel's `dynamic`."""
@@ -22,8 +23,30 @@ _SIGNS = ("re:", "+:", "-:")
 _REGULAR = ("dynamic",)
 """Dictionaries whose keys are regular expressions, marked or not: GPTQModel's rules by module."""
 
+_LONGEST_NAME = 1_000
+"""Characters of a name or a pattern. Longer ones are texts."""
+
 _SPECIAL = re.compile(r"[\\*+?^$|(){}\[\]]")
 _ELSEWHERE = re.compile(r"vision|visual|image|audio|speech|encoder|mtp")
+
+
+def naming_fields(section: Mapping[str, Any], modules: ModuleNames) -> list[str]:
+    """The fields of a config's section that may list modules by name.
+
+    Those of quantisation are known, and their patterns are read as such. But every tool has its own
+    key (MLX keeps `quantization` beside `quantization_config`), so any other field counts as well
+    that names a block by its number.
+
+    Args:
+        section: The section.
+        modules: The checkpoint's modules.
+    """
+    apart = {*SECTIONS, *FIELDS, "auto_map", "_name_or_path", "architectures"}
+    return [
+        name
+        for name, value in section.items()
+        if value and (name in NAMING_MODULES or (name not in apart and modules.speaks_in(value)))
+    ]
 
 
 class ModuleNames:
@@ -61,7 +84,27 @@ class ModuleNames:
         self._frame = pattern
         # The list is called the same with and without the model's own prefix.
         stem = prefix.rstrip(".").split(".")[-1]
+        self._speaking = re.compile(
+            rf"(?:^|[^A-Za-z0-9_]|\\[.bAd]){re.escape(stem)}\\?\.\D{{0,3}}\d"
+        )
+        self._stem = stem.encode()
         self._name = re.compile(rf"((?:[\w]+\.)*?{re.escape(stem)}\.)(\d+)(?=\.|$)")
+
+    def may_speak_in(self, raw: bytes) -> bool:
+        """Whether a file's bytes hold what any name of a block would, told without parsing it."""
+        return self._stem in raw
+
+    def speaks_in(self, value: Any) -> bool:
+        """Whether any key or text in a value names a block by its number.
+
+        Args:
+            value: Any JSON value.
+        """
+        if isinstance(value, str):
+            return len(value) <= _LONGEST_NAME and bool(self._speaking.search(value))
+        if isinstance(value, dict):
+            return any(self.speaks_in(key) or self.speaks_in(item) for key, item in value.items())
+        return isinstance(value, list) and any(map(self.speaks_in, value))
 
     def rename(self, value: Any, field: str) -> Any:
         """Renumber the modules named anywhere in a part of a config.

@@ -13,11 +13,10 @@ from typing import Any, TypeAlias
 
 from depthprune.errors import CheckpointError, ModelError
 from depthprune.models.checkpoint import Checkpoint
-from depthprune.models.config_fields import NAMING_MODULES
 from depthprune.models.config_surgery import cut_config
 from depthprune.models.gguf_file import GgufFile
 from depthprune.models.gguf_rules import check_ties
-from depthprune.models.module_names import ModuleNames
+from depthprune.models.module_names import ModuleNames, naming_fields
 
 Refusal: TypeAlias = Callable[[tuple[int, ...]], "str | None"]
 
@@ -46,7 +45,10 @@ def checkpoint_refusal(checkpoint: Checkpoint) -> Refusal:
     """
     config, section = checkpoint.config, checkpoint.text_config
     parts = () if section is config else (config, section)
-    naming = [(name, part[name]) for part in parts for name in NAMING_MODULES if part.get(name)]
+    if not parts:
+        return config_refusal(config)
+    whole = ModuleNames(checkpoint.tensors, checkpoint.block_prefix, range(checkpoint.blocks))
+    naming = [(name, part[name]) for part in parts for name in naming_fields(part, whole)]
     if not naming:
         return config_refusal(config)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from depthprune.errors import CheckpointError
+from depthprune.untrusted import open_file, shown
 
 DTYPE_BITS: Mapping[str, int] = {
     "BOOL": 8,
@@ -45,6 +46,11 @@ DTYPE_BITS: Mapping[str, int] = {
 """Bits an element takes, for every dtype of the format."""
 
 _LARGEST_HEADER = 100_000_000
+
+_MOST_DIMENSIONS = 64
+"""Axes of a tensor; torch stops there."""
+
+_LARGEST_NUMBER = (1 << 63) - 1
 """Bytes; the limit that the safetensors library itself enforces."""
 
 
@@ -94,11 +100,12 @@ class SafetensorsFile:
     size: int
 
 
-def read_header(path: Path) -> SafetensorsFile:
+def read_header(path: Path, *, within: Path | None = None) -> SafetensorsFile:
     """Read and check a file's header against the file's size.
 
     Args:
         path: A safetensors file.
+        within: The folder that it must lie in once links are followed, if any.
 
     Returns:
         The header, with every tensor known to lie inside the file, end to end.
@@ -109,7 +116,7 @@ def read_header(path: Path) -> SafetensorsFile:
             a tensor's shape and dtype.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path, within=within) as file:
             size = os.fstat(file.fileno()).st_size
             length = _header_length(path, file.read(8), size)
             raw = file.read(length)
@@ -172,18 +179,30 @@ def _tensor(path: Path, name: str, entry: object, data: int) -> Tensor:
             path, f"corrupt header: {name} needs dtype, shape and two data_offsets"
         ) from error
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise CheckpointError(f"{path}: {name} has the unknown dtype {dtype!r}; convert it first")
-    numbers = [begin, end, *(shape if isinstance(shape, list) else [None])]
-    if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in numbers):
-        raise _bad(path, f"corrupt header: {name} has a shape or offset that is no whole number")
+        raise CheckpointError(
+            f"{path}: {name} has the unknown dtype {shown(dtype)}; convert it first"
+        )
+    if not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS:
+        raise _bad(
+            path, f"corrupt header: {name} needs a shape, of at most {_MOST_DIMENSIONS} axes"
+        )
+    numbers = [begin, end, *shape]
+    if not all(type(n) is int and 0 <= n <= _LARGEST_NUMBER for n in numbers):
+        raise _bad(
+            path, f"corrupt header: {name} has a shape or offset that is no whole number of 64 bits"
+        )
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if (end - begin) * 8 != bits:
         raise _bad(
             path,
-            f"corrupt header: {name} of shape {shape} in {dtype} takes {bits / 8:g} bytes, "
+            f"corrupt header: {name} of shape {shape} in {dtype} takes {_bytes(bits)} bytes, "
             f"and its offsets span {end - begin}",
         )
     return Tensor(name, dtype, tuple(shape), data + begin, data + end)
+
+
+def _bytes(bits: int) -> str:
+    return f"{bits / 8:g}" if bits < 1 << 64 else shown(bits // 8)
 
 
 def _check_offsets(path: Path, tensors: list[Tensor], data: int, size: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,14 +176,9 @@ def _folder_source(
     trust_remote_code: bool,
     allow_pickle: bool,
 ) -> ModelSource:
-    config = _config(folder)
-    if "auto_map" in config and not trust_remote_code:
-        raise ModelError(
-            f"{name}: the model brings Python code of its own, which is not run; read it, "
-            "then pass --trust-remote-code"
-        )
     checkpoint: Checkpoint | None = open_checkpoint(folder, allow_pickle=allow_pickle)
     assert checkpoint is not None
+    check_code(name, checkpoint.config, trust_remote_code)
     blocks, model_type = checkpoint.blocks, checkpoint.model_type
     if not checkpoint.shards:
         checkpoint = None
@@ -193,12 +188,22 @@ def _folder_source(
     )  # fmt: skip
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}
+def check_code(name: str, config: Mapping[str, Any], trust_remote_code: bool) -> None:
+    """Refuse a model whose own Python code would be needed and may not run.
+
+    Args:
+        name: What the user wrote.
+        config: Its `config.json`.
+        trust_remote_code: Whether the code may run.
+
+    Raises:
+        ModelError: If it brings code and may not run it.
+    """
+    if "auto_map" in config and not trust_remote_code:
+        raise ModelError(
+            f"{name}: the model brings Python code of its own, which is not run; read it, "
+            "then pass --trust-remote-code"
+        )
 
 
 def _gguf_source(name: str, file: Path) -> ModelSource:

@@ -19,16 +19,17 @@ from typing import Any
 from depthprune.errors import CheckpointError
 from depthprune.models import generation_settings
 from depthprune.models.checkpoint import INDEX, Checkpoint, read_object
-from depthprune.models.config_fields import NAMING_MODULES, PREDICTION_COUNTS
+from depthprune.models.config_fields import PREDICTION_COUNTS
 from depthprune.models.config_sections import text_section
 from depthprune.models.config_surgery import cut_config
-from depthprune.models.module_names import ModuleNames
+from depthprune.models.module_names import ModuleNames, naming_fields
 from depthprune.models.removal import check_removed
 from depthprune.models.safetensors_file import Piece
 from depthprune.models.shards import Plan, plan_shards, write_shards
 from depthprune.models.side_files import copy_side_files
-from depthprune.outputs import check_space
+from depthprune.outputs import MANIFEST_NAME, check_space
 from depthprune.progress import SILENT, Progress
+from depthprune.untrusted import LARGEST, read_bytes, read_text
 
 _FLOATS = {
     "F64": "float64",
@@ -46,6 +47,12 @@ _QUANTISATION_FILES = (
     "quantization_config.json",
 )
 """Where GPTQ, AWQ, ModelOpt and AutoRound keep a quantisation config of their own."""
+
+_READ_APART = ("config.json", INDEX, generation_settings.NAME, MANIFEST_NAME)
+
+_TOKENIZERS = ("tokenizer", "vocab", "merges", "added_tokens", "special_tokens", "chat_template",
+               "tekken")  # fmt: skip
+"""How files begin that speak of tokens, any of which may look like a module's name."""
 
 _ROOM = 64 << 20
 """Bytes wanted beyond the weights, for the tokenizer and what else is copied."""
@@ -132,8 +139,12 @@ def write_pruned(
         )
     bytes_after = sum((stage / name).stat().st_size for name in files if name != INDEX)
     _write_json(stage / "config.json", config)
-    files += ["config.json", *_quantisation_files(checkpoint.folder, stage, modules)]
-    files += copy_side_files(checkpoint.folder, stage, config)
+    files += ["config.json", *_renumbered_files(checkpoint.folder, stage, modules)]
+    beside = copy_side_files(
+        checkpoint.folder, stage, config, {INDEX, *(s.path.name for s in checkpoint.shards)}
+    )
+    files += beside.copied
+    notes += beside.notes
     if generation_settings.NAME in files:
         notes += _generation_settings(stage / generation_settings.NAME, kept, checkpoint.blocks)
     return Surgery(
@@ -186,25 +197,36 @@ def _config(
     section = text_section(config)
     # The text section is the config itself unless it is nested.
     for part in {id(part): part for part in (config, section)}.values():
-        for name in NAMING_MODULES:
-            if part.get(name):
-                part[name] = modules.rename(part[name], name)
+        for name in naming_fields(part, modules):
+            part[name] = modules.rename(part[name], name)
     return config, warnings
 
 
-def _quantisation_files(folder: Path, stage: Path, modules: ModuleNames) -> list[str]:
-    """Quantisation configs that stand beside `config.json`, rewritten like the one inside it."""
+def _renumbered_files(folder: Path, stage: Path, modules: ModuleNames) -> list[str]:
+    """Files beside `config.json` that name blocks by number, rewritten like the config.
+
+    Quantisers keep configs, maps of bits and measurements there, under names of their own.
+    """
     written = []
-    for name in _QUANTISATION_FILES:
-        if (folder / name).is_file():
-            _write_json(stage / name, modules.rename(read_object(folder / name, name), name))
+    for path in sorted(folder.glob("*.json")):
+        name = path.name
+        known = name in _QUANTISATION_FILES
+        if name in _READ_APART or name.startswith(_TOKENIZERS) or not (known or path.is_file()):
+            continue
+        if not known and path.stat().st_size > LARGEST:
+            continue
+        if not known and not modules.may_speak_in(read_bytes(path, within=folder)):
+            continue
+        found = read_object(path, name)
+        if known or modules.speaks_in(found):
+            _write_json(stage / name, modules.rename(found, name))
             written.append(name)
     return written
 
 
 def _generation_settings(file: Path, kept: Sequence[int], blocks: int) -> list[str]:
     """Rewrite copied generation settings where they name blocks; else they stay byte for byte."""
-    text = file.read_text(encoding="utf-8", errors="replace")
+    text = read_text(file)
     if not any(f'"{name}"' in text for name in generation_settings.FIELDS):
         return []
     settings = read_object(file, "generation settings")

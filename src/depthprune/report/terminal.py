@@ -38,7 +38,7 @@ class BenchRow:
         bytes: On disk.
         prefill: Tokens a second.
         decode: Tokens a second.
-        peak_memory: Bytes, or None where it cannot be read.
+        memory: Bytes that its parameters and buffers take, or None where it cannot be read.
     """
 
     name: str
@@ -46,7 +46,7 @@ class BenchRow:
     bytes: int
     prefill: Spread
     decode: Spread
-    peak_memory: int | None
+    memory: int | None
 
 
 def _plain(text: str, style: str = "") -> Text:
@@ -243,7 +243,7 @@ def bench_table(rows: Sequence[BenchRow]) -> RenderableType:
     size: list[tuple[str, list[int | None], Callable[[int], str]]] = [
         ("parameters", [row.parameters for row in rows], numbers.format_count),
         ("bytes on disk", [row.bytes for row in rows], numbers.format_bytes),
-        ("peak memory", [row.peak_memory for row in rows], numbers.format_bytes),
+        ("weights in memory", [row.memory for row in rows], numbers.format_bytes),
     ]
     for name, values, words in size:
         known = [value for value in values if value is not None]

@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from depthprune.errors import UsageError
+from depthprune.untrusted import LARGEST_YAML, parse_yaml, read_text, shown
 
 
 def listed(value: Any) -> Any:
@@ -22,7 +22,11 @@ def listed(value: Any) -> Any:
 
 def _draws(value: Any) -> Any:
     """A number of draws as the draws' numbers."""
-    return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if value > MOST_CELLS:
+        raise ValueError(f"expected at most {MOST_CELLS:,}, got {shown(value)}")
+    return list(range(value))
 
 
 def _generation(value: Any) -> Any:
@@ -35,7 +39,13 @@ def is_task_file(task: str) -> bool:
     return task.endswith((".yaml", ".yml"))
 
 
+MOST_CELLS = 100_000
+"""Cells of a grid, and draws. A cell is a search, so a plan with more was written by mistake."""
+
 Level = Annotated[int, Field(ge=0)]
+
+_MOST_PROBLEMS = 20
+"""Problems of a plan that are named; the rest would be more of the same."""
 
 FINAL_KEYS = ("finalists", "tasks", "task_items", "generate")
 """The keys of what finalists are judged on; they decide nothing about a cell."""
@@ -126,18 +136,11 @@ def read_plan(path: Path) -> Plan:
     Raises:
         UsageError: If the file is not a plan, naming everything that is wrong with it.
     """
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read ({error.strerror}); name a plan in YAML"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise UsageError(f"{path}: not YAML ({detail}); mend it") from error
+    text = read_text(path, error=UsageError, most=LARGEST_YAML)
+    found = parse_yaml(text, str(path), error=UsageError)
     if not isinstance(found, dict):
         raise UsageError(
-            f"{path}: expected a plan, with models, k and calibrations; got {found!r:.60}"
+            f"{path}: expected a plan, with models, k and calibrations; got {shown(found, 60)}"
         )
     try:
         return Plan.model_validate(found)
@@ -147,8 +150,8 @@ def read_plan(path: Path) -> Plan:
 
 def _problems(error: ValidationError) -> str:
     lines = []
-    for each in error.errors():
-        where = ".".join(str(part) for part in each["loc"])
+    for each in error.errors(include_input=False, include_url=False)[:_MOST_PROBLEMS]:
+        where = ".".join(f"{part!s:.80}" for part in each["loc"])
         word = "unknown key" if each["type"] == "extra_forbidden" else each["msg"].lower()
         lines.append(f"{where}: {word}")
     return "; ".join(lines)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,10 +24,21 @@ from depthprune.evaluator import RemovedSet
 from depthprune.models.removal import parse_blocks
 from depthprune.objectives import parse_objective
 from depthprune.search import Budget, make_search, parse_budget
-from depthprune.study.design import FINAL_KEYS, Plan, is_task_file, listed, read_plan
+from depthprune.study.design import (
+    FINAL_KEYS,
+    MOST_CELLS,
+    Plan,
+    is_task_file,
+    listed,
+    read_plan,
+)
+from depthprune.untrusted import shown
 
 T = TypeVar("T")
 Specs: TypeAlias = tuple[CalibrationSpec, ...]
+
+_MOST_CONFIGURATIONS = 2_000
+"""Of one calibration. Each is read as a spec."""
 
 _AXES = ("model", "k", "calibration", "objective", "search", "draw", "seed")
 
@@ -156,7 +168,10 @@ def _written_out(plan: Plan, path: Path) -> Grid:
     reading.check_names()
     if reading.problems:
         raise UsageError(f"{path}: {'; '.join(reading.problems)}")
-    cells, unfit = _cells(plan, calibrations)
+    try:
+        cells, unfit = _cells(plan, calibrations)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
     if not cells:
         raise UsageError(f"{path}: no cell is left; exclude less, or name objectives that fit")
     tasks = tuple(str(path.parent / t) if is_task_file(t) else t for t in plan.tasks)
@@ -225,6 +240,7 @@ def _configurations(name: str, entry: Any, folder: Path) -> list[Calibrated]:
     axes = {key: listed(value) for key, value in entry.items() if key != "spec"}
     if "spec" not in entry or not all(axes.values()):
         raise UsageError("expected spec and axes, each with at least one value")
+    _check_cells("its axes", axes.values(), _MOST_CONFIGURATIONS)
     answer = []
     for values in itertools.product(*axes.values()):
         keys = ",".join(f"{key}={value}" for key, value in zip(axes, values, strict=True))
@@ -234,6 +250,16 @@ def _configurations(name: str, entry: Any, folder: Path) -> list[Calibrated]:
         spec = f"{entry['spec']},{keys}" if keys else str(entry["spec"])
         answer.append(Calibrated("/".join([name, *varied]), name, _specs(spec, folder)))
     return answer
+
+
+def _check_cells(what: str, axes: Iterable[Sequence[Any]], most: int) -> None:
+    """Refuse what would take longer to write out than anyone can wait."""
+    count = math.prod(map(len, axes))
+    if count > most:
+        raise UsageError(
+            f"{what} have {shown(count)} combinations, expected at most {most:,}; name fewer "
+            "levels, or split the plan"
+        )
 
 
 def _specs(entry: Any, folder: Path) -> Specs:
@@ -254,16 +280,17 @@ def _problem(specs: Specs) -> CalibrationSpec:
 
 def _cells(plan: Plan, calibrations: Mapping[str, Calibrated]) -> tuple[tuple[Cell, ...], int]:
     cells, unfit = [], 0
-    order = itertools.product(
+    axes: tuple[Sequence[Any], ...] = (
         plan.models,
-        calibrations.values(),
+        tuple(calibrations.values()),
         plan.draws,
         plan.objectives,
         plan.searches,
         sorted(plan.k, reverse=True),
         plan.seeds,
     )
-    for model, calibration, draw, objective, search, k, seed in order:
+    _check_cells("the axes of its grid", axes, MOST_CELLS)
+    for model, calibration, draw, objective, search, k, seed in itertools.product(*axes):
         cell = Cell(model, k, calibration.name, objective, search, draw, seed)
         if any(_matches(cell, calibration.family, entry) for entry in plan.exclude):
             continue

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from depthprune.errors import UsageError
 from depthprune.outputs import whole_file
+from depthprune.untrusted import read_text
 
 
 class Record(BaseModel):
@@ -106,10 +107,7 @@ class Lines(Generic[R]):
             UsageError: If it is no such table, is of another version or plan, or has a record that
                 does not fit the schema, or two that say different things of the same piece.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path}: cannot be read ({error}); expected {self.what}") from error
+        text = read_text(path, error=UsageError)
         lines = text.split("\n")[:-1]
         found = self._header(path, lines[0] if lines else "")
         if plan is not None and found != plan:
@@ -130,7 +128,7 @@ class Lines(Generic[R]):
     def _header(self, path: Path, line: str) -> str:
         try:
             header: Any = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             header = None
         if not isinstance(header, dict) or header.get("kind") != self.kind:
             raise UsageError(f"{path}: expected {self.what}, whose first line says {self.kind}")
