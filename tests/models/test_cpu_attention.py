@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from depthprune.models import cpu_attention
 from depthprune.models.cpu_attention import (
@@ -99,3 +100,8 @@ def test_the_shape_is_the_models_own() -> None:
     assert AttentionHeads.of(tiny_config("llama")) == AttentionHeads(2, 2, 16)
     assert AttentionHeads.of(tiny_config("llava")).query >= 1
     assert AttentionHeads.of(tiny_config("mamba")).width >= 1
+
+
+@pytest.mark.skipif("gemma4_text" not in CONFIG_MAPPING, reason="not known yet")
+def test_a_config_that_does_not_name_one_width_has_a_usual_one() -> None:
+    assert AttentionHeads.of(tiny_config("gemma4_text")).width >= 1

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,14 +88,17 @@ class AttentionHeads:
     def of(cls, config: Any) -> AttentionHeads:
         """As a config from transformers names them; a usual shape where it does not."""
         text = config.get_text_config()
-        query = _whole(getattr(text, "num_attention_heads", None), 8)
-        key = _whole(getattr(text, "num_key_value_heads", None), query)
-        width = _whole(getattr(text, "hidden_size", None), 64 * query) // query
-        width = _whole(getattr(text, "head_dim", None), max(1, width))
+        query = _number(text, "num_attention_heads", 8)
+        key = _number(text, "num_key_value_heads", query)
+        width = _number(text, "hidden_size", 64 * query) // query
+        width = _number(text, "head_dim", max(1, width))
         return cls(query, key if query % key == 0 else query, width)
 
 
-def _whole(value: Any, otherwise: int) -> int:
+def _number(config: Any, name: str, otherwise: int) -> int:
+    value = None
+    with suppress(Exception):  # a config may refuse to name what differs between its blocks
+        value = getattr(config, name, None)
     return value if type(value) is int and value > 0 else otherwise
 
 
