@@ -50,6 +50,10 @@ test-slow: $(STAMP) llama-cpp models $(EVAL_STAMP)
 test-processors: $(STAMP)
 	$(BIN)/python tests/processors.py
 
+# Damaged and hostile input of every kind, from seeds; about ten minutes. `make test` runs a share.
+fuzz: $(STAMP)
+	DEPTHPRUNE_FUZZ=10000 $(BIN)/pytest tests/fuzz
+
 # lm-evaluation-harness, against which the slow tests hold our scorer.
 $(EVAL_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[eval]'
