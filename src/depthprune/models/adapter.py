@@ -182,7 +182,7 @@ def write_adapter(
     with progress.step("copying weights", nbytes, "B") as step:
         size = write_file(stage / WEIGHTS, pieces, adapter.file.metadata, step.advance)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    (stage / CONFIG).write_text(text, encoding="utf-8")
+    (stage / CONFIG).write_text(text, encoding="utf-8", errors="backslashreplace")
     beside = copy_side_files(adapter.folder, stage, {}, {adapter.file.path.name})
     return Surgery(
         removed=gone,

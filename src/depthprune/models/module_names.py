@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -230,8 +231,10 @@ class ModuleNames:
         try:
             if len(pattern) > _LONGEST_NAME:
                 raise re.error("too long")
-            re.compile(framed)
-            compiled = regex.compile(framed)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                re.compile(framed)
+                compiled = regex.compile(framed)
         except (re.error, regex.error, OverflowError, RecursionError) as error:
             raise _stale(name, field) from error
 
