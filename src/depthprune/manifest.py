@@ -336,6 +336,9 @@ class Manifest(_Record):
     measured_dtype: str | None = Field(
         default=None, description="That the losses were computed in."
     )
+    measured_dtype_reason: str | None = Field(
+        default=None, description="What was measured to choose it; null where it was given."
+    )
     device: str | None = None
     calibration: list[CalibrationRecord] | None = None
     objective: str | None = None

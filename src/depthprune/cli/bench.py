@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from depthprune.cli import options
-from depthprune.cli.console import TerminalProgress, show, show_json
+from depthprune.cli.console import TerminalProgress, note, show, show_json
 from depthprune.cli.session import Loading
 
 
@@ -38,7 +38,8 @@ def bench(
     sources = [loading.find() for loading in loadings]
     modules, kind = [], ""
     for source in sources:
-        module, kind = _module(source, dtype, device, progress)
+        # Both in one dtype: the first model's, where it is chosen.
+        module, kind = _module(source, kind or dtype, device, progress)
         modules.append(module)
     rates = measure(
         modules,
@@ -62,11 +63,15 @@ def bench(
 
 
 def _module(source: Any, dtype: str, device: str, progress: TerminalProgress) -> tuple[Any, str]:
-    from depthprune.models.computing import DTYPES, choose_device, choose_dtype
+    from depthprune.models.computing import DTYPES, choose_device
+    from depthprune.models.dtype_choice import choose_dtype
     from depthprune.models.loading import load_module
 
     place = choose_device(device)
-    kind = choose_dtype(dtype, place)
+    choice = choose_dtype(dtype, source, place)
+    kind = choice.name
+    if choice.why is not None:
+        note(f"computing in {kind}: {choice.why}")
     with progress.step(f"loading {source.name}", None, ""):
         return load_module(source, DTYPES[kind], place), kind
 

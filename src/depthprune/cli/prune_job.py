@@ -137,6 +137,7 @@ class PruneJob:
             kept=list(written.surgery.kept),
             dtype=written.surgery.dtype,
             measured_dtype=model.dtype,
+            measured_dtype_reason=model.dtype_reason,
             device=model.device,
             calibration=[calibration_record(part) for part in calibration.parts],
             objective=evaluator.objective.name,

@@ -74,6 +74,8 @@ class Loading:
                 stream=self.stream,
                 device_map=self.device_map,
             )
+        if model.dtype_reason is not None:
+            note(f"computing in {model.dtype}: {model.dtype_reason}")
         self._loaded[:] = [model]
         return model
 

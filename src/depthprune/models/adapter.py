@@ -26,6 +26,7 @@ from depthprune.models.side_files import check_side_files, copy_side_files
 from depthprune.models.surgery import Surgery, common_dtype
 from depthprune.outputs import check_space
 from depthprune.progress import SILENT, Progress
+from depthprune.untrusted import shown
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -181,7 +182,7 @@ def write_adapter(
     with progress.step("copying weights", nbytes, "B") as step:
         size = write_file(stage / WEIGHTS, pieces, adapter.file.metadata, step.advance)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    (stage / CONFIG).write_text(text, encoding="utf-8")
+    (stage / CONFIG).write_text(text, encoding="utf-8", errors="backslashreplace")
     beside = copy_side_files(adapter.folder, stage, {}, {adapter.file.path.name})
     return Surgery(
         removed=gone,
@@ -203,6 +204,11 @@ def _pieces(adapter: Adapter, kept: tuple[int, ...]) -> list[Piece]:
         name = tensor.name
         parts = split_name(name)
         if parts is not None and parts[0] == adapter.prefix:
+            if not name.startswith(f"{parts[0]}{parts[1]}."):
+                raise CheckpointError(
+                    f"{adapter.folder}: {name} writes the block's number {parts[1]} otherwise; "
+                    "rename the tensor"
+                )
             if parts[1] not in new_number:
                 continue
             blocks_left = True
@@ -267,8 +273,8 @@ def _layers(adapter: Adapter, gone: tuple[int, ...], kept: tuple[int, ...]) -> M
     listed = value if isinstance(value, list) else [value]
     if not all(isinstance(block, int) and block >= 0 for block in listed):
         raise CheckpointError(
-            f"{adapter.folder}: layers_to_transform is {value!r}, expected block numbers; correct "
-            f"{CONFIG}"
+            f"{adapter.folder}: layers_to_transform is {shown(value)}, expected block "
+            f"numbers; correct {CONFIG}"
         )
     # Beyond the last block that is known, blocks move down by as many as went.
     moved = [new_number.get(b, b - len(gone)) for b in listed if b not in gone]

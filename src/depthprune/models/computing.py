@@ -1,14 +1,9 @@
-"""Where a model computes, and in which dtype.
-
-`auto` takes bfloat16 where the processor multiplies it natively, else float32: the same model costs
-half the memory and, on such a processor, less than half the time.
-"""
+"""The devices and dtypes that a model can compute on and in, and what is done otherwise on each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,32 +38,14 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device) -> str:
-    """The dtype that a `--dtype` names, on this device.
+def check_dtype(name: str) -> None:
+    """Refuse a `--dtype` that is none.
 
     Raises:
         UsageError: If the name is unknown.
     """
-    if name == "auto":
-        return "bfloat16" if _multiplies_bfloat16(device) else "float32"
-    if name not in DTYPES:
+    if name != "auto" and name not in DTYPES:
         raise UsageError(f"--dtype: expected auto, {', '.join(DTYPES)}, got {name!r}")
-    return name
-
-
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8 or bool(torch.version.hip)
-    if device.type == "mps":
-        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
-    if any(getattr(torch.cpu, check, lambda: False)() for check in checks):
-        return True
-    try:
-        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return False
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)
 
 
 def wide_place(device: torch.device) -> torch.device:

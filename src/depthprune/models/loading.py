@@ -22,7 +22,8 @@ from torch import nn
 from depthprune.errors import ModelError, first_line
 from depthprune.models.anatomy import Anatomy, find_anatomy
 from depthprune.models.automatic import automatic_class_of, read_config
-from depthprune.models.computing import DTYPES, choose_device, choose_dtype
+from depthprune.models.computing import DTYPES, choose_device
+from depthprune.models.dtype_choice import choose_dtype
 from depthprune.models.gguf_unpacking import quick_gguf
 from depthprune.models.placement import DeviceMap, check_placement, first_device
 from depthprune.models.purpose import require_language_model
@@ -46,6 +47,7 @@ class Model:
         dtype: Name of the dtype it computes in.
         device: Where it computes.
         unexpected: Keys in its files that it has no place for, as `numberless` writes them.
+        dtype_reason: What was measured to choose the dtype, if the user did not.
     """
 
     source: ModelSource
@@ -55,6 +57,7 @@ class Model:
     dtype: str
     device: str
     unexpected: frozenset[str] = frozenset()
+    dtype_reason: str | None = None
 
     @property
     def streamed(self) -> bool:
@@ -136,7 +139,8 @@ def load(
     )
     require_language_model(source.name, source.checkpoint)
     place = choose_device(first_device(device_map) or device)
-    kind = choose_dtype(dtype, place)
+    choice = choose_dtype(dtype, source, place, held=not stream and device_map is None)
+    kind = choice.name
     if stream:
         check_streamable(source)
     tokenizer = tokenizer if tokenizer is not None else source.tokenizer()
@@ -148,7 +152,9 @@ def load(
         module = load_module(source, DTYPES[kind], place, device_map)
         anatomy = find_anatomy(module)
         unexpected = getattr(module, _UNEXPECTED, frozenset())
-    return Model(source, module, tokenizer, anatomy, kind, str(anatomy.device), unexpected)
+    return Model(
+        source, module, tokenizer, anatomy, kind, str(anatomy.device), unexpected, choice.why
+    )
 
 
 _UNEXPECTED = "_depthprune_unexpected_keys"

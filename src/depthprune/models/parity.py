@@ -277,7 +277,8 @@ def _check_settings(model: Model, module: nn.Module, removed: Sequence[int]) -> 
 
     A wrong layer type may show in no logit of a short text: a window of 4,096 tokens is no window
     on 96. So lists of the config with an entry a block, and every plain attribute inside the
-    blocks, are compared with those of the original. A number that follows the block's is its own.
+    blocks, are compared with those of the original. A number that follows the block's is its own,
+    and so is one that follows how many there are.
     """
     blocks = model.anatomy.blocks
     kept = [index for index in range(len(blocks)) if index not in set(removed)]
@@ -289,14 +290,32 @@ def _check_settings(model: Model, module: nn.Module, removed: Sequence[int]) -> 
     )
     for name in before.keys() & after.keys():
         expected = [before[name][index] for index in kept]
-        if after[name] != expected:
+        numbers = _renumbered(before[name], kept)
+        if after[name] not in (expected, numbers):
             raise _set_otherwise(f"config.{name}", expected, after[name])
     for place, (index, block) in enumerate(zip(kept, new.children(), strict=True)):
         theirs, ours = dict(_settings(blocks.modules[index])), dict(_settings(block))
         for name in theirs.keys() & ours.keys():
             pair = (theirs[name], ours[name])
-            if pair != (index, place) and not _alike(*pair):
+            follows = _follows(*pair, index, place) or pair == (len(blocks), len(kept))
+            if not follows and not _alike(*pair):
                 raise _set_otherwise(f"{blocks.path}.{place}.{name}", theirs[name], ours[name])
+
+
+def _renumbered(listed: Sequence[object], kept: Sequence[int]) -> list[int] | None:
+    """What a list of block numbers is in the cut; None where a list is none."""
+    numbers = [each for each in listed if type(each) is int]
+    if len(numbers) < len(listed) or len(set(numbers)) < len(numbers):
+        return None
+    return [kept.index(number) for number in numbers if number in kept]
+
+
+def _follows(before: object, after: object, index: int, place: int) -> bool:
+    """Whether a number counts what each block has one or more of, through all blocks."""
+    if type(before) is not int or type(after) is not int or index == place:
+        return False
+    each, rest = divmod(before - after, index - place)
+    return each > 0 and rest == 0 and (before // each, after // each) == (index, place)
 
 
 def _alike(before: object, after: object) -> bool:
