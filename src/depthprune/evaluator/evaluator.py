@@ -36,7 +36,7 @@ from depthprune.evaluator.signals import measure
 from depthprune.evaluator.walk import RemovedSet
 from depthprune.models.arithmetic import arithmetic_of
 from depthprune.models.computing import DTYPES
-from depthprune.models.cpu_attention import fast_attention
+from depthprune.models.cpu_attention import AttentionHeads, fast_attention, products_are_faster
 from depthprune.models.loading import Model
 from depthprune.models.refusals import Refusal
 from depthprune.models.removal import check_removed
@@ -96,7 +96,7 @@ class Evaluator:
         self._passes = Passes(model, self._heads, windows, budget.bytes)
         self._memory = budget.bytes
         self._sheet_tokens = budget.sheet_tokens
-        self._products = torch.device(model.device).type == "cpu" and not plain
+        self._products = not plain and _attends_by_products(model)
         contexts = _contexts(model, self.objective, self._products) if memo is not None else []
         self._ledger = Ledger(windows, judged, memo, contexts)
         self._memo = memo
@@ -375,6 +375,12 @@ class Evaluator:
 
     def _attention(self) -> AbstractContextManager[None]:
         return fast_attention() if self._products else nullcontext()
+
+
+def _attends_by_products(model: Model) -> bool:
+    if torch.device(model.device).type != "cpu":
+        return False
+    return products_are_faster(AttentionHeads.of(model.module.config), DTYPES[model.dtype])
 
 
 def _call_tokens(model: Model) -> int:
