@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from depthprune.calibration import Window
-from depthprune.evaluator.sheets import Sheet, option_rows, packed
+from depthprune.evaluator.sheets import Sheet, option_rows, packed_rows
 from depthprune.models.carried import hidden
 from depthprune.models.computing import DTYPES
 from depthprune.models.loading import Model
@@ -37,10 +37,11 @@ def reads_packed_items(model: Model, windows: Sequence[Window]) -> bool:
         return False
     longest = max(items, key=lambda place: len(windows[place].tokens))
     dtype = DTYPES[model.dtype]
-    # Beside another item: what stands in one row must not be seen by the next.
+    # Beside another item, which is filled up to the length of this one.
     places = tuple(dict.fromkeys((items[0], longest)))
+    length = len(windows[longest].tokens)
     try:
-        together = _losses(model, packed(windows, places, dtype))
+        together = _losses(model, packed_rows(windows, places, dtype, len(places), length))
     except (RuntimeError, TypeError, ValueError, IndexError):
         return False
     apart = torch.cat([_losses(model, option_rows(windows, place)) for place in places])
