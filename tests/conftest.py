@@ -57,3 +57,12 @@ def hostile() -> Iterator[HostileArithmetic]:
 
     with hostile_arithmetic() as mode:
         yield mode
+
+
+@pytest.fixture
+def restless() -> Iterator[HostileArithmetic]:
+    """For the whole test, products round otherwise at each call (see `hostile`)."""
+    from hostile import hostile_arithmetic
+
+    with hostile_arithmetic(restless=True) as mode:
+        yield mode

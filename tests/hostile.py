@@ -4,7 +4,8 @@ Matrix units of processors and GPUs split a sum differently when more rows share
 one row's product is another number in its last places. Here every product of the process's tensors
 does so: its sum is cut in two at a place that follows from the number of rows, and each part is
 rounded to the dtype. In float32 that is a matter of 1e-7; in bfloat16 it shows, and blocks amplify
-it. Calls of one shape agree to the bit, as they do there.
+it. Calls of one shape agree to the bit, as they do there; unless the arithmetic is *restless*, as
+kernels are that are tuned while they run or add up in no fixed order.
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ def cut(size: int, rows: int) -> int:
 
     Neighbouring numbers of rows cut far from each other.
     """
-    return int((rows * 0.6180339887498949) % 1.0 * size)
+    return int(((rows + _state.calls) * 0.6180339887498949) % 1.0 * size)
+
+
+class _State:
+    calls = 0
+    """Of a restless arithmetic."""
+
+
+_state = _State()
 
 
 def _mm(a: Tensor, b: Tensor) -> Tensor:
@@ -98,9 +107,10 @@ class HostileArithmetic(TorchDispatchMode):
         products: How many were computed so.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, restless: bool = False) -> None:
         super().__init__()
         self.products = 0
+        self._restless = restless
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -115,21 +125,26 @@ class HostileArithmetic(TorchDispatchMode):
         if not args[1].is_floating_point():
             return func(*args, **kwargs)
         self.products += 1
+        _state.calls += self._restless
         out = kwargs.pop("out", None)
         found = product(*args, **kwargs)
         return found if out is None else out.copy_(found)
 
 
 @contextmanager
-def hostile_arithmetic() -> Iterator[HostileArithmetic]:
+def hostile_arithmetic(*, restless: bool = False) -> Iterator[HostileArithmetic]:
     """Every product of this thread's tensors rounds by the number of rows in its call.
 
     Attention is made of such products for its length, and keeps to its dtype.
+
+    Args:
+        restless: Products round otherwise at each call.
     """
     rounds = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     try:
-        with sdpa_kernel(SDPBackend.MATH), HostileArithmetic() as mode:
+        with sdpa_kernel(SDPBackend.MATH), HostileArithmetic(restless) as mode:
             yield mode
     finally:
+        _state.calls = 0
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(rounds)

@@ -71,6 +71,15 @@ def test_neighbouring_row_counts_cut_a_sum_far_from_each_other() -> None:
     assert all(abs(cut(100, rows) - cut(100, rows + 1)) > 30 for rows in range(1, 500))
 
 
+def test_restless_arithmetic_gives_another_number_at_each_call(
+    restless: HostileArithmetic,
+) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        rows = _drawn(6, WIDTH).to(dtype)
+        first, second = (rows @ WEIGHT.to(dtype) for _ in range(2))
+        assert not torch.equal(first, second)
+
+
 def test_gradients_are_those_of_ordinary_arithmetic_but_for_rounding() -> None:
     layer = nn.Linear(WIDTH, WIDTH)
     layer(_drawn(5, WIDTH)).square().sum().backward()

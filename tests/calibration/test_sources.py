@@ -61,8 +61,9 @@ def test_a_missing_file_is_refused(source: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["text", "jsonl", "parquet"])
-def test_a_folder_is_refused(source: str, tmp_path: Path) -> None:
-    assert "expected a file, found a folder" in _refusal(source, tmp_path)
+def test_a_folder_without_such_files_is_refused(source: str, tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"x")
+    assert "the folder holds no ." in _refusal(source, tmp_path)
 
 
 @pytest.mark.parametrize("source", ["text", "jsonl"])

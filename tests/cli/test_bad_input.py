@@ -126,7 +126,7 @@ def test_the_other_verbs_refuse_wrong_arguments(
     ("spec", "content", "message"),
     [
         ("text:{}/none.txt", b"", "none.txt: no such file; check the path"),
-        ("text:{}", b"", "expected a file, found a folder"),
+        ("text:{}", b"", "the folder holds no ."),
         ("text:{}/file", b"", "holds no text; give a source with text in it"),
         ("text:{}/file", b" \n ", "holds no text"),
         ("text:{}/file", b"caf\xe9", "not UTF-8 (byte 3 is 0xe9); convert it"),

@@ -67,7 +67,7 @@ def windows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     shared = request.param == "shared"
     monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": 128 if shared else 1})
     monkeypatch.setattr(calls_module, "_ITEM_STEP", {"cpu": 32})
-    return [*_texts(13), *_texts(9, 21), *_items(12)]
+    return [*_texts(4), *_texts(4, 21), *_items(4)]
 
 
 def test_windows_share_calls_and_a_loss_rounds_by_how_many(
@@ -96,7 +96,7 @@ def test_a_memo_that_a_smaller_calibration_filled_changes_nothing(
         dp.Evaluator(model, calibration_of(some), memo=memo).score(SETS)
     evaluator = dp.Evaluator(model, calibration_of(texts), memo=memo)
     np.testing.assert_array_equal(_losses(evaluator), whole)
-    assert evaluator.cost.recalled == len(SETS) * 11
+    assert evaluator.cost.recalled == len(SETS) * 12
 
 
 def test_windows_that_were_scored_one_by_one_change_nothing(
@@ -105,7 +105,7 @@ def test_windows_that_were_scored_one_by_one_change_nothing(
     calibration = calibration_of(windows)
     whole = _losses(dp.Evaluator(model, calibration, "nll"))
     evaluator = dp.Evaluator(model, calibration, "nll", memo=memo)
-    for count in (1, 3, 4, 17, 31):
+    for count in (1, 3, 7):
         evaluator.score(SETS[1:3], windows=count)
     np.testing.assert_array_equal(_losses(evaluator), whole)
     again = dp.Evaluator(model, calibration, "nll", memo=memo)
@@ -119,18 +119,18 @@ def test_three_windows_that_are_left_change_nothing(
     calibration = calibration_of(windows)
     whole = _losses(dp.Evaluator(model, calibration))
     evaluator = dp.Evaluator(model, calibration)
-    evaluator._compute(SETS, [p for p in range(len(windows)) if p not in (2, 15, 30)])
+    evaluator._compute(SETS, [p for p in range(len(windows)) if p not in (1, 6, 10)])
     np.testing.assert_array_equal(_losses(evaluator), whole)
 
 
-@pytest.mark.parametrize("objective", ["nll", "kl", "cosine", "nll:0.5+kl:0.5"])
+@pytest.mark.parametrize("objective", ["nll", "kl", "nll:0.5+option-ce:0.5"])
 def test_another_search_changes_nothing(
     objective: str, model: dp.Model, memo: Memo, windows: list[Window]
 ) -> None:
     calibration = calibration_of(windows)
-    undisturbed = search("greedy", dp.Evaluator(model, calibration, objective), k=2)
+    undisturbed = search("greedy", dp.Evaluator(model, calibration, objective), k=1)
     search("one-shot", dp.Evaluator(model, calibration, objective, memo=memo), k=3)
-    beside = search("greedy", dp.Evaluator(model, calibration, objective, memo=memo), k=2)
+    beside = search("greedy", dp.Evaluator(model, calibration, objective, memo=memo), k=1)
     assert beside.path == undisturbed.path
     assert [p.loss for p in beside.trace] == [p.loss for p in undisturbed.trace]
     assert beside.score == undisturbed.score
@@ -151,19 +151,19 @@ def test_items_are_judged_alike_in_any_company(
 def test_how_many_sets_are_walked_together_changes_nothing(
     model: dp.Model, windows: list[Window]
 ) -> None:
-    sets = [(a, b) for a in range(6) for b in range(a + 1, 6)]
+    sets = [(0, 1), (0, 2), (0, 4), (2, 3), (4,)]
     calibration = calibration_of(windows)
     together = _losses(dp.Evaluator(model, calibration), sets)
     apart = np.concatenate([_losses(dp.Evaluator(model, calibration), [s]) for s in sets])
     np.testing.assert_array_equal(together, apart)
 
 
-@pytest.mark.parametrize("after", [1, 4, 9])
+@pytest.mark.parametrize("after", [3])
 def test_a_search_that_stopped_is_finished_to_the_bit(
     after: int, model: dp.Model, memo: Memo, windows: list[Window], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calibration = calibration_of(windows)
-    whole = search("greedy", dp.Evaluator(model, calibration), k=3)
+    whole = search("greedy", dp.Evaluator(model, calibration), k=2)
     left, group = after, Passes._group
 
     def stopping(self: Passes, *arguments: Any) -> Any:
@@ -175,10 +175,10 @@ def test_a_search_that_stopped_is_finished_to_the_bit(
 
     monkeypatch.setattr(Passes, "_group", stopping)
     with pytest.raises(KeyboardInterrupt):
-        search("greedy", dp.Evaluator(model, calibration, memo=memo), k=3)
+        search("greedy", dp.Evaluator(model, calibration, memo=memo), k=2)
     monkeypatch.setattr(Passes, "_group", group)
     evaluator = dp.Evaluator(model, calibration, memo=memo)
-    resumed = search("greedy", evaluator, k=3)
+    resumed = search("greedy", evaluator, k=2)
     assert evaluator.cost.recalled > 0
     assert [p.loss for p in resumed.trace] == [p.loss for p in whole.trace]
     assert (resumed.path, resumed.score) == (whole.path, whole.score)
@@ -208,7 +208,7 @@ def test_what_is_filled_up_is_counted(model: dp.Model, monkeypatch: pytest.Monke
     assert evaluator._calls.tokens() == 16 * 32
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_a_few_windows_are_not_filled_up_to_a_call(
     count: int, model: dp.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +221,7 @@ def test_experts_are_sent_what_is_in_the_other_rows_so_their_windows_are_alone(
     experts: dp.Model, model: dp.Model, memo: Memo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": 128})
+    experts.module.set_experts_implementation("eager")  # type: ignore[operator]
     assert reads_rows_apart(model, 4, 32)
     assert not reads_rows_apart(experts, 4, 32)
     texts = _texts(16)

@@ -18,8 +18,10 @@ from depthprune.calibration import Calibration
 from depthprune.errors import CheckpointError, ModelError, UsageError
 from depthprune.models.anatomy import find_anatomy
 from depthprune.models.apply import apply
+from depthprune.models.conversion import converts
 from depthprune.models.loading import Model, load
 from depthprune.models.parity import reload, verify
+from hostile import HostileArithmetic
 from tiny import save_tiny, tiny_model
 
 SETS: list[tuple[int, ...]] = [(), (0,), (1,), (2,), (3,), (4,), (5,), (1, 4), (0, 1, 2)]
@@ -113,12 +115,15 @@ def test_a_pass_is_the_bytes_of_the_blocks_in_the_files(streamed: Model, tiny_ll
     assert streamed.stream.bytes_a_pass == sum(t.numel() * t.element_size() for t in blocks)
 
 
-def test_loading_takes_two_passes_and_the_rest_once(streamed: Model, tiny_llama: Path) -> None:
+def test_loading_takes_two_passes_a_block_of_each_form_and_the_rest_once(
+    streamed: Model, tiny_llama: Path
+) -> None:
     stream = streamed.stream
     assert stream is not None
+    block = stream.bytes_a_pass // 6
     stored = load_file(tiny_llama / "model.safetensors").values()
     rest = sum(t.numel() * t.element_size() for t in stored) - stream.bytes_a_pass
-    assert stream.bytes_read == 2 * stream.bytes_a_pass + rest
+    assert stream.bytes_read == 2 * stream.bytes_a_pass + block + rest
     assert _blocks_are_empty(streamed)
 
 
@@ -196,19 +201,16 @@ def test_a_streamed_checkpoint_is_proved_against_the_streamed_original(
 
 
 def test_parity_in_float32_widens_streamed_weights(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, tmp_path: Path, restless: HostileArithmetic
 ) -> None:
     apply(tiny_llama, (1, 4), tmp_path / "out")
     model = load(tiny_llama, dtype="bfloat16", device="cpu", stream=True)
-    monkeypatch.setattr("torch.equal", _unequal_once(torch.equal))
     record = verify(model, reload(tmp_path / "out", "bfloat16", "cpu", stream=True), (1, 4))
-    assert record.float32_difference == 0.0
+    assert not record.bitwise
+    assert record.float32_difference is not None
+    assert 0 < record.float32_difference <= 1e-5
     assert next(model.anatomy.blocks.modules[0].parameters()).dtype == torch.bfloat16
-
-
-def _unequal_once(equal: Callable[..., bool]) -> Callable[..., bool]:
-    answers = iter([False])
-    return lambda *tensors: next(answers, equal(*tensors))
+    assert _blocks_are_empty(model)
 
 
 @pytest.fixture
@@ -271,16 +273,70 @@ def test_pickled_weights_are_refused(copy: Path) -> None:
         load(copy, stream=True, allow_pickle=True)
 
 
-def test_experts_that_transformers_fuses_are_refused_or_read_as_they_are(tmp_path: Path) -> None:
-    folder = save_tiny(tmp_path / "moe", "mixtral")
+CONVERTED = {
+    "mixtral": "experts are stored one by one and held together",
+    "deepseek_v3": "so are these, with two kinds of block",
+    "granitemoe": "a tensor is held under another name",
+    "gpt_neox": "so is the head",
+    "gemma4": "everything stands below another prefix",
+    "hy_v4": "tensors outside the blocks are renamed",
+    "axk2": "norms are renamed",
+    "bailing_hybrid": "tensors of blocks are renamed and joined",
+    "youtu": "the embedding of padding is set to zero when all is loaded",
+}
+
+
+@pytest.mark.parametrize("model_type", CONVERTED)
+def test_what_transformers_converts_as_it_loads_is_streamed_to_the_bit(
+    tmp_path: Path, model_type: str
+) -> None:
+    folder = save_tiny(tmp_path / "model", model_type, max_shard_size="60KB")
     held = load(folder, dtype="float32", device="cpu")
-    fused = any("gate_up_proj" in name for name, _ in held.module.named_parameters())
-    if fused:
-        with pytest.raises(ModelError, match=r"transformers converts .* cannot be streamed"):
-            load(folder, dtype="float32", device="cpu", stream=True)
-        return
     streamed = load(folder, dtype="float32", device="cpu", stream=True)
+    assert _blocks_are_empty(streamed)
     assert torch.equal(_logits(streamed, _tokens()), _logits(held, _tokens()))
+
+
+def test_what_is_joined_is_read_once_a_pass(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "moe", "mixtral")
+    model = load(folder, dtype="float32", device="cpu", stream=True)
+    stream = model.stream
+    assert stream is not None
+    stored = load_file(folder / "model.safetensors")
+    blocks = sum(t.numel() * t.element_size() for n, t in stored.items() if ".layers." in n)
+    before = stream.bytes_read
+    _logits(model, _tokens())
+    assert stream.bytes_read - before == stream.bytes_a_pass == blocks
+
+
+@pytest.mark.parametrize("part", ["mlp.down_proj", "embed_tokens"])
+def test_weights_that_a_type_changes_when_they_are_loaded_are_found_out(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    if not converts():
+        pytest.skip("before transformers 5 loaded weights are not initialised again")
+    llama = type(load(tiny_llama, dtype="float32", device="cpu").module)
+    plain = llama._init_weights
+
+    def changing(self: Any, module: Any) -> None:
+        plain(self, module)
+        if module is (found := _within(self, part)) and not found.weight.is_meta:
+            found.weight.data[0] = 3.0
+
+    monkeypatch.setattr(llama, "_init_weights", changing)
+    monkeypatch.setattr(llama.__bases__[0], "_init_weights", changing)
+    held = load(tiny_llama, dtype="float32", device="cpu")
+    if part == "mlp.down_proj":
+        with pytest.raises(ModelError, match=r"changes model.layers.0.mlp.down_proj.weight after"):
+            load(tiny_llama, dtype="float32", device="cpu", stream=True)
+        return
+    streamed = load(tiny_llama, dtype="float32", device="cpu", stream=True)
+    assert torch.equal(_logits(streamed, _tokens()), _logits(held, _tokens()))
+
+
+def _within(model: Any, part: str) -> Any:
+    inner = getattr(model, "model", model)
+    return inner.embed_tokens if part == "embed_tokens" else inner.layers[0].mlp.down_proj
 
 
 def test_a_file_that_shrinks_is_reported(copy: Path) -> None:

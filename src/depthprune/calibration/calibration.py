@@ -10,6 +10,7 @@ anything again.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,13 +19,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from depthprune.calibration.bos import lead_of
-from depthprune.calibration.drawing import draw_windows
+from depthprune.calibration.documents import Document
+from depthprune.calibration.drawing import draw_windows, tokens_enough
 from depthprune.calibration.examples import ExamplePool
 from depthprune.calibration.overlap import Overlap, measure_overlap, without_repeats
 from depthprune.calibration.presets import parse_calibration
 from depthprune.calibration.sources import SOURCES, read_documents
 from depthprune.calibration.spec import CalibrationSpec, Reduction
-from depthprune.calibration.streams import TokenStream, tokenize
+from depthprune.calibration.streams import Tokenising
 from depthprune.calibration.windows import Split, Window
 from depthprune.errors import CalibrationError
 
@@ -55,12 +57,18 @@ class Pool(Protocol):
 class TextPool:
     """Running text: windows are cut out of a source's tokens."""
 
-    stream: TokenStream
+    text: Tokenising
     lead: tuple[int, ...]
 
     def draw(self, spec: CalibrationSpec, split: Split) -> tuple[Window, ...]:
         """See `drawing.draw_windows`."""
-        return draw_windows(spec, self.stream, split, self.lead)
+        stream = self.text.stream(tokens_enough(spec, split))
+        return draw_windows(spec, stream, split, self.lead)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What should be known of its tokens."""
+        return self.text.notes
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class Material:
         domains: The documents' own domains, by name, where the source gives any.
         repeats: How many documents were left out because they repeat an earlier one.
         lead: The tokens that its windows begin with, if the tokenizer or the spec wants any.
+        notes: What should be known of how it was read.
     """
 
     pool: Pool
@@ -80,6 +89,7 @@ class Material:
     domains: Mapping[str, str]
     repeats: int
     lead: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def part(self, spec: CalibrationSpec, share: float, split: Split) -> Part:
         """A draw; checked for overlap with evaluation files unless it is held out from searches."""
@@ -146,6 +156,11 @@ class Part:
             if window.item is not None:
                 digest.update(window.item.facts().tobytes())
         return digest.hexdigest()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What should be known of how it was read and tokenised."""
+        return *self.material.notes, *getattr(self.material.pool, "notes", ())
 
     def held_out(self) -> Calibration:
         """Windows of the same source that no draw contains, as a calibration of its own."""
@@ -250,6 +265,7 @@ class Calibration:
             for part in self.parts
             if part.overlap is not None and part.overlap.documents
         ]
+        found += [f"{part.spec.short()}: {note}" for part in self.parts for note in part.notes]
         if self.tokens < NOISY_BELOW:
             found.append(
                 f"{self.tokens:,} calibration tokens: below about {NOISY_BELOW:,} the noise of "
@@ -331,5 +347,19 @@ def _material(spec: CalibrationSpec, model: HasTokenizer) -> Material:
     if source.kind == "choices" or spec.format != "raw":
         pool = ExamplePool(kept, tokenizer, lead)
     else:
-        pool = TextPool(tokenize(kept, tokenizer), lead)
-    return Material(pool, tokenizer, domains, len(documents) - len(kept), lead)
+        pool = TextPool(Tokenising(kept, tokenizer), lead)
+    return Material(pool, tokenizer, domains, len(documents) - len(kept), lead, _notes(documents))
+
+
+def _notes(documents: Sequence[Document]) -> tuple[str, ...]:
+    """What was said of single documents, each thing once with the first that it was said of."""
+    first: dict[str, str] = {}
+    count: Counter[str] = Counter()
+    for document in documents:
+        if document.note:
+            first.setdefault(document.note, document.name)
+            count[document.note] += 1
+    return tuple(
+        f"{name}: {note}" + (f" (and {count[note] - 1} more)" if count[note] > 1 else "")
+        for note, name in first.items()
+    )

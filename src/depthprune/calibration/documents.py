@@ -1,18 +1,23 @@
 """Pieces of text with names, and how files give them.
 
-Files are read whole and strictly: what is missing, empty, not UTF-8 or lacks a named field is
-refused with its line.
+Files are read strictly: what is missing, empty, not UTF-8 or lacks a named field is refused with
+its line. Where no field is named, a row may say itself what it is: a text, a conversation, an
+instruction with its output.
 """
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from depthprune.errors import CalibrationError
+from depthprune.calibration.chats import ALSO_READ, CHAT_FIELDS, Chat, find_chat, named_chat
+from depthprune.calibration.files import LONGEST_LINE, Bounded, lines, whole_text
+from depthprune.errors import CalibrationError, first_line
 
 FIELDS = ("field", "prompt", "answer", "id", "domain_field")
 """Options of every source whose documents are rows: which field is what."""
@@ -29,6 +34,8 @@ class Document:
         options: Of a choices item, every option; else empty.
         answer: Of a choices item, the index of the correct option.
         domain: Tag of its subject, if the source gives one.
+        chat: Of a conversation, its turns.
+        note: What should be known of how it was read, if anything.
     """
 
     name: str
@@ -37,6 +44,8 @@ class Document:
     options: tuple[str, ...] = ()
     answer: int = 0
     domain: str = ""
+    chat: Chat | None = None
+    note: str = ""
 
     @property
     def running(self) -> str:
@@ -44,53 +53,139 @@ class Document:
         return self.text if self.prompt is None else f"{self.prompt}\n{self.text}"
 
 
-def opened(target: str) -> BinaryIO:
-    """A file, open for reading bytes.
+_HALF = re.compile("[\ud800-\udfff]")
 
-    Raises:
-        CalibrationError: If it is missing, a folder or unreadable.
+
+def mended(document: Document) -> Document:
+    """A document without halves of surrogate pairs, which JSON may hold and no UTF-8 has.
+
+    Each is replaced by U+FFFD, as a browser shows it, and the document says so.
     """
-    try:
-        return Path(target).expanduser().open("rb")
-    except IsADirectoryError as error:
-        raise CalibrationError(f"{target}: expected a file, found a folder") from error
-    except FileNotFoundError as error:
-        raise CalibrationError(f"{target}: no such file; check the path") from error
-    except OSError as error:
-        raise CalibrationError(f"{target}: cannot be read ({error.strerror})") from error
+    texts = [document.name, document.text, document.prompt or "", document.domain]
+    said = json.dumps(document.chat.turns, ensure_ascii=False) if document.chat else ""
+    if not any(map(_HALF.search, (*texts, *document.options, said))):
+        return document
+    name, text, prompt, domain = (_HALF.sub("\ufffd", each) for each in texts)
+    return replace(
+        document,
+        name=name,
+        text=text,
+        prompt=None if document.prompt is None else prompt,
+        options=tuple(_HALF.sub("\ufffd", option) for option in document.options),
+        domain=domain,
+        chat=document.chat and document.chat.changed(lambda each: _HALF.sub("\ufffd", each)),
+        note=f"{document.note}; {_HALVED}" if document.note else _HALVED,
+    )
+
+
+_HALVED = "half a surrogate pair (a cut emoji) was replaced by U+FFFD"
 
 
 def utf8(target: str) -> str:
     """A file's text, without a byte order mark.
 
     Raises:
-        CalibrationError: If it is missing, unreadable or not UTF-8.
+        CalibrationError: If it is missing, unreadable, too large or not UTF-8.
     """
-    with opened(target) as file:
-        data = file.read()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CalibrationError(
-            f"{target}: not UTF-8 (byte {error.start} is {data[error.start]:#04x}); "
-            "convert it, for example with iconv"
-        ) from error
+    return whole_text(target)
 
 
-def json_lines(target: str) -> Iterator[tuple[str, Any]]:
+def json_lines(target: str, bound: Bounded | None = None) -> Iterator[tuple[str, Any]]:
     """The rows of a file of JSON lines, each with its place, `FILE:LINE`.
+
+    A file that is one JSON list gives its entries, as `FILE[INDEX]`.
+
+    Args:
+        target: The file.
+        bound: How much may still be read.
 
     Raises:
         CalibrationError: If the file cannot be read or a line is not JSON.
     """
-    for number, line in enumerate(utf8(target).split("\n"), 1):
+    found = enumerate(lines(target, bound or Bounded()), 1)
+    begun = False
+    for number, line in found:
         if not line.strip():
             continue
         where = f"{target}:{number}"
-        try:
-            yield where, json.loads(line)
-        except ValueError as error:
-            raise CalibrationError(f"{where}: not JSON ({error}); mend or drop the line") from error
+        if not begun and line.lstrip().startswith("[") and not _is_json(line, list):
+            yield from _json_list(target, itertools.chain([line], (rest for _, rest in found)))
+            return
+        begun = True
+        row = _parsed(line, where)
+        if number == 1 and _is_list_of_rows(row):
+            yield from ((f"{target}[{index}]", each) for index, each in enumerate(row))
+        else:
+            yield where, row
+
+
+def _json_list(target: str, pieces: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """The entries of a JSON list that takes more than a line."""
+    kept: list[str] = []
+    size = 0
+    for piece in pieces:
+        kept.append(piece)
+        size += len(piece)
+        if size > LONGEST_LINE:
+            raise CalibrationError(
+                f"{target}: a JSON list of more than {LONGEST_LINE:,} characters; write one row a "
+                "line, for example with jq -c '.[]'"
+            )
+    rows = _parsed("\n".join(kept), target)
+    yield from ((f"{target}[{index}]", row) for index, row in enumerate(rows))
+
+
+def _is_list_of_rows(value: Any) -> bool:
+    """Whether a line holds all rows; a list of turns is one row."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(each, dict) and not {"role", "from"} & set(each) for each in value)
+    )
+
+
+def _is_json(line: str, kind: type) -> bool:
+    try:
+        return isinstance(json.loads(line), kind)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _parsed(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise CalibrationError(
+            f"{where}: not JSON ({first_line(error)}); mend or drop the line"
+        ) from error
+
+
+def table_rows(target: str, bound: Bounded, delimiter: str) -> Iterator[tuple[str, Any]]:
+    """The rows of a CSV or TSV file by their column names, each with its place, `FILE:LINE`.
+
+    Args:
+        target: The file, whose first row names the columns.
+        bound: How much may still be read.
+        delimiter: What stands between two fields.
+
+    Raises:
+        CalibrationError: If the file cannot be read, or a row has more fields than there are names.
+    """
+    csv.field_size_limit(LONGEST_LINE)
+    reader = csv.DictReader(
+        (f"{line}\n" for line in lines(target, bound)), delimiter=delimiter, strict=True
+    )
+    try:
+        for row in reader:
+            where = f"{target}:{reader.line_num}"
+            if None in row:
+                raise CalibrationError(
+                    f"{where}: more fields than its {len(reader.fieldnames or ())} columns; quote "
+                    f"what holds a {delimiter!r}"
+                )
+            yield where, {name: value or "" for name, value in row.items()}
+    except csv.Error as error:
+        raise CalibrationError(f"{target}:{reader.line_num}: not a table ({error})") from error
 
 
 def row_document(row: Any, options: Mapping[str, str], where: str) -> Document:
@@ -104,13 +199,55 @@ def row_document(row: Any, options: Mapping[str, str], where: str) -> Document:
     Raises:
         CalibrationError: If a field is missing or holds no text.
     """
+    name, domain = row_name(row, options, where), row_domain(row, options, where)
+    if chat := _chat_in(row, options, where):
+        return chat_document(name, chat, domain)
     prompted = "prompt" in options
     return Document(
-        name=row_name(row, options, where),
+        name=name,
         text=text_field(row, "answer" if prompted else "field", options, where),
         prompt=text_field(row, "prompt", options, where) if prompted else None,
-        domain=row_domain(row, options, where),
+        domain=domain,
     )
+
+
+def chat_document(name: str, chat: Chat, domain: str = "") -> Document:
+    """A conversation as a document; one of a question and an answer is also a prompt with both."""
+    prompt, text = chat.exchange or (None, "\n\n".join(filter(None, chat.texts())))
+    return Document(name, text, prompt, domain=domain, chat=chat)
+
+
+def _chat_in(row: Any, options: Mapping[str, str], where: str) -> Chat | None:
+    """The conversation that a row holds, in the named field or where its fields say so."""
+    if "field" in options:
+        name = options["field"]
+        turns = isinstance(row, dict) and row.get(name)
+        return named_chat(row, name, where) if isinstance(turns, list) and _turns(turns) else None
+    if "prompt" in options or (isinstance(row, dict) and isinstance(row.get("text"), str)):
+        return None
+    return find_chat(row, where)
+
+
+def _turns(value: list[Any]) -> bool:
+    return bool(value) and isinstance(value[0], dict)
+
+
+def wanted_columns(names: Sequence[str], options: Mapping[str, str]) -> list[str]:
+    """The columns of a table that are read, the text's first; none where a named one is missing.
+
+    Args:
+        names: What it has.
+        options: `field`, or `prompt` and `answer`; `id`, `domain_field`.
+    """
+    given = [options[key] for key in ("answer", "field", "prompt") if key in options]
+    if not given:
+        given = ["text"] if "text" in names else [name for name in ALSO_READ if name in names]
+        given.sort(key=lambda name: name not in (*CHAT_FIELDS, "instruction", "prompt", "text"))
+    more = [options[key] for key in ("id", "domain_field") if key in options]
+    if "field" in options:
+        more += [name for name in ("tools", "system") if name in names]
+    wanted = list(dict.fromkeys([*given, *more]))
+    return wanted if given and set(wanted) <= set(names) else []
 
 
 def row_name(row: Any, options: Mapping[str, str], where: str) -> str:

@@ -12,15 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from depthprune.calibration.bos import led
+from depthprune.calibration.pieces import Ids
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.streams import TokenStream
-from depthprune.calibration.windows import Split, Tokens, Window, plain_window
+from depthprune.calibration.windows import Split, Window, plain_window
 from depthprune.errors import CalibrationError
 
 HELD_OUT = 10
 """One part in so many of a source is held out from every draw."""
 
-Place = tuple[str, int, Tokens]
+Place = tuple[str, int, Ids]
 
 
 def draw_windows(
@@ -49,6 +50,22 @@ def draw_windows(
         plain_window(led(lead, tokens.tolist()), name, start, spec.mask)
         for name, start, tokens in places
     )
+
+
+def tokens_enough(spec: CalibrationSpec, split: Split) -> int | None:
+    """How many of a text's first tokens decide a draw; None where all do."""
+    from_the_start = (
+        spec.order == "first"
+        and spec.windows != "all"
+        and spec.pack
+        and split != "held-out"
+        and spec.documents is None
+        and spec.min_length is None
+    )
+    if not from_the_start:
+        return None
+    # So many that the windows lie outside their last tenth, as they lie outside the text's.
+    return _count(spec, 0) * spec.length * HELD_OUT // (HELD_OUT - 1) + HELD_OUT
 
 
 def _packed(spec: CalibrationSpec, stream: TokenStream, split: Split) -> tuple[

@@ -7,9 +7,8 @@ loaded.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
-from depthprune.calibration.documents import opened
+from depthprune.calibration.files import check_target_files
 from depthprune.calibration.sources import SOURCES
 from depthprune.calibration.spec import KEYS, CalibrationSpec, idle_keys
 from depthprune.errors import UsageError
@@ -34,9 +33,7 @@ def check_files(specs: Iterable[CalibrationSpec]) -> None:
     """
     for spec in specs:
         for name in files_of(spec):
-            # What comes through a pipe can be opened only once.
-            if not Path(name).expanduser().is_fifo():
-                opened(name).close()
+            check_target_files(name, spec.source)
 
 
 def files_of(spec: CalibrationSpec) -> tuple[str, ...]:

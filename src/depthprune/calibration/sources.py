@@ -6,20 +6,23 @@ group `depthprune.sources`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from depthprune.calibration.choices import COMMONSENSE, read_choices, read_commonsense
 from depthprune.calibration.documents import (
     FIELDS,
     Document,
     json_lines,
-    opened,
+    mended,
     row_document,
-    utf8,
+    table_rows,
+    wanted_columns,
 )
+from depthprune.calibration.files import MOST_TEXT, Bounded, files_at, opened, text_pieces
 from depthprune.calibration.hub import HUB_OPTIONS, check_hub, read_hub
 from depthprune.calibration.own_text import OWN_OPTIONS, check_own
 from depthprune.calibration.stdlib import code_documents, prose_documents
@@ -78,7 +81,7 @@ def read_documents(source: Source, name: str, target: str, options: Mapping[str,
     """
     check_target(source, name, target)
     try:
-        documents = [d for d in source.read(target, options) if d.text.strip()]
+        documents = [mended(d) for d in source.read(target, options) if _says(d)]
     except DepthpruneError:
         raise
     except Exception as error:
@@ -97,13 +100,45 @@ def read_documents(source: Source, name: str, target: str, options: Mapping[str,
     return documents
 
 
+def _says(document: Document) -> bool:
+    """Whether there is any text; looking at the whole of a long one would copy it."""
+    return not document.text.isspace() and bool(document.text)
+
+
 def _text(target: str, options: Mapping[str, str]) -> Iterator[Document]:
-    yield Document(target, utf8(target))
+    bound = Bounded()
+    for file in files_at(target, "text"):
+        text = "".join(text_pieces(str(file), bound))
+        # A single file keeps the name that it was given.
+        yield Document(str(file) if _several(target) else target, text, note=_left_out(bound))
+        if not bound.whole:
+            return
 
 
-def _jsonl(target: str, options: Mapping[str, str]) -> Iterator[Document]:
-    for where, row in json_lines(target):
-        yield row_document(row, options, where)
+def _several(target: str) -> bool:
+    return not Path(target).expanduser().exists() or Path(target).expanduser().is_dir()
+
+
+def _left_out(bound: Bounded) -> str:
+    """What is said where a source is larger than is read."""
+    return "" if bound.whole else f"only its first {MOST_TEXT // 2**20:,} MiB of text are read"
+
+
+def _rows(kind: str, rows: Callable[[str, Bounded], Iterator[tuple[str, Any]]]) -> Read:
+    """How files of rows are read: one row a document."""
+
+    def read(target: str, options: Mapping[str, str]) -> Iterator[Document]:
+        bound = Bounded()
+        last: Document | None = None
+        for file in files_at(target, kind):
+            for where, row in rows(str(file) if _several(target) else target, bound):
+                if last is not None:
+                    yield last
+                last = row_document(row, options, where)
+        if last is not None:
+            yield replace(last, note=last.note or _left_out(bound))
+
+    return read
 
 
 def _parquet(target: str, options: Mapping[str, str]) -> Iterator[Document]:
@@ -114,26 +149,35 @@ def _parquet(target: str, options: Mapping[str, str]) -> Iterator[Document]:
         raise CalibrationError(
             "parquet: needs the extra 'data'; run: pip install 'depthprune[data]'"
         ) from error
-    with opened(target):
-        pass
+    for path in files_at(target, "parquet"):
+        name = str(path) if _several(target) else target
+        if path.is_fifo():
+            raise CalibrationError(f"{name}: a pipe; a Parquet file is read from its end, name one")
+        opened(name).close()
+        try:
+            file = parquet.ParquetFile(path)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise CalibrationError(f"{name}: not a Parquet file ({first_line(error)})") from error
+        with file:
+            names = file.schema_arrow.names
+            wanted = wanted_columns(names, options)
+            if not wanted:
+                row_document(dict.fromkeys(names, ""), options, name)
+            yield from _parquet_rows(file, name, wanted, options)
+
+
+def _parquet_rows(
+    file: Any, name: str, wanted: Sequence[str], options: Mapping[str, str]
+) -> Iterator[Document]:
+    number = 0
     try:
-        file = parquet.ParquetFile(Path(target).expanduser())
-    except (pyarrow.ArrowException, OSError) as error:
-        raise CalibrationError(f"{target}: not a Parquet file ({first_line(error)})") from error
-    wanted = [options[key] for key in FIELDS if key in options]
-    if "prompt" not in options and "field" not in options:
-        wanted.append("text")
-    text = options["answer"] if "prompt" in options else options.get("field", "text")
-    with file:
-        columns = [name for name in file.schema_arrow.names if name in wanted]
-        if len(columns) < len(set(wanted)):
-            row_document(dict.fromkeys(file.schema_arrow.names, ""), options, target)
-        number = 0
-        for batch in file.iter_batches(columns=columns):
+        for batch in file.iter_batches(batch_size=1024, columns=list(wanted)):
             for row in batch.to_pylist():
-                if row[text] is not None:
-                    yield row_document(row, options, f"{target}:{number}")
+                if row[wanted[0]] is not None:
+                    yield row_document(row, options, f"{name}:{number}")
                 number += 1
+    except OSError as error:
+        raise CalibrationError(f"{name}: damaged ({first_line(error)})") from error
 
 
 def _prose(target: str, options: Mapping[str, str]) -> Iterator[Document]:
@@ -148,10 +192,23 @@ SOURCES: Registry[Source] = Registry(
     "calibration source",
     "depthprune.sources",
     {
-        "text": Source("a text file, UTF-8", _text, reads_file=True),
+        "text": Source("text files, UTF-8, packed or not", _text, reads_file=True),
         "jsonl": Source(
-            "JSON lines; field= names the text (default text), or prompt= and answer=",
-            _jsonl,
+            "JSON lines, packed or not; field= names the text (default text), or prompt= and "
+            "answer=; conversations say themselves what they are",
+            _rows("jsonl", json_lines),
+            FIELDS,
+            reads_file=True,
+        ),
+        "csv": Source(
+            "a table with a row of names, packed or not; the same options",
+            _rows("csv", partial(table_rows, delimiter=",")),
+            FIELDS,
+            reads_file=True,
+        ),
+        "tsv": Source(
+            "the same, separated by tabs",
+            _rows("tsv", partial(table_rows, delimiter="\t")),
             FIELDS,
             reads_file=True,
         ),

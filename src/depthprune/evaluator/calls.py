@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from depthprune.calibration import Window
-from depthprune.evaluator.memory import out_of_memory
 from depthprune.evaluator.sheets import Sheet, option_rows, packed_rows, text_rows
 from depthprune.models.carried import hidden
 from depthprune.models.computing import DTYPES
+from depthprune.models.free_memory import out_of_memory
 from depthprune.models.loading import Model
 from depthprune.models.probe_tokens import probe_tokens
 

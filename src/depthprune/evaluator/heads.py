@@ -18,9 +18,9 @@ from torch import Tensor
 
 from depthprune.calibration import Window
 from depthprune.errors import DepthpruneError, EvaluationError, failure
-from depthprune.evaluator.memory import out_of_memory
 from depthprune.evaluator.sheets import Sheet
 from depthprune.evaluator.walk import RemovedSet
+from depthprune.models.free_memory import out_of_memory
 from depthprune.models.loading import Model
 from depthprune.objectives import Mixture, Objective
 

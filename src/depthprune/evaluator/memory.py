@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from depthprune.calibration import Window
 from depthprune.errors import UsageError
+from depthprune.models.free_memory import available_memory
 from depthprune.models.loading import Model
 
-_UNKNOWN = 4 << 30
 _SHARE = 0.5
 
 
@@ -60,49 +58,3 @@ def state_budget(
         )
     left = memory - block
     return Budget(left, max(longest, min(call_tokens, left // (2 * state))))
-
-
-def available_memory(device: torch.device) -> int:
-    """Bytes that can be taken on a device now.
-
-    On a processor: what the system says is available, within the limit of the control group that
-    the process runs in. Where the system does not say, four GiB.
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type == "mps":
-        used = torch.mps.current_allocated_memory()
-        return max(0, int(torch.mps.recommended_max_memory()) - int(used))
-    found = [value for value in (_system_memory(), _group_memory()) if value is not None]
-    return min(found, default=_UNKNOWN)
-
-
-def _system_memory() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def _group_memory() -> int | None:
-    root = Path("/sys/fs/cgroup")
-    try:
-        limit = (root / "memory.max").read_text(encoding="ascii").strip()
-        used = int((root / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-    return max(0, int(limit) - used) if limit.isdigit() else None
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, in torch's words or the system's."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    words = str(error)
-    return "can't allocate memory" in words or "out of memory" in words

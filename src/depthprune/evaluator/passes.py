@@ -17,12 +17,12 @@ from torch import Tensor
 
 from depthprune.errors import EvaluationError
 from depthprune.evaluator.heads import Found, Heads
-from depthprune.evaluator.memory import out_of_memory
 from depthprune.evaluator.sheets import Sheet
 from depthprune.evaluator.states import Held, Vault
 from depthprune.evaluator.walk import RemovedSet, block_runs, split_to_fit, walk
 from depthprune.models.anatomy import MissingError
 from depthprune.models.carried import State, hidden, with_hidden
+from depthprune.models.free_memory import out_of_memory
 from depthprune.models.loading import Model
 from depthprune.models.replay import Inputs
 from depthprune.progress import Step

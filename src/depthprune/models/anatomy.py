@@ -5,8 +5,9 @@ run member by member, each reading what the last one wrote: those are the blocks
 passes to each of them (masks, position embeddings, arguments of its layer type) is recorded and
 replayed, so a rule that transformers knows and this package does not is followed all the same.
 Before an anatomy is handed out, the replay is compared with the model's own forward on those
-tokens, dense and with a block skipped; a model whose blocks exchange what cannot be seen of them is
-refused here, and never measured wrongly later.
+tokens, dense and with a block skipped, and several states in one call with each alone; a model
+whose blocks exchange what cannot be seen of them is refused here, and never measured wrongly later.
+What does not agree to the bit is decided in float32 (see `widening`), and the rounding is kept.
 """
 
 from __future__ import annotations
@@ -32,19 +33,36 @@ from depthprune.models.replay import (
     Recorder,
     batch_axes,
     hidden_of,
+    largest,
     patched,
     relative_difference,
     stacked_call,
 )
 from depthprune.models.stacking import Room, Stacking, learn_stacking
+from depthprune.models.stacking_proof import StackingProof
 from depthprune.models.streaming import Stream
+from depthprune.models.widening import FLOAT32_LIMIT, widened
 
 _PROBE_LENGTH = 16
 _LONGER = 20
 """Length of a second probe, where one shape of token ids does not tell; not 3/2 of the first."""
 
-_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
-_LOW_PRECISION_TOLERANCE = 2e-2
+
+@dataclass(frozen=True)
+class Proof:
+    """How the replay of a model was proven, each figure relative to the scale of its values.
+
+    Attributes:
+        replay: How far the replayed logits are from the model's own, in shapes that are the same;
+            0 is equal to the bit.
+        widened: The same in float32, where that was not 0 and had to decide.
+        rounding: How far a block's output for states that share a call is from what it is for
+            each alone, at most: what the device rounds by the number of rows.
+    """
+
+    replay: float
+    widened: float | None
+    rounding: float
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,7 @@ class Anatomy:
         blocks: The blocks, in order, and the dotted name of their list.
         head: What turns the last block's output into logits.
         stream: Where the blocks' weights come from, if they are not held.
+        proof: How it was shown that calling the blocks is what the model does.
     """
 
     module: nn.Module
@@ -64,6 +83,7 @@ class Anatomy:
     _axes: tuple[dict[str, int], ...] = field(repr=False)
     _stacking: Stacking = field(repr=False)
     stream: Stream | None = field(default=None, repr=False)
+    proof: Proof | None = None
 
     @property
     def device(self) -> torch.device:
@@ -243,8 +263,7 @@ def _find(module: nn.Module, stream: Stream | None) -> Anatomy:
     anatomy = Anatomy(module, blocks, head, axes, stacking, stream)
     if isinstance(inputs.states, Carried):
         anatomy = replace(anatomy, _stacking=_learn_stacking(anatomy, tokens))
-    _prove(anatomy, tokens, inputs, reference)
-    return anatomy
+    return replace(anatomy, proof=_prove(anatomy, tokens, inputs, reference))
 
 
 def _learn_stacking(anatomy: Anatomy, tokens: Tensor) -> Stacking:
@@ -363,7 +382,7 @@ def _record(
     return recorder.inputs()
 
 
-def _prove(anatomy: Anatomy, tokens: Tensor, inputs: Inputs, reference: Tensor) -> None:
+def _prove(anatomy: Anatomy, tokens: Tensor, inputs: Inputs, reference: Tensor) -> Proof:
     """Compare the replay with the model's own forward, dense, skipped, and stacked.
 
     Skipped is the middle block. Where blocks hand on more than hidden states, one that others read
@@ -375,46 +394,88 @@ def _prove(anatomy: Anatomy, tokens: Tensor, inputs: Inputs, reference: Tensor) 
         nearest = nearest[:1]
     writers = blocks.exchange.writers if blocks.exchange is not None else ()
     lenders = [block for block in nearest if blocks.modules[block] in writers]
-    proven: set[int] = set()
+    stacking = StackingProof(anatomy)
+    proven: dict[int, tuple[float, float | None]] = {}
     for among in (nearest, lenders):
         for skip in among:
-            if skip in proven or _prove_without(skip, anatomy, tokens, inputs, reference):
-                proven.add(skip)
-                break
+            if skip not in proven:
+                found = _prove_without(skip, anatomy, tokens, inputs, reference, stacking)
+                if found is None:
+                    continue
+                proven[skip] = found
+            break
     if not proven:
         raise ModelError(f"{type(anatomy.module).__name__}: runs without none of its blocks")
+    decided = [wide for _, wide in proven.values() if wide is not None]
+    return Proof(
+        replay=largest(apart for apart, _ in proven.values()),
+        widened=largest(decided) if decided else None,
+        rounding=stacking.rounding,
+    )
 
 
 def _prove_without(
-    skip: int, anatomy: Anatomy, tokens: Tensor, inputs: Inputs, reference: Tensor
-) -> bool:
-    """Compare for one skipped block; False where neither the model nor the replay runs so."""
-    found = _replay_beside(anatomy, tokens, inputs, skip)
-    if found is None:
-        return False
-    masked, states, skipped = found
-    limit = _TOLERANCE.get(reference.dtype, _LOW_PRECISION_TOLERANCE)
-    for what, ours, theirs in (
-        ("the dense model", states, reference),
-        (f"the model without block {skip}", skipped, masked),
-    ):
-        difference = relative_difference(anatomy.head(hidden(ours)), theirs)
-        if not difference <= limit:
+    skip: int,
+    anatomy: Anatomy,
+    tokens: Tensor,
+    inputs: Inputs,
+    reference: Tensor,
+    stacking: StackingProof,
+) -> tuple[float, float | None] | None:
+    """Compare for one skipped block, in the model's own dtype and, if need be, in float32.
+
+    Returns:
+        How far the logits were apart in each; None where neither the model nor the replay runs so.
+    """
+    found = _apart(skip, anatomy, tokens, inputs, reference, stacking)
+    if found is None or not any(found.values()):
+        return None if found is None else (0.0, None)
+    with widened(anatomy.module, anatomy.blocks.modules):
+        own = anatomy.module(input_ids=tokens, use_cache=False).logits
+        again = _record(anatomy.module, anatomy.blocks, tokens)
+        wide = _apart(skip, anatomy, tokens, again, own, stacking)
+    if wide is None:
+        return None
+    for what, difference in wide.items():
+        if not difference <= FLOAT32_LIMIT:
             raise ModelError(
                 f"{type(anatomy.module).__name__}: replaying {anatomy.blocks.path} block by block "
-                f"differs from {what} by {difference:.1e} of the logits' scale (limit "
-                f"{limit:.0e}); its blocks exchange what no call of them shows, so it cannot be "
-                "searched"
+                f"differs from {what} by {difference:.1e} of the logits' scale in float32 (limit "
+                f"{FLOAT32_LIMIT:.0e}); its blocks exchange what no call of them shows, so it "
+                "cannot be searched"
             )
-    return True
+    return largest(found.values()), largest(wide.values())
+
+
+def _apart(
+    skip: int,
+    anatomy: Anatomy,
+    tokens: Tensor,
+    inputs: Inputs,
+    reference: Tensor,
+    stacking: StackingProof,
+) -> dict[str, float] | None:
+    """How far the replay is from the model itself, dense and skipped, in shapes that are equal."""
+    found = _replay_beside(anatomy, tokens, inputs, skip, stacking)
+    if found is None:
+        return None
+    masked, states, skipped = found
+    pairs = {
+        "the dense model": (states, reference),
+        f"the model without block {skip}": (skipped, masked),
+    }
+    return {
+        what: relative_difference(anatomy.head(hidden(ours)), theirs)
+        for what, (ours, theirs) in pairs.items()
+    }
 
 
 def _replay_beside(
-    anatomy: Anatomy, tokens: Tensor, inputs: Inputs, skip: int
+    anatomy: Anatomy, tokens: Tensor, inputs: Inputs, skip: int, stacking: StackingProof
 ) -> tuple[Tensor, State, State] | None:
     """Run the model without a block, and replay each block as the model comes to it.
 
-    So a streamed model reads its blocks once for both.
+    So a streamed model reads its blocks once for all that is proven of them.
 
     Returns:
         The model's own logits without the block, and the replayed states behind the last block,
@@ -435,13 +496,16 @@ def _replay_beside(
             return own[block](*args, **kwargs)
         reached.add(index)
         with anatomy.holding(index):
-            if index == skip:
-                states = anatomy.call(index, states, inputs)
-                return blocks.pass_on(block, args, kwargs)
             try:
-                states, skipped = anatomy.call_each(index, [states, skipped], inputs)
+                together = [states] if skipped is states else [states, skipped]
+                behind = stacking.call_each(index, together, inputs)
             except MissingError as error:
                 missing = error
+                behind = [states, skipped]
+            states, before = behind[0], skipped
+            skipped = before if index == skip else behind[-1]
+            if index == skip:
+                return blocks.pass_on(block, args, kwargs)
             return own[block](*args, **kwargs)
 
     try:

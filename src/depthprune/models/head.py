@@ -4,7 +4,7 @@ The general way runs the model's own forward with every block handing its input 
 replaced by the given states; final norm, projection, soft-capping and scales are then the model's
 own code. Most models only chain a norm and a projection, and calling those two directly saves the
 embedding and the masks on every chunk. The chain is taken where it is shown, on the probe's
-tokens, to give the same logits to the bit; nowhere else.
+tokens, to give the same logits: to the bit, or else in float32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depthprune.models.replay import Blocks, patched
+from depthprune.errors import ModelError
+from depthprune.models.replay import Blocks, patched, relative_difference
+from depthprune.models.widening import FLOAT32_LIMIT, wide, widened_around
+
+_LOUD = 1024.0
+"""What logits are multiplied by in a second comparison: a cap that bends large ones may leave the
+small ones of a probe nearly as they are."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +77,37 @@ def find_head(module: nn.Module, blocks: Blocks, last: Tensor, reference: Tensor
         last: The last block's output for some tokens, shape (batch, length, width).
         reference: The model's own logits for them.
     """
+    general = Head(module, blocks, None)
     links = _links(module, blocks, last)
+    if not links:
+        return general
     chain = Head(module, blocks, tuple(links))
-    if links:
+    try:
+        equal = _apart(chain(last), reference) == 0.0 or _equal_in_float32(chain, general, last)
+    except (TypeError, RuntimeError, ValueError, ModelError):
+        return general
+    return chain if equal else general
+
+
+def _equal_in_float32(chain: Head, general: Head, last: Tensor) -> bool:
+    def louder(link: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return output * _LOUD
+
+    assert chain.chain is not None
+    states = wide(last)
+    with widened_around(chain.module, chain.blocks.modules):
+        if not _apart(chain(states), general(states)) <= FLOAT32_LIMIT:
+            return False
+        handle = chain.chain[-1].register_forward_hook(louder)
         try:
-            logits = chain(last)
-        except (TypeError, RuntimeError, ValueError):
-            return Head(module, blocks, None)
-        same_shape = logits.shape == reference.shape
-        if same_shape and torch.equal(logits.to(reference.device), reference):
-            return chain
-    return Head(module, blocks, None)
+            return _apart(chain(states), general(states)) <= FLOAT32_LIMIT
+        finally:
+            handle.remove()
+
+
+def _apart(ours: Tensor, theirs: Tensor) -> float:
+    """Relative; infinite where the shapes are not the same."""
+    return relative_difference(ours, theirs) if ours.shape == theirs.shape else float("inf")
 
 
 def _links(module: nn.Module, blocks: Blocks, last: Tensor) -> list[nn.Module]:

@@ -28,6 +28,7 @@ from depthprune.models.refusals import Refusal, checkpoint_refusal, config_refus
 from depthprune.models.skeleton import Streamed, build_skeleton, check_streamable, stream_into
 from depthprune.models.source import ModelSource, find_model
 from depthprune.models.streaming import Stream
+from depthprune.models.streaming_proof import prove_streamed
 from depthprune.models.unpacked import find_kept, forget, keep
 
 
@@ -247,7 +248,9 @@ def load_streamed(
         ) from error
     with quiet_transformers():
         filled = stream_into(source.name, module, checkpoint, device)
-    _refuse_partial(source.name, {"missing_keys": filled.missing})
+        _refuse_partial(source.name, {"missing_keys": filled.missing})
+        fresh = build_skeleton(source, dtype)
+        prove_streamed(source.name, module, fresh, filled.outside, filled.stream)
     return module, filled
 
 

@@ -10,7 +10,8 @@ of different batch sizes, not guessed from shapes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -338,9 +339,17 @@ def relative_difference(ours: Tensor, theirs: Tensor) -> float:
 
     NaN where exactly one of the two is NaN, or they are infinite differently.
     """
-    a, b = ours.double(), theirs.to(ours.device).double()
+    # Some devices have no float64.
+    kind = torch.promote_types(torch.promote_types(ours.dtype, theirs.dtype), torch.float32)
+    a, b = ours.to(kind), theirs.to(ours.device, kind)
     same = (a == b) | (a.isnan() & b.isnan())
     difference = torch.where(same, torch.zeros_like(a), (a - b).abs()).max().item()
     finite = b[b.isfinite()]
     scale = finite.abs().max().item() if finite.numel() else 0.0
     return difference / scale if scale else difference
+
+
+def largest(differences: Iterable[float]) -> float:
+    """The largest of some differences; NaN if any of them is."""
+    found = list(differences)
+    return next((each for each in found if math.isnan(each)), max(found, default=0.0))

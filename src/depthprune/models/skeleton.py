@@ -5,15 +5,16 @@ frequencies) are computed as the model's own code computes them. Dtype, attentio
 that stay in float32 are what `from_pretrained` would choose, so that a filled skeleton computes
 the same bits as the model loaded whole. What differs between releases of transformers is here.
 
-The tensors of the files must be those of the model, by name and shape. What transformers would
-convert while loading is refused, never guessed.
+The tensors of the files must make those of the model, by name and shape, as transformers itself
+renames and joins them (see `conversion`). Whether the result is what `from_pretrained` gives is
+proved when a model is loaded (see `streaming_proof`).
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +22,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from depthprune.errors import ModelError
+from depthprune.errors import ModelError, first_line
 from depthprune.models.automatic import automatic_class
 from depthprune.models.checkpoint import Checkpoint
+from depthprune.models.conversion import converts, sources_of
+from depthprune.models.safetensors_file import Tensor as Stored
 from depthprune.models.source import ModelSource
 from depthprune.models.streaming import STORED_DTYPES, Reader, Slot, Stream
+from depthprune.models.streaming_proof import initialise
 
 
 def build_skeleton(source: ModelSource, dtype: torch.dtype) -> nn.Module:
@@ -91,11 +95,13 @@ class Streamed:
 
     Attributes:
         stream: Its blocks.
+        outside: What filled the tensors outside of them.
         missing: Names of the model that no file has a tensor for.
         unexpected: Tensors of the files that the model has no name for.
     """
 
     stream: Stream
+    outside: tuple[Slot, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
 
@@ -130,8 +136,8 @@ def stream_into(
     Raises:
         ModelError: If the files' tensors are not those of the model.
     """
-    slots, absent = _match(name, module, checkpoint)
-    path = checkpoint.block_prefix.rstrip(".")
+    slots, absent, unexpected = _match(name, module, checkpoint)
+    path = _path_of(name, module, checkpoint, slots.values())
     inside: list[list[Slot]] = [[] for _ in _list_of(name, module, path)]
     outside: list[Slot] = []
     for target, slot in slots.items():
@@ -142,6 +148,8 @@ def stream_into(
     reader.read(outside, held)
     for slot, tensor in zip(outside, held, strict=True):
         slot.fill(tensor)
+    if converts():
+        initialise(module, {slot.owner for slot in outside})
     _tie(module, absent)
     stream = Stream(path, list(_list_of(name, module, path)), inside, reader, device)
     for owner in module.modules():
@@ -150,10 +158,9 @@ def stream_into(
                 owner._buffers[key] = buffer.to(device)
     known = module.state_dict()
     missing = sorted(n for n in absent if known[n].is_meta or _is_own_buffer(module, n))
-    unexpected = sorted(checkpoint.tensors.keys() - slots.keys())
     if missing and unexpected:
         raise _refusal(name, f"its files call {unexpected[0]} what the model may call {missing[0]}")
-    return Streamed(stream, tuple(missing), tuple(unexpected))
+    return Streamed(stream, tuple(outside), tuple(missing), tuple(unexpected))
 
 
 def _refusal(name: str, why: str) -> ModelError:
@@ -171,61 +178,65 @@ def _list_of(name: str, module: nn.Module, path: str) -> nn.ModuleList:
     return found
 
 
+def _path_of(name: str, module: nn.Module, checkpoint: Checkpoint, slots: Iterable[Slot]) -> str:
+    """The dotted name of the model's list of blocks, which the files may call otherwise."""
+    prefix = checkpoint.block_prefix
+    inside = [slot.name for slot in slots if slot.stored[0].name.startswith(prefix)]
+    lists: list[str] = [
+        path
+        for path, child in module.named_modules()
+        if isinstance(child, nn.ModuleList) and len(child) == checkpoint.blocks
+    ]
+    found = [path for path in lists if any(each.startswith(f"{path}.") for each in inside)]
+    if not found:
+        return prefix.rstrip(".")
+    return max(found, key=lambda path: sum(each.startswith(f"{path}.") for each in inside))
+
+
 def _match(
     name: str, module: nn.Module, checkpoint: Checkpoint
-) -> tuple[dict[str, Slot], set[str]]:
-    """The module's stored tensors by name, and the names for which there is none."""
-    converted = _first_converted(module, checkpoint)
-    if converted is not None:
-        raise _refusal(name, f"transformers converts {converted} as it loads it")
+) -> tuple[dict[str, Slot], set[str], list[str]]:
+    """The module's stored tensors by name, those that are not stored, and those only stored."""
     files = {tensor.name: shard.path for shard in checkpoint.shards for tensor in shard.tensors}
+    known = module.state_dict()
+    found = sources_of(module, checkpoint.tensors)
     slots: dict[str, Slot] = {}
-    absent: set[str] = set()
-    for target, empty in module.state_dict().items():
-        stored = checkpoint.tensors.get(target)
-        if stored is None:
-            absent.add(target)
-            continue
-        if stored.shape != tuple(empty.shape):
+
+    def add(target: str, stored: tuple[Stored, ...], shape: Sequence[int], join: Any) -> None:
+        empty = known[target]
+        if tuple(shape) != tuple(empty.shape):
             raise _refusal(
                 name,
-                f"{target} has the shape {stored.shape} in the files and {tuple(empty.shape)} "
+                f"{target} has the shape {tuple(shape)} in the files and {tuple(empty.shape)} "
                 "in the model",
             )
-        if stored.dtype not in STORED_DTYPES:
-            raise _refusal(name, f"{target} is stored as {stored.dtype}")
         parent, _, attribute = target.rpartition(".")
-        slots[target] = Slot(module.get_submodule(parent), attribute, files[target], stored)
-    return slots, absent
+        owner = module.get_submodule(parent)
+        paths = tuple(files[each.name] for each in stored)
+        slots[target] = Slot(owner, attribute, target, paths, stored, join)
+
+    for each in checkpoint.tensors.values():
+        if each.dtype not in STORED_DTYPES and each.name not in found.unused:
+            raise _refusal(name, f"{each.name} is stored as {each.dtype}")
+    for target, stored in found.single.items():
+        add(target, (stored,), stored.shape, None)
+    for join in found.joins:
+        try:
+            shapes = join.shapes(known[join.first].dtype)
+            for target, shape in shapes.items():
+                add(target, join.sources, shape, join)
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            raise _refusal(
+                name,
+                f"transformers cannot convert {join.sources[0].name} ({first_line(error)})",
+            ) from error
+    return slots, known.keys() - slots.keys(), sorted(found.unused)
 
 
 def _is_own_buffer(module: nn.Module, name: str) -> bool:
     """Whether a name is a buffer that should have been stored."""
     parent, _, attribute = name.rpartition(".")
     return attribute in module.get_submodule(parent)._buffers and not _may_be_absent(module, name)
-
-
-def _first_converted(module: Any, checkpoint: Checkpoint) -> str | None:
-    """The first tensor that transformers would rename, fuse or reorder on loading, if any does.
-
-    Before transformers 5 only names were changed, which shows in the names.
-    """
-    try:
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, rename_source_key
-    except ImportError:
-        return None
-    mapping = get_model_conversion_mapping(module)
-    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-    renamings = [entry for entry in mapping if not isinstance(entry, WeightConverter)]
-    known = module.state_dict()
-    for name in checkpoint.tensors:
-        renamed, pattern = rename_source_key(
-            name, renamings, converters, module.base_model_prefix, known
-        )
-        if renamed in known and (pattern is not None or renamed != name):
-            return name
-    return None
 
 
 def _tie(module: Any, absent: set[str]) -> None:

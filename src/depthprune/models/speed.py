@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from depthprune.errors import ModelError
 from depthprune.manifest import Spread
 from depthprune.models.loading import quiet_transformers
+from depthprune.models.turns import taking_turns
 from depthprune.progress import SILENT, Progress
 
 PROMPT_TOKENS = 256
@@ -65,7 +66,8 @@ def measure(
     with progress.step("speed", (repeats + 1) * len(modules), "runs") as step, quiet_transformers():
         for repeat in range(repeats + 1):
             for module, found in zip(modules, rates, strict=True):
-                prefill, decode = _run(module, prompt_tokens, new_tokens)
+                with taking_turns(module, modules[0]):
+                    prefill, decode = _run(module, prompt_tokens, new_tokens)
                 if repeat:
                     found.prefill.append(prompt_tokens / prefill)
                     found.decode.append(new_tokens / decode)

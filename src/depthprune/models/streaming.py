@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from depthprune.errors import CheckpointError, ModelError
+from depthprune.models.conversion import Join
 from depthprune.models.safetensors_file import Tensor as Stored
 
 STORED_DTYPES = {
@@ -46,29 +47,38 @@ _ALIGNMENT = 512
 
 @dataclass(frozen=True)
 class Slot:
-    """A tensor of a module, and the bytes of a file that fill it.
+    """A tensor of a module, and the bytes of files that fill it.
 
     Attributes:
         owner: The module that holds the tensor itself.
         attribute: Its name there.
-        file: The weight file.
-        stored: Its entry in the file's header.
+        name: Its dotted name in the model.
+        files: The weight file of each stored tensor.
+        stored: Their entries in the files' headers: one, unless it is made of several.
+        join: Makes it of what is stored, where that is not the tensor itself.
     """
 
     owner: nn.Module
     attribute: str
-    file: Path
-    stored: Stored
+    name: str
+    files: tuple[Path, ...]
+    stored: tuple[Stored, ...]
+    join: Join | None = None
 
     @property
     def content(self) -> torch.Tensor:
         """What is there now."""
-        return self._table[self.attribute]  # type: ignore[no-any-return]
+        return self.of(self.owner)
 
-    @property
-    def _table(self) -> dict[str, Any]:
-        is_parameter = self.attribute in self.owner._parameters
-        return self.owner._parameters if is_parameter else self.owner._buffers
+    def of(self, owner: nn.Module) -> torch.Tensor:
+        """What a module has in this place; the owner, or its like in another model."""
+        table: Any = owner._parameters if self.attribute in owner._parameters else owner._buffers
+        return table[self.attribute]  # type: ignore[no-any-return]
+
+    def put(self, owner: nn.Module, tensor: torch.Tensor) -> None:
+        """Put a tensor in this place of a module."""
+        table: Any = owner._parameters if self.attribute in owner._parameters else owner._buffers
+        table[self.attribute] = tensor
 
     @property
     def nbytes(self) -> int:
@@ -92,9 +102,12 @@ class Slot:
         There a tensor that needs no conversion is a mapping of the file, aligned as it lies in
         it; and a product of one row rounds otherwise where its matrix is aligned otherwise.
         """
-        mapped = device.type == "cpu" and self.content.dtype == STORED_DTYPES[self.stored.dtype]
-        fits = self.stored.begin % self.content.element_size() == 0
-        return self.stored.begin % _ALIGNMENT if mapped and fits else 0
+        if self.join is not None:
+            return 0
+        (stored,) = self.stored
+        mapped = device.type == "cpu" and self.content.dtype == STORED_DTYPES[stored.dtype]
+        fits = stored.begin % self.content.element_size() == 0
+        return stored.begin % _ALIGNMENT if mapped and fits else 0
 
     def fill(self, tensor: torch.Tensor) -> None:
         """Put a tensor in place of the one there, as a parameter where that is one."""
@@ -102,7 +115,13 @@ class Slot:
         if isinstance(before, nn.Parameter) and not isinstance(tensor, nn.Parameter):
             # Products may round by whether gradients could be wanted, even where none are recorded.
             tensor = nn.Parameter(tensor, requires_grad=before.requires_grad)
-        self._table[self.attribute] = tensor
+        self.put(self.owner, tensor)
+
+
+def read_for(slots: Sequence[Slot]) -> list[tuple[Path, Stored]]:
+    """The stored tensors that fill some slots, each once, with their files."""
+    found = (pair for slot in slots for pair in zip(slot.files, slot.stored, strict=True))
+    return list({(path, stored.name): (path, stored) for path, stored in found}.values())
 
 
 class Reader:
@@ -118,22 +137,44 @@ class Reader:
         Raises:
             CheckpointError: If a file cannot be read, or has become shorter.
         """
-        order = sorted(
-            zip(slots, tensors, strict=True), key=lambda pair: (pair[0].file, pair[0].stored.begin)
-        )
+        joins: dict[int, list[tuple[Slot, torch.Tensor]]] = {}
+        whole: list[tuple[Path, Stored, torch.Tensor]] = []
+        for slot, tensor in zip(slots, tensors, strict=True):
+            if slot.join is None:
+                whole.append((slot.files[0], slot.stored[0], tensor))
+            else:
+                joins.setdefault(id(slot.join), []).append((slot, tensor))
+        self._read_all(whole)
+        for made in joins.values():
+            self._make(made)
+
+    def _make(self, targets: Sequence[tuple[Slot, torch.Tensor]]) -> None:
+        """Fill what one join makes."""
+        slot, like = targets[0]
+        assert slot.join is not None
+        parts = [
+            torch.empty(each.shape, dtype=like.dtype, device=like.device) for each in slot.stored
+        ]
+        self._read_all(list(zip(slot.files, slot.stored, parts, strict=True)))
+        made = slot.join.made(parts)
+        for each, tensor in targets:
+            tensor.copy_(made[each.name])
+
+    def _read_all(self, wanted: Sequence[tuple[Path, Stored, torch.Tensor]]) -> None:
+        order = sorted(wanted, key=lambda each: (each[0], each[1].begin))
         place = 0
         while place < len(order):
-            path = order[place][0].file
+            path = order[place][0]
             try:
                 with open(path, "rb", buffering=0) as file:
-                    while place < len(order) and order[place][0].file == path:
+                    while place < len(order) and order[place][0] == path:
                         self._read(file, *order[place])
                         place += 1
             except OSError as error:
                 raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
-    def _read(self, file: Any, slot: Slot, tensor: torch.Tensor) -> None:
-        stored, dtype = slot.stored, STORED_DTYPES[slot.stored.dtype]
+    def _read(self, file: Any, path: Path, stored: Stored, tensor: torch.Tensor) -> None:
+        dtype = STORED_DTYPES[stored.dtype]
         direct = tensor.dtype == dtype and tensor.device.type == "cpu"
         if direct:
             raw = tensor.flatten().view(torch.uint8)
@@ -148,7 +189,7 @@ class Reader:
             count = file.readinto(view)
             if not count:
                 raise CheckpointError(
-                    f"{slot.file}: ended within {stored.name}; it changed since it was opened"
+                    f"{path}: ended within {stored.name}; it changed since it was opened"
                 )
             view = view[count:]
         if not direct:
@@ -161,6 +202,7 @@ class Stream:
 
     Attributes:
         path: Dotted name of the list that holds them.
+        slots: For each block, what fills its tensors.
     """
 
     def __init__(
@@ -172,7 +214,7 @@ class Stream:
         device: torch.device,
     ) -> None:
         self.path = path
-        self._slots = slots
+        self.slots = slots
         self._reader = reader
         self._device = device
         self._spare: torch.Tensor | None = None
@@ -191,7 +233,7 @@ class Stream:
     @property
     def bytes_a_pass(self) -> int:
         """Bytes of all blocks in the files: what one pass over them reads."""
-        return sum(slot.stored.nbytes for each in self._slots for slot in each)
+        return sum(stored.nbytes for each in self.slots for _, stored in read_for(each))
 
     @contextmanager
     def holding(self, block: int) -> Iterator[None]:
@@ -208,7 +250,7 @@ class Stream:
         if block in self._present:
             yield
             return
-        slots = self._slots[block]
+        slots = self.slots[block]
         empty = [slot.content for slot in slots]
         # Whether gradients are recorded, and how, is the business of the pass, not of the weights.
         with torch.inference_mode(False), torch.no_grad():
@@ -220,8 +262,8 @@ class Stream:
                     tensor.copy_(replaced)
                 slot.fill(tensor)
         self._present.add(block)
-        if block + 1 < len(self._slots):
-            _ask_for(self._slots[block + 1])
+        if block + 1 < len(self.slots):
+            _ask_for(self.slots[block + 1])
         try:
             yield
         finally:
@@ -246,7 +288,7 @@ class Stream:
         """
         if self._present:
             raise ValueError("weights are replaced before their block is held")
-        known = {(slot.owner, slot.attribute) for each in self._slots for slot in each}
+        known = {(slot.owner, slot.attribute) for each in self.slots for slot in each}
         new = {}
         for name, value in weights.items():
             parent, _, attribute = name.rpartition(".")
@@ -293,6 +335,7 @@ class Stream:
             with self.holding(index):
                 return original(*args, **kwargs)
 
+        forward.holding = functools.partial(self.holding, index)  # type: ignore[attr-defined]
         block.forward = types.MethodType(forward, block)
 
 
@@ -300,8 +343,9 @@ def _ask_for(slots: Sequence[Slot]) -> None:
     """Have the system read these bytes ahead, where it takes such advice."""
     if not hasattr(os, "posix_fadvise"):
         return
-    for path in {slot.file for slot in slots}:
-        ranges = [slot.stored for slot in slots if slot.file == path]
+    wanted = read_for(slots)
+    for path in {path for path, _ in wanted}:
+        ranges = [stored for each, stored in wanted if each == path]
         try:
             handle = os.open(path, os.O_RDONLY)
         except OSError:

@@ -28,6 +28,7 @@ from depthprune.models.materialize import dense_checkpoint
 from depthprune.models.parity import reload, verify
 from depthprune.models.pruned_output import block_prefix
 from depthprune.models.surgery import write_pruned
+from depthprune.models.turns import taking_turns
 from depthprune.progress import SILENT, Progress
 from depthprune.study.finals import FINALS, Finalist, FinalRow, FinalScore, choose_finalists
 from depthprune.study.generation import answer_all
@@ -174,8 +175,9 @@ class Finals:
                 except DepthpruneError as error:
                     yield from (_failed(job, model.blocks, 0.0, error) for job in group)
                     continue
-                for job in group:
-                    yield self._row(model, module, job)
+                with taking_turns(module, model.module):
+                    for job in group:
+                        yield self._row(model, module, job)
 
     def _pruned(
         self, model: Model, dense: Checkpoint, removed: RemovedSet, folder: Path

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 
 from depthprune.calibration import files_of
+from depthprune.calibration.files import is_there
 from depthprune.errors import UsageError
 from depthprune.study.design import is_task_file
 from depthprune.study.grid import Grid, Specs
@@ -28,7 +28,7 @@ def check_files(grid: Grid) -> None:
     missing = [
         f"{where}: no such file {path}"
         for where, path in itertools.chain(_sources(grid), _tasks(grid))
-        if not Path(path).expanduser().exists()
+        if not is_there(path)
     ]
     if missing:
         raise UsageError(

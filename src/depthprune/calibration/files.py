@@ -1,0 +1,329 @@
+"""The files that a source reads: which, in what packing, and how much of them.
+
+A target is a file, a folder, or a pattern such as `data/*.jsonl`; what it names is one source, in
+the order of the names. What is packed (gzip, bzip2, xz, Zstandard) is known by its first bytes and
+read as a stream, never unpacked to disk. Everything is bounded: a source's text, a line of it, the
+time that a pipe may keep silent, and how far a file may unpack. Only files and pipes are read;
+`/dev/zero` is neither.
+"""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import io
+import itertools
+import os
+import select
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from depthprune.errors import CalibrationError, first_line
+
+MOST_TEXT = 2**30
+"""Bytes of text that are read of one source, unpacked; what lies behind them is left out."""
+
+LONGEST_LINE = 2**28
+"""Bytes of the longest line (or JSON list) that is read."""
+
+_CHUNK = 2**20
+# Opening a pipe would wait for its other end, forever if need be.
+_FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_SILENCE = 30.0
+"""Seconds that a pipe may give nothing."""
+
+_BOMB = 250
+_BOMB_FROM = 64 * 2**20
+"""A file that unpacks to more than this many bytes, and this many times its size, is no text."""
+
+_SUFFIXES = {
+    "text": (".txt", ".text", ".md"),
+    "jsonl": (".jsonl", ".ndjson", ".json"),
+    "choices": (".jsonl", ".ndjson", ".json"),
+    "csv": (".csv",),
+    "tsv": (".tsv", ".tab"),
+    "parquet": (".parquet",),
+}
+_PACKINGS = ("", ".gz", ".bz2", ".xz", ".zst")
+
+
+class _Reading(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+def files_at(target: str, kind: str) -> list[Path]:
+    """The files that a target names, in the order of their names.
+
+    Args:
+        target: A file, a folder or a pattern.
+        kind: The source's name, which says which of a folder's files are meant.
+
+    Raises:
+        CalibrationError: If there is none.
+    """
+    path = Path(target).expanduser()
+    if path.is_dir():
+        endings = tuple(
+            ending + packing for ending in _SUFFIXES.get(kind, ()) for packing in _PACKINGS
+        )
+        found = sorted(
+            file
+            for file in path.rglob("*")
+            if file.name.lower().endswith(endings)
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            and file.is_file()
+        )
+        if not found:
+            wanted = ", ".join(_SUFFIXES.get(kind, ())) or "such"
+            raise CalibrationError(
+                f"{target}: the folder holds no {wanted} file; name a file, or a pattern"
+            )
+        return found
+    if glob.has_magic(target) and not path.exists():
+        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+        found = [file for file in found if file.is_file()]
+        if not found:
+            raise CalibrationError(f"{target}: no file fits the pattern; check the path")
+        return found
+    return [path]
+
+
+def is_there(target: str) -> bool:
+    """Whether a target names a file, a folder, or by its pattern at least one."""
+    path = Path(target).expanduser()
+    return path.exists() or bool(glob.has_magic(target) and glob.glob(str(path), recursive=True))
+
+
+def check_target_files(target: str, kind: str) -> None:
+    """Refuse a target whose files are missing or cannot be opened; pipes are left untouched.
+
+    Raises:
+        CalibrationError: Naming the first.
+    """
+    for file in files_at(target, kind):
+        if not file.is_fifo():
+            opened(str(file)).close()
+
+
+def opened(target: str) -> BinaryIO:
+    """A file or a pipe, open for reading bytes as they lie there.
+
+    Raises:
+        CalibrationError: If it is missing, a folder, a device or unreadable.
+    """
+    path = Path(target).expanduser()
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+    except FileNotFoundError as error:
+        raise CalibrationError(f"{target}: no such file; check the path") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CalibrationError(f"{target}: cannot be read ({reason})") from error
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISFIFO(mode):
+        return io.BufferedReader(_Pipe(descriptor, target))
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        what = "folder" if stat.S_ISDIR(mode) else "device"
+        raise CalibrationError(f"{target}: expected a file, found a {what}")
+    return os.fdopen(descriptor, "rb")
+
+
+class _Pipe(io.RawIOBase):
+    """A pipe that is read without waiting forever."""
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self._descriptor, self._name = descriptor, name
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        waiting = select.poll()
+        waiting.register(self._descriptor, select.POLLIN | select.POLLHUP)
+        if not waiting.poll(_SILENCE * 1000):
+            raise CalibrationError(
+                f"{self._name}: the pipe gave nothing for {_SILENCE:.0f} seconds; start what "
+                "writes to it, or name a file"
+            )
+        data = os.read(self._descriptor, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+
+def chunks(target: str) -> Iterator[bytes]:
+    """A file's bytes, unpacked, in pieces.
+
+    Raises:
+        CalibrationError: If it cannot be read or unpacked, or unpacks beyond all measure.
+    """
+    with opened(target) as file:
+        head = file.peek(8)[:8] if isinstance(file, io.BufferedReader) else b""
+        unpacker = _unpacker(head, target)
+        if unpacker is None:
+            while piece := file.read(_CHUNK):
+                yield piece
+            return
+        try:
+            size, total = os.fstat(file.fileno()).st_size, 0
+        except (OSError, io.UnsupportedOperation):
+            size, total = _BOMB_FROM, 0
+        stream = unpacker(file)
+        while True:
+            try:
+                piece = stream.read(_CHUNK)
+            except CalibrationError:
+                raise
+            except Exception as error:
+                raise CalibrationError(
+                    f"{target}: cannot be unpacked ({first_line(error)}); it is damaged or cut off"
+                ) from error
+            if not piece:
+                return
+            total += len(piece)
+            if total > max(_BOMB_FROM, _BOMB * size):
+                raise CalibrationError(
+                    f"{target}: {size:,} bytes unpack to more than {total:,}, which is no text; "
+                    "unpack it yourself if it is"
+                )
+            yield piece
+
+
+def _unpacker(head: bytes, target: str) -> Callable[[BinaryIO], _Reading] | None:
+    """How what begins like this is unpacked; None where it is not packed."""
+    if head.startswith(b"\x1f\x8b"):
+        import gzip
+
+        return lambda file: gzip.GzipFile(fileobj=file)
+    if head.startswith(b"BZh") and head[4:8] == b"1AY&":
+        import bz2
+
+        return bz2.BZ2File
+    if head.startswith(b"\xfd7zXZ\x00"):
+        import lzma
+
+        return lzma.LZMAFile
+    if head.startswith(b"\x28\xb5\x2f\xfd"):
+        return _zstandard(target)
+    if head.startswith((b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!")):
+        raise CalibrationError(
+            f"{target}: an archive of files; unpack it and name the file or the folder"
+        )
+    return None
+
+
+def _zstandard(target: str) -> Callable[[BinaryIO], _Reading]:
+    """Python's own reader where there is one, else that of a package."""
+    from importlib import import_module
+
+    for name in ("compression.zstd", "zstandard"):
+        try:
+            module: Any = import_module(name)
+        except ImportError:
+            continue
+        return lambda file: module.open(file, "rb")
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise CalibrationError(
+            f"{target}: Zstandard needs the extra 'data'; run: pip install 'depthprune[data]'"
+        ) from error
+    return lambda file: pyarrow.CompressedInputStream(file, "zstd")
+
+
+class Bounded:
+    """A source's files, read as text until the bound is met.
+
+    Attributes:
+        whole: Whether everything was read; false once something was left out.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self.whole = True
+        self._left = MOST_TEXT if most is None else most
+
+    def pieces(self, target: str) -> Iterator[bytes]:
+        """A file's bytes as far as the bound goes."""
+        for piece in chunks(target):
+            if self._left <= 0:
+                self.whole = False
+                return
+            yield piece[: self._left]
+            self.whole = self.whole and len(piece) <= self._left
+            self._left -= len(piece)
+
+
+def text_pieces(target: str, bound: Bounded) -> Iterator[str]:
+    """A file's text in pieces, without a byte order mark.
+
+    Raises:
+        CalibrationError: If it cannot be read or is not UTF-8.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    before, first = 0, True
+    for piece in itertools.chain(bound.pieces(target), (b"",)):
+        held = len(decoder.getstate()[0])
+        try:
+            # Where the bound cut a letter in two, the half is left out with the rest.
+            text = decoder.decode(piece, final=not piece and bound.whole)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(target, error, before - held) from error
+        before += len(piece)
+        yield text.removeprefix("\ufeff") if first else text
+        first = first and not text
+
+
+def lines(target: str, bound: Bounded) -> Iterator[str]:
+    """A file's lines, each without its end; a line that the bound cuts is left out.
+
+    Raises:
+        CalibrationError: If it cannot be read, is not UTF-8, or a line is too long.
+    """
+    rest: list[str] = []
+    size, number = 0, 1
+    for piece in text_pieces(target, bound):
+        *whole, last = piece.split("\n")
+        for line in whole:
+            yield "".join([*rest, line])
+            rest, size, number = [], 0, number + 1
+        rest.append(last)
+        size += len(last)
+        if size > LONGEST_LINE:
+            raise CalibrationError(
+                f"{target}:{number}: a line of more than {LONGEST_LINE:,} characters; write one "
+                "row a line"
+            )
+    if bound.whole and size:
+        yield "".join(rest)
+
+
+def whole_text(target: str, most: int = LONGEST_LINE) -> str:
+    """A file's text, all of it.
+
+    Args:
+        target: The file.
+        most: How many bytes it may have.
+
+    Raises:
+        CalibrationError: If it cannot be read, is not UTF-8, or is too large.
+    """
+    bound = Bounded(most)
+    text = "".join(text_pieces(target, bound))
+    if not bound.whole:
+        raise CalibrationError(f"{target}: larger than {most:,} bytes; give a smaller file")
+    return text
+
+
+def _not_utf8(target: str, error: UnicodeDecodeError, before: int) -> CalibrationError:
+    data: Sequence[int] = error.object
+    return CalibrationError(
+        f"{target}: not UTF-8 (byte {before + error.start} is {data[error.start]:#04x}); "
+        "convert it, for example with iconv"
+    )

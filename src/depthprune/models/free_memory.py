@@ -1,0 +1,61 @@
+"""How much memory is free on a device, and whether an error says that it ran out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+_UNKNOWN = 4 << 30
+
+_WORDS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""Of messages that come as plain errors of torch."""
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can be taken on a device now.
+
+    On a processor: what the system says is available, within the limit of the control group that
+    the process runs in. Where the system does not say, four GiB. On CUDA what this process holds
+    and does not use is counted too.
+    """
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + int(held)
+    if device.type == "mps":
+        used = torch.mps.current_allocated_memory()
+        return max(0, int(torch.mps.recommended_max_memory()) - int(used))
+    found = [value for value in (_system_memory(), _group_memory()) if value is not None]
+    return min(found, default=_UNKNOWN)
+
+
+def _system_memory() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _group_memory() -> int | None:
+    root = Path("/sys/fs/cgroup")
+    try:
+        limit = (root / "memory.max").read_text(encoding="ascii").strip()
+        used = int((root / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return max(0, int(limit) - used) if limit.isdigit() else None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, in torch's words or the system's."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    words = str(error)
+    return any(known in words for known in _WORDS)
