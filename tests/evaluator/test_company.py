@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from items import calibration_of, random_item, random_text
 
 import depthprune as dp
@@ -19,6 +20,7 @@ from depthprune.evaluator import Memo
 from depthprune.evaluator import calls as calls_module
 from depthprune.evaluator import evaluator as evaluator_module
 from depthprune.evaluator.calls import reads_rows_apart
+from depthprune.evaluator.packing import reads_packed_items
 from depthprune.evaluator.passes import Passes
 from depthprune.models.anatomy import Anatomy
 from depthprune.search import search
@@ -146,6 +148,17 @@ def test_items_are_judged_alike_in_any_company(
     for place in (5, 0, 11):
         evaluator._compute(SETS, [place])
     np.testing.assert_array_equal(_losses(evaluator), whole)
+
+
+@pytest.mark.parametrize(("model_type", "reads"), [("llama", True), ("mistral", False)])
+def test_whether_items_are_packed_does_not_follow_rounding(
+    model_type: str, reads: bool, tmp_path: Path
+) -> None:
+    """A sliding window of eight tokens misreads them; bfloat16 rounds the right reading as far."""
+    loaded = dp.load(save_tiny(tmp_path, model_type), dtype="bfloat16", device="cpu")
+    before = [p.clone() for p in loaded.module.parameters()]
+    assert reads_packed_items(loaded, _items(6)) == reads
+    assert all(map(torch.equal, before, loaded.module.parameters()))
 
 
 def test_how_many_sets_are_walked_together_changes_nothing(
