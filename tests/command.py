@@ -54,10 +54,12 @@ Command = Callable[..., Outcome]
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> Outcome:
     """Run `depthprune` with these words; the process's signal handlers stay as they were."""
     capsys.readouterr()
-    handler = signal.getsignal(signal.SIGTERM)
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handlers = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
     try:
         with pytest.raises(SystemExit) as left:
             main([str(word) for word in words])
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return Outcome(int(left.value.code or 0), *capsys.readouterr())

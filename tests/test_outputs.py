@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from depthprune import outputs
+from depthprune import outputs, publishing
+from depthprune.claims import staged
 from depthprune.errors import OutputError
 from depthprune.outputs import (
     MANIFEST_NAME,
@@ -19,8 +20,6 @@ from depthprune.outputs import (
     check_space,
     check_target,
     placed,
-    staged,
-    staged_file,
     whole_file,
 )
 
@@ -94,9 +93,11 @@ def test_a_failure_leaves_nothing(failure: BaseException, tmp_path: Path) -> Non
 def test_a_failure_takes_away_the_parents_that_were_made_and_no_others(
     name: str, tmp_path: Path
 ) -> None:
-    make = staged_file if name.endswith(".gguf") else staged
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ValueError, match="no"), make(tmp_path / "mine" / "a" / "b" / name) as stage:
+    with (
+        pytest.raises(ValueError, match="no"),
+        staged(tmp_path / "mine" / "a" / "b" / name) as stage,
+    ):
         _write_half(stage / "a" if stage.is_dir() else stage, ValueError("no"))
     assert _names(tmp_path) == ["mine"]
     assert _names(tmp_path / "mine") == []
@@ -139,7 +140,7 @@ _FILL = """
 import resource, signal, sys
 from pathlib import Path
 from depthprune.errors import OutputError
-from depthprune.outputs import staged
+from depthprune.claims import staged
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
@@ -174,7 +175,7 @@ def test_an_output_that_cannot_take_its_place_leaves_the_earlier_one(
             raise OSError(errno.ENOSPC, "No space left on device")
         rename(source, target)
 
-    monkeypatch.setattr(outputs.os, "rename", failing)
+    monkeypatch.setattr(publishing.os, "rename", failing)
     with pytest.raises(OutputError, match="the disk is full"):
         _write(out, overwrite=True, a="new")
     assert _contents(out)["a"] == "old"
@@ -296,7 +297,7 @@ def test_a_file_on_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
 
 def _write_gguf(out: Path, overwrite: bool = False, text: str = "1") -> Path:
     """An output that is one file, with its manifest and page beside it."""
-    with staged_file(out, overwrite=overwrite) as stage:
+    with staged(out, overwrite=overwrite) as stage:
         stage.write_text(text, encoding="utf-8")
         placed(stage, PAGE_NAME).write_text("page", encoding="utf-8")
         files = [out.name, placed(out, PAGE_NAME).name]
@@ -316,13 +317,13 @@ def test_a_file_has_its_manifest_and_page_beside_it_under_its_name(tmp_path: Pat
 
 @pytest.mark.parametrize("failure", [ValueError("no"), KeyboardInterrupt()])
 def test_a_file_that_fails_leaves_nothing(tmp_path: Path, failure: BaseException) -> None:
-    with pytest.raises(type(failure)), staged_file(tmp_path / "x.gguf") as stage:
+    with pytest.raises(type(failure)), staged(tmp_path / "x.gguf") as stage:
         _write_half(stage, failure)
     assert _names(tmp_path) == []
 
 
 def test_a_full_disk_is_said_of_a_file_too(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="the disk is full"), staged_file(tmp_path / "x.gguf"):
+    with pytest.raises(OutputError, match="the disk is full"), staged(tmp_path / "x.gguf"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert _names(tmp_path) == []
 

@@ -357,9 +357,13 @@ class Manifest(_Record):
         extra="forbid", frozen=True, ser_json_inf_nan="strings", populate_by_name=True
     )
 
+    def text(self) -> str:
+        """The manifest as indented JSON."""
+        return self.model_dump_json(indent=2, by_alias=True) + "\n"
+
     def write(self, path: Path) -> None:
         """Write the manifest as indented UTF-8 JSON."""
-        path.write_text(self.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
+        path.write_text(self.text(), encoding="utf-8")
 
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "gguf", "peft")

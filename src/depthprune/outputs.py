@@ -1,9 +1,9 @@
-"""Outputs appear whole or not at all.
+"""What an output is, where its parts stand, and what may be replaced.
 
-Everything is written into a hidden folder beside the target and renamed at the end, so that a
-failure, a full disk or Ctrl-C leaves no half-written OUT. `--overwrite` replaces only what
-depthprune wrote: the files that the old manifest lists. Files of the user's own are carried over.
-An output that is one file (a GGUF) has its manifest and its page beside it, under its own name.
+An output is a folder with a manifest that lists what depthprune wrote in it; or a file (a GGUF),
+with its manifest and its page beside it under its own name. One rule holds for every writer: a file
+that exists is replaced only where the manifest lists it. Files of the user's own stay.
+How an output is written, whole or not at all, is `claims`' business.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from depthprune.errors import OutputError
+from depthprune.staging import hidden_file, sweep
 
 MANIFEST_NAME = "depthprune.json"
 PAGE_NAME = "report.html"
@@ -56,6 +56,7 @@ def check_target(out: Path, *, overwrite: bool) -> None:
             that depthprune did not write where it would have to write its own; or if its folder
             cannot be written.
     """
+    check_name(out)
     if is_file_output(out):
         check_file_target(out, overwrite=overwrite)
         return
@@ -65,7 +66,8 @@ def check_target(out: Path, *, overwrite: bool) -> None:
     if not os.path.lexists(out):
         return
     if not out.is_dir():
-        raise OutputError(f"-o {out}: expected a folder, found a file; choose another path")
+        what = "a link to nothing" if out.is_symlink() and not out.exists() else "a file"
+        raise OutputError(f"-o {out}: expected a folder, found {what}; choose another path")
     if os.path.ismount(out) or out.samefile(Path.cwd()):
         raise OutputError(
             f"-o {out}: a mount point or the current folder cannot be replaced as a whole; name a "
@@ -85,9 +87,29 @@ def check_target(out: Path, *, overwrite: bool) -> None:
     files_of(out)
 
 
+def check_name(out: Path) -> None:
+    """Refuse a name that the manifest cannot record or the file system cannot have.
+
+    Raises:
+        OutputError: Saying why.
+    """
+    try:
+        str(out).encode()
+    except UnicodeEncodeError as error:
+        raise OutputError(f"-o {str(out)!r}: is not UTF-8; choose another name") from error
+    names = [out, placed(out, MANIFEST_NAME), placed(out, PAGE_NAME)]
+    try:
+        for path in names if is_file_output(out) else names[:1]:
+            with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                path.lstat()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise OutputError(f"-o {str(out)[:80]}: {why}; choose another name") from error
+
+
 def _nearest_folder(out: Path) -> Path:
     parent = out.absolute().parent
-    while not parent.exists():
+    while not os.path.lexists(parent):
         parent = parent.parent
     if not parent.is_dir():
         raise OutputError(f"-o {out}: {parent} is a file, not a folder; choose another path")
@@ -125,49 +147,6 @@ def check_space(where: Path, needed: int) -> None:
             f"-o {where}: needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; "
             "free some space, or choose another disk"
         )
-
-
-@contextmanager
-def staged(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to write into, which becomes `out` when the block ends without an exception.
-
-    Args:
-        out: The target folder. Missing parents are made.
-        overwrite: Replace the files of an earlier output of depthprune.
-
-    Yields:
-        A fresh folder on the same file system as `out`.
-
-    Raises:
-        OutputError: As `check_target`, or when the disk is full.
-    """
-    check_target(out, overwrite=overwrite)
-    with _beside(out) as stage:
-        stage.chmod(0o777 & ~_umask())
-        yield stage
-        _publish(stage, out)
-
-
-@contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """A fresh folder on the file system of `out`, gone afterwards; disk errors name `out`.
-
-    Of the parents that are made for it, those that stay empty go too.
-    """
-    stage: Path | None = None
-    parent = out.absolute().parent
-    missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-    try:
-        with _disk_errors(out):
-            parent.mkdir(parents=True, exist_ok=True)
-            stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=parent))
-            yield stage
-    finally:
-        if stage is not None:
-            shutil.rmtree(stage, ignore_errors=True)
-        for folder in missing:
-            with suppress(OSError):
-                folder.rmdir()
 
 
 def is_file_output(out: Path) -> bool:
@@ -217,54 +196,24 @@ def check_file_target(out: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def staged_file(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A path to write a file at, which becomes `out` when the block ends without an exception.
-
-    What else is written into the path's folder is put beside `out`, the manifest last: once it is
-    there, so is everything that it names.
-
-    Args:
-        out: The target file. Missing parents are made.
-        overwrite: Replace the files of an earlier output of depthprune.
-
-    Yields:
-        A path with the name of `out` in a fresh folder on the same file system.
-
-    Raises:
-        OutputError: As `check_file_target`, or when the disk is full.
-    """
-    check_file_target(out, overwrite=overwrite)
-    with _beside(out) as stage:
-        yield stage / out.name
-        manifest = placed(out, MANIFEST_NAME).name
-        for path in sorted(stage.iterdir(), key=lambda path: path.name == manifest):
-            os.replace(path, stage.parent / path.name)
-
-
-@contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A file to write beside `path`, which takes its place when the block ends well.
 
     Raises:
         OutputError: When the disk is full, or the folder cannot be written.
     """
-    partial: Path | None = None
-    try:
-        with _disk_errors(path):
-            parent = path.absolute().parent
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=parent)
-            os.close(handle)
-            partial = Path(name)
-            partial.chmod(0o666 & ~_umask())
+    parent = path.absolute().parent
+    with disk_errors(path):
+        sweep(parent, path.name, "partial")
+        with hidden_file(parent, path.name, "partial") as partial:
+            partial.chmod(0o666 & ~user_mask())
             yield partial
             os.replace(partial, path)
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
 
 
 @contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
+def disk_errors(out: Path) -> Iterator[None]:
+    """Turn what a system says of a full disk or a refused place into an `OutputError`."""
     try:
         yield
     except OSError as error:
@@ -279,41 +228,8 @@ def _disk_errors(out: Path) -> Iterator[None]:
         raise
 
 
-def _umask() -> int:
+def user_mask() -> int:
+    """The permissions that this user's new files lack."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _publish(stage: Path, out: Path) -> None:
-    if not out.is_dir():
-        os.rename(stage, out)
-        return
-    if any(out.iterdir()):
-        _carry_over(stage, out)
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.absolute().parent))
-    try:
-        os.rename(out, old / "out")
-        try:
-            os.rename(stage, out)
-        except OSError:
-            os.rename(old / "out", out)
-            raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _carry_over(stage: Path, out: Path) -> None:
-    ours = files_of(out)
-    for entry in sorted(out.iterdir()):
-        if entry.name in ours:
-            continue
-        if (stage / entry.name).exists():
-            raise OutputError(
-                f"-o {out}: {entry.name} is not depthprune's, and the new output has a file of "
-                "that name; move it away, or choose another folder"
-            )
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, stage / entry.name, symlinks=True)
-        else:
-            shutil.copy2(entry, stage / entry.name, follow_symlinks=False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from depthprune.errors import ParityError
 from depthprune.models.apply import apply
 from depthprune.models.loading import load
 from depthprune.models.parity import reload, verify, verify_checkpoint
+from depthprune.models.probe_tokens import probe_tokens
 from hostile import HostileArithmetic
 from tiny import save_tiny
 
@@ -138,3 +141,73 @@ def test_apply_with_verify_leaves_nothing_behind_when_parity_fails(
     with pytest.raises(ParityError):
         apply(tiny_llama, REMOVED, tmp_path / "out", verify=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def _forgetting(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a cache, a model generates as if the last token had been another."""
+    forward = module.forward
+
+    def other(input_ids: torch.Tensor, **options: Any) -> Any:
+        cached = options.get("use_cache") and input_ids.shape[1] == 1
+        return forward(input_ids=input_ids * 0 + 7 if cached else input_ids, **options)
+
+    other.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "forward", other)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_cache_that_generates_otherwise_is_caught(
+    dtype: str, tiny_llama: Path, pruned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = reload(pruned, dtype, "cpu")
+    _forgetting(module, monkeypatch)
+    with pytest.raises(ParityError, match=r"leaves that without one after [0-9] token"):
+        verify(load(tiny_llama, dtype=dtype, device="cpu"), module, REMOVED)
+
+
+def test_no_more_is_asked_of_a_cut_than_its_original_does(
+    tiny_llama: Path, pruned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, module = (
+        load(tiny_llama, dtype="float32", device="cpu"),
+        reload(pruned, "float32", "cpu"),
+    )
+    for each in (model.module, module):
+        _forgetting(each, monkeypatch)
+    assert verify(model, module, REMOVED).generated_tokens < 16
+
+
+def test_tokens_that_are_as_likely_may_change_places(
+    tiny_llama: Path, pruned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tokens with one and the same embedding tie wherever either is the most likely."""
+    module = reload(pruned, "float32", "cpu")
+    model = load(tiny_llama, dtype="float32", device="cpu")
+    first, *_ = _first_tokens(module)
+    twin = first + 1
+    for each in (model.module, module):
+        head: Any = each.lm_head
+        head.weight.data[twin] = head.weight.data[first]
+    forward = module.forward
+
+    def swapped(**options: Any) -> Any:
+        output = forward(**options)
+        if options.get("use_cache"):
+            output.logits[..., twin] += 1e-6 * output.logits.abs().max()
+        return output
+
+    swapped.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "forward", swapped)
+    assert verify(model, module, REMOVED).generated_tokens == 0
+
+
+def _first_tokens(module: Any) -> list[int]:
+    """What greedy generation writes behind the prompt of the check."""
+    vocabulary = module.lm_head.weight.shape[0]
+    shape = (2, 96)
+    prompt = probe_tokens(module, shape, seed=0, first=min(3, vocabulary - 1))[:1, :16]
+    written = module.generate(
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=4,
+        min_new_tokens=4, pad_token_id=0,
+    )  # fmt: skip
+    return [int(token) for token in written[0, 16:]]

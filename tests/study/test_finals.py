@@ -90,7 +90,9 @@ def test_the_table_reads_back_and_is_of_one_plan(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="its plan is p, expected q"):
         FINALS.resume(path, "q")
     FINALS.append(path, rows[0])
-    with pytest.raises(UsageError, match="line 4: this finalist was given before"):
+    assert FINALS.read(path, "p") == ("p", rows)
+    FINALS.append(path, rows[0].model_copy(update={"error": "NaN"}))
+    with pytest.raises(UsageError, match="line 5: this finalist was given in line 2 with another"):
         FINALS.read(path)
     path.write_text(json.dumps({"kind": "depthprune-study", "schema": 1, "plan": "p"}) + "\n")
     with pytest.raises(UsageError, match="expected a study's table of finalists"):

@@ -98,10 +98,23 @@ def test_a_row_that_does_not_fit_is_named_by_its_line(path, rows):
             read(path)
 
 
-def test_a_cell_given_twice_is_refused(path, rows):
-    write(path, "b3:1", [rows[0], rows[0]])
-    with pytest.raises(UsageError, match="line 3: this cell was given before"):
+def test_a_cell_given_twice_with_two_results_is_refused(path, rows):
+    other = rows[0].model_copy(update={"loss": 9.0})
+    write(path, "b3:1", [rows[0], other])
+    with pytest.raises(UsageError, match="line 3: this cell was given in line 2 with another"):
         read(path)
+    with pytest.raises(UsageError, match="remove one of the two lines"):
+        resume(path, "b3:1")
+
+
+def test_cells_that_two_processes_wrote_alike_are_kept_once(path, rows):
+    slower = rows[0].cost.model_copy(update={"seconds": 99.0})
+    again = rows[0].model_copy(update={"cost": slower})
+    write(path, "b3:1", [rows[0], rows[1], again, rows[1], rows[2]])
+    assert read(path).rows == tuple(rows[:3])
+    assert len(path.read_text().splitlines()) == 6
+    assert resume(path, "b3:1").rows == tuple(rows[:3])
+    assert len(path.read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ from typing import TextIO
 
 import typer
 
+from depthprune.claims import forget_claims
 from depthprune.cli.app import app
+from depthprune.cli.standing import forget_standing, what_stands
 from depthprune.errors import DepthpruneError, UsageError
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -35,16 +37,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in words
     for stream in (sys.stdout, sys.stderr):
         _tolerate(stream)
-    signal.signal(signal.SIGTERM, _terminated)
-    with contextlib.suppress(BrokenPipeError):
-        sys.exit(_run(words, debug))
-    # Whoever read our output has gone; Python would complain once more when it closes stdout.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(FAILED)
+    _stop_on_signals()
+    forget_claims()
+    forget_standing()
+    status = FAILED
+    try:
+        status = _run(words, debug)
+        sys.stdout.flush()
+    except OSError:
+        # Whoever read our output has gone, or it takes no more, which was said; Python would
+        # complain once more when it closes stdout.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
 
 
 def _run(words: list[str], debug: bool) -> int:
     try:
+        _check_words(words)
         status = app(words, prog_name="depthprune", standalone_mode=False, obj=words) or DONE
         # Typer turns Ctrl-C into this status by itself, in some versions without a word.
         if status != INTERRUPTED:
@@ -64,16 +74,33 @@ def _run(words: list[str], debug: bool) -> int:
             return _say(message.rstrip(".") + hint, WRONG_USAGE, debug)
         if isinstance(error, BrokenPipeError):
             raise
+        if isinstance(error, OSError) and {"--help", "--version"} & set(words):
+            # Typer prints these itself.
+            where = f"standard output: cannot be written ({error.strerror})"
+            return _say(f"{where}; send it elsewhere", FAILED, debug)
         what = " ".join(str(error).split()) or "no message"
         advice = "" if debug else "; this is a bug: run again with --debug and report what it shows"
         return _say(f"{type(error).__name__}: {what}{advice}", FAILED, debug)
-    return _say("interrupted; nothing was written", INTERRUPTED, debug)
+    return _say(f"interrupted; {what_stands()}", INTERRUPTED, debug)
+
+
+def _check_words(words: list[str]) -> None:
+    """Refuse what no manifest can record, before any work is done."""
+    for number, word in enumerate(words, start=1):
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"argument {number}: {word!a} is not UTF-8; rename what it names"
+            ) from error
 
 
 def _say(message: str, status: int, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+    with contextlib.suppress(OSError):
+        print(f"error: {message}", file=sys.stderr)  # noqa: T201
     return status
 
 
@@ -83,5 +110,18 @@ def _tolerate(stream: TextIO) -> None:
         stream.reconfigure(errors="replace")
 
 
+def _stop_on_signals() -> None:
+    """Have a request to end, or a terminal that closes, clean up as Ctrl-C does.
+
+    What was set to be ignored stays so: `nohup` means a run to survive its terminal.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _terminated)
+
+
 def _terminated(number: int, frame: FrameType | None) -> None:
+    # A second one would break off the cleaning up.
+    signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

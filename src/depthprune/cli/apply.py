@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from depthprune.cli import options
-from depthprune.cli.console import TerminalProgress, command_line, note, show
+from depthprune.cli.console import TerminalProgress, command_line, note, show, show_text
 from depthprune.outputs import MANIFEST_NAME, PAGE_NAME, placed
 
 
@@ -61,7 +60,7 @@ def apply(
         note(f"warning: {warning}")
     written = placed(out, MANIFEST_NAME).read_text(encoding="utf-8")
     if json:
-        sys.stdout.write(written)
+        show_text(written)
         return
     from depthprune.report.terminal import prune_summary
 

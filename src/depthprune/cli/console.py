@@ -12,7 +12,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
@@ -27,6 +27,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from depthprune.claims import published
+from depthprune.errors import OutputError
 from depthprune.progress import Step
 from depthprune.report.numbers import duration, format_count
 
@@ -42,18 +44,45 @@ def command_line(context: typer.Context) -> str:
 
 def show(result: RenderableType) -> None:
     """Print a result on stdout."""
-    Console(highlight=False).print(result, crop=False)
+    with _stdout():
+        Console(highlight=False).print(result, crop=False)
 
 
 def note(message: str) -> None:
-    """Print a line on stderr."""
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
+    """Print a line on stderr; where nobody can read it any more, the work goes on."""
+    with suppress(OSError):
+        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(message)
 
 
 def show_json(document: Any) -> None:
     """Print one JSON document on stdout; NaN and infinities become null."""
-    text = json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
-    sys.stdout.write(text + "\n")
+    show_text(json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def show_text(text: str) -> None:
+    """Print a text on stdout as it is."""
+    with _stdout():
+        sys.stdout.write(text)
+
+
+@contextmanager
+def _stdout() -> Iterator[None]:
+    """Have what is printed written before going on, and say of a stdout that takes nothing.
+
+    Raises:
+        BrokenPipeError: If whoever read it has gone, which is no error of theirs.
+        OutputError: If it cannot be written.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        written = "".join(f"; {path} stands" for path in published())
+        raise OutputError(
+            f"standard output: cannot be written ({error.strerror}){written}; send it elsewhere"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

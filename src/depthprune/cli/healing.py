@@ -10,10 +10,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from depthprune.calibration import Calibration, require_positions
 from depthprune.cli.console import TerminalProgress, note
+from depthprune.cli.standing import if_interrupted
 from depthprune.errors import CheckpointError, DepthpruneError, OutputError, UsageError
 from depthprune.evaluator import RemovedSet
 from depthprune.manifest import TrainingPoint, TrainingRecord
@@ -32,6 +34,7 @@ from depthprune.recovery import (
     require_trainable,
     require_windows,
 )
+from depthprune.staging import stem
 
 
 def check_way(method: Method, *, stream: bool, in_search: bool = False) -> None:
@@ -92,6 +95,7 @@ def heal(
     if isinstance(method, Linear):
         return recover(model, removed, calibration, progress=progress)
     folder = _folder(out, plan_key(model, removed, calibration, method))
+    if_interrupted(partial(_standing, folder))
     with _telling(folder):
         recovery = distil(model, removed, calibration, method, folder=folder, progress=progress)
     if recovery.training is not None and not recovery.training.best:
@@ -124,7 +128,15 @@ def training_record(training: Training | None) -> TrainingRecord | None:
 
 
 def _folder(out: Path, key: str) -> Path:
-    return out.absolute().parent / f".{out.name}.lora-{key[:12]}"
+    return out.absolute().parent / f"{stem(out.name)}.lora-{key[:12]}"
+
+
+def _standing(folder: Path) -> str | None:
+    """What an interruption leaves of a training."""
+    from depthprune.recovery.training import last_checkpoint
+
+    last = last_checkpoint(folder)
+    return None if last is None else f"{last} stands; the same command goes on from it"
 
 
 @contextmanager
@@ -148,7 +160,7 @@ def _telling(folder: Path) -> Iterator[None]:
         if not known:
             shutil.rmtree(folder, ignore_errors=True)
         raise  # it would be met again
-    except BaseException:
+    except Exception:
         last = last_checkpoint(folder)
         if last is not None:
             note(f"note: --recover lora: the same command goes on from {last}")

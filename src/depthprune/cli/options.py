@@ -84,6 +84,13 @@ Draws = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what depthprune wrote in OUT before.")
 ]
+BenchSeconds = Annotated[
+    float,
+    typer.Option(
+        min=1,
+        help="What measuring the speed may take once OUT is written, and the sample as much.",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")
 ]
@@ -116,6 +123,26 @@ Also = Annotated[
 Out = Annotated[
     Path, typer.Option("-o", "--out", metavar="OUT", help="Folder to write, or a .gguf file.")
 ]
+OutUnlessDry = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "-o",
+        "--out",
+        metavar="OUT",
+        help="Folder to write, or a .gguf file; not needed with --dry-run.",
+    ),
+]
+
+
+def require_out(out: Path | None, *, dry_run: bool) -> None:
+    """Refuse a run that has nowhere to write.
+
+    Raises:
+        UsageError: If there is no `out`, and it is no dry run.
+    """
+    if out is None and not dry_run:
+        raise UsageError("Missing option '-o' / '--out': name what to write")
+
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}

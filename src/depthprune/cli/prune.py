@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Optional
 
 import typer
 
 from depthprune.cli import options
-from depthprune.cli.console import TerminalProgress, command_line, note, show
+from depthprune.cli.console import TerminalProgress, command_line, note, show, show_text
 from depthprune.cli.session import Loading
 from depthprune.errors import UsageError
 from depthprune.models.removal import name_blocks
 from depthprune.outputs import PAGE_NAME, placed
 
+MOST_SEED = 2**32 - 1  # that every generator of random numbers takes
+
 
 def prune(
     context: typer.Context,
     model: options.ModelName,
-    out: options.Out,
+    out: options.OutUnlessDry = None,
     k: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option("-k", help="How many blocks go."),
@@ -38,7 +39,10 @@ def prune(
     ] = "greedy",
     budget: options.Budget = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of the search; the calibration's draw has its own.")
+        int,
+        typer.Option(
+            min=0, max=MOST_SEED, help="Of the search; the calibration's draw has its own."
+        ),
     ] = 0,
     protect: Annotated[
         str, typer.Option(metavar="BLOCKS", help="Blocks that stay, such as 0,29 or 0-3.")
@@ -62,6 +66,7 @@ def prune(
             help="Measure speed before and after (the default, except with --stream).",
         ),
     ] = None,
+    bench_seconds: options.BenchSeconds = 60,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     stream: options.Stream = False,
@@ -81,6 +86,9 @@ def prune(
     debug: options.Debug = False,
 ) -> None:
     """Find the blocks that can go, remove them, prove it and write a checkpoint."""
+    options.require_out(out, dry_run=dry_run)
+    if not prompt.strip():
+        raise UsageError("--prompt: expected some words to continue, got none")
     if (k is None) == (max_increase is None):
         raise UsageError("-k: expected either -k K or --max-increase SHARE, one of them")
     limit = options.parse_share(max_increase, "--max-increase")
@@ -118,6 +126,7 @@ def prune(
         recover=recover,
         also=tuple(also or ()),
         search_with_recovery=search_with_recovery,
+        bench_seconds=bench_seconds,
     )
     if dry_run:
         from depthprune.cli.dry_run import tell
@@ -128,8 +137,8 @@ def prune(
     for removed in manifest.search.not_finite if manifest.search else ():
         note(f"warning: the loss without {name_blocks(removed)} is NaN or infinite; it ranked last")
     if json:
-        sys.stdout.write(manifest.model_dump_json(indent=2, by_alias=True) + "\n")
+        show_text(manifest.text())
         return
     from depthprune.report.terminal import prune_summary
 
-    show(prune_summary(manifest, placed(out, PAGE_NAME)))
+    show(prune_summary(manifest, placed(job.target, PAGE_NAME)))

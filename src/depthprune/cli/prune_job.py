@@ -1,7 +1,8 @@
 """The main job, step by step: check, search, judge, cut, prove, measure, write.
 
 The order puts what is cheap and can fail before what is dear: arguments, files and text are
-checked before weights are loaded; the output appears only after parity holds.
+checked before weights are loaded; the output appears as soon as parity holds, and what is measured
+of it afterwards is added to it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from depthprune.calibration import Calibration
+from depthprune.claims import Claim, claimed
 from depthprune.cli.console import TerminalProgress
 from depthprune.cli.healing import forget
 from depthprune.cli.prune_search import Measured, measure_task
-from depthprune.cli.prune_task import Task, prepare
+from depthprune.cli.prune_task import Task, check, prepare
 from depthprune.cli.records import (
     calibration_record,
     search_record,
@@ -22,10 +24,12 @@ from depthprune.cli.records import (
     source_model,
 )
 from depthprune.cli.session import Loading, open_memo
-from depthprune.cli.written import Writing, Written
+from depthprune.cli.written import BENCH_SECONDS, Writing, Written
+from depthprune.errors import UsageError
 from depthprune.evaluator import Racing
 from depthprune.manifest import Manifest, versions
 from depthprune.models.loading import Model
+from depthprune.outputs import is_file_output
 from depthprune.study.judge import estimate
 
 
@@ -34,7 +38,7 @@ class PruneJob:
     """Everything that `prune` was asked for."""
 
     loading: Loading
-    out: Path
+    out: Path | None
     k: int | None
     max_increase: float | None
     specs: tuple[str, ...]
@@ -55,6 +59,7 @@ class PruneJob:
     recover: str | None = None
     also: tuple[str, ...] = ()
     search_with_recovery: bool = False
+    bench_seconds: float = BENCH_SECONDS
 
     def run(self) -> Manifest:
         """Do it all.
@@ -63,16 +68,21 @@ class PruneJob:
             The manifest that was written.
 
         Raises:
-            DepthpruneError: If any step fails; then OUT is as it was before.
+            DepthpruneError: If any step up to the proof fails; then OUT is as it was before.
         """
-        task = self.prepare()
+        asked = check(self)
+        with claimed(self.target, overwrite=self.overwrite) as claim:
+            task = prepare(self, asked)
+            return self._write(claim, task)
+
+    def _write(self, claim: Claim, task: Task) -> Manifest:
         with open_memo(self.memo, task.model.source) as memo:
             measured = measure_task(self, task, memo)
         writing = Writing(
-            out=self.out,
-            overwrite=self.overwrite,
+            claim=claim,
             loading=self.loading,
             bench=self.bench,
+            seconds=self.bench_seconds,
             prompt=self.prompt,
             seed=self.seed,
             progress=self.progress,
@@ -86,13 +96,29 @@ class PruneJob:
         forget(measured.recovered.recovery if measured.recovered else None)
         return manifest
 
+    @property
+    def target(self) -> Path:
+        """What `-o` names.
+
+        Raises:
+            UsageError: If it names nothing, as in a dry run.
+        """
+        if self.out is None:
+            raise UsageError("-o: names nothing to write")
+        return self.out
+
+    @property
+    def writes_file(self) -> bool:
+        """Whether the output is one file."""
+        return self.out is not None and is_file_output(self.out)
+
     def prepare(self) -> Task:
         """Check everything, draw the calibration and load the model.
 
         Raises:
             DepthpruneError: If anything that was asked for cannot be.
         """
-        return prepare(self)
+        return prepare(self, check(self))
 
     def _manifest(
         self,
@@ -125,9 +151,7 @@ class PruneJob:
             held_out=measured.held_out,
             recovery=measured.recovered.record if measured.recovered else None,
             size=size_record(model, written.surgery),
-            speed=written.speed,
             parity=written.parity,
-            sample=written.sample,
             versions=versions(),
             files=list(written.surgery.files),
         )

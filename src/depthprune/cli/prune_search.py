@@ -68,7 +68,7 @@ def measure_task(
             objective,
             result.removed,
             parse_method(job.recover),
-            job.out,
+            job.target,
             in_search=job.search_with_recovery,
             **shared,
         )

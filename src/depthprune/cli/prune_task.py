@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from depthprune.calibration import Calibration, check_files, parse_calibration
+from depthprune.calibration import Calibration, CalibrationSpec, check_files, parse_calibration
 from depthprune.cli.console import note
 from depthprune.cli.healing import check_enough
 from depthprune.cli.recovering import (
@@ -31,7 +31,7 @@ from depthprune.models.refusals import Refusal, checkpoint_refusal, gguf_refusal
 from depthprune.models.removal import name_blocks, parse_blocks
 from depthprune.models.source import ModelSource
 from depthprune.objectives import Mixture, parse_objective
-from depthprune.outputs import check_target, is_file_output
+from depthprune.outputs import check_target
 from depthprune.recovery import parse_method
 from depthprune.search import (
     Budget,
@@ -87,11 +87,21 @@ class Task:
         )
 
 
-def prepare(job: PruneJob) -> Task:
-    """Check everything, draw the calibration and load the model.
+@dataclass(frozen=True)
+class Asked:
+    """What a job's words mean, as far as they can be read without the model."""
+
+    objective: Mixture
+    search: Search
+    budget: Budget | None
+    specs: tuple[CalibrationSpec, ...]
+
+
+def check(job: PruneJob) -> Asked:
+    """Read what was asked for, and refuse what no model could do.
 
     Raises:
-        DepthpruneError: If anything that was asked for cannot be.
+        DepthpruneError: If any of it is wrong, or OUT may not be written.
     """
     objective = parse_objective(job.objective)
     algorithm = _find_search(job)
@@ -101,8 +111,23 @@ def prepare(job: PruneJob) -> Task:
     budget = None if job.budget is None else parse_budget(job.budget)
     specs = parse_calibration(job.specs or (DEFAULT_CALIBRATION,))
     check_draws(specs, job.draws)
-    check_target(job.out, overwrite=job.overwrite)
-    check_files([*specs, *further_specs(job.also)])
+    if job.out is not None:
+        check_target(job.out, overwrite=job.overwrite)
+    return Asked(objective, algorithm, budget, tuple(specs))
+
+
+def prepare(job: PruneJob, asked_for: Asked) -> Task:
+    """Check everything that the model's files tell, draw the calibration and load the model.
+
+    Args:
+        job: What was asked for.
+        asked_for: What `check` made of it.
+
+    Raises:
+        DepthpruneError: If anything that was asked for cannot be.
+    """
+    objective, algorithm, budget = asked_for.objective, asked_for.search, asked_for.budget
+    check_files([*asked_for.specs, *further_specs(job.also)])
     source = job.loading.find()
     _check_source(job, source)
     if job.recover is not None:
@@ -121,7 +146,7 @@ def prepare(job: PruneJob) -> Task:
     calibration.held_out()
     further = further_texts(job.also, reader)
     model = job.loading.load(source, reader.tokenizer, job.progress)
-    if not is_file_output(job.out):
+    if not job.writes_file:
         refusal = model.refusal
     k, protect = _size(job, asked, model.blocks, refusal)
     make_space(model.blocks, k, asked, refusal=refusal)
@@ -143,7 +168,7 @@ def _find_search(job: PruneJob) -> Search:
 
 def _before_loading(job: PruneJob, source: ModelSource) -> Refusal:
     """What of the cut would be refused, as far as the files say it themselves."""
-    if source.gguf is not None and is_file_output(job.out):
+    if source.gguf is not None and job.writes_file:
         return gguf_refusal(read_gguf(source.gguf))
     if source.checkpoint is not None:
         return checkpoint_refusal(source.checkpoint)
@@ -175,10 +200,16 @@ def _note_needed(source: ModelSource, asked: RemovedSet, protect: RemovedSet) ->
 
 def _check_source(job: PruneJob, source: ModelSource) -> None:
     """Refuse before the search what surgery would refuse after it."""
-    if source.gguf is None and job.out.exists() and job.out.samefile(source.folder):
+    if (
+        job.out is not None
+        and source.gguf is None
+        and job.out.exists()
+        and job.out.samefile(source.folder)
+    ):
         raise UsageError(f"-o {job.out}: is the model's own folder; choose another")
     require_prunable(source.model_type)
     if source.checkpoint is not None:
         rows_of(source.checkpoint.config)
         _ = source.checkpoint.block_prefix
-    check_pruned_output(source, job.out, None if job.k is None else source.blocks - job.k)
+    if job.out is not None:
+        check_pruned_output(source, job.out, None if job.k is None else source.blocks - job.k)

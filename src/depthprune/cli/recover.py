@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from depthprune.cli import options
-from depthprune.cli.console import TerminalProgress, command_line, show
+from depthprune.cli.console import TerminalProgress, command_line, show, show_text
 from depthprune.cli.session import Loading
+from depthprune.errors import UsageError
 from depthprune.outputs import PAGE_NAME
 
 
@@ -37,6 +37,7 @@ def recover(
             help="Measure speed before and after (the default, except with --stream).",
         ),
     ] = None,
+    bench_seconds: options.BenchSeconds = 60,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     stream: options.Stream = False,
@@ -51,6 +52,8 @@ def recover(
     debug: options.Debug = False,
 ) -> None:
     """Mend a pruned checkpoint by what a calibration teaches, and prove it."""
+    if prompt is not None and not prompt.strip():
+        raise UsageError("--prompt: expected some words to continue, got none")
     states = options.parse_size(memory, "--memory")
 
     from depthprune.cli.recover_job import RecoverJob
@@ -71,10 +74,11 @@ def recover(
         overwrite=overwrite,
         command=command_line(context),
         progress=TerminalProgress(),
+        bench_seconds=bench_seconds,
     )
     manifest = job.run()
     if json:
-        sys.stdout.write(manifest.model_dump_json(indent=2, by_alias=True) + "\n")
+        show_text(manifest.text())
         return
     from depthprune.report.terminal import prune_summary
 

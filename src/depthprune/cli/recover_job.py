@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from depthprune.calibration import check_files, parse_calibration
+from depthprune.claims import Claim, claimed
 from depthprune.cli.console import TerminalProgress
 from depthprune.cli.healing import check_enough, forget
 from depthprune.cli.records import size_record
@@ -26,7 +27,7 @@ from depthprune.cli.recovering import (
     further_texts,
 )
 from depthprune.cli.session import DEFAULT_CALIBRATION, Loading, mixture, open_memo, read_tokenizer
-from depthprune.cli.written import PROMPT, Writing, Written
+from depthprune.cli.written import BENCH_SECONDS, PROMPT, Writing, Written
 from depthprune.errors import CheckpointError, ModelError, UsageError, first_line
 from depthprune.evaluator import RemovedSet
 from depthprune.manifest import Manifest, versions
@@ -39,7 +40,7 @@ from depthprune.models.same_bytes import first_difference
 from depthprune.models.source import ModelSource
 from depthprune.objectives import parse_objective
 from depthprune.outputs import MANIFEST_NAME, check_target
-from depthprune.recovery import parse_method, refuse_quantized_config
+from depthprune.recovery import Method, parse_method, refuse_quantized_config
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class RecoverJob:
     overwrite: bool
     command: str
     progress: TerminalProgress
+    bench_seconds: float = BENCH_SECONDS
 
     def run(self) -> Manifest:
         """Do it all.
@@ -67,13 +69,17 @@ class RecoverJob:
             The manifest that was written.
 
         Raises:
-            DepthpruneError: If any step fails; then OUT is as it was before.
+            DepthpruneError: If any step up to the proof fails; then OUT is as it was before.
         """
         specs = parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
         method = parse_method(self.method)
         check_output(self.method, self.also, self.out, stream=self.loading.stream)
         check_target(self.out, overwrite=self.overwrite)
         check_files([*specs, *further_specs(self.also)])
+        with claimed(self.out, overwrite=self.overwrite) as claim:
+            return self._write(claim, method)
+
+    def _write(self, claim: Claim, method: Method) -> Manifest:
         opened = open_checkpoint(self.checkpoint)
         before = self._manifest()
         source = self.loading.find()
@@ -102,7 +108,7 @@ class RecoverJob:
                     memo=memo,
                     progress=self.progress,
                 )
-            writing = self._writing(before, loading)
+            writing = self._writing(claim, before, loading)
             manifest = writing.write(
                 model,
                 removed,
@@ -180,14 +186,14 @@ class RecoverJob:
                 "changed after pruning; recover the checkpoint as depthprune wrote it"
             )
 
-    def _writing(self, before: Manifest, loading: Loading) -> Writing:
+    def _writing(self, claim: Claim, before: Manifest, loading: Loading) -> Writing:
         """As the checkpoint was written, if not told otherwise: with the same prompt."""
         told = before.sample
         return Writing(
-            out=self.out,
-            overwrite=self.overwrite,
+            claim=claim,
             loading=loading,
             bench=self.bench,
+            seconds=self.bench_seconds,
             prompt=self.prompt or (told.prompt if told else PROMPT),
             seed=told.seed if told else 0,
             progress=self.progress,
@@ -207,9 +213,9 @@ class RecoverJob:
                 "held_out": found.held_out,
                 "recovery": found.record,
                 "size": size_record(model, written.surgery),
-                "speed": written.speed,
+                "speed": None,
                 "parity": written.parity,
-                "sample": written.sample,
+                "sample": None,
                 "versions": versions(),
                 "files": list(written.surgery.files),
             }

@@ -53,13 +53,13 @@ def check_method(method: str | None, also: Sequence[str]) -> None:
 
 
 def check_output(
-    method: str | None, also: Sequence[str], out: Path, *, stream: bool = False
+    method: str | None, also: Sequence[str], out: Path | None, *, stream: bool = False
 ) -> None:
     """`check_method`, and refuse an output whose weights are only ever copied."""
     check_method(method, also)
     if method is not None:
         check_way(parse_method(method), stream=stream)
-    if method is not None and is_file_output(out):
+    if method is not None and out is not None and is_file_output(out):
         raise UsageError(
             f"-o {out}: --recover changes weights, and those of a GGUF are copied as they are; "
             "give a folder"

@@ -7,58 +7,58 @@ from typing import Annotated
 
 import typer
 
+from depthprune.claims import held
 from depthprune.cli import options
 from depthprune.cli.console import show, show_json
+from depthprune.cli.standing import if_interrupted
 from depthprune.cli.study import write_page
 from depthprune.errors import OutputError, UsageError
-from depthprune.outputs import PAGE_NAME
+from depthprune.outputs import MANIFEST_NAME, PAGE_NAME, placed
 
 
 def report(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Of a study, or of a pruned checkpoint.")
+        Path,
+        typer.Argument(metavar="DIR", help="Of a study or pruned checkpoint, or a pruned .gguf."),
     ],
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Write a study's page, or a checkpoint's page and card, from its table or manifest."""
-    from depthprune.outputs import MANIFEST_NAME
     from depthprune.study.runner import TABLE_NAME
 
     if (folder / TABLE_NAME).is_file():
         if write_page(folder) is None:
             raise OutputError(f"{folder}: no cell has run; there is nothing to report")
         page = folder / PAGE_NAME
-    elif (folder / MANIFEST_NAME).is_file():
+    elif placed(folder, MANIFEST_NAME).is_file():
         page = _checkpoint_page(folder)
     else:
         raise UsageError(
             f"{folder}: expected {TABLE_NAME} (a study) or {MANIFEST_NAME} (a pruned checkpoint)"
         )
+    if_interrupted(lambda: f"{page} stands")
     if json:
         show_json({"schema": 1, "report": str(page)})
         return
     show(str(page))
 
 
-def _checkpoint_page(folder: Path) -> Path:
+def _checkpoint_page(place: Path) -> Path:
     from pydantic import ValidationError
 
     from depthprune.manifest import Manifest
-    from depthprune.outputs import MANIFEST_NAME, whole_file
-    from depthprune.report.card import render_card
-    from depthprune.report.page import render_page
+    from depthprune.report.publish import rewrite_report
 
-    text = (folder / MANIFEST_NAME).read_text(encoding="utf-8")
+    file = placed(place, MANIFEST_NAME)
+    text = file.read_text(encoding="utf-8")
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UsageError(
-            f"{folder / MANIFEST_NAME}: {where}: {first['msg']}; expected a manifest of schema 1"
+            f"{file}: {where}: {first['msg']}; expected a manifest of schema 1"
         ) from error
-    for name, content in ((PAGE_NAME, render_page(manifest)), ("README.md", render_card(manifest))):
-        with whole_file(folder / name) as partial:
-            partial.write_text(content, encoding="utf-8")
-    return folder / PAGE_NAME
+    with held(file.parent):
+        return rewrite_report(manifest, place)

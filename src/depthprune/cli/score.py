@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -17,6 +18,7 @@ from depthprune.cli.session import (
     open_memo,
     read_tokenizer,
 )
+from depthprune.cli.standing import if_interrupted
 from depthprune.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -99,6 +101,7 @@ def score(
             )
     if figure is not None:
         _draw(rows, dense.loss, figure)
+        if_interrupted(partial(_standing, figure))
     if json:
         show_json(
             {
@@ -121,6 +124,10 @@ def score(
     show(score_table(rows, dense))
     if stable is not None:
         show(draws_table(stable, draws, lowest))
+
+
+def _standing(figure: Path) -> str | None:
+    return f"{figure} stands" if figure.exists() else None
 
 
 def _stable(block: BlockDraws) -> dict[str, Any]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.text import Text
 
+from depthprune.claims import held
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, show, show_json
 from depthprune.cli.session import memo_at
+from depthprune.cli.standing import if_interrupted
 from depthprune.errors import EvaluationError, OutputError
-from depthprune.outputs import PAGE_NAME
+from depthprune.outputs import PAGE_NAME, whole_file
 
 if TYPE_CHECKING:
     from depthprune.report.study_files import Written
@@ -25,9 +30,14 @@ PLAN_NAME = "plan.yaml"
 def study(
     plan: Annotated[Path, typer.Argument(metavar="PLAN.yaml", help="The grid; see docs/study.md.")],
     out: Annotated[
-        Path,
-        typer.Option("-o", "--out", metavar="DIR", help="Folder; the same plan goes on there."),
-    ],
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="DIR",
+            help="Folder; the same plan goes on there; not needed with --dry-run.",
+        ),
+    ] = None,
     memo: options.MemoPlace = None,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -37,11 +47,13 @@ def study(
     from depthprune.study.grid import read_grid
     from depthprune.study.plan_files import check_files
 
+    options.require_out(out, dry_run=dry_run)
     grid = read_grid(plan)
     check_files(grid)
-    if dry_run:
+    if dry_run or out is None:
         _tell(grid, json)
         return
+    if_interrupted(partial(_standing, out))
 
     from depthprune.study.final_runner import Finals
     from depthprune.study.runner import TABLE_NAME, Study
@@ -50,12 +62,13 @@ def study(
     progress = TerminalProgress()
     finals = Finals(grid, out, progress)
     finals.check()
-    _take_folder(out)
-    with memo_at(memo) as store:
-        outcome = Study(grid, out, store, progress).run()
-    judged = finals.run(read(out / TABLE_NAME).rows)
-    (out / PLAN_NAME).write_bytes(plan.read_bytes())
-    written = write_page(out)
+    with _folder(out):
+        with memo_at(memo) as store:
+            outcome = Study(grid, out, store, progress).run()
+        judged = finals.run(read(out / TABLE_NAME).rows)
+        with whole_file(out / PLAN_NAME) as copy:
+            copy.write_bytes(plan.read_bytes())
+        written = write_page(out)
     page = None if written is None else out / PAGE_NAME
     if json:
         show_json(
@@ -106,6 +119,31 @@ def write_page(folder: Path) -> Written | None:
     file = folder / FINALS_NAME
     finals = FINALS.read(file)[1] if file.is_file() else ()
     return write_study(table, folder, plan=text, title=title or folder.name, finals=finals)
+
+
+def _standing(out: Path) -> str | None:
+    """What an interruption leaves of a study."""
+    from depthprune.study.runner import TABLE_NAME
+
+    table = out / TABLE_NAME
+    if not table.is_file():
+        return None
+    cells = max(table.read_bytes().count(b"\n") - 1, 0)
+    return f"the {cells} cells in {table} stand; the same command goes on from there"
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[None]:
+    """The study's folder, this process's alone; one that was made and stays empty goes again."""
+    made = not out.exists()
+    _take_folder(out)
+    try:
+        with held(out):
+            yield
+    finally:
+        if made:
+            with suppress(OSError):
+                out.rmdir()
 
 
 def _take_folder(out: Path) -> None:

@@ -1,7 +1,8 @@
-"""What `prune` and `recover` do alike once the set is known: cut, reload, prove, time, sample.
+"""What `prune` and `recover` do alike once the set is known: cut, reload, prove, publish, measure.
 
-The caller makes of it a manifest, which is put with its page beside the checkpoint before anything
-is published.
+The checkpoint is published as soon as it is proven, with a manifest that the caller makes and its
+page. What is measured of it afterwards, a sample and the speed, is added to both as it is found,
+within a bounded time; should that fail or be interrupted, it alone is missing.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from pathlib import Path
 
 from torch import nn
 
+from depthprune.claims import Claim
 from depthprune.cli.console import TerminalProgress, note
 from depthprune.cli.recovering import Mended, Recovered
 from depthprune.cli.session import Loading
+from depthprune.errors import OutputError, first_line
 from depthprune.evaluator import RemovedSet
 from depthprune.manifest import Manifest, ParityRecord, Sample, Speed
 from depthprune.models.checkpoint import Checkpoint
@@ -22,30 +25,27 @@ from depthprune.models.loading import Model
 from depthprune.models.parity import reload, verify
 from depthprune.models.pruned_output import pruned_output
 from depthprune.models.speed import (
-    NEW_TOKENS,
     PROMPT_TOKENS,
-    REPEATS,
     continuation,
     measure,
     spread,
 )
 from depthprune.models.surgery import Surgery
 from depthprune.outputs import MANIFEST_NAME, placed
-from depthprune.report.publish import write_report
+from depthprune.report.publish import report_files, write_report
 
 PROMPT = "The most important thing about a good library is"
+BENCH_SECONDS = 60.0
 _TEMPERATURE = 0.7
 _SAMPLE_TOKENS = 40
 
 
 @dataclass(frozen=True)
 class Written:
-    """A checkpoint that was written, and what was found of it."""
+    """A checkpoint that was written and proven."""
 
     surgery: Surgery
     parity: ParityRecord
-    speed: Speed | None
-    sample: Sample | None
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,19 @@ class Writing:
     """How a checkpoint is to be written, and what is to be measured of it.
 
     Attributes:
-        out: What `-o` names.
-        overwrite: Replace an earlier output.
+        claim: The output, taken for this process.
         loading: How the original was loaded; the checkpoint is reloaded alike.
         bench: Whether speed is measured.
+        seconds: What measuring the speed may take, and what the sample may.
         prompt: What both models continue.
         seed: Of the sample.
         progress: Where the work shows itself.
     """
 
-    out: Path
-    overwrite: bool
+    claim: Claim
     loading: Loading
     bench: bool
+    seconds: float
     prompt: str
     seed: int
     progress: TerminalProgress
@@ -78,7 +78,7 @@ class Writing:
         manifest: Callable[[Written], Manifest],
         dense: Checkpoint | None = None,
     ) -> Manifest:
-        """Cut, prove and measure, and publish if all of it went well.
+        """Cut and prove, publish if both went well, and measure what was published.
 
         Args:
             model: The loaded original.
@@ -91,51 +91,78 @@ class Writing:
             The manifest that was written.
 
         Raises:
-            DepthpruneError: If any step fails; then OUT is as it was before.
+            DepthpruneError: If it cannot be cut, proven or published; then OUT is as it was before.
         """
         mended = Mended(recovered, model)
         with pruned_output(
             model,
             removed,
-            self.out,
+            self.claim,
             dense=dense,
             replace=mended.replacements,
-            overwrite=self.overwrite,
             progress=self.progress,
         ) as (stage, surgery):
             for warning in surgery.warnings:
                 note(f"warning: {warning}")
-            with self.progress.step("reloading the written checkpoint", None, ""):
-                module = reload(
-                    stage,
-                    model.dtype,
-                    model.device,
-                    stream=self.loading.stream,
-                    device_map=self.loading.device_map,
-                )
+            module = self._reload(model, stage)
             with mended.in_place():
                 parity = verify(model, module, removed, progress=self.progress)
-            speed = self._speed(model, module) if self.bench else None
-            written = Written(surgery, parity, speed, self._sample(model, module))
-            record = write_report(manifest(written), stage)
+            record = write_report(manifest(Written(surgery, parity)), stage)
             record.write(placed(stage, MANIFEST_NAME))
+        return self._measure(model, module, record)
+
+    def _reload(self, model: Model, place: Path) -> nn.Module:
+        with self.progress.step("reloading the written checkpoint", None, ""):
+            return reload(
+                place,
+                model.dtype,
+                model.device,
+                stream=self.loading.stream,
+                device_map=self.loading.device_map,
+            )
+
+    def _measure(self, model: Model, module: nn.Module, record: Manifest) -> Manifest:
+        """Add to what stands what can be measured of it; each costs only itself."""
+        steps: dict[str, Callable[[Model, nn.Module], Sample | Speed]] = {}
+        if not self.loading.stream:  # of which every token would read all the weights
+            steps["sample"] = self._sample
+        if self.bench:
+            steps["speed"] = self._speed
+        if self.bench and self.loading.stream:
+            module = self._reload(model, self.claim.place)  # its files have moved
+        for name, step in steps.items():
+            try:
+                record = record.model_copy(update={name: step(model, module)})
+                self._amend(record)
+            except KeyboardInterrupt:
+                note(f"note: the checkpoint is whole and proven; of it the {name} was not measured")
+                raise
+            except OutputError:
+                raise
+            except Exception as error:
+                note(f"warning: the {name} was not measured ({first_line(error)})")
         return record
 
+    def _amend(self, record: Manifest) -> None:
+        manifest = placed(self.claim.place, MANIFEST_NAME).name
+        files = report_files(record, self.claim.place)
+        self.claim.amend({**files, manifest: record.text()})
+
     def _speed(self, model: Model, module: nn.Module) -> Speed:
-        before, after = measure([model.module, module], progress=self.progress)
+        before, after = measure(
+            [model.module, module], seconds=self.seconds, progress=self.progress
+        )
         return Speed(
             prefill_before=spread(before.prefill),
             prefill_after=spread(after.prefill),
             decode_before=spread(before.decode),
             decode_after=spread(after.decode),
             prompt_tokens=PROMPT_TOKENS,
-            new_tokens=NEW_TOKENS,
-            repeats=REPEATS,
+            new_tokens=min(before.new_tokens, after.new_tokens),
+            repeats=len(before.decode),
         )
 
-    def _sample(self, model: Model, module: nn.Module) -> Sample | None:
-        if self.loading.stream:
-            return None  # every token would read all the weights
+    def _sample(self, model: Model, module: nn.Module) -> Sample:
         before, after = (
             continuation(
                 each,
@@ -144,6 +171,7 @@ class Writing:
                 seed=self.seed,
                 temperature=_TEMPERATURE,
                 new_tokens=_SAMPLE_TOKENS,
+                seconds=self.seconds / 2,
             )
             for each in (model.module, module)
         )

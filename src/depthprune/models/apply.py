@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
+from depthprune.claims import staged
 from depthprune.errors import OutputError, UsageError
 from depthprune.manifest import Manifest, ParityRecord, Size, SourceModel, versions
 from depthprune.models.adapter import is_adapter, open_adapter, write_adapter
@@ -25,8 +26,6 @@ from depthprune.outputs import (
     check_target,
     is_file_output,
     placed,
-    staged,
-    staged_file,
 )
 from depthprune.progress import SILENT, Progress
 
@@ -128,7 +127,7 @@ def _apply_gguf(
     cut = cut_gguf(file, removed)
     if out.exists() and out.samefile(source):
         raise OutputError(f"-o {out}: is the model itself; choose another name")
-    with staged_file(out, overwrite=overwrite) as stage:
+    with staged(out, overwrite=overwrite) as stage:
         surgery = write_gguf(cut, stage, progress)
         parity = _verify(source, stage, cut.removed, progress) if verify else None
         model = SourceModel(

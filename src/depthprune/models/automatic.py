@@ -4,6 +4,10 @@ A checkpoint of several modalities may hold more than its causal language model:
 `AutoModelForCausalLM`, some types lose their towers, and most are not known to it at all. So the
 class is taken whose model bears the name that the config gives as its architecture, and where no
 name fits, the first that knows the type.
+
+A config may also name a kernel for its attention or its experts, which transformers would fetch
+from a hub and run. It is read without: what a checkpoint computes is in its weights, and code is
+run only where the user asked for it.
 """
 
 from __future__ import annotations
@@ -13,6 +17,12 @@ from typing import Any
 
 _CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 """The last of them is of transformers 5."""
+
+_IMPLEMENTATIONS = {
+    "_attn_implementation": ("eager", "sdpa"),
+    "_experts_implementation": ("eager", "batched_mm", "grouped_mm"),
+}
+"""What a config may choose: these are of transformers itself, and need nothing but torch."""
 
 
 def automatic_class(config: Any) -> Any:
@@ -45,6 +55,31 @@ def _names(automatic: Any, config: Any) -> tuple[str, ...]:
     return tuple(each.__name__ for each in (made if isinstance(made, (tuple, list)) else (made,)))
 
 
+def read_config(place: Path, *, trust_remote_code: bool = False) -> Any:
+    """A checkpoint's config, as transformers reads it, without kernels that would be fetched.
+
+    Args:
+        place: A folder with a `config.json`.
+        trust_remote_code: Whether the model's own Python code may run.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(
+        str(place), local_files_only=True, trust_remote_code=trust_remote_code
+    )
+    _choose_nothing_foreign(config)
+    return config
+
+
+def _choose_nothing_foreign(config: Any) -> None:
+    for name, own in _IMPLEMENTATIONS.items():
+        if getattr(config, name, None) not in (None, *own):
+            setattr(config, name, None)
+    for name in getattr(config, "sub_configs", None) or ():
+        if (section := getattr(config, name, None)) is not None:
+            _choose_nothing_foreign(section)
+
+
 def automatic_class_of(place: Path, *, trust_remote_code: bool = False) -> Any:
     """The automatic class for a checkpoint folder or a GGUF file.
 
@@ -52,11 +87,8 @@ def automatic_class_of(place: Path, *, trust_remote_code: bool = False) -> Any:
         place: A folder with a `config.json`; or a file, which holds a causal language model alone.
         trust_remote_code: Whether the model's own Python code may run.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     if place.is_file():
         return AutoModelForCausalLM
-    config = AutoConfig.from_pretrained(
-        str(place), local_files_only=True, trust_remote_code=trust_remote_code
-    )
-    return automatic_class(config)
+    return automatic_class(read_config(place, trust_remote_code=trust_remote_code))

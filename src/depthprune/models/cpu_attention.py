@@ -30,15 +30,24 @@ def fast_attention() -> Iterator[None]:
 
     original: Any = ALL_ATTENTION_FUNCTIONS["sdpa"]
 
+    # Named and ordered as transformers' own: models call it by position and by keyword.
     def attend(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Any = None,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        is_causal: bool | None = None,
+        **options: Any,
     ) -> Any:
-        if _is_plain(module, query, key, value, mask, options):
-            scaling = options.get("scaling")
+        known = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
+        if _is_plain(module, query, key, value, attention_mask, known | options):
             scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
             answer = causal_attention(query, key, value, scale)
             return answer.transpose(1, 2).contiguous(), None
-        return original(module, query, key, value, mask, **options)
+        return original(module, query, key, value, attention_mask, **known, **options)
 
     ALL_ATTENTION_FUNCTIONS["sdpa"] = attend
     try:

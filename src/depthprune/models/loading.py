@@ -20,7 +20,7 @@ from torch import nn
 
 from depthprune.errors import ModelError, first_line
 from depthprune.models.anatomy import Anatomy, find_anatomy
-from depthprune.models.automatic import automatic_class_of
+from depthprune.models.automatic import automatic_class_of, read_config
 from depthprune.models.computing import DTYPES, choose_device, choose_dtype
 from depthprune.models.gguf_unpacking import quick_gguf
 from depthprune.models.placement import DeviceMap, check_placement, first_device
@@ -189,9 +189,10 @@ def _from_pretrained(source: ModelSource, place: Path, options: dict[str, Any]) 
     """What transformers loads from a folder, or from a GGUF file in it."""
     try:
         with quiet_transformers():
-            loader = automatic_class_of(
-                source.gguf or place, trust_remote_code=source.trust_remote_code
-            )
+            trust = {"trust_remote_code": source.trust_remote_code}
+            loader = automatic_class_of(source.gguf or place, **trust)
+            if "gguf_file" not in options:
+                options = options | {"config": read_config(place, **trust)}
             module, info = loader.from_pretrained(str(place), **options)
     except Exception as error:
         raise ModelError(

@@ -6,17 +6,18 @@ model is saved beside the output, in the dtype it was measured in, and removed a
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from depthprune.claims import DENSE
 from depthprune.models.checkpoint import Checkpoint, open_checkpoint
 from depthprune.models.completed import completed
 from depthprune.models.loading import Model, quiet_transformers
 from depthprune.outputs import check_space
 from depthprune.progress import SILENT, Progress
+from depthprune.staging import hidden_folder
 
 
 @contextmanager
@@ -43,8 +44,8 @@ def dense_checkpoint(
     check_space(beside, sum(p.numel() * p.element_size() for p in module.parameters()))
     parent = beside.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{beside.name}.dense-", dir=parent) as folder:
+    with hidden_folder(parent, beside.name, DENSE) as folder:
         with progress.step("writing the dense weights", None, ""), quiet_transformers():
             module.save_pretrained(folder)
             model.tokenizer.save_pretrained(folder)
-        yield open_checkpoint(Path(folder))
+        yield open_checkpoint(folder)

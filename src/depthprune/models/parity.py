@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from depthprune.errors import ModelError, ParityError, first_line
 from depthprune.manifest import ParityRecord
 from depthprune.models.anatomy import Anatomy
-from depthprune.models.automatic import automatic_class_of
+from depthprune.models.automatic import automatic_class_of, read_config
 from depthprune.models.computing import DTYPES
 from depthprune.models.free_memory import out_of_memory
+from depthprune.models.generation_proof import check_cache
 from depthprune.models.gguf_unpacking import quick_gguf
 from depthprune.models.loading import (
     Model,
@@ -105,10 +106,11 @@ def _verify(
 ) -> ParityRecord:
     with progress.step("parity: the saved model against the measured one", 3, "checks") as step:
         tokens = _probe(model.anatomy)
-        _check_settings(model, module, removed)
         theirs = _masked_logits(model.anatomy, removed, tokens)
         with taking_turns(module, model.module):
             ours = _logits(module, tokens)
+        # Behind a run of each, since some types set up their blocks while they run.
+        _check_settings(model, module, removed)
         difference = relative_difference(ours, theirs)
         narrow = is_narrow(DTYPES[model.dtype])
         exact = difference
@@ -119,7 +121,7 @@ def _verify(
         step.advance()
         with taking_turns(module, model.module):
             new = _NEW if model.stream is None else _NEW_STREAMED
-            generated = _check_cache(module, _list_of(model, module), tokens, new)
+            generated = check_cache(model, module, tokens[:1, :_PROMPT], new)
         step.advance()
     scale = theirs[theirs.isfinite()].abs().max().item()
     return ParityRecord(
@@ -176,7 +178,11 @@ def _whole(
     place: Path, dtype: torch.dtype, device: str, device_map: DeviceMap | None
 ) -> tuple[nn.Module, dict[str, Any]]:
 
-    folder, options = (place.parent, gguf_options(place)) if place.is_file() else (place, {})
+    folder, options = place, {}
+    if place.is_file():
+        folder, options = place.parent, gguf_options(place)
+    else:
+        options["config"] = read_config(place)
     if device_map is not None:
         options["device_map"] = device_map
     with quiet_transformers(), quick_gguf() if place.is_file() else nullcontext():
@@ -272,13 +278,9 @@ def _float32_difference(
     with widened(model.module, model.anatomy.blocks.modules):
         theirs = _masked_logits(model.anatomy, removed, tokens)
     gc.collect()
-    with taking_turns(module, model.module), widened(module, _list_of(model, module)):
+    blocks = list(module.get_submodule(model.anatomy.blocks.path).children())
+    with taking_turns(module, model.module), widened(module, blocks):
         return relative_difference(_logits(module, tokens), theirs)
-
-
-def _list_of(model: Model, module: nn.Module) -> list[nn.Module]:
-    """The reloaded model's blocks."""
-    return list(module.get_submodule(model.anatomy.blocks.path).children())
 
 
 def _differs(difference: float) -> ParityError:
@@ -286,61 +288,3 @@ def _differs(difference: float) -> ParityError:
         f"the written checkpoint's logits differ from the masked model's by {difference:.1e} of "
         f"their scale in float32 (limit {FLOAT32_LIMIT:.0e}); nothing was kept"
     )
-
-
-def _check_cache(module: Any, blocks: Sequence[nn.Module], tokens: Tensor, new: int) -> int:
-    """How many tokens are the same with a cache and without: all, or those before a tie."""
-    prompt = tokens[:1, :_PROMPT]
-
-    def both() -> Iterator[Tensor]:
-        return (_continue(module, prompt, new, use_cache=flag) for flag in (True, False))
-
-    try:
-        with_cache, without = both()
-    except Exception as error:
-        raise ParityError(
-            f"the written checkpoint does not generate ({first_line(error, 300)}); nothing was kept"
-        ) from error
-    same = _in_common(with_cache, without)
-    if same == without.shape[1]:
-        return new
-    with widened(module, blocks):
-        with_cache, without = both()
-        same = _in_common(with_cache, without)
-        if same < without.shape[1] and not _tied(module, with_cache, without, same):
-            raise ParityError(
-                f"the written checkpoint's greedy generation with a cache leaves that without one "
-                f"after {same - prompt.shape[1]} tokens; nothing was kept"
-            )
-    return same - prompt.shape[1]
-
-
-def _in_common(ours: Tensor, theirs: Tensor) -> int:
-    """Length of the common beginning of two continuations of one prompt."""
-    length = min(ours.shape[1], theirs.shape[1])
-    return int((ours[0, :length] == theirs[0, :length]).long().cumprod(-1).sum())
-
-
-def _tied(module: nn.Module, ours: Tensor, theirs: Tensor, at: int) -> bool:
-    """Whether the two tokens at a place are equally likely but for rounding in float32."""
-    if at >= min(ours.shape[1], theirs.shape[1]):
-        return False
-    logits = _logits(module, theirs[:, :at])[0, -1]
-    scale = logits[logits.isfinite()].abs().max()
-    apart = (logits[theirs[0, at]] - logits[ours[0, at]]).abs()
-    return bool(apart <= 2 * FLOAT32_LIMIT * scale)  # each of the two may be off by the limit
-
-
-@torch.inference_mode()
-def _continue(module: Any, prompt: Tensor, new: int, *, use_cache: bool) -> Tensor:
-    """Greedy continuation by exactly `new` tokens."""
-    with quiet_transformers():
-        return module.generate(  # type: ignore[no-any-return]
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            do_sample=False,
-            min_new_tokens=new,
-            max_new_tokens=new,
-            use_cache=use_cache,
-            pad_token_id=0,
-        )

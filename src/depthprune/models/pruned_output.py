@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeAlias
 
+from depthprune.claims import Claim
 from depthprune.errors import UsageError
 from depthprune.models.checkpoint import Checkpoint
 from depthprune.models.gguf_reader import read_gguf
@@ -20,7 +21,7 @@ from depthprune.models.loading import Model
 from depthprune.models.materialize import dense_checkpoint
 from depthprune.models.source import ModelSource
 from depthprune.models.surgery import Surgery, write_pruned
-from depthprune.outputs import is_file_output, staged, staged_file
+from depthprune.outputs import is_file_output
 from depthprune.progress import SILENT, Progress
 
 Replace: TypeAlias = Callable[[Checkpoint, str | None], Mapping[str, bytes]]
@@ -54,11 +55,10 @@ def check_pruned_output(source: ModelSource, out: Path, left: int | None) -> Non
 def pruned_output(
     model: Model,
     removed: Sequence[int],
-    out: Path,
+    claim: Claim,
     *,
     dense: Checkpoint | None = None,
     replace: Replace | None = None,
-    overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> Iterator[tuple[Path, Surgery]]:
     """Cut a loaded model, published when the block ends without an exception.
@@ -66,12 +66,11 @@ def pruned_output(
     Args:
         model: The loaded original.
         removed: Original block numbers.
-        out: What `-o` names.
+        claim: The output, taken for this process.
         dense: The original's checkpoint, where it is at hand; made and dropped otherwise.
         replace: Told the dense checkpoint and what the names of its blocks' tensors begin with
             (None where the checkpoint says it itself), gives new bytes of some tensors; of a
             folder only.
-        overwrite: Replace an earlier output of depthprune.
         progress: Where the work shows itself.
 
     Yields:
@@ -80,21 +79,19 @@ def pruned_output(
     Raises:
         DepthpruneError: If the model cannot be cut or the output not written.
     """
-    if is_file_output(out) and model.source.gguf is not None:
+    if is_file_output(claim.out) and model.source.gguf is not None:
         cut = cut_gguf(read_gguf(model.source.gguf), removed)
-        with staged_file(out, overwrite=overwrite) as stage:
-            yield stage, write_gguf(cut, stage, progress)
-        return
-    with (
-        staged(out, overwrite=overwrite) as stage,
-        nullcontext(dense) if dense else dense_checkpoint(model, out, progress=progress) as whole,
-    ):
-        prefix = block_prefix(model)
-        data = replace(whole, prefix) if replace is not None else None
-        surgery = write_pruned(
-            whole, removed, stage, block_prefix=prefix, replace=data, progress=progress
-        )
-        yield stage, surgery
+        yield claim.place, write_gguf(cut, claim.place, progress)
+    else:
+        made = dense_checkpoint(model, claim.out, progress=progress)
+        with nullcontext(dense) if dense else made as whole:
+            prefix = block_prefix(model)
+            data = replace(whole, prefix) if replace is not None else None
+            surgery = write_pruned(
+                whole, removed, claim.place, block_prefix=prefix, replace=data, progress=progress
+            )
+            yield claim.place, surgery
+    claim.publish()
 
 
 def block_prefix(model: Model) -> str | None:

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from depthprune.errors import ModelError, first_line
-from depthprune.models.automatic import automatic_class
+from depthprune.models.automatic import automatic_class, read_config
 from depthprune.models.checkpoint import Checkpoint
 from depthprune.models.conversion import converts, sources_of
 from depthprune.models.safetensors_file import Tensor as Stored
@@ -39,11 +39,11 @@ def build_skeleton(source: ModelSource, dtype: torch.dtype) -> nn.Module:
         source: A checkpoint.
         dtype: What it is to compute in.
     """
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
     folder = str(source.folder)
     trust: dict[str, Any] = {"trust_remote_code": source.trust_remote_code}
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, **trust)
+    config = read_config(source.folder, **trust)
     with _parameters_on_meta():
         module: Any = automatic_class(config).from_config(config, dtype=dtype, **trust)
     _keep_in_float32(module, dtype)

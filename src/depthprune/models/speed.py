@@ -8,6 +8,7 @@ what is reported is the median of the repeats with the lowest and highest beside
 from __future__ import annotations
 
 import inspect
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depthprune.errors import ModelError
+from depthprune.errors import EvaluationError, ModelError
 from depthprune.manifest import Spread
 from depthprune.models.loading import quiet_transformers
 from depthprune.models.turns import taking_turns
@@ -30,10 +31,17 @@ REPEATS = 5
 
 @dataclass
 class Rates:
-    """Tokens a second of one model, one value a repeat."""
+    """Tokens a second of one model, one value a repeat.
+
+    Attributes:
+        prefill: Of the prompt.
+        decode: Of what was then written.
+        new_tokens: How many tokens were written at least, in each repeat.
+    """
 
     prefill: list[float] = field(default_factory=list)
     decode: list[float] = field(default_factory=list)
+    new_tokens: int = 0
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -48,6 +56,7 @@ def measure(
     prompt_tokens: int = PROMPT_TOKENS,
     new_tokens: int = NEW_TOKENS,
     repeats: int = REPEATS,
+    seconds: float = math.inf,
     progress: Progress = SILENT,
 ) -> list[Rates]:
     """Measure models side by side, batch 1.
@@ -57,26 +66,52 @@ def measure(
         prompt_tokens: Length of the prompt.
         new_tokens: How many tokens are then decoded, one at a time, greedily.
         repeats: How often; one unmeasured round goes before.
+        seconds: Stop when another round would end later than that; where there is time for one
+            only, it is the measured one, with as many new tokens as fit. A prompt is never cut.
         progress: Where the work shows itself.
 
     Returns:
         Rates for each model.
+
+    Raises:
+        EvaluationError: If the time is over before each model has run.
     """
     rates = [Rates() for _ in modules]
+    began = time.perf_counter()
     with progress.step("speed", (repeats + 1) * len(modules), "runs") as step, quiet_transformers():
         for repeat in range(repeats + 1):
-            for module, found in zip(modules, rates, strict=True):
+            round_began = time.perf_counter()
+            runs = []
+            for place, module in enumerate(modules):
+                if not repeat and time.perf_counter() > began + seconds:
+                    raise EvaluationError(
+                        f"{seconds:g} seconds are too few to run each model once; allow more"
+                    )
+                # In the first round each model has its share of the time.
+                share = began + seconds * (place + 1) / len(modules) if not repeat else math.inf
                 with taking_turns(module, modules[0]):
-                    prefill, decode = _run(module, prompt_tokens, new_tokens)
-                if repeat:
-                    found.prefill.append(prompt_tokens / prefill)
-                    found.decode.append(new_tokens / decode)
+                    runs.append(_run(module, prompt_tokens, new_tokens, share))
                 step.advance()
+            now = time.perf_counter()
+            last = now - began + (now - round_began) > seconds
+            if repeat or last:
+                _note(rates, runs, prompt_tokens)
+            if last:
+                break
     return rates
 
 
-def _run(module: Any, prompt_tokens: int, new_tokens: int) -> tuple[float, float]:
-    """Seconds of one prefill and of decoding `new_tokens`."""
+def _note(rates: list[Rates], runs: list[tuple[float, float, int]], prompt_tokens: int) -> None:
+    for found, (prefill, decode, tokens) in zip(rates, runs, strict=True):
+        found.prefill.append(prompt_tokens / prefill)
+        found.decode.append(tokens / decode)
+        found.new_tokens = min(tokens, found.new_tokens or tokens)
+
+
+def _run(
+    module: Any, prompt_tokens: int, new_tokens: int, until: float
+) -> tuple[float, float, int]:
+    """Seconds of one prefill and of decoding, and how many tokens were decoded until then."""
     device = next(module.parameters()).device
     vocabulary = module.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
@@ -89,11 +124,13 @@ def _run(module: Any, prompt_tokens: int, new_tokens: int) -> tuple[float, float
     output = module(input_ids=prompt, use_cache=True, **last)
     _wait(device)
     middle = time.perf_counter()
-    for _ in range(new_tokens):
+    tokens = 0
+    while tokens < new_tokens and (tokens == 0 or time.perf_counter() < until):
         token: Tensor = output.logits[:, -1:].argmax(-1)
         output = module(input_ids=token, use_cache=True, **_cache_of(output))
+        tokens += 1
     _wait(device)
-    return middle - began, time.perf_counter() - middle
+    return middle - began, time.perf_counter() - middle, tokens
 
 
 def _cache_of(output: Any) -> dict[str, Any]:
@@ -121,7 +158,14 @@ def memory_bytes(module: nn.Module) -> int:
 
 
 def continuation(
-    module: Any, tokenizer: Any, prompt: str, *, seed: int, temperature: float, new_tokens: int
+    module: Any,
+    tokenizer: Any,
+    prompt: str,
+    *,
+    seed: int,
+    temperature: float,
+    new_tokens: int,
+    seconds: float | None = None,
 ) -> str:
     """A sampled continuation of a prompt.
 
@@ -132,6 +176,7 @@ def continuation(
         seed: Of the sampling; the process's own random state is left as it was.
         temperature: Of the sampling.
         new_tokens: At most how many tokens.
+        seconds: What it may take; where that is too little, the continuation ends early.
     """
     device = next(module.parameters()).device
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(device)
@@ -144,6 +189,7 @@ def continuation(
             do_sample=True,
             temperature=temperature,
             max_new_tokens=new_tokens,
+            max_time=seconds,
             pad_token_id=tokenizer.eos_token_id or 0,
         )
     return str(tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))

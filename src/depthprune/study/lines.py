@@ -30,6 +30,12 @@ class Record(BaseModel):
 R = TypeVar("R", bound=Record)
 
 
+def _agree(first: Record, second: Record) -> bool:
+    """Whether two records say the same, but for what it took to find out."""
+    one, two = (each.model_dump_json(exclude={"cost", "seconds"}) for each in (first, second))
+    return one == two
+
+
 @dataclass(frozen=True)
 class Lines(Generic[R]):
     """A kind of table.
@@ -73,6 +79,8 @@ class Lines(Generic[R]):
     def resume(self, path: Path, plan: str) -> tuple[R, ...]:
         """Open a table to append to: made where there is none, its torn last line cut off.
 
+        Records that were written twice, as two processes do that run into one folder, stay once.
+
         Raises:
             UsageError: As `read`.
         """
@@ -81,7 +89,9 @@ class Lines(Generic[R]):
         _, records = self.read(path, plan)
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
-        if whole < len(content):
+        if content.count(b"\n") - 1 > len(records):
+            self.write(path, plan, records)
+        elif whole < len(content):
             os.truncate(path, whole)
         return records
 
@@ -94,7 +104,7 @@ class Lines(Generic[R]):
 
         Raises:
             UsageError: If it is no such table, is of another version or plan, or has a record that
-                does not fit the schema or is given twice.
+                does not fit the schema, or two that say different things of the same piece.
         """
         try:
             text = path.read_text(encoding="utf-8")
@@ -106,16 +116,16 @@ class Lines(Generic[R]):
             raise UsageError(
                 f"{path}: its plan is {found}, expected {plan}; choose another folder, or remove it"
             )
-        records: dict[Hashable, R] = {}
+        records: dict[Hashable, tuple[int, R]] = {}
         for number, line in enumerate(lines[1:], start=2):
             record = self._record(path, number, line)
-            key = self.key(record)
-            if key in records:
+            first, known = records.setdefault(self.key(record), (number, record))
+            if first != number and not _agree(known, record):
                 raise UsageError(
-                    f"{path} line {number}: this {self.piece} was given before; remove one of two"
+                    f"{path} line {number}: this {self.piece} was given in line {first} with "
+                    "another result; remove one of the two lines"
                 )
-            records[key] = record
-        return found, tuple(records.values())
+        return found, tuple(record for _, record in records.values())
 
     def _header(self, path: Path, line: str) -> str:
         try:

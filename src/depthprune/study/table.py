@@ -169,6 +169,6 @@ def read(path: Path, plan: str | None = None) -> Table:
 
     Raises:
         UsageError: If it is no results table, is of another version or plan, has a row that does
-            not fit the schema, or has a cell twice.
+            not fit the schema, or has a cell twice with two results.
     """
     return Table(*_LINES.read(path, plan))
