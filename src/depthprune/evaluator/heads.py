@@ -105,7 +105,7 @@ class Heads:
     def _windows_of(self, sheet: Sheet, states: Mapping[RemovedSet, Tensor]) -> Found:
         while True:
             try:
-                found = self.chunks_of(sheet, states)
+                found = self._chunks_of(sheet, states)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or self.chunk <= _CHUNK_LEAST or not self.runs_head:
