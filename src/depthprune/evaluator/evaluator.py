@@ -36,7 +36,8 @@ from depthprune.evaluator.sheets import Sheet
 from depthprune.evaluator.signals import measure
 from depthprune.evaluator.walk import RemovedSet
 from depthprune.models.arithmetic import arithmetic_of
-from depthprune.models.cpu_attention import fast_attention
+from depthprune.models.computing import DTYPES
+from depthprune.models.cpu_attention import AttentionHeads, fast_attention, products_are_faster
 from depthprune.models.loading import Model
 from depthprune.models.refusals import Refusal
 from depthprune.models.removal import check_removed
@@ -94,7 +95,7 @@ class Evaluator:
         self._passes = Passes(model, self._heads, budget.bytes)
         self._memory = budget.bytes
         self._sheet_tokens = min(budget.sheet_tokens, _call_tokens(model))
-        self._products = torch.device(model.device).type == "cpu" and not plain
+        self._products = not plain and _attends_by_products(model)
         contexts = _contexts(model, self.objective, self._products) if memo is not None else []
         self._ledger = Ledger(windows, judged, memo, contexts, lambda place: self._calls.key(place))
         self._memo = memo
@@ -382,6 +383,12 @@ class Evaluator:
 
     def _attention(self) -> AbstractContextManager[None]:
         return fast_attention() if self._products else nullcontext()
+
+
+def _attends_by_products(model: Model) -> bool:
+    if torch.device(model.device).type != "cpu":
+        return False
+    return products_are_faster(AttentionHeads.of(model.module.config), DTYPES[model.dtype])
 
 
 def _call_tokens(model: Model) -> int:
