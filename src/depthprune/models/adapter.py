@@ -82,7 +82,8 @@ class Adapter:
     @property
     def kind(self) -> str:
         """PEFT's name of the method in lower case, such as `"lora"`."""
-        return str(self.config.get("peft_type", "adapter")).lower()
+        found = self.config.get("peft_type")
+        return found.lower() if isinstance(found, str) and found.isidentifier() else "adapter"
 
 
 def is_adapter(folder: Path) -> bool:
