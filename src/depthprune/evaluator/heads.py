@@ -1,8 +1,9 @@
 """From final hidden states to the losses of windows, a chunk of tokens at a time.
 
-No tensor of tokens × vocabulary is ever held. An objective that compares with the dense model is
-given the dense model's outputs for the chunk, made once from its own final state for all sets that
-were walked beside it; nothing of the dense model is stored.
+No tensor of tokens × vocabulary is ever held. A chunk is of one window, or, where windows share a
+call, of a fixed number of tokens, the last one filled up. An objective that compares with the dense
+model is given the dense model's outputs for the chunk, made once from its own final state for all
+sets that were walked beside it; nothing of the dense model is stored.
 """
 
 from __future__ import annotations
@@ -152,8 +153,12 @@ class Heads:
         before = state[scored.rows[part], scored.columns[part]]
         outputs = {"states": before}
         if self.runs_head:
-            outputs["logits"] = self._model.anatomy.head(before.unsqueeze(0))[0]
-            self.head_tokens += len(before)
+            given = before
+            if sheet.shared and len(before) < self.chunk:
+                # A product rounds by the rows of its call, which must not follow the company.
+                given = torch.cat([before, before[-1:].expand(self.chunk - len(before), -1)])
+            outputs["logits"] = self._model.anatomy.head(given.unsqueeze(0))[0, : len(before)]
+            self.head_tokens += len(given)
         return outputs
 
     def _window_losses(self, sheet: Sheet, tokens: NDArray[np.float64]) -> NDArray[np.float64]:
