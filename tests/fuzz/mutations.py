@@ -100,18 +100,12 @@ def misshapen(document: Any, rng: random.Random) -> str:
             case 0:
                 del holder[key]
             case 1:
-                others = rng.choice(places)
-                holder[key] = (
-                    copy.deepcopy(others[0][others[1]])
-                    if others[1]
-                    in (others[0] if isinstance(others[0], dict) else range(len(others[0])))
-                    else None
-                )
+                holder[key] = rng.choice(HOSTILE)
             case 2 if isinstance(holder, dict):
                 odd = rng.choice(HOSTILE)
                 holder[odd if isinstance(odd, str) else str(odd)[:5_000]] = holder.pop(key)
             case 3:
-                holder[key] = nested(rng.choice((5, 150, 400)))
+                holder[key] = nested(rng.choice((5, 150, 260)))
             case _:
                 holder[key] = copy.deepcopy(rng.choice(HOSTILE))
     return _rewritten(found, rng)

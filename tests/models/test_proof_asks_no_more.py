@@ -172,3 +172,11 @@ def test_a_models_own_code_is_asked_for_by_a_line_and_never_by_a_prompt(
     with pytest.raises(ModelError, match="pass --trust-remote-code"):
         apply(own_code, (1, 3), tmp_path / "out", verify=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("context", [1, 2, 17, 18])
+def test_a_config_that_states_hardly_any_context_is_proved_all_the_same(
+    folder: Path, tmp_path: Path, context: int
+) -> None:
+    change(folder / "config.json", max_position_embeddings=context)
+    apply(folder, (1, 3), tmp_path / "out", verify=True)

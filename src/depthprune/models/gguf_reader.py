@@ -232,7 +232,8 @@ def _place(
                 "know; run: pip install --upgrade gguf"
             ) from error
         elements = math.prod(shape)
-        if (shape[0] if shape else 1) % block:
-            raise _bad(path, f"{name} has rows of {shape[0]} weights, {known.name} packs {block}")
+        row = shape[0] if shape else 1
+        if row % block:
+            raise _bad(path, f"{name} has rows of {row} weights, {known.name} packs {block}")
         begin = data + offset
         yield GgufTensor(name, shape, kind, known.name, begin, begin + elements // block * width)

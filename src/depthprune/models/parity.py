@@ -47,6 +47,8 @@ from depthprune.models.widening import FLOAT32_LIMIT, is_narrow, widened
 from depthprune.progress import SILENT, Progress
 
 _WINDOWS, _LENGTH = 2, 96
+_SHORTEST = 2
+"""Tokens, whatever a config says of the context: most types run beyond it."""
 _PROMPT, _NEW = 16, 16
 _NEW_STREAMED = 4
 """Each token of a streamed model reads all of its weights."""
@@ -257,7 +259,7 @@ def _probe(anatomy: Anatomy) -> Tensor:
     # Some types say -1, and have no limit.
     context = int(context) if context > 0 else _LENGTH + _NEW
     vocabulary = anatomy.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-    shape = (_WINDOWS, min(_LENGTH, context - _NEW))
+    shape = (_WINDOWS, max(_SHORTEST, min(_LENGTH, context - _NEW)))
     first = min(3, vocabulary - 1)
     return probe_tokens(anatomy.module, shape, seed=0, first=first).to(anatomy.device)
 
