@@ -22,6 +22,7 @@ from depthprune.recovery.absorb import find_absorber
 from depthprune.recovery.fold import swapped
 from depthprune.recovery.result import new_weights, runs_of
 from depthprune.recovery.tokens import massive
+from hostile import hostile_arithmetic
 from mended import drawn, loaded, logits, planted, states, tokens_of
 
 
@@ -304,3 +305,11 @@ def test_an_absorber_is_found_in_bfloat16_as_in_float32() -> None:
         find_absorber(loaded(dtype=kind).anatomy, 2) for kind in (torch.float32, torch.bfloat16)
     )
     assert (wide.terms, wide.weights) == (narrow.terms, narrow.weights)
+
+
+@pytest.mark.parametrize("restless", [False, True])
+def test_an_absorber_is_found_whatever_a_product_rounds_by(restless: bool) -> None:
+    plain = find_absorber(loaded().anatomy, 2)
+    with hostile_arithmetic(restless=restless):
+        found = find_absorber(loaded(dtype=torch.bfloat16).anatomy, 2)
+    assert (found.terms, found.weights) == (plain.terms, plain.weights)

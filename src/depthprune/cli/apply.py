@@ -38,6 +38,7 @@ def apply(
     ] = False,
     trust_remote_code: options.RemoteCode = False,
     overwrite: options.Overwrite = False,
+    threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:

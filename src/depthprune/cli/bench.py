@@ -24,6 +24,7 @@ def bench(
     device: options.Device = "auto",
     trust_remote_code: options.RemoteCode = False,
     allow_pickle: options.Pickle = False,
+    threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:

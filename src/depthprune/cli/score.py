@@ -51,6 +51,7 @@ def score(
         ),
     ] = None,
     overwrite: options.Overwrite = False,
+    threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:

@@ -1,11 +1,22 @@
-"""The evaluator: the prefix walk, its memory, its scores and its cost."""
+"""The evaluator: the prefix walk, its memory, its scores and its cost.
 
-from depthprune.evaluator.cost import Cost
-from depthprune.evaluator.evaluator import Evaluator
-from depthprune.evaluator.memo import Memo
-from depthprune.evaluator.racing import Racing
-from depthprune.evaluator.score import Score, increase, unscored
-from depthprune.evaluator.walk import RemovedSet
+Its names are imported on first use, so that searches, which know losses and nothing of models, can
+be listed without loading torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from depthprune.lazily import lazily
+
+if TYPE_CHECKING:
+    from depthprune.evaluator.cost import Cost
+    from depthprune.evaluator.evaluator import Evaluator
+    from depthprune.evaluator.memo import Memo
+    from depthprune.evaluator.racing import Racing
+    from depthprune.evaluator.score import Score, increase, unscored
+    from depthprune.evaluator.walk import RemovedSet
 
 __all__ = [
     "Cost",
@@ -17,3 +28,17 @@ __all__ = [
     "increase",
     "unscored",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "Cost": "cost",
+        "Evaluator": "evaluator",
+        "Memo": "memo",
+        "Racing": "racing",
+        "RemovedSet": "walk",
+        "Score": "score",
+        "increase": "score",
+        "unscored": "score",
+    },
+)

@@ -97,7 +97,7 @@ class Evaluator:
         self._sheet_tokens = min(budget.sheet_tokens, _call_tokens(model))
         self._products = not plain and _attends_by_products(model)
         contexts = _contexts(model, self.objective, self._products) if memo is not None else []
-        self._ledger = Ledger(windows, judged, memo, contexts, lambda place: self._calls.key(place))
+        self._ledger = Ledger(windows, judged, memo, contexts, self._call_key)
         self._memo = memo
         self._measured: set[str] = set()
         self._order = _order(calibration)
@@ -305,6 +305,10 @@ class Evaluator:
                 losses = self._ledger.losses(removed)
                 self._scores[removed] = self._combination.score(removed, losses)
         return [self._scores[s] for s in sets]
+
+    def _call_key(self, place: int) -> str:
+        """What a window's loss rounds by: the shape of its call, and of the head's if it shrank."""
+        return self._calls.key(place) + self._heads.shrunk
 
     def _scale(self) -> None:
         """For a mixture, have the dense model's losses, which the components are divided by."""

@@ -170,7 +170,7 @@ def _one_pass(
     with torch.inference_mode():
         for block, sheet, before, behind in _passes(model, sheets, vault):
             found = compare(sheet.at_positions(before), sheet.at_positions(behind))
-            values[block] += sheet.shares @ found.double().cpu().numpy()
+            values[block] += sheet.shares @ found.cpu().double().numpy()
     return Signal(values, model.blocks * sum(sheet.size for sheet in sheets))
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -21,7 +22,9 @@ from rich.text import Text
 
 from depthprune.manifest import BlockScore, Estimate, Manifest, Sample, Spread
 from depthprune.report import numbers, summary
-from depthprune.study.draws import BlockDraws
+
+if TYPE_CHECKING:
+    from depthprune.study.draws import BlockDraws
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _BAR = 20

@@ -22,9 +22,7 @@ from depthprune.progress import SILENT, Progress
 from depthprune.search import Result, search
 from depthprune.study.grid import Calibrated, Cell, Grid, only_line
 from depthprune.study.judging import Jury, make_jury
-from depthprune.study.table import CellCalibration, CellCost, Key, Row, append, resume
-
-TABLE_NAME = "results.jsonl"
+from depthprune.study.table import TABLE_NAME, CellCalibration, CellCost, Key, Row, append, resume
 
 
 @dataclass(frozen=True)
