@@ -100,7 +100,7 @@ def misshapen(document: Any, rng: random.Random) -> str:
             case 0:
                 del holder[key]
             case 1:
-                holder[key] = rng.choice(HOSTILE)
+                holder[key] = copy.deepcopy(rng.choice(HOSTILE[-len(_NUMBERS) - 8 :]))
             case 2 if isinstance(holder, dict):
                 odd = rng.choice(HOSTILE)
                 holder[odd if isinstance(odd, str) else str(odd)[:5_000]] = holder.pop(key)

@@ -258,6 +258,29 @@ class Calibration:
                     f"longest option, and the model reads {context:,}; drop it, or lower shots="
                 )
 
+    def check_ids(self, rows: int | None) -> None:
+        """Refuse tokens that a model's embedding has no row for.
+
+        Args:
+            rows: How many the embedding has, if that is known.
+
+        Raises:
+            CalibrationError: Naming the first such token and where it stands.
+        """
+        if rows is None:
+            return
+        for part in self.parts:
+            for window in part.windows:
+                past = window.tokens[(window.tokens >= rows) | (window.tokens < 0)]
+                if len(past):
+                    token = part.material.tokenizer.convert_ids_to_tokens(int(past[0]))
+                    raise CalibrationError(
+                        f"{window.document}: token {token!r:.60} has the id {past[0]}, and the "
+                        f"model's embedding has {rows:,} rows; the tokenizer has tokens that the "
+                        "model was not resized for: use the one that it came with, or resize the "
+                        "model"
+                    )
+
     def warnings(self) -> list[str]:
         """What a user should know before trusting what is chosen on this calibration."""
         found = [
@@ -305,6 +328,7 @@ def calibrate(
     }
     calibration = Calibration(tuple(parts[place] for place in range(len(parsed))))
     calibration.check_context(context_of(model))
+    calibration.check_ids(rows_of(model))
     return calibration
 
 
@@ -319,13 +343,27 @@ def context_of(model: HasTokenizer) -> int | None:
     return found if isinstance(found, int) and 0 < found < 2**31 else None
 
 
+def rows_of(model: HasTokenizer) -> int | None:
+    """Rows of a model's embedding, if they are known; ids are below it."""
+    module = getattr(model, "module", None)
+    if module is None:
+        found = getattr(model, "rows", None)
+    else:
+        try:
+            found = getattr(module.get_input_embeddings(), "num_embeddings", None)
+        except (AttributeError, NotImplementedError):
+            found = None
+    return found if isinstance(found, int) and found > 0 else None
+
+
 def require_positions(model: Model, calibration: Calibration) -> None:
-    """Refuse windows that are longer than a loaded model reads.
+    """Refuse windows that a loaded model cannot read: too long, or of tokens that it lacks.
 
     Raises:
         CalibrationError: Naming the first.
     """
     calibration.check_context(context_of(model), text=model.learns_positions)
+    calibration.check_ids(rows_of(model))
 
 
 def _is_generated(spec: CalibrationSpec) -> bool:

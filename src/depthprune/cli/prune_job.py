@@ -144,7 +144,10 @@ class PruneJob:
             calibration=[calibration_record(part) for part in calibration.parts],
             objective=evaluator.objective.name,
             search=search_record(
-                result, self.max_increase, None if self.search_with_recovery else self.racing
+                result,
+                self.max_increase,
+                None if self.search_with_recovery else self.racing,
+                evaluator.rounding,
             ),
             dense=measured.dense,
             pruned=estimate(result.score, evaluator.objective),

@@ -87,12 +87,14 @@ class Reader:
     Attributes:
         tokenizer: The model's tokenizer.
         context: Tokens of the longest sequence that the model reads, where its files say so.
+        rows: Of its embedding, where its files say so.
         load: Loads the model.
         progress: Where the model's writing shows itself.
     """
 
     tokenizer: Any
     context: int | None = None
+    rows: int | None = None
     load: Callable[[], Model] | None = None
     progress: Progress = SILENT
 
@@ -116,9 +118,14 @@ def read_tokenizer(
     with progress.step(f"reading the tokenizer of {source.name}", None, ""):
         tokenizer = source.tokenizer()
     config = source.checkpoint.config if source.checkpoint is not None else {}
-    context = config.get("max_position_embeddings")
+    text = config.get("text_config")
+    sizes = {**config, **(text if isinstance(text, dict) else {})}
+    context, rows = (
+        value if isinstance(value, int) and not isinstance(value, bool) else None
+        for value in map(sizes.get, ("max_position_embeddings", "vocab_size"))
+    )
     load = None if loading is None else partial(loading.load, source, tokenizer, progress)
-    return Reader(tokenizer, context if isinstance(context, int) else None, load, progress)
+    return Reader(tokenizer, context, rows, load, progress)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from depthprune.evaluator.evaluator import Evaluator
     from depthprune.evaluator.memo import Memo
     from depthprune.evaluator.racing import Racing
+    from depthprune.evaluator.rounding import Rounding
     from depthprune.evaluator.score import Score, increase, unscored
     from depthprune.evaluator.walk import RemovedSet
 
@@ -24,6 +25,7 @@ __all__ = [
     "Memo",
     "Racing",
     "RemovedSet",
+    "Rounding",
     "Score",
     "increase",
     "unscored",
@@ -37,6 +39,7 @@ __getattr__ = lazily(
         "Memo": "memo",
         "Racing": "racing",
         "RemovedSet": "walk",
+        "Rounding": "rounding",
         "Score": "score",
         "increase": "score",
         "unscored": "score",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -31,6 +32,7 @@ from depthprune.evaluator.packing import reads_packed_items
 from depthprune.evaluator.passes import Changed, Passes, SheetTooLargeError
 from depthprune.evaluator.race import Race
 from depthprune.evaluator.racing import Racing
+from depthprune.evaluator.rounding import Rounding, measure_rounding
 from depthprune.evaluator.score import Score, Weighting
 from depthprune.evaluator.sheets import Sheet
 from depthprune.evaluator.signals import measure
@@ -89,6 +91,7 @@ class Evaluator:
         require_positions(model, calibration)
         windows = calibration.windows
         judged = np.array(self.objective.judged(windows))
+        self._judged = judged
         self._combination = Combination(self.objective, judged, calibration)
         self._heads = Heads(model, self.objective, windows, judged)
         budget = state_budget(model, windows, memory, _call_tokens(model))
@@ -97,7 +100,7 @@ class Evaluator:
         self._sheet_tokens = min(budget.sheet_tokens, _call_tokens(model))
         self._products = not plain and _attends_by_products(model)
         contexts = _contexts(model, self.objective, self._products) if memo is not None else []
-        self._ledger = Ledger(windows, judged, memo, contexts, lambda place: self._calls.key(place))
+        self._ledger = Ledger(windows, judged, memo, contexts, self._call_key)
         self._memo = memo
         self._measured: set[str] = set()
         self._order = _order(calibration)
@@ -246,11 +249,30 @@ class Evaluator:
         if self.racing is None or keep >= len(sets) or not self._combination.races:
             return self._scored([(), *sets])[1:]
         self._scale()
-        race = Race(sets, keep, self.racing, self._combination, self._order, self._least())
+        settings = self.racing
+        if self.rounding is not None and self.rounding.share > settings.tolerance:
+            # What rounding alone can turn round is a tie.
+            settings = replace(settings, tolerance=self.rounding.share)
+        race = Race(sets, keep, settings, self._combination, self._order, self._least())
         for places, contenders in race:
             self._compute([(), *contenders], places)
             race.tell({s: self._ledger.losses(s) for s in contenders})
         return race.scores()
+
+    @cached_property
+    def rounding(self) -> Rounding | None:
+        """What rounding alone does to these losses; None where it is not measured."""
+        calibration, judged = self.calibration, self._judged
+        return measure_rounding(
+            self.model,
+            self.objective,
+            calibration.windows,
+            judged,
+            self._order,
+            self._calls,
+            self._memory,
+            self._attention(),
+        )
 
     def measure(self, name: str) -> NDArray[np.float64]:
         """Measure the dense model on the calibration, in one pass: see `signals`.
@@ -305,6 +327,10 @@ class Evaluator:
                 losses = self._ledger.losses(removed)
                 self._scores[removed] = self._combination.score(removed, losses)
         return [self._scores[s] for s in sets]
+
+    def _call_key(self, place: int) -> str:
+        """What a window's loss rounds by: the shape of its call, and of the head's if it shrank."""
+        return self._calls.key(place) + self._heads.shrunk
 
     def _scale(self) -> None:
         """For a mixture, have the dense model's losses, which the components are divided by."""

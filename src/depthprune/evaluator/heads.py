@@ -76,6 +76,12 @@ class Heads:
         self.chunk = head_tokens(model)
 
     @property
+    def shrunk(self) -> str:
+        """Names the chunk where memory made it smaller than it is elsewhere; else empty."""
+        usual = head_tokens(self._model)
+        return f", head {self.chunk}" if self.chunk < usual and self.runs_head else ""
+
+    @property
     def compares(self) -> bool:
         """Whether the dense model must be walked beside the sets."""
         return any(objective.compares for objective in self._objectives)

@@ -9,6 +9,7 @@ else the last block that the adapter touches stands for the last one. PEFT reads
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ class Adapter:
     @property
     def kind(self) -> str:
         """PEFT's name of the method in lower case, such as `"lora"`."""
-        return str(self.config.get("peft_type", "adapter")).lower()
+        found = self.config.get("peft_type")
+        return found.lower() if isinstance(found, str) and found.isidentifier() else "adapter"
 
 
 def is_adapter(folder: Path) -> bool:
@@ -147,7 +149,7 @@ def _find_prefix(folder: Path, names: Iterable[str]) -> tuple[str, int]:
 
 def _base_blocks(name: object) -> int | None:
     """The number of blocks of the base, if it is a folder here."""
-    if not isinstance(name, str) or not (Path(name) / "config.json").is_file():
+    if not isinstance(name, str) or not os.path.isfile(Path(name) / "config.json"):
         return None
     return count_blocks(read_object(Path(name) / "config.json", "the base's config"))
 
