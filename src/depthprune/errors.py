@@ -8,23 +8,17 @@ file without reading the message.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable
 
 _LONGEST = 2_000
 """Characters of a message. What it quotes may come from a file, and be of any length."""
 
-_UNSEEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
-)
-"""What moves a terminal's cursor, changes its colours, or reorders or hides what it shows."""
-
 
 def one_line(text: str, most: int = _LONGEST) -> str:
-    """A text as one line that is safe to show: control characters spelled out, its middle cut.
+    """A text as one line that is safe to show: what does not print spelled out, its middle cut.
 
-    Names of tensors, keys and architectures come from files, and end up in messages; a terminal
-    would obey the escape sequences in them.
+    Names of tensors, keys and architectures come from files, and end up in messages. A terminal
+    obeys the escape sequences in them, and reorders or hides what certain characters tell it to.
 
     Args:
         text: Any text.
@@ -33,7 +27,8 @@ def one_line(text: str, most: int = _LONGEST) -> str:
     # Four times as much is enough to fill the line, whatever has to be spelled out or is blank.
     if len(text) > 4 * most:
         text = f"{text[: 2 * most]} … {text[-2 * most :]}"
-    line = _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))
+    words = " ".join(text.split())
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in words)
     return line if len(line) <= most else f"{line[: most * 2 // 3]} … {line[-(most // 3 - 3) :]}"
 
 

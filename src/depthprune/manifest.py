@@ -138,6 +138,18 @@ class RacingRecord(_Record):
     tolerance: float = Field(description="Losses within this share of each other are ties.")
 
 
+class RoundingRecord(_Record):
+    """What rounding alone does to losses, measured on a few windows before the search."""
+
+    share: float = Field(
+        description="By how much it changes a difference of two sets' losses on the whole "
+        "calibration, as a share of the loss. Differences below it are ties."
+    )
+    window: float = Field(description="By how much it changed one window's loss, at most.")
+    against: str = Field(description="What it was compared with.")
+    windows: int = Field(description="How many were tried.")
+
+
 class SearchRecord(_Record):
     """The search and how it went. With racing, the losses of its trace are estimates."""
 
@@ -150,6 +162,9 @@ class SearchRecord(_Record):
         default=None, description="What the search was allowed to spend, as --budget reads it."
     )
     racing: RacingRecord | None = None
+    rounding: RoundingRecord | None = Field(
+        default=None, description="Null where it was not measured, as of a streamed model."
+    )
     trace: list[Step]
     cost: Cost
     not_finite: list[list[int]] = Field(description="Sets whose loss was NaN or infinite.")
@@ -335,6 +350,9 @@ class Manifest(_Record):
     )
     measured_dtype: str | None = Field(
         default=None, description="That the losses were computed in."
+    )
+    measured_dtype_reason: str | None = Field(
+        default=None, description="What was measured to choose it; null where it was given."
     )
     device: str | None = None
     calibration: list[CalibrationRecord] | None = None

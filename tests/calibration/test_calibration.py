@@ -298,3 +298,18 @@ def test_all_of_wikitext_is_covered_by_consecutive_windows() -> None:
     covered = np.concatenate([w.tokens for w in drawn.windows])
     assert covered.tolist() == whole[: len(covered)]
     assert 0 <= len(whole) - len(covered) < 2048
+
+
+def test_tokens_that_the_embedding_has_no_row_for_are_refused(text: Path) -> None:
+    """A tokenizer that was extended, and a model that was not resized for it."""
+    drawn = _drawn(f"text:{text},windows=4,length=32")
+    most = max(int(window.tokens.max()) for window in drawn.windows)
+    drawn.check_ids(most + 1)
+    drawn.check_ids(None)
+    with pytest.raises(
+        CalibrationError, match=rf"has the id {most}, and the model's .* {most} rows"
+    ):
+        drawn.check_ids(most)
+    short = SimpleNamespace(tokenizer=tiny_tokenizer(), rows=most)
+    with pytest.raises(CalibrationError, match="resize the model"):
+        calibrate([f"text:{text},windows=all,length=32"], short)

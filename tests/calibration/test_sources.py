@@ -205,6 +205,45 @@ def test_hub_options_reach_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_a_file_that_the_hubs_client_keeps_is_read_without_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's own layout: refs, a snapshot, a file in it."""
+    import datasets
+    from huggingface_hub import constants
+
+    commit = "a" * 40
+    folder = tmp_path / "datasets--owner--set"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(commit)
+    snapshot = folder / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "rows.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n{"text": "three"}\n')
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+
+    def load_dataset(*arguments: Any, **options: Any) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    documents = _read("hub", "owner/set", files="rows.jsonl", rows="2")
+    assert [document.text for document in documents] == ["one", "two"]
+    assert "could not be reached" in _refusal("hub", "owner/other", files="rows.jsonl")
+
+
+def test_what_is_kept_of_another_revision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import logging
+
+    import datasets
+
+    def load_dataset(*arguments: Any, **options: Any) -> list[dict[str, str]]:
+        logging.getLogger("datasets").warning(f"Using the latest cached version at {'b' * 40}")
+        return [{"text": "one"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert _read("hub", "owner/set", revision="main")[0].text == "one"
+    assert "what is kept is of revision bbbb" in _refusal("hub", "owner/set", revision="a" * 40)
+
+
 @pytest.mark.parametrize("name", ["stdlib-prose", "stdlib-code"])
 def test_the_standard_library_is_a_source_of_much_text(name: str) -> None:
     documents = _read(name)

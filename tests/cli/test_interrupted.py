@@ -145,7 +145,7 @@ def test_too_little_time_for_the_speed_is_said_and_costs_it_alone(
 @pytest.mark.parametrize(
     "place",
     [
-        (written, "reload"),
+        (written, "reload_like"),
         (written, "verify"),
         (written, "write_report"),
         (claims.Claim, "publish"),
@@ -404,3 +404,53 @@ def test_a_run_that_is_to_survive_its_terminal_does(
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_losses_that_were_scored_before_an_interruption_are_in_the_memo(
+    depthprune: Command,
+    tiny_llama: Path,
+    spec: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ("prune", tiny_llama, "-k", 2, "-c", spec, "-o", tmp_path / "out", *_FAST, "--no-bench")
+    with monkeypatch.context() as patch:
+        patch.setattr(written, "reload_like", _interrupt)
+        assert depthprune(*words).status == INTERRUPTED
+    cost = depthprune(*words, "--json").document["search"]["cost"]
+    assert cost["block_tokens"] == 0
+    assert cost["recalled"] > 0
+
+
+def test_an_interruption_of_the_memo_s_pruning_deletes_nothing(
+    depthprune: Command, tiny_llama: Path, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert depthprune("evaluate", tiny_llama, "-c", spec, *_FAST).status == DONE
+    before = depthprune("memo", "--json").document["losses"]
+    assert before > 0
+    with monkeypatch.context() as patch:
+        patch.setattr("depthprune.evaluator.memo.delete_contexts", _interrupt)
+        outcome = depthprune("memo", "--prune", "--all")
+    assert outcome.error == "interrupted; nothing was written"
+    assert depthprune("memo", "--json").document["losses"] == before
+
+
+def test_an_interruption_of_the_figure_leaves_the_earlier_one(
+    depthprune: Command,
+    tiny_llama: Path,
+    spec: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    figure = tmp_path / "blocks.svg"
+    figure.write_text("earlier", encoding="utf-8")
+    words = ("score", tiny_llama, "-c", spec, *_FAST, "-o", figure, "--overwrite")
+    with monkeypatch.context() as patch:
+        patch.setattr("depthprune.report.export.svg", _interrupt)
+        assert depthprune(*words).error == "interrupted; nothing was written"
+    assert figure.read_text(encoding="utf-8") == "earlier"
+    with monkeypatch.context() as patch:
+        patch.setattr("depthprune.report.terminal.score_table", _interrupt)
+        assert depthprune(*words).error == f"interrupted; {figure} stands"
+    assert figure.read_text(encoding="utf-8").startswith("<svg")
+    assert [path.name for path in tmp_path.iterdir()] == ["blocks.svg"]

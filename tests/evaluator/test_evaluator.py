@@ -18,7 +18,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import depthprune as dp
 from depthprune.errors import EvaluationError, UsageError
 from depthprune.evaluator import evaluator as evaluator_module
-from depthprune.evaluator import passes as passes_module
 from depthprune.models.anatomy import Anatomy
 from depthprune.search import search
 from tiny import save_tiny
@@ -224,15 +223,20 @@ class _Cramped:
     ],
 )
 def test_when_memory_runs_out_the_work_is_halved_and_goes_on(
-    model: dp.Model, calibration: dp.Calibration, error: Exception, monkeypatch: pytest.MonkeyPatch
+    model: dp.Model, text: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    calibration = dp.calibrate(f"text:{text},windows=8,length=40", model)
     sets = list(itertools.combinations(range(6), 2))
     whole = dp.Evaluator(model, calibration).score(sets)
-    monkeypatch.setattr(passes_module, "_STACKED_TOKENS", {"cpu": 4096})
-    cramped = _Cramped(50, monkeypatch, error)
-    for a, b in zip(dp.Evaluator(model, calibration).score(sets), whole, strict=True):
+    evaluator = dp.Evaluator(model, calibration)
+    assert evaluator._calls.rows == 8
+    cramped = _Cramped(100, monkeypatch, error)
+    for a, b in zip(evaluator.score(sets), whole, strict=True):
         np.testing.assert_allclose(a.window_losses, b.window_losses, rtol=1e-5)
     assert cramped.failures > 1
+    assert evaluator._calls.rows == 2
+    tried = dp.Evaluator(dp.load(model.source, dtype="float32", device="cpu"), calibration)
+    assert tried._calls.rows == 2
 
 
 def test_a_window_that_does_not_fit_alone_is_an_error_that_says_so(
@@ -252,9 +256,10 @@ def test_another_failure_is_not_taken_for_a_lack_of_memory(
 
 
 def test_attention_by_products_changes_no_loss_and_is_gone_afterwards(
-    model: dp.Model, calibration: dp.Calibration
+    model: dp.Model, calibration: dp.Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    monkeypatch.setattr("depthprune.evaluator.evaluator.products_are_faster", lambda *_: True)
     fast = dp.Evaluator(model, calibration).score([(), (2,)])
     plain = dp.Evaluator(model, calibration, plain=True).score([(), (2,)])
     for a, b in zip(fast, plain, strict=True):

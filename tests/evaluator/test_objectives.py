@@ -17,6 +17,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 import depthprune as dp
 from depthprune.calibration import Window
 from depthprune.errors import EvaluationError
+from depthprune.evaluator import calls as calls_module
 from depthprune.evaluator import evaluator as evaluator_module
 from depthprune.evaluator.packing import reads_packed_items
 from tiny import tiny_model
@@ -141,11 +142,12 @@ DEFINITIONS: dict[str, tuple[str, Callable[[list[float], int], float]]] = {
 
 
 @pytest.mark.parametrize("objective", DEFINITIONS)
-@pytest.mark.parametrize("row", [1, 1 << 14])
+@pytest.mark.parametrize("step", [1, 32])
 def test_objectives_of_items_read_each_option_behind_the_prompt_alone(
-    model: dp.Model, items: list[Window], objective: str, row: int, monkeypatch: pytest.MonkeyPatch
+    model: dp.Model, items: list[Window], objective: str, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluator_module, "_ITEM_TOKENS", {"cpu": row})
+    """Alone, or filled up so that several share a call."""
+    monkeypatch.setattr(calls_module, "_ITEM_STEP", {"cpu": step})
     evaluator = dp.Evaluator(model, calibration_of(items), objective)
     by, definition = DEFINITIONS[objective]
     for score in evaluator.score(SETS):

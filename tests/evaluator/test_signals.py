@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from depthprune.errors import UsageError
 from depthprune.evaluator import evaluator as evaluator_module
 from depthprune.evaluator import signals
 from depthprune.search import search
+from hostile import hostile_arithmetic
 from tiny import save_tiny
 
 TYPES = ["llama", "gemma2", "phi3", "qwen2"]
@@ -231,25 +233,16 @@ def test_the_size_of_sheets_and_chunks_changes_no_measurement(
     np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-6)
 
 
-def test_little_memory_makes_sheets_smaller_and_changes_no_measurement(
-    tiny_llama: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+def test_windows_are_measured_alone_so_that_memory_and_company_change_nothing(
+    tiny_llama: Path, text: Path
 ) -> None:
-    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    model = dp.load(tiny_llama, dtype="bfloat16", device="cpu")
     calibration = dp.calibrate(f"text:{text},windows=6,length=30", model)
-    sizes: list[list[int]] = []
-
-    def measured(model: Any, calibration: Any, name: str, sheets: Any, memory: Any) -> Any:
-        laid_out = list(sheets)
-        sizes.append([sheet.size for sheet in laid_out])
-        return signals.measure(model, calibration, name, laid_out, memory)
-
-    monkeypatch.setattr(evaluator_module, "measure", measured)
-    # The states of 60 tokens before each of six blocks, behind the last, and one at work.
     memory = 60 * 8 * model.anatomy.state_bytes(24)
-    few = dp.Evaluator(model, calibration, memory=memory).measure("angular")
-    many = dp.Evaluator(model, calibration).measure("angular")
-    assert sizes == [[60, 60, 60], [180]]
-    np.testing.assert_allclose(few, many, rtol=1e-5, atol=1e-7)
+    with hostile_arithmetic():
+        few = dp.Evaluator(model, calibration, memory=memory).measure("angular")
+        many = dp.Evaluator(model, calibration).measure("angular")
+    np.testing.assert_array_equal(few, many)
 
 
 @pytest.mark.parametrize(("name", "runs"), [("block-influence", 1), ("angular", 1), ("taylor", 4)])
@@ -262,6 +255,31 @@ def test_a_measurement_is_paid_for_in_block_tokens(
     cost = evaluator.cost
     assert (cost.evaluations, cost.block_tokens) == (0, runs * 6 * 60)
     assert cost.plain_block_tokens == cost.block_tokens
+
+
+@pytest.mark.parametrize("name", sorted(signals.SIGNALS))
+def test_a_measurement_is_made_once_and_kept_in_the_memo(
+    name: str, tiny_llama: Path, text: Path, tmp_path: Path
+) -> None:
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    calibration = dp.calibrate(f"text:{text},windows=2,length=30", model)
+    with dp.Memo.open(tmp_path / "memo") as memo:
+        first = dp.Evaluator(model, calibration, memo=memo)
+        values = first.measure(name)
+        spent = first.cost
+        np.testing.assert_array_equal(first.measure(name), values)
+        assert replace(first.cost, seconds=0) == replace(spent, seconds=0)
+        again = dp.Evaluator(model, calibration, memo=memo)
+        np.testing.assert_array_equal(again.measure(name), values)
+        assert (again.cost.block_tokens, again.cost.plain_block_tokens) == (0, 0)
+        assert again.cost.asked_block_tokens == spent.asked_block_tokens
+        again.forget_asked()
+        again.measure(name)
+        assert again.cost.asked_block_tokens == 2 * spent.asked_block_tokens
+        shorter = dp.calibrate(f"text:{text},windows=1,length=30", model)
+        other = dp.Evaluator(model, shorter, memo=memo)
+        other.measure(name)
+        assert other.cost.block_tokens == spent.block_tokens // 2
 
 
 def test_a_measurement_leaves_scores_as_they_were(tiny_llama: Path, text: Path) -> None:

@@ -32,6 +32,38 @@ def test_past_the_budget_states_go_to_a_file_and_come_back_bit_for_bit(dtype: to
     vault.close()
 
 
+class Elsewhere(torch.Tensor):
+    """A tensor that says it is on an accelerator."""
+
+    device = property(lambda self: torch.device("xpu"))  # type: ignore[assignment]
+
+
+def test_what_a_gpu_does_not_hold_waits_in_the_hosts_memory_before_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(states_module._OnHost, "get", lambda self: self._copy)
+    size = _state(0).numel() * _state(0).element_size()
+    vault = Vault(size, host=2 * size)
+    held = [vault.put(_state(seed).as_subclass(Elsewhere)) for seed in range(4)]
+    assert (vault.in_memory, vault.on_host, vault.written) == (size, 2 * size, size)
+    for seed in (1, 2):
+        assert torch.equal(held[seed].get(), _state(seed))
+    del held[1]
+    assert vault.on_host == size
+    held.append(vault.put(_state(9).as_subclass(Elsewhere)))
+    assert (vault.on_host, vault.written) == (2 * size, size)
+    vault.close()
+
+
+def test_states_of_the_processor_are_held_by_the_budget_alone() -> None:
+    size = _state(0).numel() * _state(0).element_size()
+    vault = Vault(size, host=10 * size)
+    held = [vault.put(_state(seed)) for seed in range(3)]
+    assert (vault.in_memory, vault.on_host, vault.written) == (size, 0, 2 * size)
+    assert len(held) == 3
+    vault.close()
+
+
 def test_a_state_that_is_let_go_frees_its_place() -> None:
     vault = Vault(0)
     for seed in range(10):

@@ -49,8 +49,8 @@ def _watched(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Vault]
     vaults: list[Vault] = []
 
     class Watched(Vault):
-        def __init__(self, budget: int | None = None) -> None:
-            super().__init__(budget)
+        def __init__(self, *budgets: int | None) -> None:
+            super().__init__(*budgets)
             vaults.append(self)
 
     monkeypatch.setattr(module, "Vault", Watched)

@@ -98,6 +98,14 @@ FIELDS: list[tuple[str, Any, Any]] = [
         {"^model.layers.4.self_attn.v_proj": 8.0},
         {"model.layers.2.self_attn.v_proj": 8.0},
     ),
+    ("feedforward_modules", ["model.layers.4.mlp.down_proj"], ["model.layers.2.mlp.down_proj"]),
+    (
+        "trainable_token_indices",
+        {"model.layers.3.x": [1], "model.layers.5.x": [2]},
+        {"model.layers.3.x": [2]},
+    ),
+    ("a_field_of_tomorrow", {"of": ["layers.2", "layers.3"]}, {"of": ["layers.1"]}),
+    ("megatron_core", "megatron.core", "megatron.core"),
 ]
 
 

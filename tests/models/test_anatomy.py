@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from depthprune.errors import ModelError
 from depthprune.models.anatomy import find_anatomy
+from depthprune.models.carried import hidden
 from depthprune.models.replay import relative_difference
 from tiny import tiny_model
 
@@ -117,6 +118,16 @@ def test_recording_runs_no_block_and_no_head() -> None:
 def test_a_head_that_scales_its_logits_is_run_by_the_models_own_forward() -> None:
     assert find_anatomy(tiny_model("llama")).head.chain is not None
     assert find_anatomy(tiny_model("gemma2")).head.chain is None
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "gemma3n_text", "xlnet", "roberta"])
+def test_a_head_takes_more_tokens_than_the_model_has_positions_for(model_type: str) -> None:
+    anatomy = find_anatomy(tiny_model(model_type))
+    states = hidden(anatomy.record(_tokens(13, 16)).states)
+    parts = torch.cat([anatomy.head(row[None]) for row in states])
+    whole = anatomy.head(states.flatten(0, 1)[None, :200])
+    assert whole.shape[:2] == (1, 200)
+    assert relative_difference(whole[0], parts.flatten(0, 1)[:200]) <= 1e-5
 
 
 def test_experts_inside_a_block_are_not_taken_for_blocks() -> None:

@@ -308,3 +308,14 @@ def test_overwrite_replaces_only_what_was_written(tiny: Path, tmp_path: Path) ->
 def test_every_row_has_a_name_of_its_own() -> None:
     assert all(name == row.name for name, row in GGUF_ARCHITECTURES.items())
     assert len(GGUF_ARCHITECTURES) > 100
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"blk.4.", b"blk.04"), (b"blk.5.", b"blk.x.")])
+def test_a_blocks_number_has_one_way_to_be_written(tmp_path: Path, old: bytes, new: bytes) -> None:
+    raw = tiny_gguf(tmp_path / "a.gguf").read_bytes()
+    name = old + b"attn_norm"
+    assert name in raw
+    odd = new + name[len(old) :] if new.endswith(b".") else new + b"." + name[len(old) + 1 :]
+    (tmp_path / "b.gguf").write_bytes(raw.replace(name, odd, 1))
+    with pytest.raises(CheckpointError, match="names no block by its number"):
+        cut_gguf(read_gguf(tmp_path / "b.gguf"), (2,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,33 @@ def test_a_stale_list_of_layer_types_is_caught(tmp_path: Path) -> None:
     (tmp_path / "out" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ParityError, match="layer_types is"):
         verify_checkpoint(source, tmp_path / "out", (5,), dtype="float32", device="cpu")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        "llama4",  # a list of the blocks that have experts, all of them
+        "longcat_flash",  # two attentions a block, numbered through
+        "minimax",  # an attention that keeps how many blocks there are
+    ],
+)
+def test_numbers_that_follow_the_blocks_are_their_own(model_type: str, tmp_path: Path) -> None:
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip("not known yet")
+    whole = save_tiny(tmp_path / "whole", model_type, tokenizer=False)
+    apply(whole, (2,), tmp_path / "out", verify=True)
+
+
+def test_a_number_that_follows_no_block_is_caught(tiny_llama: Path, pruned: Path) -> None:
+    model = load(tiny_llama, dtype="float32", device="cpu")
+    module: Any = reload(pruned, "float32", "cpu")
+    for number, caught in ((2 * 3 + 1, False), (2 * 4 + 1, True), (7, False), (3, True)):
+        model.anatomy.blocks.modules[3].own_number = number  # type: ignore[assignment]
+        model.anatomy.blocks.modules[5].own_number = None  # type: ignore[assignment]
+        module.model.layers[2].own_number = 2 * 2 + 1
+        with pytest.raises(ParityError, match="own_number") if caught else nullcontext():
+            verify(model, module, REMOVED)
 
 
 def test_a_block_that_is_set_up_otherwise_is_caught(tiny_llama: Path, pruned: Path) -> None:
@@ -211,3 +239,23 @@ def _first_tokens(module: Any) -> list[int]:
         min_new_tokens=4, pad_token_id=0,
     )  # fmt: skip
     return [int(token) for token in written[0, 16:]]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "least", "most"),
+    [
+        ("big_bird", 16, 16),  # sets itself up by the length of what it reads
+        ("xlnet", 16, 16),  # has no number of positions
+        ("glm_moe_dsa", 0, 15),  # past its indexer's top 20, with a cache even the uncut is another
+    ],
+)
+def test_a_right_cut_of_an_unusual_type_is_exact(
+    model_type: str, least: int, most: int, tmp_path: Path
+) -> None:
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip("this transformers does not know it")
+    folder = save_tiny(tmp_path / "model", model_type)
+    apply(folder, (2,), tmp_path / "out")
+    record = verify_checkpoint(folder, tmp_path / "out", (2,), dtype="float32", device="cpu")
+    assert record.logits_difference <= 1e-5 * record.logits_scale
+    assert least <= record.generated_tokens <= most

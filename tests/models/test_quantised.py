@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthprune.errors import ModelError
+from depthprune.models import module_names
 from depthprune.models.checkpoint import open_checkpoint
 from depthprune.models.module_names import ModuleNames
 from depthprune.models.surgery import Surgery, write_pruned
@@ -401,3 +402,132 @@ def test_configs_beside_the_config_are_rewritten_too(tmp_path: Path) -> None:
     names = written["quantization"]["exclude_modules"]
     assert names[:2] == ["lm_head", "model.layers.2.self_attn*"]
     assert {name.split(".")[2] for name in names[2:]} == {"0", "9", "10"}
+
+
+WIDE = {"group_size": 32, "bits": 8}
+
+ELSEWHERE: list[tuple[str, Any, Any]] = [
+    (
+        "quantization",
+        {
+            "bits": 4,
+            "model.layers.2.mlp.up_proj": WIDE,
+            "model.layers.3.mlp.up_proj": WIDE,
+            "model.layers.5.self_attn.q_proj": False,
+        },
+        {"bits": 4, "model.layers.1.mlp.up_proj": WIDE, "model.layers.3.self_attn.q_proj": False},
+    ),
+    (
+        "sparsity",
+        {"skip": ["model.layers.3.mlp.gate", "model.layers.4.mlp.gate", "lm_head"]},
+        {"skip": ["model.layers.2.mlp.gate", "lm_head"]},
+    ),
+    ("kept_dense", ["layers.2", "layers.3"], ["layers.1"]),
+    ("bits_of_layers", {"0": 4, "2": 8, "3": 2}, {"0": 4, "1": 8}),
+    ("notes", {"by": "someone", "id2label": {"2": "x"}}, {"by": "someone", "id2label": {"2": "x"}}),
+    (
+        "quantization_config",
+        {
+            "quant_method": "torchao",
+            "quant_type": {
+                "default": {
+                    "_type": "ModuleFqnToConfig",
+                    "_data": {
+                        "module_fqn_to_config": {
+                            "_default": {"x": 1},
+                            "model.layers.2.mlp.gate": {"x": 2},
+                            "model.layers.3.mlp.gate": None,
+                        }
+                    },
+                }
+            },
+        },
+        {
+            "quant_method": "torchao",
+            "quant_type": {
+                "default": {
+                    "_type": "ModuleFqnToConfig",
+                    "_data": {
+                        "module_fqn_to_config": {
+                            "_default": {"x": 1},
+                            "model.layers.1.mlp.gate": {"x": 2},
+                        }
+                    },
+                }
+            },
+        },
+    ),
+    (
+        "quantization_config",
+        {
+            "quant_method": "quark",
+            "layer_quant_config": {"*layers.3.mlp*": {"w": 1}},
+            "exclude": ["model.layers.4.mlp.gate"],
+        },
+        {"quant_method": "quark", "layer_quant_config": {}, "exclude": ["model.layers.2.mlp.gate"]},
+    ),
+    (
+        "quantization_config",
+        {"quant_method": "fp8", "ignored_layers": ["model.layers.2.mlp.gate", "lm_head"]},
+        {"quant_method": "fp8", "ignored_layers": ["model.layers.1.mlp.gate", "lm_head"]},
+    ),
+    (
+        "quantization_config",
+        {"llm_int8_skip_modules": ["model.layers.4.mlp.gate"], "modules_to_not_convert": None},
+        {"llm_int8_skip_modules": ["model.layers.2.mlp.gate"], "modules_to_not_convert": None},
+    ),
+    (
+        "quantization_config",
+        {
+            "modules_in_block_to_quantize": [["self_attn.q_proj"]],
+            "block_name_to_quantize": "model.layers",
+            "extra_config": {"model.layers.2.mlp.gate": {"bits": 16}},
+        },
+        {
+            "modules_in_block_to_quantize": [["self_attn.q_proj"]],
+            "block_name_to_quantize": "model.layers",
+            "extra_config": {"model.layers.1.mlp.gate": {"bits": 16}},
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "right"), ELSEWHERE)
+def test_whatever_names_modules_by_number_is_renumbered_under_any_key(
+    tmp_path: Path, key: str, value: Any, right: Any
+) -> None:
+    source = checkpoint(tmp_path / "a", "awq", {}, **{key: value})
+    (tmp_path / "b").mkdir()
+    write_pruned(open_checkpoint(source), (1, 3), tmp_path / "b")
+    assert json.loads((tmp_path / "b" / "config.json").read_text())[key] == right
+
+
+@pytest.mark.parametrize("name", ["quantization_config.json", "measurement.json", "bits.json"])
+def test_a_file_beside_the_config_that_names_modules_is_renumbered(
+    tmp_path: Path, name: str
+) -> None:
+    source = checkpoint(tmp_path / "a", "awq", {})
+    found = {"tensor_storage": {f"model.layers.{block}.mlp.gate": {"b": block} for block in (2, 3)}}
+    (source / name).write_text(json.dumps(found))
+    (tmp_path / "b").mkdir()
+    done = write_pruned(open_checkpoint(source), (1, 3), tmp_path / "b")
+    new = json.loads((tmp_path / "b" / name).read_text())
+    assert new == {"tensor_storage": {"model.layers.1.mlp.gate": {"b": 2}}}
+    assert name in done.files
+
+
+@pytest.mark.parametrize("pattern", ["(a|a)*b", "(a|aa)+!"])
+def test_a_pattern_that_backtracks_without_end_is_refused(
+    pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module_names, "_PATIENCE", 0.05)
+    names = [f"model.layers.{block}.{'a' * 60}.weight" for block in range(3)]
+    modules = ModuleNames(names, "model.layers.", (0, 2))
+    with pytest.raises(ModelError, match="does not come to an end"):
+        modules.rename([rf"re:model\.layers\.[0-9]\.{pattern}"], "ignore")
+
+
+def test_a_pattern_is_no_longer_than_a_name_may_be() -> None:
+    modules = ModuleNames(["model.layers.0.w.weight"], "model.layers.", (0,))
+    with pytest.raises(ModelError, match="cannot be renumbered"):
+        modules.rename(["re:" + "(a?)" * 1_000], "ignore")

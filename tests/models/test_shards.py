@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from command import Command, run
+from depthprune.errors import CheckpointError
 from depthprune.models import shards as shards_module
 from depthprune.models.apply import apply
 from depthprune.models.checkpoint import INDEX, open_checkpoint
@@ -273,3 +274,51 @@ def test_progress_counts_every_byte_of_files_copied_side_by_side(tmp_path: Path)
     write_pruned(source, (1,), tmp_path / "b", progress=Counting())
     assert counted[0] == -72
     assert sum(counted) == 0
+
+
+@pytest.mark.parametrize("odd", ["01", "٣", "²", "00000000000", "1" * 5_000])
+def test_a_blocks_number_has_one_way_to_be_written(tmp_path: Path, odd: str) -> None:
+    arrays = block(0, 1, 2, 3) | {f"model.layers.{odd}.w": np.ones(3, dtype=np.float32)}
+    with pytest.raises(CheckpointError, match="writes the block's number as"):
+        cut(make(tmp_path / "a", {"model.safetensors": arrays}), tmp_path / "b", 2)
+
+
+def test_two_tensors_never_become_one(tmp_path: Path) -> None:
+    """Of two files, so that no one header holds the name twice."""
+    aliases = {"model.layers.3.v": "model.layers.3.w"}
+    files = {"a.safetensors": block(0, 1, 2, 3), "b.safetensors": {"n": np.ones(3, np.float32)}}
+    source = make(tmp_path / "a", files, aliases)
+    arrays = {"model.layers.3.v": np.ones(3, np.float32), "n": np.ones(3, np.float32)}
+    save_file(arrays, source / "b.safetensors")
+    index = json.loads((source / INDEX).read_text())
+    index["weight_map"]["model.layers.3.v"] = "b.safetensors"
+    (source / INDEX).write_text(json.dumps(index))
+    cut(source, tmp_path / "b", 2)
+    names = [t.name for s in open_checkpoint(tmp_path / "b").shards for t in s.tensors]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_what_is_written_is_read_back_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = shards_module.write_file
+
+    def broken(path: Path, pieces: Any, metadata: Any, advance: Any) -> int:
+        return write(path, list(pieces)[1:], metadata, advance)
+
+    monkeypatch.setattr(shards_module, "write_file", broken)
+    source = make(tmp_path / "a", {"model.safetensors": block(0, 1, 2, 3)})
+    with pytest.raises(CheckpointError, match="does not read as it was meant, 1 tensors differ"):
+        cut(source, tmp_path / "b", 2)
+
+
+def test_metadata_about_tensors_by_name_is_renumbered(tmp_path: Path) -> None:
+    """As torchao has it: the names in a list, and an entry for each."""
+    listed = [f"model.layers.{number}.w" for number in range(4)]
+    about = {name: json.dumps({"_type": "AffineQuantizedTensor"}) for name in listed}
+    metadata = {"format": "pt", "tensor_names": json.dumps([*listed, "norm.w"]), **about}
+    source = make(tmp_path / "a", {"model.safetensors": block(0, 1, 2, 3)}, metadata)
+    cut(source, tmp_path / "b", 1)
+    new = dict(open_checkpoint(tmp_path / "b").shards[0].metadata)
+    assert json.loads(new.pop("tensor_names")) == [*listed[:3], "norm.w"]
+    assert new == {"format": "pt", **{name: about[name] for name in listed[:3]}}

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from depthprune.errors import CheckpointError, DepthpruneError, ModelError, UsageError
-from depthprune.models.computing import choose_device, choose_dtype
+from depthprune.models.computing import choose_device
 from depthprune.models.loading import load
 from depthprune.models.source import demo_file, find_model
 
@@ -89,17 +89,6 @@ def test_a_folder_without_a_tokenizer_says_so(folder: Path) -> None:
         file.unlink()
     with pytest.raises(ModelError, match="no tokenizer could be read"):
         find_model(folder).tokenizer()
-
-
-def test_auto_dtype_is_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
-    for native, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(
-            "depthprune.models.computing._multiplies_bfloat16", lambda device, n=native: n
-        )
-        assert choose_dtype("auto", cpu) == expected
-    with pytest.raises(UsageError, match="--dtype: expected auto, float32"):
-        choose_dtype("int8", cpu)
 
 
 def test_an_unknown_device_is_one_clear_error() -> None:

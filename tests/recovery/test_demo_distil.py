@@ -46,7 +46,7 @@ def test_held_out_perplexity_falls_further_and_the_result_is_an_ordinary_checkpo
         linear, lora = (where(found[name])["recovered"]["loss"] for name in ("linear", "lora"))
         assert lora < linear - 0.05
     parity = found["lora"]["parity"]
-    assert parity["bitwise"] or parity["logits_difference"] <= 1e-2 * parity["logits_scale"]
+    assert parity["bitwise"] or parity["float32_difference"] <= 1e-5
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "lora", dtype=torch.float32)
     assert model.config.num_hidden_layers == 24
     assert not [name for name, _ in model.named_modules() if "lora" in name]

@@ -453,3 +453,19 @@ def test_the_folder_says_what_it_holds(tmp_path: Path) -> None:
     model = loaded()
     distil(model, [3], drawn(tmp_path, model), SHORT, folder=tmp_path / "run")
     assert set(json.loads((tmp_path / "run" / "plan.json").read_text())) == {"key"}
+
+
+def test_the_trainer_is_held_to_the_device_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import TrainingArguments
+
+    from depthprune.recovery.training import _hold_to
+
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    _hold_to(arguments, torch.device("cuda", 1))
+    assert arguments.device == torch.device("cuda", 1)
+    assert arguments.n_gpu == 0
+    assert current == [torch.device("cuda", 1)]

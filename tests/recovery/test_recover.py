@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 import depthprune as dp
 from depthprune.errors import CalibrationError, EvaluationError, ModelError, UsageError
+from depthprune.evaluator.states import Vault
 from depthprune.models.anatomy import Anatomy
 from depthprune.objectives import parse_objective
 from depthprune.recovery import RecoveringRehearsal, RecoveringScorer
@@ -20,6 +22,7 @@ from depthprune.recovery.absorb import find_absorber
 from depthprune.recovery.fold import swapped
 from depthprune.recovery.result import new_weights, runs_of
 from depthprune.recovery.tokens import massive
+from hostile import hostile_arithmetic
 from mended import drawn, loaded, logits, planted, states, tokens_of
 
 
@@ -52,6 +55,27 @@ def test_the_error_that_is_told_is_that_of_the_recovered_model(tmp_path: Path) -
             means.append((theirs - ours).pow(2).mean().item())
         assert (0.75 * means[0] + 0.25 * means[1]) ** 0.5 == pytest.approx(run.after, rel=1e-5)
         assert run.after < run.before
+
+
+def test_states_that_memory_does_not_hold_wait_in_a_file_and_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded()
+    calibration = drawn(tmp_path, model)
+    held = dp.recover(model, (1, 3, 4), calibration)
+    vaults: list[Vault] = []
+
+    def small(budget: int, host: int) -> Vault:
+        vaults.append(Vault(4096, host))
+        return vaults[0]
+
+    monkeypatch.setattr(sys.modules["depthprune.recovery.recover"], "Vault", small)
+    filed = dp.recover(model, (1, 3, 4), calibration)
+    assert vaults[0].written > 0
+    assert vaults[0]._file is None
+    assert filed.runs == held.runs
+    for name, weight in held.weights.items():
+        assert torch.equal(filed.weights[name], weight)
 
 
 def test_a_fit_equals_plain_least_squares_over_all_activations(tmp_path: Path) -> None:
@@ -281,3 +305,11 @@ def test_an_absorber_is_found_in_bfloat16_as_in_float32() -> None:
         find_absorber(loaded(dtype=kind).anatomy, 2) for kind in (torch.float32, torch.bfloat16)
     )
     assert (wide.terms, wide.weights) == (narrow.terms, narrow.weights)
+
+
+@pytest.mark.parametrize("restless", [False, True])
+def test_an_absorber_is_found_whatever_a_product_rounds_by(restless: bool) -> None:
+    plain = find_absorber(loaded().anatomy, 2)
+    with hostile_arithmetic(restless=restless):
+        found = find_absorber(loaded(dtype=torch.bfloat16).anatomy, 2)
+    assert (found.terms, found.weights) == (plain.terms, plain.weights)

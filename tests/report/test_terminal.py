@@ -119,7 +119,7 @@ def test_two_models_are_compared_by_ratio():
     assert cells(text, "prefill") == [
         "prefill, tokens/s", "1,204 (1,171–1,220)", "1,469 (1,423–1,488)", "× 1.22",
     ]  # fmt: skip
-    assert cells(text, "peak memory") == ["peak memory", "812 MB", "–"]
+    assert cells(text, "weights in memory") == ["weights in memory", "812 MB", "–"]
 
 
 def test_one_model_needs_no_ratio():
@@ -127,4 +127,4 @@ def test_one_model_needs_no_ratio():
 
 
 def test_memory_that_nobody_read_is_left_out():
-    assert "peak memory" not in printed(terminal.bench_table(bench_rows()[1:]))
+    assert "weights in memory" not in printed(terminal.bench_table(bench_rows()[1:]))

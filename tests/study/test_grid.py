@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,42 @@ def test_what_a_calibration_reads_is_judged_on_the_part_that_no_draw_sees(tmp_pa
         "arc": "held-out",
         "test": "whole",
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"draws": 100_000_000}, "draws: .*expected at most 100,000, got 100000000"),
+        ({"draws": 90_000, "k": [1, 2, 3]}, "the axes of its grid have .* combinations"),
+        (
+            {
+                "calibrations": {
+                    "a": {
+                        "spec": "stdlib-code",
+                        "seed": list(range(99)),
+                        "length": [*range(32, 99)],
+                    }
+                }
+            },
+            "its axes have 6633 combinations, expected at most 2,000",
+        ),
+        ({"exclude": [{"k": [[1]]}]}, "exclude.0: expected a level, or a list of levels"),
+        (
+            {"calibrations": {"a": [{"b": 1}]}},
+            "calibrations.a: expected a spec, or a list",
+        ),
+        ({"k": 2**70}, "beyond 64 bits"),
+    ],
+)
+def test_a_plan_that_no_one_could_run_is_refused_before_it_is_written_out(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        _grid(tmp_path, **changes)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_no_plan(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "plan.yaml")
+    with pytest.raises(UsageError, match="expected a file, found a pipe"):
+        read_grid(tmp_path / "plan.yaml")

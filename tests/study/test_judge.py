@@ -100,12 +100,38 @@ def test_the_held_out_loss_of_several_objectives_is_a_share_of_the_dense_model_s
     (text, _), (item,) = calibration.parts, items.parts
     both = dp.Calibration((replace(text, share=0.6), replace(item, share=0.4)))
     judge = Judge(model, both, "nll+option-ce")
-    (dense, _), (loss, _) = judge.mixed([(), (1, 4)])
+    found = judge.mixed([(), (1, 4)])
+    assert found is not None
+    (dense, _), (loss, _) = found
     first, second = judge.held_out((1, 4))
     assert (first.objective, second.objective) == ("nll", "option-ce")
     assert dense == pytest.approx(1.0)
     shares = [each.pruned.loss / each.dense.loss for each in (first, second)]
     assert loss == pytest.approx(0.6 * shares[0] + 0.4 * shares[1])
+
+
+def test_where_the_dense_model_loses_nothing_there_is_no_share_of_it(
+    model: dp.Model, calibration: dp.Calibration, tmp_path: Path
+) -> None:
+    # The right option is the wrong one and more, so that what is summed is never less likely.
+    rows = [{"prompt": f"Line {i}:", "options": [" a" * 40, " a"], "answer": 1} for i in range(40)]
+    file = tmp_path / "items.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (text, _), (item,) = (
+        calibration.parts,
+        dp.calibrate(f"choices:{file},windows=6", model).parts,
+    )
+    both = dp.Calibration((replace(text, share=0.6), replace(item, share=0.4)))
+    judge = Judge(model, both, "nll+accuracy")
+    assert judge.held_out((1,))[1].dense.loss == 0.0
+    assert judge.mixed([(), (1,)]) is None
+    points = path_points([(1,)], table(4, {(): 2.0, (1,): 2.5}), judge)
+    assert [(p.loss, p.held_out, p.held_out_stderr) for p in points] == [
+        (2.0, None, None),
+        (2.5, None, None),
+    ]
+    with pytest.raises(dp.UsageError, match="--max-increase: the dense model loses nothing"):
+        SizeRule(judge, 0.1)
 
 
 def test_block_scores_are_of_each_block_alone_against_the_dense_model(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +207,25 @@ def test_what_blocks_do_alone_does_not_depend_on_which_cells_were_run_before(
     Study(plan, stopped).run()
     assert _rows(stopped) == _rows(whole)
     assert all(row.alone is not None for row in _rows(whole))
+
+
+def test_a_model_is_let_go_before_the_next_one_is_loaded(
+    tiny_llama: Path, tmp_path: Path, grid: Grid
+) -> None:
+    several = replace(
+        grid,
+        cells=tuple(replace(c, model=name) for name in ("a", "b", "c") for c in grid.cells[:1]),
+    )
+    alive: list[int] = []
+    loaded: list[weakref.ref[Any]] = []
+
+    def loader(name: str, **options: Any) -> dp.Model:
+        alive.append(sum(module() is not None for module in loaded))
+        model = dp.load(tiny_llama, dtype="float32", device="cpu")
+        loaded.append(weakref.ref(model.module))
+        return model
+
+    (tmp_path / "several").mkdir()
+    outcome = Study(several, tmp_path / "several", loader=loader).run()
+    assert (outcome.done, outcome.failed) == (3, 0)
+    assert alive == [0, 0, 0]

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from depthprune.study.answers import Unsaid
+from depthprune.study.core import core
 from depthprune.study.panel import panel
-from depthprune.study.transfer import Home, home, transfer
+from depthprune.study.transfer import home, transfer
 
 from .planted import Grid, calibration_only, noise_only, own_domain_only
 
@@ -19,28 +20,43 @@ def test_the_matrix_is_calibrations_by_texts():
     assert found.cells == (12, 12, 12, 12)
 
 
+def of_home(rows, kind="perplexity"):
+    made = panel(rows)
+    return home(core(made).of(kind), made, lower_is_better=kind == "perplexity")
+
+
 def test_home_is_compared_with_elsewhere():
-    found = home(transfer(panel(own_domain_only()), "perplexity"), lower_is_better=True)
-    assert found == Home(pytest.approx(0.5), pytest.approx(3.5), pytest.approx(4.0), 2)
+    found = of_home(own_domain_only())
+    assert found.gain.value == pytest.approx(0.5)
+    assert (found.own, found.other) == (pytest.approx(3.5), pytest.approx(4.0))
+    assert found.evaluations == 2
+
+
+def test_the_interval_of_home_is_that_of_its_draws():
+    """A weighted sum of the draws' means, checked by leaving one calibration's draws alone."""
+    quiet, loud = (of_home(own_domain_only(noise=size)).gain for size in (0.01, 0.1))
+    assert np.ptp(loud.interval) == pytest.approx(10 * np.ptp(quiet.interval))
+    # Luck that a draw's texts share is no luck of being at home.
+    assert np.ptp(loud.interval) < 1e-9
+    rng, made = np.random.default_rng(0), panel(own_domain_only())
+    of = core(made).of("perplexity")
+    covered = 0
+    for _ in range(200):
+        noisy = replace(of, values=of.values + 0.1 * rng.standard_normal((12, 1, 1, 3)))
+        low, high = home(noisy, made, lower_is_better=True).gain.interval
+        covered += low <= 0.5 <= high
+    assert 0.9 <= covered / 200 <= 0.99
 
 
 def test_a_calibration_that_is_good_everywhere_has_no_advantage_at_home():
-    made = panel(calibration_only(texts=("prose", "code", "poems")))
-    found = home(transfer(made, "perplexity"), lower_is_better=True)
-    assert found.gain == pytest.approx(0, abs=1e-9)
+    found = of_home(calibration_only(texts=("prose", "code", "poems")))
+    assert found.gain.value == pytest.approx(0, abs=1e-9)
     assert found.other - found.own > 0.3
 
 
 def test_with_one_text_home_is_the_calibration_itself():
-    made = panel(calibration_only(texts=("prose",)))
-    found = home(transfer(made, "perplexity"), lower_is_better=True)
+    found = of_home(calibration_only(texts=("prose",)))
     assert found == Unsaid("the own domain cannot be told from the calibrations themselves")
-
-
-def test_an_accuracy_gains_upwards():
-    matrix = transfer(panel(own_domain_only()), "perplexity")
-    turned = replace(matrix, mean=-matrix.mean)
-    assert home(turned, lower_is_better=False).gain == pytest.approx(0.5)
 
 
 def test_only_what_every_calibration_was_run_with_is_averaged():
@@ -53,7 +69,6 @@ def test_only_what_every_calibration_was_run_with_is_averaged():
 
 def test_what_was_not_measured_is_said():
     assert isinstance(transfer(panel(Grid(lambda cell: 3.5).rows()), "accuracy"), Unsaid)
-    accuracies = transfer(panel(noise_only()), "accuracy")
-    assert isinstance(home(accuracies, lower_is_better=False), Unsaid)
+    assert isinstance(of_home(noise_only(), "accuracy"), Unsaid)
     apart = [r for r in noise_only() if (r.calibration.name == "prose") == (r.search == "beam")]
     assert isinstance(transfer(panel(apart), "perplexity"), Unsaid)

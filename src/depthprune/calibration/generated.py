@@ -15,7 +15,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Split, Window, plain_window
 from depthprune.errors import CalibrationError, OutputError, UsageError
 from depthprune.models.loading import Model, quiet_transformers
+from depthprune.models.plain_generation import plain_generation
 from depthprune.outputs import cache_folder, whole_file
 from depthprune.progress import SILENT, Progress
 
@@ -155,7 +155,7 @@ class GeneratedPool:
             self.progress.step("the model writes calibration text", total, "tokens") as step,
             torch.random.fork_rng([device] if device.type == "cuda" else []),
             quiet_transformers(),
-            _plain_sampling(module),
+            plain_generation(module),
             torch.inference_mode(),
         ):
             torch.manual_seed(spec.seed)
@@ -181,19 +181,6 @@ def _wanted(spec: CalibrationSpec) -> int:
     if isinstance(spec.windows, int):
         return spec.windows
     return (spec.tokens or 0) // spec.length
-
-
-@contextmanager
-def _plain_sampling(module: Any) -> Iterator[None]:
-    """Inside the context, the model samples by what it is told and ends no text."""
-    from transformers import GenerationConfig
-
-    own = module.generation_config
-    module.generation_config = GenerationConfig(pad_token_id=0)
-    try:
-        yield
-    finally:
-        module.generation_config = own
 
 
 def _groups(beginnings: Sequence[list[int]]) -> Iterator[Sequence[list[int]]]:

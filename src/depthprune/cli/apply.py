@@ -36,7 +36,9 @@ def apply(
             "the file system can, else hard links.",
         ),
     ] = False,
+    trust_remote_code: options.RemoteCode = False,
     overwrite: options.Overwrite = False,
+    threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -52,6 +54,7 @@ def apply(
         verify=verify,
         overwrite=overwrite,
         link=link,
+        trust_remote_code=trust_remote_code,
         command=command_line(context),
         progress=TerminalProgress(),
         finish=write_report,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from depthprune.cli import options
-from depthprune.cli.console import TerminalProgress, show, show_json
+from depthprune.cli.console import TerminalProgress, note, show, show_json
 from depthprune.cli.session import Loading
 
 
@@ -24,6 +24,7 @@ def bench(
     device: options.Device = "auto",
     trust_remote_code: options.RemoteCode = False,
     allow_pickle: options.Pickle = False,
+    threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -38,7 +39,8 @@ def bench(
     sources = [loading.find() for loading in loadings]
     modules, kind = [], ""
     for source in sources:
-        module, kind = _module(source, dtype, device, progress)
+        # Both in one dtype: the first model's, where it is chosen.
+        module, kind = _module(source, kind or dtype, device, progress)
         modules.append(module)
     rates = measure(
         modules,
@@ -62,11 +64,15 @@ def bench(
 
 
 def _module(source: Any, dtype: str, device: str, progress: TerminalProgress) -> tuple[Any, str]:
-    from depthprune.models.computing import DTYPES, choose_device, choose_dtype
+    from depthprune.models.computing import DTYPES, choose_device
+    from depthprune.models.dtype_choice import choose_dtype
     from depthprune.models.loading import load_module
 
     place = choose_device(device)
-    kind = choose_dtype(dtype, place)
+    choice = choose_dtype(dtype, source, place)
+    kind = choice.name
+    if choice.why is not None:
+        note(f"computing in {kind}: {choice.why}")
     with progress.step(f"loading {source.name}", None, ""):
         return load_module(source, DTYPES[kind], place), kind
 
@@ -82,7 +88,7 @@ def _row(source: Any, module: Any, found: Any) -> Any:
         bytes=size,
         prefill=spread(found.prefill),
         decode=spread(found.decode),
-        peak_memory=memory_bytes(module),
+        memory=memory_bytes(module),
     )
 
 
@@ -91,7 +97,7 @@ def _document(row: Any) -> dict[str, Any]:
         "model": row.name,
         "parameters": row.parameters,
         "bytes": row.bytes,
-        "memory_bytes": row.peak_memory,
+        "memory_bytes": row.memory,
         "prefill_tokens_per_second": row.prefill.model_dump(),
         "decode_tokens_per_second": row.decode.model_dump(),
     }

@@ -34,6 +34,7 @@ def evaluate(
     revision: options.Revision = None,
     trust_remote_code: options.RemoteCode = False,
     allow_pickle: options.Pickle = False,
+    threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:

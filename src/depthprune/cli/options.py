@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from depthprune.errors import UsageError
+from depthprune.threads import settle
 
 ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="A folder, a hub id, a .gguf file, or demo.")
@@ -89,6 +90,22 @@ BenchSeconds = Annotated[
     typer.Option(
         min=1,
         help="What measuring the speed may take once OUT is written, and the sample as much.",
+    ),
+]
+
+
+def _settle(threads: int | None) -> int | None:
+    settle(threads)
+    return threads
+
+
+Threads = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        min=1,
+        callback=_settle,
+        help="How many threads compute; by default OMP_NUM_THREADS, or as many as this process "
+        "may use. Losses of another number are not the same to the bit.",
     ),
 ]
 Json = Annotated[

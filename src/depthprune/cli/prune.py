@@ -82,6 +82,7 @@ def prune(
     trust_remote_code: options.RemoteCode = False,
     allow_pickle: options.Pickle = False,
     overwrite: options.Overwrite = False,
+    threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -134,6 +135,11 @@ def prune(
         tell(job, json=json)
         return
     manifest = job.run()
+    found = manifest.search
+    if found and found.rounding and found.racing:
+        share = found.rounding.share
+        if share > found.racing.tolerance:
+            note(f"note: rounding changes differences of losses by {share:.2%}; less is a tie")
     for removed in manifest.search.not_finite if manifest.search else ():
         note(f"warning: the loss without {name_blocks(removed)} is NaN or infinite; it ranked last")
     if json:

@@ -14,6 +14,7 @@ from pathlib import Path
 from depthprune.calibration import Calibration
 from depthprune.claims import Claim, claimed
 from depthprune.cli.console import TerminalProgress
+from depthprune.cli.dry_run import foretell
 from depthprune.cli.healing import forget
 from depthprune.cli.prune_search import Measured, measure_task
 from depthprune.cli.prune_task import Task, check, prepare
@@ -73,6 +74,7 @@ class PruneJob:
         asked = check(self)
         with claimed(self.target, overwrite=self.overwrite) as claim:
             task = prepare(self, asked)
+            foretell(self, task)
             return self._write(claim, task)
 
     def _write(self, claim: Claim, task: Task) -> Manifest:
@@ -137,11 +139,15 @@ class PruneJob:
             kept=list(written.surgery.kept),
             dtype=written.surgery.dtype,
             measured_dtype=model.dtype,
+            measured_dtype_reason=model.dtype_reason,
             device=model.device,
             calibration=[calibration_record(part) for part in calibration.parts],
             objective=evaluator.objective.name,
             search=search_record(
-                result, self.max_increase, None if self.search_with_recovery else self.racing
+                result,
+                self.max_increase,
+                None if self.search_with_recovery else self.racing,
+                evaluator.rounding,
             ),
             dense=measured.dense,
             pruned=estimate(result.score, evaluator.objective),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 
 from depthprune.calibration import Part
-from depthprune.evaluator import Racing
+from depthprune.evaluator import Racing, Rounding
 from depthprune.manifest import (
     CalibrationRecord,
     Cost,
     RacingRecord,
+    RoundingRecord,
     SearchRecord,
     Size,
     SourceModel,
@@ -55,7 +57,7 @@ def calibration_record(part: Part) -> CalibrationRecord:
 
 
 def search_record(
-    result: Result, max_increase: float | None, racing: Racing | None
+    result: Result, max_increase: float | None, racing: Racing | None, rounding: Rounding | None
 ) -> SearchRecord:
     """A search's result as the manifest has it."""
     return SearchRecord(
@@ -68,6 +70,7 @@ def search_record(
         racing=None
         if racing is None
         else RacingRecord(delta=racing.delta, tolerance=racing.tolerance),
+        rounding=None if rounding is None else RoundingRecord(**asdict(rounding)),
         trace=[
             Step(
                 evaluations=point.cost.evaluations,

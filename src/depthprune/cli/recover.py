@@ -48,6 +48,7 @@ def recover(
     trust_remote_code: options.RemoteCode = False,
     allow_pickle: options.Pickle = False,
     overwrite: options.Overwrite = False,
+    threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:

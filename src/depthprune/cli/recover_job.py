@@ -200,6 +200,9 @@ class RecoverJob:
                 "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "command": self.command,
                 "measured_dtype": model.dtype,
+                "measured_dtype_reason": before.measured_dtype_reason
+                if model.dtype == before.measured_dtype
+                else model.dtype_reason,
                 "device": model.device,
                 "objective": before.objective or "nll",
                 "held_out": found.held_out,

@@ -25,7 +25,7 @@ def report(
     debug: options.Debug = False,
 ) -> None:
     """Write a study's page, or a checkpoint's page and card, from its table or manifest."""
-    from depthprune.study.runner import TABLE_NAME
+    from depthprune.study.table import TABLE_NAME
 
     if (folder / TABLE_NAME).is_file():
         if write_page(folder) is None:

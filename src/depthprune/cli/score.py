@@ -51,6 +51,7 @@ def score(
         ),
     ] = None,
     overwrite: options.Overwrite = False,
+    threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -112,6 +113,7 @@ def score(
                 "fingerprint": drawn.fingerprint,
                 "objective": kind.name,
                 "dense": dense.model_dump(),
+                "rounding": None if evaluator.rounding is None else asdict(evaluator.rounding),
                 "blocks": [row.model_dump() for row in rows],
                 "draws": None
                 if stable is None

@@ -37,11 +37,12 @@ class Loading:
     allow_pickle: bool = False
     stream: bool = False
     device_map: str | None = None
-    _loaded: list[Model] = field(default_factory=list, repr=False, compare=False)
+    _loaded: list[Model] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def find(self) -> ModelSource:
         """The model's files, checked."""
         from depthprune.models.placement import check_placement
+        from depthprune.models.purpose import require_language_model
         from depthprune.models.skeleton import check_streamable
         from depthprune.models.source import find_model
 
@@ -52,6 +53,7 @@ class Loading:
             trust_remote_code=self.trust_remote_code,
             allow_pickle=self.allow_pickle,
         )
+        require_language_model(source.name, source.checkpoint)
         if self.stream:
             check_streamable(source)
         return source
@@ -72,6 +74,8 @@ class Loading:
                 stream=self.stream,
                 device_map=self.device_map,
             )
+        if model.dtype_reason is not None:
+            note(f"computing in {model.dtype}: {model.dtype_reason}")
         self._loaded[:] = [model]
         return model
 

@@ -40,6 +40,7 @@ def study(
     ] = None,
     memo: options.MemoPlace = None,
     dry_run: options.DryRun = False,
+    threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -56,8 +57,8 @@ def study(
     if_interrupted(partial(_standing, out))
 
     from depthprune.study.final_runner import Finals
-    from depthprune.study.runner import TABLE_NAME, Study
-    from depthprune.study.table import read
+    from depthprune.study.runner import Study
+    from depthprune.study.table import TABLE_NAME, read
 
     progress = TerminalProgress()
     finals = Finals(grid, out, progress)
@@ -104,8 +105,7 @@ def write_page(folder: Path) -> Written | None:
     from depthprune.report.study_files import write_study
     from depthprune.study.final_runner import FINALS_NAME
     from depthprune.study.finals import FINALS
-    from depthprune.study.runner import TABLE_NAME
-    from depthprune.study.table import read
+    from depthprune.study.table import TABLE_NAME, read
     from depthprune.untrusted import LARGEST_YAML, parse_yaml, read_text
 
     table = read(folder / TABLE_NAME)
@@ -122,7 +122,7 @@ def write_page(folder: Path) -> Written | None:
 
 def _standing(out: Path) -> str | None:
     """What an interruption leaves of a study."""
-    from depthprune.study.runner import TABLE_NAME
+    from depthprune.study.table import TABLE_NAME
 
     table = out / TABLE_NAME
     if not table.is_file():
@@ -147,7 +147,7 @@ def _folder(out: Path) -> Iterator[None]:
 
 def _take_folder(out: Path) -> None:
     """Refuse a folder that holds something else; make one that is not there."""
-    from depthprune.study.runner import TABLE_NAME
+    from depthprune.study.table import TABLE_NAME
 
     if out.exists() and not out.is_dir():
         raise OutputError(f"-o {out}: is a file; name a folder")

@@ -22,7 +22,7 @@ from depthprune.evaluator import RemovedSet
 from depthprune.manifest import Manifest, ParityRecord, Sample, Speed
 from depthprune.models.checkpoint import Checkpoint
 from depthprune.models.loading import Model
-from depthprune.models.parity import reload, verify
+from depthprune.models.parity import reload_like, verify
 from depthprune.models.pruned_output import pruned_output
 from depthprune.models.speed import (
     PROMPT_TOKENS,
@@ -113,10 +113,9 @@ class Writing:
 
     def _reload(self, model: Model, place: Path) -> nn.Module:
         with self.progress.step("reloading the written checkpoint", None, ""):
-            return reload(
+            return reload_like(
+                model,
                 place,
-                model.dtype,
-                model.device,
                 stream=self.loading.stream,
                 device_map=self.loading.device_map,
             )

@@ -1,11 +1,23 @@
-"""The evaluator: the prefix walk, its memory, its scores and its cost."""
+"""The evaluator: the prefix walk, its memory, its scores and its cost.
 
-from depthprune.evaluator.cost import Cost
-from depthprune.evaluator.evaluator import Evaluator
-from depthprune.evaluator.memo import Memo
-from depthprune.evaluator.racing import Racing
-from depthprune.evaluator.score import Score, increase, unscored
-from depthprune.evaluator.walk import RemovedSet
+Its names are imported on first use, so that searches, which know losses and nothing of models, can
+be listed without loading torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from depthprune.lazily import lazily
+
+if TYPE_CHECKING:
+    from depthprune.evaluator.cost import Cost
+    from depthprune.evaluator.evaluator import Evaluator
+    from depthprune.evaluator.memo import Memo
+    from depthprune.evaluator.racing import Racing
+    from depthprune.evaluator.rounding import Rounding
+    from depthprune.evaluator.score import Score, increase, unscored
+    from depthprune.evaluator.walk import RemovedSet
 
 __all__ = [
     "Cost",
@@ -13,7 +25,23 @@ __all__ = [
     "Memo",
     "Racing",
     "RemovedSet",
+    "Rounding",
     "Score",
     "increase",
     "unscored",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "Cost": "cost",
+        "Evaluator": "evaluator",
+        "Memo": "memo",
+        "Racing": "racing",
+        "RemovedSet": "walk",
+        "Rounding": "rounding",
+        "Score": "score",
+        "increase": "score",
+        "unscored": "score",
+    },
+)

@@ -8,8 +8,10 @@ best few of many: it races them (see `racing`), unless it is told to be exact.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,23 +20,26 @@ from numpy.typing import NDArray
 
 from depthprune.calibration import Calibration, require_positions
 from depthprune.errors import UsageError
+from depthprune.evaluator.calls import Calls
 from depthprune.evaluator.combine import Combination
 from depthprune.evaluator.cost import Cost
 from depthprune.evaluator.heads import Heads
 from depthprune.evaluator.ledger import Ledger
-from depthprune.evaluator.memo import Context, Memo
+from depthprune.evaluator.measurements import Measurements
+from depthprune.evaluator.memo import Context, Memo, window_key
 from depthprune.evaluator.memory import state_budget
 from depthprune.evaluator.packing import reads_packed_items
-from depthprune.evaluator.passes import Changed, Passes
+from depthprune.evaluator.passes import Changed, Passes, SheetTooLargeError
 from depthprune.evaluator.race import Race
 from depthprune.evaluator.racing import Racing
-from depthprune.evaluator.score import Score
-from depthprune.evaluator.sheets import Sheet, lay_out
+from depthprune.evaluator.rounding import Rounding, measure_rounding
+from depthprune.evaluator.score import Score, Weighting
+from depthprune.evaluator.sheets import Sheet
 from depthprune.evaluator.signals import measure
 from depthprune.evaluator.walk import RemovedSet
 from depthprune.models.arithmetic import arithmetic_of
 from depthprune.models.computing import DTYPES
-from depthprune.models.cpu_attention import fast_attention
+from depthprune.models.cpu_attention import AttentionHeads, fast_attention, products_are_faster
 from depthprune.models.loading import Model
 from depthprune.models.refusals import Refusal
 from depthprune.models.removal import check_removed
@@ -43,10 +48,8 @@ from depthprune.progress import SILENT, Progress
 
 DEFAULT_RACING = Racing()
 
-_CALL_TOKENS = {"cpu": 1024}
+_CALL_TOKENS = {"cpu": 512}
 _CALL_TOKENS_ELSEWHERE = 16_384
-_ITEM_TOKENS = {"cpu": 512}
-_ITEM_TOKENS_ELSEWHERE = 2048
 
 
 class Evaluator:
@@ -88,17 +91,19 @@ class Evaluator:
         require_positions(model, calibration)
         windows = calibration.windows
         judged = np.array(self.objective.judged(windows))
+        self._judged = judged
         self._combination = Combination(self.objective, judged, calibration)
         self._heads = Heads(model, self.objective, windows, judged)
         budget = state_budget(model, windows, memory, _call_tokens(model))
-        self._passes = Passes(model, self._heads, windows, budget.bytes)
+        self._passes = Passes(model, self._heads, budget.bytes)
         self._memory = budget.bytes
-        self._sheet_tokens = budget.sheet_tokens
-        self._products = torch.device(model.device).type == "cpu" and not plain
+        self._sheet_tokens = min(budget.sheet_tokens, _call_tokens(model))
+        self._products = not plain and _attends_by_products(model)
         contexts = _contexts(model, self.objective, self._products) if memo is not None else []
-        self._ledger = Ledger(windows, judged, memo, contexts)
+        self._ledger = Ledger(windows, judged, memo, contexts, self._call_key)
+        self._memo = memo
+        self._measured: set[str] = set()
         self._order = _order(calibration)
-        self._packs: bool | None = None
         self._scores: dict[RemovedSet, Score] = {}
         self._asked: dict[RemovedSet, NDArray[np.bool_]] = {}
         self._asked_windows = 0
@@ -146,6 +151,7 @@ class Evaluator:
         alone.
         """
         self._asked.clear()
+        self._measured.clear()
 
     def has_asked(self, removed: RemovedSet) -> bool:
         """Whether a sorted set was scored before, be it on some of the windows."""
@@ -205,15 +211,24 @@ class Evaluator:
         began = time.monotonic()
         places = range(len(self.calibration.windows))
         self._note_asked([wanted], places)
-        losses = np.full((len(self.objective.components), len(places)), np.nan)
-        sheets = list(self._sheets(places))
-        total = self._passes.planned(sheets, [wanted], changed)
-        with self.progress.step(_label(1), total, "block-tokens") as step, self._attention():
-            for sheet, found in self._passes.run(sheets, [wanted], step, changed):
-                self._count_plain(sheet, found)
-                losses[:, sheet.places] = found[wanted]
+        losses: NDArray[np.float64] | None = None
+        while losses is None:
+            try:
+                losses = self._changed_losses(wanted, changed)
+            except SheetTooLargeError as error:
+                self._share_less(error)
         self._seconds += time.monotonic() - began
         return self._combination.score(wanted, losses)
+
+    def _changed_losses(self, removed: RemovedSet, changed: Changed) -> NDArray[np.float64]:
+        losses = np.full((len(self.objective.components), self.windows), np.nan)
+        sheets = list(self._calls.sheets(range(self.windows)))
+        total = self._passes.planned(sheets, [removed], changed)
+        with self.progress.step(_label(1), total, "block-tokens") as step, self._attention():
+            for sheet, found in self._passes.run(sheets, [removed], step, changed):
+                self._count_plain(sheet, found)
+                losses[:, sheet.places] = found[removed]
+        return losses
 
     def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
         """Find the `keep` best of some sets.
@@ -234,14 +249,35 @@ class Evaluator:
         if self.racing is None or keep >= len(sets) or not self._combination.races:
             return self._scored([(), *sets])[1:]
         self._scale()
-        race = Race(sets, keep, self.racing, self._combination, self._order, self._least())
+        settings = self.racing
+        if self.rounding is not None and self.rounding.share > settings.tolerance:
+            # What rounding alone can turn round is a tie.
+            settings = replace(settings, tolerance=self.rounding.share)
+        race = Race(sets, keep, settings, self._combination, self._order, self._least())
         for places, contenders in race:
             self._compute([(), *contenders], places)
             race.tell({s: self._ledger.losses(s) for s in contenders})
         return race.scores()
 
+    @cached_property
+    def rounding(self) -> Rounding | None:
+        """What rounding alone does to these losses; None where it is not measured."""
+        calibration, judged = self.calibration, self._judged
+        return measure_rounding(
+            self.model,
+            self.objective,
+            calibration.windows,
+            judged,
+            self._order,
+            self._calls,
+            self._memory,
+            self._attention(),
+        )
+
     def measure(self, name: str) -> NDArray[np.float64]:
         """Measure the dense model on the calibration, in one pass: see `signals`.
+
+        What was measured before, here or in the memo, is not measured again.
 
         Args:
             name: `block-influence`, `relative-magnitude`, `taylor` or `angular`.
@@ -250,14 +286,33 @@ class Evaluator:
             A value for each block; of `angular` one for each block and distance.
         """
         began = time.monotonic()
-        with self.progress.step(f"measuring {name}", None, ""):
-            sheets = self._measured_sheets()
-            signal = measure(self.model, self.calibration, name, sheets, self._memory)
-        self._passes.block_tokens += signal.block_tokens
-        self._asked_block_tokens += signal.block_tokens
-        self._plain_block_tokens += signal.block_tokens
+        signal = self._measurements.find(name)
+        if signal is None:
+            with self.progress.step(f"measuring {name}", None, ""):
+                sheets = self._calls.alone(range(self.windows))
+                signal = measure(self.model, self.calibration, name, sheets, self._memory)
+            self._measurements.keep(name, signal)
+            self._passes.block_tokens += signal.block_tokens
+            self._plain_block_tokens += signal.block_tokens
+        if name not in self._measured:
+            self._measured.add(name)
+            self._asked_block_tokens += signal.block_tokens
         self._seconds += time.monotonic() - began
-        return signal.values
+        values: NDArray[np.float64] = signal.values.copy()
+        return values
+
+    @cached_property
+    def _measurements(self) -> Measurements:
+        # Attention is transformers' own here, whatever losses are computed with.
+        contexts = [] if self._memo is None else _contexts(self.model, self.objective, False)
+        windows = [window_key(w.tokens, w.scored, w.item) for w in self.calibration.windows]
+        weights = Weighting.of(self.calibration).weights()
+        return Measurements(
+            self.blocks,
+            self._memo,
+            contexts[0] if contexts else None,
+            [*windows, weights.tobytes()],
+        )
 
     def _checked(self, removed: Iterable[Sequence[int]]) -> list[RemovedSet]:
         return [check_removed(s, self.blocks) if len(s) else () for s in removed]
@@ -273,6 +328,10 @@ class Evaluator:
                 self._scores[removed] = self._combination.score(removed, losses)
         return [self._scores[s] for s in sets]
 
+    def _call_key(self, place: int) -> str:
+        """What a window's loss rounds by: the shape of its call, and of the head's if it shrank."""
+        return self._calls.key(place) + self._heads.shrunk
+
     def _scale(self) -> None:
         """For a mixture, have the dense model's losses, which the components are divided by."""
         if self._combination.scaled:
@@ -284,22 +343,36 @@ class Evaluator:
         began = time.monotonic()
         sets = list(sets)
         self._note_asked(sets, places)
+        while missing := self._ledger.missing(sets, places):
+            try:
+                self._compute_missing(missing)
+            except SheetTooLargeError as error:
+                self._share_less(error)
+        self._seconds += time.monotonic() - began
+
+    def _compute_missing(self, missing: Mapping[tuple[int, ...], list[RemovedSet]]) -> None:
         work = [
-            (list(self._sheets(unknown)), sorted(members))
-            for unknown, members in self._ledger.missing(sets, places).items()
+            (list(self._calls.sheets(unknown, self._spare(unknown, members))), sorted(members))
+            for unknown, members in missing.items()
         ]
         total = sum(self._passes.planned(sheets, members) for sheets, members in work)
-        if work:
-            count = len({removed for _, members in work for removed in members})
-            with (
-                self.progress.step(_label(count), total, "block-tokens") as step,
-                self._attention(),
-            ):
-                for sheets, members in work:
-                    for sheet, found in self._passes.run(sheets, members, step):
-                        self._count_plain(sheet, found)
-                        self._ledger.note(sheet.places, found)
-        self._seconds += time.monotonic() - began
+        count = len({removed for _, members in work for removed in members})
+        with self.progress.step(_label(count), total, "block-tokens") as step, self._attention():
+            for sheets, members in work:
+                for sheet, found in self._passes.run(sheets, members, step):
+                    self._count_plain(sheet, found)
+                    self._ledger.note(sheet.places, found)
+
+    def _spare(self, places: Sequence[int], sets: Sequence[RemovedSet]) -> list[int]:
+        """Further windows, on which none of the sets is known: those that a race comes to next."""
+        taken = set(places)
+        known = np.any([self._ledger.known(removed) for removed in sets], axis=0)
+        return [place for place in self._order if place not in taken and not known[place]]
+
+    def _share_less(self, error: SheetTooLargeError) -> None:
+        """Halve how many windows share a call; what is computed from here on is kept apart."""
+        self._calls.shrink(error.places)
+        self._ledger.rename()
 
     def _note_asked(self, sets: Sequence[RemovedSet], places: Sequence[int]) -> None:
         """Count what is asked for, whoever computes it, so that a resumed run agrees."""
@@ -312,7 +385,8 @@ class Evaluator:
                 self._asked_windows += len(new) if removed else 0
                 asked[new] = True
         self._asked_block_tokens += sum(
-            self._passes.asked(list(self._sheets(new)), members) for new, members in fresh.items()
+            self._passes.asked(list(self._calls.sheets(new)), members)
+            for new, members in fresh.items()
         )
 
     def _count_plain(self, sheet: Sheet, sets: Iterable[RemovedSet]) -> None:
@@ -320,35 +394,27 @@ class Evaluator:
         tokens = sum(_plain_tokens(self.calibration, place) for place in sheet.places)
         self._plain_block_tokens += sum(tokens * (self.blocks - len(s)) for s in sets)
 
-    def _measured_sheets(self) -> Iterator[Sheet]:
-        """All windows, on sheets whose states at every block fit into the memory together."""
-        longest = max(len(window.tokens) for window in self.calibration.windows)
-        states = self._memory // self.model.anatomy.state_bytes(longest)
-        fit = max(1, states // (self.blocks + 2))
-        return self._sheets(range(self.windows), at_most=fit)
-
-    def _sheets(self, places: Sequence[int], at_most: int | None = None) -> Iterator[Sheet]:
+    @cached_property
+    def _calls(self) -> Calls:
+        """Which windows share a call; what that depends on is tried when it is first needed."""
         windows = self.calibration.windows
-        tokens = self._sheet_tokens if at_most is None else min(self._sheet_tokens, at_most)
-        if self._packs is None:
-            self._packs = reads_packed_items(self.model, windows)
-        device = torch.device(self.model.device).type
-        return lay_out(
-            windows,
-            places,
-            text_tokens=tokens,
-            item_tokens=min(tokens, _ITEM_TOKENS.get(device, _ITEM_TOKENS_ELSEWHERE)),
-            packs=self._packs,
-            dtype=DTYPES[self.model.dtype],
-        )
+        packs = reads_packed_items(self.model, windows)
+        attention = "products" if self._products else ""
+        with self._attention():
+            return Calls(self.model, windows, self._sheet_tokens, packs=packs, attention=attention)
 
     def _least(self) -> int:
         """Windows that fill half a call."""
-        mean = self.calibration.tokens / len(self.calibration.windows)
-        return max(1, int(self._sheet_tokens / (2 * mean)))
+        return max(1, self._calls.rows // 2)
 
     def _attention(self) -> AbstractContextManager[None]:
         return fast_attention() if self._products else nullcontext()
+
+
+def _attends_by_products(model: Model) -> bool:
+    if torch.device(model.device).type != "cpu":
+        return False
+    return products_are_faster(AttentionHeads.of(model.module.config), DTYPES[model.dtype])
 
 
 def _call_tokens(model: Model) -> int:

@@ -1,13 +1,15 @@
 """From final hidden states to the losses of windows, a chunk of tokens at a time.
 
-No tensor of tokens × vocabulary is ever held. An objective that compares with the dense model is
-given the dense model's outputs for the chunk, made once from its own final state for all sets that
-were walked beside it; nothing of the dense model is stored.
+No tensor of tokens × vocabulary is ever held. A chunk is of one window, or, where windows share a
+call, of a fixed number of tokens, the last one filled up. An objective that compares with the dense
+model is given the dense model's outputs for the chunk, made once from its own final state for all
+sets that were walked beside it; nothing of the dense model is stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -17,8 +19,10 @@ from torch import Tensor
 
 from depthprune.calibration import Window
 from depthprune.errors import DepthpruneError, EvaluationError, failure
+from depthprune.evaluator.memory import head_tokens
 from depthprune.evaluator.sheets import Sheet
 from depthprune.evaluator.walk import RemovedSet
+from depthprune.models.computing import plain_products, uploaded
 from depthprune.models.free_memory import out_of_memory
 from depthprune.models.loading import Model
 from depthprune.objectives import Mixture, Objective
@@ -27,8 +31,20 @@ T = TypeVar("T")
 Found = dict[RemovedSet, NDArray[np.float64]]
 """Losses by set, shape (components, windows of the sheet); NaN where a component does not judge."""
 
-_CHUNK = {"cpu": 256}
-_CHUNK_ELSEWHERE = 2048
+_CHUNK_LEAST = 16
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Which states of a sheet are scored, and against what, on the device of the states."""
+
+    rows: Tensor
+    columns: Tensor
+    targets: Tensor
+
+    @classmethod
+    def of(cls, sheet: Sheet, device: torch.device) -> _Scored:
+        return cls(*(uploaded(each, device) for each in (sheet.rows, sheet.columns, sheet.targets)))
 
 
 class Heads:
@@ -42,6 +58,7 @@ class Heads:
 
     Attributes:
         head_tokens: Tokens whose logits were computed so far.
+        chunk: Tokens whose logits are held at once; halved where memory does not hold them.
     """
 
     def __init__(
@@ -56,7 +73,13 @@ class Heads:
         self._objectives = [component.objective for component in objective.components]
         self._windows = windows
         self._judged = judged
-        self._chunk = _CHUNK.get(torch.device(model.device).type, _CHUNK_ELSEWHERE)
+        self.chunk = head_tokens(model)
+
+    @property
+    def shrunk(self) -> str:
+        """Names the chunk where memory made it smaller than it is elsewhere; else empty."""
+        usual = head_tokens(self._model)
+        return f", head {self.chunk}" if self.chunk < usual and self.runs_head else ""
 
     @property
     def compares(self) -> bool:
@@ -69,6 +92,7 @@ class Heads:
         return any(objective.reads == "logits" for objective in self._objectives)
 
     @torch.inference_mode()
+    @plain_products()
     def losses(self, sheet: Sheet, finals: Iterator[tuple[RemovedSet, Tensor]]) -> Found:
         """The losses of each set on a sheet's windows.
 
@@ -85,38 +109,62 @@ class Heads:
         return self._windows_of(sheet, dict(finals))
 
     def _windows_of(self, sheet: Sheet, states: Mapping[RemovedSet, Tensor]) -> Found:
-        tokens: dict[RemovedSet, list[Tensor]] = {removed: [] for removed in states}
-        for first in range(0, len(sheet.targets), self._chunk):
-            part = slice(first, first + self._chunk)
-            for removed, losses in self._tokens_of(sheet, states, part):
-                tokens[removed].append(losses)
+        while True:
+            try:
+                found = self._chunks_of(sheet, states)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or self.chunk <= _CHUNK_LEAST or not self.runs_head:
+                    raise
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.chunk //= 2
+        # The device is waited for once a set, when all of it is under way.
         return {
-            removed: self._window_losses(sheet, torch.cat(parts, dim=1).double().numpy())
-            for removed, parts in tokens.items()
+            removed: self._window_losses(sheet, losses.cpu().double().numpy())
+            for removed, losses in found.items()
         }
 
+    def _chunks_of(
+        self, sheet: Sheet, states: Mapping[RemovedSet, Tensor]
+    ) -> dict[RemovedSet, Tensor]:
+        """Each set's token losses, shape (components, scored tokens)."""
+        scored = _Scored.of(sheet, next(iter(states.values())).device)
+        tokens: dict[RemovedSet, list[Tensor]] = {removed: [] for removed in states}
+        for first in range(0, len(sheet.targets), self.chunk):
+            part = slice(first, first + self.chunk)
+            for removed, losses in self._tokens_of(sheet, scored, states, part):
+                tokens[removed].append(losses)
+        return {removed: torch.cat(parts, dim=1) for removed, parts in tokens.items()}
+
     def _tokens_of(
-        self, sheet: Sheet, states: Mapping[RemovedSet, Tensor], part: slice
+        self, sheet: Sheet, scored: _Scored, states: Mapping[RemovedSet, Tensor], part: slice
     ) -> Iterator[tuple[RemovedSet, Tensor]]:
         """Each set's token losses of one chunk, shape (components, tokens)."""
-        dense = self._outputs(states[()], sheet, part) if self.compares else {}
+        dense = self._outputs(states[()], sheet, scored, part) if self.compares else {}
         for removed, state in states.items():
-            outputs = dense if removed == () and dense else self._outputs(state, sheet, part)
+            known = removed == () and dense
+            outputs = dense if known else self._outputs(state, sheet, scored, part)
             rows = []
             for objective in self._objectives:
                 seen = outputs[objective.reads]
                 other = dense.get(objective.reads) if objective.compares else None
-                targets = sheet.targets[part].to(seen.device)
-                rows.append(_token_losses(objective, seen, targets, other))
+                targets = scored.targets[part].to(seen.device)
+                rows.append(_token_losses(objective, seen, targets, other).to(state.device))
             yield removed, torch.stack(rows)
 
-    def _outputs(self, state: Tensor, sheet: Sheet, part: slice) -> dict[str, Tensor]:
-        rows, columns = sheet.rows[part].to(state.device), sheet.columns[part].to(state.device)
-        before = state[rows, columns]
+    def _outputs(
+        self, state: Tensor, sheet: Sheet, scored: _Scored, part: slice
+    ) -> dict[str, Tensor]:
+        before = state[scored.rows[part], scored.columns[part]]
         outputs = {"states": before}
         if self.runs_head:
-            outputs["logits"] = self._model.anatomy.head(before.unsqueeze(0))[0]
-            self.head_tokens += len(before)
+            given = before
+            if sheet.shared and len(before) < self.chunk:
+                # A product rounds by the rows of its call, which must not follow the company.
+                given = torch.cat([before, before[-1:].expand(self.chunk - len(before), -1)])
+            outputs["logits"] = self._model.anatomy.head(given.unsqueeze(0))[0, : len(before)]
+            self.head_tokens += len(given)
         return outputs
 
     def _window_losses(self, sheet: Sheet, tokens: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -134,7 +182,7 @@ class Heads:
 def _token_losses(
     objective: Objective, outputs: Tensor, targets: Tensor, dense: Tensor | None
 ) -> Tensor:
-    losses = _guarded(objective, lambda: objective.token_losses(outputs, targets, dense).cpu())
+    losses = _guarded(objective, lambda: objective.token_losses(outputs, targets, dense))
     if losses.shape != targets.shape:
         raise EvaluationError(
             f"objective {objective.name!r} gave losses of shape {tuple(losses.shape)} for "

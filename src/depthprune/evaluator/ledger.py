@@ -7,7 +7,7 @@ mixture shares what its objectives were computed for alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ class Ledger:
         judged: Which windows each component judges, shape (components, windows).
         memo: Where losses are kept for other runs, if anywhere.
         contexts: What the losses of each component depend on; needed with a memo.
+        shape: Names the shape of the call in which a window is run, which its losses follow too.
 
     Attributes:
         recalled: Losses of a set on a window that the memo gave so far.
@@ -38,14 +39,31 @@ class Ledger:
         judged: NDArray[np.bool_],
         memo: Memo | None,
         contexts: Sequence[Context],
+        shape: Callable[[int], str] = lambda _: "",
     ) -> None:
         self.recalled = 0
         self._judged = judged
         self._memo = memo if contexts else None
         self._contexts = contexts
-        self._keys = [window_key(w.tokens, w.scored, w.item) for w in windows] if memo else []
+        self._windows = windows
+        self._shape = shape
+        self._named: list[bytes] | None = None
         self._losses: dict[RemovedSet, Losses] = {}
         self._known: dict[RemovedSet, NDArray[np.bool_]] = {}
+
+    @property
+    def _keys(self) -> list[bytes]:
+        """What each window is kept under; the shapes are only asked for when it is needed."""
+        if self._named is None:
+            self._named = [
+                window_key(w.tokens, w.scored, w.item, self._shape(place))
+                for place, w in enumerate(self._windows)
+            ]
+        return self._named
+
+    def rename(self) -> None:
+        """Keep what comes from here on under the shapes that there are now."""
+        self._named = None
 
     def losses(self, removed: RemovedSet) -> Losses:
         """Losses of a set, shape (components, windows); NaN where unknown or not judged."""

@@ -13,6 +13,12 @@ from depthprune.models.free_memory import available_memory
 from depthprune.models.loading import Model
 
 _SHARE = 0.5
+_CHUNK = {"cpu": 256}
+_CHUNK_ELSEWHERE = 2048
+_CHUNK_LEAST = 64
+_LOGITS_BYTES = 512 << 20
+_HEAD_COPIES = 3
+_FLOAT = 4
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,8 @@ def state_budget(
     Args:
         model: The model.
         windows: What is to be run.
-        memory: Bytes; None for half of what is free on the model's device.
+        memory: Bytes; None for half of what is free on the model's device, or, of several, on the
+            one with the least, less what a chunk of the head takes.
         call_tokens: Tokens that fill a call on that device.
 
     Raises:
@@ -46,8 +53,9 @@ def state_budget(
     longest = max(len(window.tokens) for window in windows)
     state = model.anatomy.state_bytes(longest)
     if memory is None:
-        device = torch.device(model.anatomy.device)
-        return Budget(int(available_memory(device) * _SHARE), max(longest, call_tokens))
+        free = min(available_memory(device) for device in _devices(model))
+        room = max(0, free - head_bytes(model))
+        return Budget(int(room * _SHARE), max(longest, call_tokens))
     block = model.anatomy.largest_block_bytes if model.streamed else 0
     least = 2 * longest * state + block
     if memory < least:
@@ -58,3 +66,41 @@ def state_budget(
         )
     left = memory - block
     return Budget(left, max(longest, min(call_tokens, left // (2 * state))))
+
+
+def host_bytes(model: Model) -> int:
+    """What states of a model on a GPU may take of the host's memory, besides what the GPU holds.
+
+    None on MPS, whose memory is the host's.
+    """
+    if torch.device(model.device).type in ("cpu", "mps"):
+        return 0
+    return int(available_memory(torch.device("cpu")) * _SHARE)
+
+
+def head_tokens(model: Model) -> int:
+    """Tokens whose logits are made at once: a fixed number for a vocabulary and kind of device.
+
+    Losses round by it, so it follows from nothing that changes between runs.
+    """
+    device = torch.device(model.device).type
+    tokens = _CHUNK.get(device, _CHUNK_ELSEWHERE)
+    while tokens > _CHUNK_LEAST and tokens * vocabulary(model) * _FLOAT > _LOGITS_BYTES:
+        tokens //= 2
+    return tokens
+
+
+def head_bytes(model: Model) -> int:
+    """What a chunk of the head takes: its logits, widened, and their log-softmax."""
+    return _HEAD_COPIES * head_tokens(model) * vocabulary(model) * _FLOAT
+
+
+def vocabulary(model: Model) -> int:
+    """Rows of the model's table of embeddings."""
+    return int(model.module.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+
+
+def _devices(model: Model) -> set[torch.device]:
+    """Wherever hidden states come by: a model laid on several devices hands them from one on."""
+    found = {p.device for block in model.anatomy.blocks.modules for p in block.parameters()}
+    return {torch.device(model.anatomy.device), *(d for d in found if d.type != "meta")}

@@ -1,10 +1,9 @@
 """Running sheets of windows through the blocks, and going on when memory runs out.
 
 Where the model is in memory, sheets are run one after the other, each through all blocks. Where its
-blocks are read from disk, all sheets advance together behind one reading of each block. States at
-the same block share a call where the device gains by it; on a processor none do: it gains little
-once a sheet fills a call, and there a low-precision product may round by what it is stacked with,
-which would make a resumed run differ.
+blocks are read from disk, all sheets advance together behind one reading of each block. States of
+different prefixes never share a call: how many there are follows what is asked for, and a product
+rounds by the shape of its call (see `calls`).
 """
 
 from __future__ import annotations
@@ -16,14 +15,15 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from depthprune.calibration import Window
 from depthprune.errors import EvaluationError
 from depthprune.evaluator.heads import Found, Heads
-from depthprune.evaluator.sheets import Sheet, halves
+from depthprune.evaluator.memory import host_bytes
+from depthprune.evaluator.sheets import Sheet
 from depthprune.evaluator.states import Held, Vault
 from depthprune.evaluator.walk import RemovedSet, block_runs, split_to_fit, walk
 from depthprune.models.anatomy import MissingError
 from depthprune.models.carried import State, hidden, with_hidden
+from depthprune.models.computing import plain_products
 from depthprune.models.free_memory import out_of_memory
 from depthprune.models.loading import Model
 from depthprune.models.replay import Inputs
@@ -32,8 +32,17 @@ from depthprune.progress import Step
 Changed: TypeAlias = Callable[[], AbstractContextManager[None]]
 """Gives a context inside which the model has other weights."""
 
-_STACKED_TOKENS = {"cpu": 0}
-_STACKED_TOKENS_ELSEWHERE = 16_384
+
+class SheetTooLargeError(Exception):
+    """Memory ran out with two states of a sheet on which windows share the call.
+
+    Attributes:
+        places: The windows of the sheet.
+    """
+
+    def __init__(self, places: tuple[int, ...]) -> None:
+        super().__init__()
+        self.places = places
 
 
 class Passes:
@@ -42,21 +51,17 @@ class Passes:
     Args:
         model: The model.
         heads: Makes losses of final states.
-        windows: All windows of the calibration.
         budget: Bytes that hidden states may take.
 
     Attributes:
         block_tokens: Tokens times blocks run so far.
     """
 
-    def __init__(self, model: Model, heads: Heads, windows: Sequence[Window], budget: int) -> None:
+    def __init__(self, model: Model, heads: Heads, budget: int) -> None:
         self.block_tokens = 0
         self._model = model
         self._heads = heads
-        self._windows = windows
         self._budget = budget
-        device = torch.device(model.device).type
-        self._stacked = _STACKED_TOKENS.get(device, _STACKED_TOKENS_ELSEWHERE)
 
     def planned(
         self, sheets: Sequence[Sheet], sets: Sequence[RemovedSet], changed: Changed | None = None
@@ -95,7 +100,8 @@ class Passes:
             A sheet with the losses of some of the sets; all have come when it ends.
 
         Raises:
-            EvaluationError: If memory runs out with one window and two states.
+            SheetTooLargeError: If memory runs out with one sheet and two states.
+            EvaluationError: The same, if one window is alone on the sheet.
         """
         waiting = list(reversed(self._groups(sheets)))
         while waiting:
@@ -132,7 +138,7 @@ class Passes:
     ) -> Iterator[tuple[Sheet, Found]]:
         anatomy = self._model.anatomy
         inputs = [anatomy.record(sheet.tokens, sheet.arguments) for sheet in sheets]
-        vault = Vault(self._budget if self._model.streamed else None)
+        vault = Vault(self._budget, host_bytes(self._model)) if self._model.streamed else Vault()
         try:
             yield from self._walked(sheets, inputs, sets, vault, step, changed)
         finally:
@@ -176,23 +182,17 @@ class Passes:
         self, block: int, sheet: Sheet, inputs: Inputs, states: list[Held], vault: Vault
     ) -> list[Held]:
         """One block on the states of one sheet."""
-        together = max(1, self._stacked // sheet.size)
-        answers: list[Held] = []
-        for first in range(0, len(states), together):
-            group = [state.get() for state in states[first : first + together]]
-            answers.extend(vault.put(part) for part in self._called(block, group, inputs))
+        answers = [vault.put(self._called(block, state.get(), inputs)) for state in states]
         self.block_tokens += sheet.size * len(states)
         return answers
 
-    def _called(self, block: int, group: list[State], inputs: Inputs) -> list[State]:
-        """A block on states of one batch; what cannot be computed is not a number."""
-        anatomy = self._model.anatomy
+    def _called(self, block: int, state: State, inputs: Inputs) -> State:
+        """A block on the state of a sheet; what cannot be computed is not a number."""
         try:
-            return anatomy.call_each(block, group, inputs)
+            with plain_products():
+                return self._model.anatomy.call(block, state, inputs)
         except MissingError:
-            if len(group) > 1:
-                return [part for state in group for part in self._called(block, [state], inputs)]
-            return [with_hidden(group[0], torch.full_like(hidden(group[0]), torch.nan))]
+            return with_hidden(state, torch.full_like(hidden(state), torch.nan))
 
     def _state_bytes(self, sheet: Sheet) -> int:
         return self._model.anatomy.state_bytes(sheet.tokens.shape[1])
@@ -201,10 +201,6 @@ class Passes:
         """The same work in smaller pieces."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        size = max(sheet.size for sheet in sheets)
-        if self._stacked >= 2 * size:
-            self._stacked //= 2
-            return [sheets]
         if len(sheets) > 1:
             middle = len(sheets) // 2
             return [sheets[:middle], sheets[middle:]]
@@ -212,8 +208,8 @@ class Passes:
         if self._budget >= 4 * state and not self._model.streamed:
             self._budget = max(2 * state, self._budget // 2)
             return [sheets]
-        if len(sheets[0].places) > 1:
-            return [[half] for half in halves(self._windows, sheets[0])]
+        if sheets[0].shared:
+            raise SheetTooLargeError(sheets[0].places) from error
         raise EvaluationError(
             f"one window of {sheets[0].size} tokens does not fit in the memory of "
             f"{self._model.device}; take a shorter length=, another --device, or --stream"

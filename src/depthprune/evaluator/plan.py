@@ -25,6 +25,7 @@ from depthprune.evaluator.cost import Cost
 from depthprune.evaluator.score import Score, Weighting, score_of
 from depthprune.evaluator.walk import RemovedSet, block_runs, widest
 from depthprune.models.carried import hidden
+from depthprune.models.computing import synchronize
 from depthprune.models.loading import Model
 from depthprune.objectives import Mixture
 
@@ -190,8 +191,7 @@ def _median(work: Callable[[], object], model: Model) -> float:
     for _ in range(_REPEATS + 1):
         began = time.perf_counter()
         work()
-        if model.device.startswith("cuda"):
-            torch.cuda.synchronize()
+        synchronize(model.device)
         times.append(time.perf_counter() - began)
     # The first run pays for what later ones find ready.
     return statistics.median(times[1:])

@@ -1,15 +1,15 @@
 """Sheets: windows laid out to be run together, and which state predicts which token.
 
-Windows of text of one length are rows of a sheet; one of another length makes a sheet of its own,
-so nothing is ever padded. Items share a single row: each item's options stand behind its prompt,
-an attention mask lets an option see the prompt and itself, and positions continue from the prompt,
-so the prompt is computed once for all options (and several items fill a call). Where a model
-cannot read such a row exactly, each option is a row of its own behind a copy of the prompt.
+Windows of text of one length are rows of a sheet. An item is a row too: its options stand behind
+its prompt, an attention mask lets an option see the prompt and itself, and positions continue from
+the prompt, so the prompt is computed once for all options. Where a model cannot read such a row
+exactly, each option is a row of its own behind a copy of the prompt. Which windows share a sheet is
+decided in `calls`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +32,7 @@ class Sheet:
         columns: And the column, shape (scored,).
         targets: The scored tokens, shape (scored,).
         counts: How many scored tokens each window has.
+        shared: Whether windows share the call, by whose number the losses must not round.
         arguments: What the model is told besides the tokens.
     """
 
@@ -41,6 +42,7 @@ class Sheet:
     columns: Tensor
     targets: Tensor
     counts: tuple[int, ...]
+    shared: bool = False
     arguments: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -49,93 +51,81 @@ class Sheet:
         return self.tokens.numel()
 
 
-def lay_out(
+def text_rows(windows: Sequence[Window], places: tuple[int, ...], rows: int) -> Sheet:
+    """Windows of text of one length, a row each, and copies of the last up to so many rows."""
+    tokens = torch.from_numpy(np.stack([windows[p].tokens for p in places]))
+    scored = torch.from_numpy(np.stack([windows[p].scored for p in places]))
+    scoring, columns = scored.nonzero(as_tuple=True)
+    return Sheet(
+        places=places,
+        tokens=_filled(tokens, rows),
+        rows=scoring,
+        columns=columns - 1,
+        targets=tokens[scoring, columns],
+        counts=tuple(scored.sum(1).tolist()),
+        shared=rows > 1,
+    )
+
+
+def _filled(tensor: Tensor, rows: int) -> Tensor:
+    """So many rows: copies of the last behind those that there are."""
+    return torch.cat([tensor, tensor[-1:].repeat(rows - len(tensor), *[1] * (tensor.dim() - 1))])
+
+
+def packed_rows(
     windows: Sequence[Window],
-    places: Sequence[int],
-    *,
-    text_tokens: int,
-    item_tokens: int,
-    packs: bool,
+    places: tuple[int, ...],
     dtype: torch.dtype,
-) -> Iterator[Sheet]:
-    """Lay some windows out on sheets.
+    rows: int,
+    length: int,
+) -> Sheet:
+    """Items, a row each with its prompt once, filled up to a length and to so many rows.
 
     Args:
         windows: All windows.
-        places: Which of them, in the order in which they are to be run.
-        text_tokens: Up to how many tokens windows of text share a sheet.
-        item_tokens: Up to how many tokens items share a row.
-        packs: Whether the model reads packed items exactly.
-        dtype: Of the model's attention masks.
+        places: Which of them.
+        dtype: Of the attention mask.
+        rows: How many rows there are to be.
+        length: Tokens of a row; what fills it stands behind, where no token sees it.
     """
-    by_length: dict[int, list[int]] = {}
-    for place in places:
-        if windows[place].item is None:
-            by_length.setdefault(len(windows[place].tokens), []).append(place)
-    for length, alike in by_length.items():
-        size = max(1, text_tokens // length)
-        for first in range(0, len(alike), size):
-            yield _text_sheet(windows, tuple(alike[first : first + size]))
-    items = [place for place in places if windows[place].item is not None]
-    if not packs:
-        yield from (option_rows(windows, place) for place in items)
-        return
-    row: list[int] = []
-    for place in items:
-        if row and sum(len(windows[p].tokens) for p in (*row, place)) > item_tokens:
-            yield packed(windows, tuple(row), dtype)
-            row = []
-        row.append(place)
-    if row:
-        yield packed(windows, tuple(row), dtype)
-
-
-def _text_sheet(windows: Sequence[Window], places: tuple[int, ...]) -> Sheet:
-    tokens = torch.from_numpy(np.stack([windows[p].tokens for p in places]))
-    scored = torch.from_numpy(np.stack([windows[p].scored for p in places]))
-    rows, columns = scored.nonzero(as_tuple=True)
-    counts = tuple(scored.sum(1).tolist())
-    return Sheet(places, tokens, rows, columns - 1, tokens[rows, columns], counts)
-
-
-def packed(windows: Sequence[Window], places: tuple[int, ...], dtype: torch.dtype) -> Sheet:
-    """Items in one row, each prompt once."""
-    tokens = np.concatenate([windows[p].tokens for p in places])
-    positions, columns, counts = [], [], []
-    visible = torch.zeros(len(tokens), len(tokens), dtype=torch.bool)
-    start = 0
-    for place in places:
-        window = windows[place]
-        spans = _spans(window)
-        prompt = spans[0][0]
-        causal = torch.ones(len(window.tokens), len(window.tokens), dtype=torch.bool).tril()
-        where = np.arange(len(window.tokens))
-        before = np.arange(len(window.tokens)) - 1
-        for first, last in spans:
-            causal[first:last, prompt:first] = False
-            where[first:last] = prompt + np.arange(last - first)
-            before[first] = prompt - 1
-        end = start + len(window.tokens)
-        visible[start:end, start:end] = causal
-        positions.append(where)
-        columns.append(start + before[window.scored])
-        counts.append(int(window.scored.sum()))
-        start = end
+    items = [_packed(windows[place], length) for place in places]
+    tokens, visible, positions = (
+        torch.from_numpy(np.stack(each)) for each in zip(*(i[:3] for i in items), strict=True)
+    )
     mask = torch.zeros(visible.shape, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
-    scored = np.concatenate([windows[p].scored for p in places])
-    column = torch.from_numpy(np.concatenate(columns))
+    columns = [item[3] for item in items]
+    counts = tuple(len(each) for each in columns)
     return Sheet(
         places=places,
-        tokens=torch.from_numpy(tokens)[None],
-        rows=torch.zeros_like(column),
-        columns=column,
-        targets=torch.from_numpy(tokens[scored]),
-        counts=tuple(counts),
+        tokens=_filled(tokens, rows),
+        rows=torch.from_numpy(np.repeat(np.arange(len(places)), counts)),
+        columns=torch.from_numpy(np.concatenate(columns)),
+        targets=torch.from_numpy(
+            np.concatenate([windows[p].tokens[windows[p].scored] for p in places])
+        ),
+        counts=counts,
+        shared=rows > 1,
         arguments={
-            "attention_mask": mask[None, None],
-            "position_ids": torch.from_numpy(np.concatenate(positions))[None],
+            "attention_mask": _filled(mask[:, None], rows),
+            "position_ids": _filled(positions, rows),
         },
     )
+
+
+def _packed(
+    window: Window, length: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+    """An item in one row: its tokens, who sees whom, positions, and what predicts what counts."""
+    spans, size = _spans(window), len(window.tokens)
+    prompt = spans[0][0]
+    tokens = np.concatenate([window.tokens, np.repeat(window.tokens[:1], length - size)])
+    visible = np.tri(length, dtype=np.bool_)
+    positions, before = np.arange(length), np.arange(size) - 1
+    for first, last in spans:
+        visible[first:last, prompt:first] = False
+        positions[first:last] = prompt + np.arange(last - first)
+        before[first] = prompt - 1
+    return tokens, visible, positions, before[window.scored]
 
 
 def option_rows(windows: Sequence[Window], place: int) -> Sheet:
@@ -167,13 +157,3 @@ def _spans(window: Window) -> tuple[tuple[int, int], ...]:
     if window.item is None:
         raise ValueError("the window is no item")
     return window.item.spans
-
-
-def halves(windows: Sequence[Window], sheet: Sheet) -> list[Sheet]:
-    """A sheet of at least two windows as two."""
-    middle = len(sheet.places) // 2
-    parts = sheet.places[:middle], sheet.places[middle:]
-    mask = sheet.arguments.get("attention_mask")
-    if mask is None:
-        return [_text_sheet(windows, part) for part in parts]
-    return [packed(windows, part, mask.dtype) for part in parts]

@@ -24,6 +24,7 @@ from depthprune.evaluator.score import Weighting
 from depthprune.evaluator.sheets import Sheet
 from depthprune.evaluator.states import Held, Vault
 from depthprune.models.carried import State, changed, hidden, rest_leaves
+from depthprune.models.computing import wide_place
 from depthprune.models.loading import Model
 from depthprune.models.replay import Inputs, outside_inference
 from depthprune.objectives.nll import token_nll
@@ -169,7 +170,7 @@ def _one_pass(
     with torch.inference_mode():
         for block, sheet, before, behind in _passes(model, sheets, vault):
             found = compare(sheet.at_positions(before), sheet.at_positions(behind))
-            values[block] += sheet.shares @ found.double().cpu().numpy()
+            values[block] += sheet.shares @ found.cpu().double().numpy()
     return Signal(values, model.blocks * sum(sheet.size for sheet in sheets))
 
 
@@ -224,7 +225,7 @@ def _angles(sheet: _Weighted, states: Sequence[Tensor]) -> Values:
         part = torch.stack([s[first : first + _POSITIONS].float() for s in states], dim=1)
         unit = torch.nn.functional.normalize(part, dim=-1)
         cosines = (unit @ unit.transpose(1, 2)).clamp(-1, 1)
-        angles = (cosines.arccos() / torch.pi).double().cpu()
+        angles = (cosines.arccos() / torch.pi).cpu().double()
         sums += torch.einsum("p,pij->ij", shares[first : first + _POSITIONS], angles).numpy()
     return sums
 
@@ -255,12 +256,18 @@ def taylor(model: Model, sheets: Sequence[_Weighted], vault: Vault) -> Signal:
         gradient = _Gradient(_head_gradient(model, sheet, hidden(states[-1])))
         for block in reversed(range(model.blocks)):
             behind, before = states.pop(), changed(states[-1], Tensor.detach)
-            added = hidden(behind).double() - hidden(before).double()
-            gates[block] += float((gradient.hidden.double() * added).sum())
+            gates[block] += _slope(gradient.hidden, hidden(behind), hidden(before))
             with model.anatomy.holding(block), torch.enable_grad():
                 gradient = gradient.before(model, block, before, inputs)
     tokens = sum(sheet.size for sheet in sheets)
     return Signal(np.abs(gates), model.blocks * tokens * (1 + _BACKWARD))
+
+
+def _slope(gradient: Tensor, behind: Tensor, before: Tensor) -> float:
+    """⟨∂L/∂h, h − h'⟩ over all positions, in float64."""
+    place = wide_place(gradient.device)
+    g, after, ahead = (tensor.to(place).double() for tensor in (gradient, behind, before))
+    return float((g * (after - ahead)).sum())
 
 
 @dataclass(frozen=True)

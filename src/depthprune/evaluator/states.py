@@ -1,9 +1,10 @@
-"""Where hidden states wait for their next block: in memory up to a budget, then in a file.
+"""Where hidden states wait for their next block: on the device, then in memory, then in a file.
 
 A walk that must read each block once holds every state of every sheet, which may be more than fits.
 Each block visits all states in turn, so which of them lie in the file makes no difference to how
-much is read and written; those that came first stay in memory. The file has no name, so nothing is
-left of it however the process ends.
+much is read and written; those that came first stay where they are. What a GPU does not hold waits
+in the host's memory, which is faster than any disk, and in the file only what that does not hold.
+The file has no name, so nothing is left of it however the process ends.
 """
 
 from __future__ import annotations
@@ -38,6 +39,19 @@ class _InMemory(Held):
         return self._state
 
 
+class _OnHost(Held):
+    """A state of a GPU's, in the host's memory, from where it is copied without waiting."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._device = tensor.device
+        pinned = tensor.device.type == "cuda"
+        self._copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+        self._copy.copy_(tensor)
+
+    def get(self) -> State:
+        return self._copy.to(self._device, non_blocking=True)
+
+
 class _Several(Held):
     """A state of several tensors, each held by itself."""
 
@@ -69,27 +83,36 @@ class Vault:
     interrupt that arrives while it runs, and they run right behind every block.
 
     Args:
-        budget: Bytes that may be held in memory; None for no limit.
+        budget: Bytes that may be held where the states are made; None for no limit.
+        host: Bytes that may be held in the host's memory besides, of states made elsewhere.
 
     Attributes:
         written: Bytes written to the file so far.
     """
 
-    def __init__(self, budget: int | None = None) -> None:
+    def __init__(self, budget: int | None = None, host: int = 0) -> None:
         self.written = 0
         self._budget = budget
-        self._held: dict[weakref.ref[Held], tuple[int, int | None]] = {}
+        self._host = host
+        self._held: dict[weakref.ref[Held], tuple[int, int | None, bool]] = {}
         self._gone: list[weakref.ref[Held]] = []
         self._in_memory = 0
+        self._on_host = 0
         self._file: BinaryIO | None = None
         self._end = 0
         self._gaps: dict[int, list[int]] = {}
 
     @property
     def in_memory(self) -> int:
-        """Bytes held in memory now; counted where there is a limit."""
+        """Bytes held now where they were made; counted where there is a limit."""
         self._sweep()
         return self._in_memory
+
+    @property
+    def on_host(self) -> int:
+        """Bytes of states of a GPU's that the host holds now."""
+        self._sweep()
+        return self._on_host
 
     def put(self, state: State) -> Held:
         """Hold a state until the answer is dropped.
@@ -107,23 +130,29 @@ class Vault:
         assert self._budget is not None
         size = tensor.numel() * tensor.element_size()
         held: Held
+        place, moved = None, False
         if self.in_memory + size <= self._budget:
-            held, place = _InMemory(tensor), None
+            held = _InMemory(tensor)
             self._in_memory += size
+        elif tensor.device.type != "cpu" and self.on_host + size <= self._host:
+            held, moved = _OnHost(tensor), True
+            self._on_host += size
         else:
             held = _InFile(tensor, self)
             place = held.place
-        self._held[weakref.ref(held, self._gone.append)] = size, place
+        self._held[weakref.ref(held, self._gone.append)] = size, place, moved
         return held
 
     def _sweep(self) -> None:
         """Count out what is gone, and let its places in the file be used again."""
         while self._gone:
-            size, place = self._held.pop(self._gone.pop())
-            if place is None:
-                self._in_memory -= size
-            else:
+            size, place, moved = self._held.pop(self._gone.pop())
+            if place is not None:
                 self._gaps.setdefault(size, []).append(place)
+            elif moved:
+                self._on_host -= size
+            else:
+                self._in_memory -= size
 
     def write(self, tensor: Tensor) -> int:
         """Write a state to the file; the answer is its place."""

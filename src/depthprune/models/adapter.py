@@ -9,6 +9,7 @@ else the last block that the adapter touches stands for the last one. PEFT reads
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from depthprune.models.side_files import check_side_files, copy_side_files
 from depthprune.models.surgery import Surgery, common_dtype
 from depthprune.outputs import check_space
 from depthprune.progress import SILENT, Progress
+from depthprune.untrusted import shown
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -81,7 +83,8 @@ class Adapter:
     @property
     def kind(self) -> str:
         """PEFT's name of the method in lower case, such as `"lora"`."""
-        return str(self.config.get("peft_type", "adapter")).lower()
+        found = self.config.get("peft_type")
+        return found.lower() if isinstance(found, str) and found.isidentifier() else "adapter"
 
 
 def is_adapter(folder: Path) -> bool:
@@ -146,7 +149,7 @@ def _find_prefix(folder: Path, names: Iterable[str]) -> tuple[str, int]:
 
 def _base_blocks(name: object) -> int | None:
     """The number of blocks of the base, if it is a folder here."""
-    if not isinstance(name, str) or not (Path(name) / "config.json").is_file():
+    if not isinstance(name, str) or not os.path.isfile(Path(name) / "config.json"):
         return None
     return count_blocks(read_object(Path(name) / "config.json", "the base's config"))
 
@@ -181,7 +184,7 @@ def write_adapter(
     with progress.step("copying weights", nbytes, "B") as step:
         size = write_file(stage / WEIGHTS, pieces, adapter.file.metadata, step.advance)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    (stage / CONFIG).write_text(text, encoding="utf-8")
+    (stage / CONFIG).write_text(text, encoding="utf-8", errors="backslashreplace")
     beside = copy_side_files(adapter.folder, stage, {}, {adapter.file.path.name})
     return Surgery(
         removed=gone,
@@ -203,6 +206,11 @@ def _pieces(adapter: Adapter, kept: tuple[int, ...]) -> list[Piece]:
         name = tensor.name
         parts = split_name(name)
         if parts is not None and parts[0] == adapter.prefix:
+            if not name.startswith(f"{parts[0]}{parts[1]}."):
+                raise CheckpointError(
+                    f"{adapter.folder}: {name} writes the block's number {parts[1]} otherwise; "
+                    "rename the tensor"
+                )
             if parts[1] not in new_number:
                 continue
             blocks_left = True
@@ -267,8 +275,8 @@ def _layers(adapter: Adapter, gone: tuple[int, ...], kept: tuple[int, ...]) -> M
     listed = value if isinstance(value, list) else [value]
     if not all(isinstance(block, int) and block >= 0 for block in listed):
         raise CheckpointError(
-            f"{adapter.folder}: layers_to_transform is {value!r}, expected block numbers; correct "
-            f"{CONFIG}"
+            f"{adapter.folder}: layers_to_transform is {shown(value)}, expected block "
+            f"numbers; correct {CONFIG}"
         )
     # Beyond the last block that is known, blocks move down by as many as went.
     moved = [new_number.get(b, b - len(gone)) for b in listed if b not in gone]

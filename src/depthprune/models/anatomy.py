@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from depthprune.errors import ModelError, first_line
 from depthprune.models.carried import Carried, State, changed, hidden
+from depthprune.models.computing import plain_products
 from depthprune.models.exchange import Seen, Tree, learn
 from depthprune.models.head import Head, find_head
 from depthprune.models.probe_tokens import probe_tokens
@@ -232,7 +233,8 @@ def find_anatomy(module: nn.Module, stream: Stream | None = None) -> Anatomy:
             the model gives.
     """
     try:
-        return _find(module, stream)
+        with plain_products():
+            return _find(module, stream)
     except (
         RuntimeError,
         TypeError,

@@ -20,6 +20,7 @@ from depthprune.models.completed import completed
 from depthprune.models.config_surgery import rows_of
 from depthprune.models.fingerprint import fingerprint, fingerprint_file
 from depthprune.models.removal import check_removed, parse_blocks
+from depthprune.models.source import check_code
 from depthprune.models.surgery import Surgery, write_pruned
 from depthprune.outputs import (
     MANIFEST_NAME,
@@ -38,6 +39,7 @@ def apply(
     verify: bool = False,
     overwrite: bool = False,
     link: bool = False,
+    trust_remote_code: bool = False,
     command: str | None = None,
     progress: Progress = SILENT,
     finish: Callable[[Manifest, Path], Manifest] | None = None,
@@ -53,6 +55,7 @@ def apply(
         overwrite: Replace what an earlier run wrote in `out`.
         link: Share the weight files of a folder in which nothing changes with the original: as
             reflinks where the file system can, else as hard links.
+        trust_remote_code: Let the model's own Python code run for `verify`.
         command: The command line that repeats this, for the manifest.
         progress: Shows long steps.
         finish: Adds files beside the weights before they are published, given the folder or the
@@ -86,15 +89,19 @@ def apply(
     if is_adapter(source):
         return _apply_adapter(source, blocks, target, verify, overwrite, command, progress)
     opened = open_checkpoint(source)
+    if verify:
+        check_code(str(source), opened.config, trust_remote_code)
     rows_of(opened.config, proved=not verify)
     blocks = check_removed(blocks, opened.blocks)
     _refuse_itself(source, target)
     check_target(target, overwrite=overwrite)
     if verify:
-        opened = completed(opened)
+        opened = completed(opened, trust_remote_code=trust_remote_code)
     with staged(target, overwrite=overwrite) as stage:
         surgery = write_pruned(opened, blocks, stage, link=link, progress=progress)
-        parity = _verify(opened.folder, stage, blocks, progress) if verify else None
+        parity = (
+            _verify(opened.folder, stage, blocks, progress, trust_remote_code) if verify else None
+        )
         model = SourceModel(
             name=str(checkpoint),
             kind="folder",
@@ -184,12 +191,18 @@ def _refuse_itself(source: Path, out: Path) -> None:
 
 
 def _verify(
-    original: Path, pruned: Path, removed: tuple[int, ...], progress: Progress
+    original: Path,
+    pruned: Path,
+    removed: tuple[int, ...],
+    progress: Progress,
+    trust_remote_code: bool = False,
 ) -> ParityRecord:
     # Imports torch, which surgery alone must not.
     from depthprune.models.parity import verify_checkpoint
 
-    return verify_checkpoint(original, pruned, removed, progress=progress)
+    return verify_checkpoint(
+        original, pruned, removed, trust_remote_code=trust_remote_code, progress=progress
+    )
 
 
 def _manifest(

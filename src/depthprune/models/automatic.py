@@ -25,6 +25,15 @@ _IMPLEMENTATIONS = {
 """What a config may choose: these are of transformers itself, and need nothing but torch."""
 
 
+_HEADED = (
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForMultipleChoice",
+    "AutoModel",
+)
+
+
 def automatic_class(config: Any) -> Any:
     """The automatic class for a config from transformers.
 
@@ -44,6 +53,29 @@ def automatic_class(config: Any) -> Any:
             if architecture in names:
                 return found
     return next(iter(fitting), transformers.AutoModelForCausalLM)
+
+
+def headed_class(config: Any) -> Any:
+    """The automatic class for a model with another head than a language model's, or none.
+
+    Args:
+        config: As `AutoConfig.from_pretrained` gave it.
+
+    Returns:
+        The class whose model bears the architecture's name; a sequence classifier's where none
+        is named.
+    """
+    import transformers
+
+    named = getattr(config, "architectures", None) or ()
+    for name in _HEADED:
+        found = getattr(transformers, name)
+        if any(architecture in _names(found, config) for architecture in named):
+            return found
+    for name in getattr(config, "auto_map", None) or ():
+        if name in _HEADED:
+            return getattr(transformers, name)
+    return transformers.AutoModelForSequenceClassification
 
 
 def _names(automatic: Any, config: Any) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_FIRST_NUMBER = re.compile(r"(.*?\.)??(\d+)(?=\.|$)")
+_FIRST_NUMBER = re.compile(r"(.*?\.)??([0-9]{1,9})(?=\.|$)")
 OTHER_TOWERS = re.compile(
     r"vision|visual|image|audio|speech|video|encoder|mtp|vae|vq|talker|perceiver|resampler"
 )

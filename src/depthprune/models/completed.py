@@ -19,19 +19,22 @@ from depthprune.models.config_sections import text_section
 from depthprune.models.config_surgery import row_of
 
 
-def completed(checkpoint: Checkpoint, loaded: Any = None) -> Checkpoint:
+def completed(
+    checkpoint: Checkpoint, loaded: Any = None, *, trust_remote_code: bool = False
+) -> Checkpoint:
     """A checkpoint whose config can be cut; one with a row as it is.
 
     Args:
         checkpoint: The original.
         loaded: Its config as transformers loaded it; read from its folder where None.
+        trust_remote_code: Let the config's own Python code run, where it is read.
 
     Raises:
         ModelError: If its type is refused, or transformers cannot read its config.
     """
     if row_of(checkpoint.config) is not None:
         return checkpoint
-    known = (loaded or _read(checkpoint)).get_text_config().to_dict()
+    known = (loaded or _read(checkpoint, trust_remote_code)).get_text_config().to_dict()
     config = copy.deepcopy(checkpoint.config)
     section = text_section(config)
     for name in FIELDS:
@@ -40,11 +43,11 @@ def completed(checkpoint: Checkpoint, loaded: Any = None) -> Checkpoint:
     return replace(checkpoint, config=config)
 
 
-def _read(checkpoint: Checkpoint) -> Any:
-    from transformers import AutoConfig
+def _read(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
+    from depthprune.models.automatic import read_config
 
     try:
-        return AutoConfig.from_pretrained(str(checkpoint.folder), local_files_only=True)
+        return read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise ModelError(
             f"{checkpoint.folder}: transformers cannot read its config ({first_line(error)})"

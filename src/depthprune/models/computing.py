@@ -1,14 +1,13 @@
-"""Where a model computes, and in which dtype.
-
-`auto` takes bfloat16 where the processor multiplies it natively, else float32: the same model costs
-half the memory and, on such a processor, less than half the time.
-"""
+"""The devices and dtypes that a model can compute on and in, and what is done otherwise on each."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from depthprune.errors import UsageError, first_line
 
@@ -39,29 +38,74 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device) -> str:
-    """The dtype that a `--dtype` names, on this device.
+def check_dtype(name: str) -> None:
+    """Refuse a `--dtype` that is none.
 
     Raises:
         UsageError: If the name is unknown.
     """
-    if name == "auto":
-        return "bfloat16" if _multiplies_bfloat16(device) else "float32"
-    if name not in DTYPES:
+    if name != "auto" and name not in DTYPES:
         raise UsageError(f"--dtype: expected auto, {', '.join(DTYPES)}, got {name!r}")
-    return name
 
 
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8 or bool(torch.version.hip)
-    if device.type == "mps":
-        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
-    if any(getattr(torch.cpu, check, lambda: False)() for check in checks):
-        return True
+def wide_place(device: torch.device) -> torch.device:
+    """Where float64 is computed for a device: there, or by the processor where it has none."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def wide_sum(tensor: Tensor) -> Tensor:
+    """The sum of a float32 tensor in float64; rows are summed in float32 where the device must."""
+    if wide_place(tensor.device) == tensor.device:
+        return tensor.sum(dtype=torch.float64)
+    rows = tensor.sum(-1) if tensor.dim() else tensor
+    return rows.to(wide_place(tensor.device)).sum(dtype=torch.float64)
+
+
+@contextmanager
+def plain_products() -> Iterator[None]:
+    """Inside the context float32 is float32 on CUDA, and one shape is always computed alike.
+
+    TensorFloat-32 rounds inputs of float32 products to ten bits (convolutions by default), and
+    cuDNN's autotuner picks whichever kernel was faster this time.
+    """
+    cudnn = torch.backends.cudnn
+    products: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn)
+    before, benchmark = [_precision(owner) for owner in products], cudnn.benchmark
     try:
-        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return False
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)
+        for owner in products:
+            owner.allow_tf32 = False
+        cudnn.benchmark = False
+        yield
+    finally:
+        for owner, precision in zip(products, before, strict=True):
+            owner.allow_tf32 = precision in (True, "tf32")
+            if _precision(owner) != precision:
+                _newer(owner).fp32_precision = precision
+        cudnn.benchmark = benchmark
+
+
+def _precision(owner: Any) -> object:
+    """Of float32 products, in the words of this torch: newer ones may refuse to tell the flag."""
+    newer = _newer(owner)
+    return newer.fp32_precision if hasattr(newer, "fp32_precision") else owner.allow_tf32
+
+
+def _newer(owner: Any) -> Any:
+    """Where newer releases of torch keep the precision that `allow_tf32` stands for."""
+    return owner.conv if owner is torch.backends.cudnn and hasattr(owner, "conv") else owner
+
+
+def synchronize(device: str | torch.device) -> None:
+    """Wait until a device has done all that it was given, so that a clock read now is true."""
+    place = torch.device(device)
+    if place.type == "cuda":
+        torch.cuda.synchronize(place)
+    elif place.type == "mps":
+        torch.mps.synchronize()
+
+
+def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; on CUDA the processor does not wait for the copy."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -7,6 +7,7 @@ from typing import Any
 from depthprune.errors import CheckpointError
 from depthprune.models.architectures import find, require_prunable
 from depthprune.models.config_fields import COUNTS, DECODER_COUNTS, LISTED_COUNTS, SECTIONS
+from depthprune.untrusted import shown
 
 Config = dict[str, Any]
 
@@ -56,12 +57,12 @@ def count_blocks(config: Config) -> int:
             "found none; is this a causal language model?"
         )
     if len(set(stated.values())) > 1:
-        listed = ", ".join(f"{name}={value}" for name, value in stated.items())
+        listed = ", ".join(f"{name}={shown(value)}" for name, value in stated.items())
         raise CheckpointError(f"config.json: the numbers of blocks disagree ({listed}); correct it")
     name, blocks = next(iter(stated.items()))
     if blocks > _DEEPEST:
         raise CheckpointError(
-            f"config.json: {name} is {blocks}, expected at most {_DEEPEST}; correct it"
+            f"config.json: {name} is {shown(blocks)}, expected at most {_DEEPEST}; correct it"
         )
     return blocks
 
@@ -72,8 +73,8 @@ def _refuse_values(section: Config) -> None:
         value = section.get(name)
         if value is not None:
             raise CheckpointError(
-                f"config.json: {name} is {value!r:.80}, expected a whole number of at least 1; "
-                "correct it"
+                f"config.json: {name} is {shown(value, 80)}, expected a whole number of at least "
+                "1; correct it"
             )
 
 

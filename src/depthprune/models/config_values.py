@@ -6,6 +6,7 @@ A value of another shape than its action means is left alone where the field all
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,13 @@ from typing import Any
 from depthprune.errors import CheckpointError, ModelError
 from depthprune.models.config_fields import FIELDS, NESTED, NOT_PER_BLOCK, Action
 from depthprune.models.config_sections import Config
+from depthprune.untrusted import shown
+
+_DIGITS = re.compile("[0-9]{1,9}")
+
+
+def _speaks(name: str) -> bool:
+    return any(word in name for word in ("layer", "block"))
 
 
 @dataclass
@@ -56,9 +64,17 @@ class Cut:
             Cut(value, self.blocks, self.kept, self.notes).rewrite_all()
         elif isinstance(value, list) and name not in NOT_PER_BLOCK and not name.startswith("mtp_"):
             self._unknown_list(name, value)
+        elif isinstance(value, dict) and value and _speaks(name):
+            self._unknown_keys(name, value)
+
+    def _unknown_keys(self, name: str, value: dict[str, Any]) -> None:
+        """Settings by block number under a name that no rule has: renumbered like those of one."""
+        if all(_DIGITS.fullmatch(str(key)) and int(key) < self.blocks for key in value):
+            self.section[name] = self._remap_keys(name, value)
+            self.notes.append(f"config.json: {name} is keyed by block numbers and was renumbered")
 
     def _unknown_list(self, name: str, value: list[Any]) -> None:
-        speaks = any(word in name for word in ("layer", "block"))
+        speaks = _speaks(name)
         if speaks and len(value) == self.blocks:
             self.section[name] = self._slice(name, value)
             self.notes.append(f"config.json: {name} has one entry a block and was cut like them")
@@ -66,8 +82,9 @@ class Cut:
             self.notes.append(f"config.json: {name} may speak of blocks and was left as it was")
 
     def _wrong(self, name: str, value: object, expected: str) -> CheckpointError:
-        shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."
-        return CheckpointError(f"config.json: {name} is {shown}, expected {expected}; correct it")
+        return CheckpointError(
+            f"config.json: {name} is {shown(value, 80)}, expected {expected}; correct it"
+        )
 
     def _slice(self, name: str, value: Any) -> Any:
         if not isinstance(value, (list, str)) or not value:
@@ -104,14 +121,17 @@ class Cut:
     def _remap_keys(self, name: str, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        if not all(str(key).isdigit() and int(key) < self.blocks for key in value):
+        if not all(_DIGITS.fullmatch(str(key)) and int(key) < self.blocks for key in value):
             raise self._wrong(name, value, f"block numbers from 0 to {self.blocks - 1} as keys")
         new = {block: number for number, block in enumerate(self.kept)}
-        return {
+        renumbered = {
             f"{new[int(key)]:0{len(str(key))}}": item
             for key, item in value.items()
             if int(key) in new
         }
+        if len(renumbered) != sum(int(key) in new for key in value):
+            raise self._wrong(name, value, "each block's number once")
+        return renumbered
 
     def _recount_shared(self, name: str, value: Any) -> Any:
         if not isinstance(value, int) or not 0 <= value < self.blocks:
@@ -142,6 +162,8 @@ class Cut:
 
     def _attention_types(self, name: str, value: Any) -> Any:
         try:
+            if sum(times * len(pattern) for pattern, times in value) != self.blocks:
+                raise ValueError("not one entry a block")
             spelled = [kind for pattern, times in value for _ in range(times) for kind in pattern]
         except (TypeError, ValueError) as error:
             raise self._wrong(name, value, "pairs of a pattern and its repeats") from error
@@ -159,6 +181,8 @@ class Cut:
     def _scale_depth(self, name: str, value: Any) -> Any:
         if not isinstance(value, (int, float)):
             raise self._wrong(name, value, "a number")
+        if not isinstance(value, float) and abs(value) > 1 << 53:
+            raise self._wrong(name, value, "a number")
         return value * (len(self.kept) / self.blocks) ** 0.5
 
     def _refuse_true(self, name: str, value: Any) -> Any:
@@ -175,8 +199,8 @@ class Cut:
         if isinstance(value, int) and value <= 1:
             return value
         raise ModelError(
-            f"config.json: {name} is {value!r}, which ties blocks to their places in a way that "
-            "no config of fewer blocks can express; this model cannot be depth-pruned"
+            f"config.json: {name} is {shown(value, 80)}, which ties blocks to their places in a "
+            "way that no config of fewer blocks can express; this model cannot be depth-pruned"
         )
 
 

@@ -1,8 +1,9 @@
 """Attention on a processor by plain products, for many forward passes of one model.
 
-PyTorch's fused attention for processors takes longer than the same attention written as batched
-products over strips of queries, which are what the processor's matrix units are for (nine heads,
-512 tokens, bfloat16: 3.6 ms against 2.0 ms). Scores and the softmax are float32 here, as in the
+PyTorch's fused attention for processors may take longer than the same attention written as batched
+products over strips of queries, or half as long: it depends on the processor, the dtype and the
+release of PyTorch. So both are timed once at the model's own shape, and the products are taken
+where they are clearly faster. Scores and the softmax are float32 here, as in the
 fused kernel; only the weights are rounded to the model's dtype before the last product, so losses
 agree to rounding. Calls it was not made for (an explicit mask, dropout, a cache) go to the
 original. Searches use it; what is reported of a finished model is computed as transformers does.
@@ -10,8 +11,11 @@ original. Searches use it; what is reported of a finished model is computed as t
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -54,6 +58,88 @@ def fast_attention() -> Iterator[None]:
         yield
     finally:
         ALL_ATTENTION_FUNCTIONS["sdpa"] = original
+
+
+CLEARLY = 1.2
+"""How many times faster products must be, so that two runs on one machine do not choose apart."""
+
+_CALLS = 6
+"""Of each way, in turns; the fastest counts."""
+
+_LENGTH = 512
+"""Tokens of a window that is timed: one length, so that all calibrations of a model agree."""
+
+
+@dataclass(frozen=True)
+class AttentionHeads:
+    """The shape of a model's attention.
+
+    Attributes:
+        query: Heads of the queries.
+        key: Heads of the keys and values.
+        width: Of one head.
+    """
+
+    query: int
+    key: int
+    width: int
+
+    @classmethod
+    def of(cls, config: Any) -> AttentionHeads:
+        """As a config from transformers names them; a usual shape where it does not."""
+        text = config.get_text_config()
+        query = _number(text, "num_attention_heads", 8)
+        key = _number(text, "num_key_value_heads", query)
+        width = _number(text, "hidden_size", 64 * query) // query
+        width = _number(text, "head_dim", max(1, width))
+        return cls(query, key if query % key == 0 else query, width)
+
+
+def _number(config: Any, name: str, otherwise: int) -> int:
+    value = None
+    with suppress(Exception):  # a config may refuse to name what differs between its blocks
+        value = getattr(config, name, None)
+    return value if type(value) is int and value > 0 else otherwise
+
+
+@functools.cache
+def products_are_faster(heads: AttentionHeads, dtype: torch.dtype) -> bool:
+    """Whether attention by products takes clearly less of a processor's time than `sdpa`.
+
+    One thread is timed, by the time that it is run: what else the machine does does not count.
+
+    Args:
+        heads: The model's.
+        dtype: What the model computes in.
+    """
+    if dtype not in (torch.float32, torch.bfloat16):
+        return False
+    query, key, value = (
+        torch.ones(1, count, _LENGTH, heads.width, dtype=dtype)
+        for count in (heads.query, heads.key, heads.key)
+    )
+
+    def fused() -> Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, enable_gqa=heads.key != heads.query
+        )
+
+    def products() -> Tensor:
+        return causal_attention(query, key, value, heads.width**-0.5)
+
+    threads = torch.get_num_threads()
+    best = dict.fromkeys((fused, products), float("inf"))
+    try:
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            for _ in range(_CALLS + 1):  # the first makes the kernels
+                for way in best:
+                    began = time.thread_time()
+                    way()
+                    best[way] = min(best[way], time.thread_time() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return best[fused] > CLEARLY * best[products]
 
 
 # What transformers' own `sdpa` function takes and does not look at where there is no mask.

@@ -9,7 +9,15 @@ import torch
 
 _UNKNOWN = 4 << 30
 
-_WORDS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_WORDS = (
+    "can't allocate memory",
+    "not enough memory",  # torch on Windows
+    "out of memory",  # CUDA, HIP, MPS and the system
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "HIPBLAS_STATUS_ALLOC_FAILED",
+)
 """Of messages that come as plain errors of torch."""
 
 

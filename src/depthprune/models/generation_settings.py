@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from depthprune.errors import CheckpointError
+from depthprune.untrusted import shown
 
 NAME = "generation_config.json"
 
@@ -66,4 +67,4 @@ def _exit(value: Any, blocks: int) -> int:
 
 
 def _wrong(name: str, value: object, expected: str) -> CheckpointError:
-    return CheckpointError(f"{NAME}: {name} is {value!r:.80}, expected {expected}; correct it")
+    return CheckpointError(f"{NAME}: {name} is {shown(value, 80)}, expected {expected}; correct it")

@@ -25,6 +25,9 @@ _ALIGNMENT = 32
 _MOST_DIMENSIONS = 8
 """ggml itself knows four."""
 
+_LONGEST_NAME = 512
+"""Characters of a tensor's name; ggml itself takes 63."""
+
 _LARGEST_ARRAY = 1 << 16
 """Numbers of an array that are read; longer ones (a vocabulary's scores) are left as bytes."""
 
@@ -184,6 +187,8 @@ class _Reader:
 
     def _info(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self._text()
+        if len(name) > _LONGEST_NAME:
+            raise _bad(self.path, f"a tensor's name has {len(name)} characters")
         (dimensions,) = self._numbers("I")
         if dimensions > _MOST_DIMENSIONS:
             raise _bad(self.path, f"{name} has {dimensions} dimensions, expected at most 8")
@@ -227,7 +232,8 @@ def _place(
                 "know; run: pip install --upgrade gguf"
             ) from error
         elements = math.prod(shape)
-        if (shape[0] if shape else 1) % block:
-            raise _bad(path, f"{name} has rows of {shape[0]} weights, {known.name} packs {block}")
+        row = shape[0] if shape else 1
+        if row % block:
+            raise _bad(path, f"{name} has rows of {row} weights, {known.name} packs {block}")
         begin = data + offset
         yield GgufTensor(name, shape, kind, known.name, begin, begin + elements // block * width)

@@ -19,6 +19,7 @@ from typing import Any
 from depthprune.errors import CheckpointError, ModelError
 from depthprune.models.byte_copy import copy_range, write_all
 from depthprune.models.gguf_file import ARRAY, Field, GgufFile, GgufTensor
+from depthprune.models.gguf_reader import read_gguf
 from depthprune.models.gguf_rows import NOT_PER_BLOCK, RECOUNTED, SLICED
 from depthprune.models.gguf_rules import check_rules
 from depthprune.models.removal import check_removed
@@ -27,7 +28,8 @@ from depthprune.outputs import check_space
 from depthprune.progress import SILENT, Progress
 from depthprune.untrusted import open_file
 
-_BLOCK = re.compile(r"blk\.(\d+)(?=\.)")
+_BLOCK = re.compile(r"blk\.(\w+)(?=\.)")
+_CANONICAL = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def write_gguf(cut: GgufCut, out: Path, progress: Progress = SILENT) -> Surgery:
             copy_range(source, target, begin, end, step.advance)
             write_all(target, memoryview(bytes(-target.tell() % file.alignment)))
         size = target.tell()
+    _read_back(cut, out)
     return Surgery(
         removed=cut.removed,
         kept=cut.kept,
@@ -123,6 +126,17 @@ def write_gguf(cut: GgufCut, out: Path, progress: Progress = SILENT) -> Surgery:
         dtype=_dtype(cut),
         warnings=cut.warnings,
     )
+
+
+def _read_back(cut: GgufCut, out: Path) -> None:
+    """Read the header that was written, as the next reader will, before anyone else may."""
+    found = {(t.name, t.shape, t.kind) for t in read_gguf(out).tensors}
+    meant = {(name, t.shape, t.kind) for name, t in cut.tensors}
+    if found != meant or len(meant) != len(cut.tensors):
+        raise CheckpointError(
+            f"{cut.source.path}: its cut does not read as it was meant, "
+            f"{max(1, len(found ^ meant))} tensors differ; nothing was kept"
+        )
 
 
 class _Metadata:
@@ -195,6 +209,11 @@ def _tensors(file: GgufFile, kept: tuple[int, ...]) -> Iterator[tuple[str, GgufT
         if match is None:
             yield tensor.name, tensor
             continue
+        if not _CANONICAL.fullmatch(match[1]):
+            raise CheckpointError(
+                f"{file.path}: {tensor.name} names no block by its number, expected digits without "
+                "leading zeros; convert the model again"
+            )
         number = int(match[1])
         seen.add(number)
         if number >= file.blocks + file.prediction_layers:

@@ -19,6 +19,9 @@ from depthprune.errors import ModelError
 from depthprune.models.replay import Blocks, patched, relative_difference
 from depthprune.models.widening import FLOAT32_LIMIT, wide, widened_around
 
+_ROW = 16
+"""Tokens of a row in the model's own forward; that of the probe, by which it is proved."""
+
 _LOUD = 1024.0
 """What logits are multiplied by in a second comparison: a cap that bends large ones may leave the
 small ones of a probe nearly as they are."""
@@ -56,6 +59,18 @@ class Head:
         return states
 
     def _through_the_model(self, states: Tensor) -> Tensor:
+        batch, length = states.shape[:2]
+        if length <= _ROW:
+            return self._given(states)
+        # Tokens of many windows in one row may be more than the model has positions for.
+        tokens = states.flatten(0, 1)
+        rows = -(-len(tokens) // _ROW)
+        filling = tokens[-1:].expand(rows * _ROW - len(tokens), *tokens.shape[1:])
+        filled = torch.cat([tokens, filling]).reshape(rows, _ROW, *tokens.shape[1:])
+        logits = self._given(filled).flatten(0, 1)[: len(tokens)]
+        return logits.reshape(batch, length, -1)
+
+    def _given(self, states: Tensor) -> Tensor:
         native = self.blocks.layout.native(states)
 
         def give(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ accelerate.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +22,11 @@ from torch import nn
 from depthprune.errors import ModelError, first_line
 from depthprune.models.anatomy import Anatomy, find_anatomy
 from depthprune.models.automatic import automatic_class_of, read_config
-from depthprune.models.computing import DTYPES, choose_device, choose_dtype
+from depthprune.models.computing import DTYPES, choose_device
+from depthprune.models.dtype_choice import choose_dtype
 from depthprune.models.gguf_unpacking import quick_gguf
 from depthprune.models.placement import DeviceMap, check_placement, first_device
+from depthprune.models.purpose import require_language_model
 from depthprune.models.refusals import Refusal, checkpoint_refusal, config_refusal
 from depthprune.models.skeleton import Streamed, build_skeleton, check_streamable, stream_into
 from depthprune.models.source import ModelSource, find_model
@@ -43,6 +46,8 @@ class Model:
         anatomy: Its blocks and head.
         dtype: Name of the dtype it computes in.
         device: Where it computes.
+        unexpected: Keys in its files that it has no place for, as `numberless` writes them.
+        dtype_reason: What was measured to choose the dtype, if the user did not.
     """
 
     source: ModelSource
@@ -51,6 +56,8 @@ class Model:
     anatomy: Anatomy
     dtype: str
     device: str
+    unexpected: frozenset[str] = frozenset()
+    dtype_reason: str | None = None
 
     @property
     def streamed(self) -> bool:
@@ -130,18 +137,33 @@ def load(
             allow_pickle=allow_pickle,
         )
     )
+    require_language_model(source.name, source.checkpoint)
     place = choose_device(first_device(device_map) or device)
-    kind = choose_dtype(dtype, place)
+    choice = choose_dtype(dtype, source, place, held=not stream and device_map is None)
+    kind = choice.name
     if stream:
         check_streamable(source)
     tokenizer = tokenizer if tokenizer is not None else source.tokenizer()
     if stream:
         module, filled = load_streamed(source, DTYPES[kind], place)
         anatomy = find_anatomy(module, filled.stream)
+        unexpected = frozenset(map(numberless, filled.unexpected))
     else:
         module = load_module(source, DTYPES[kind], place, device_map)
         anatomy = find_anatomy(module)
-    return Model(source, module, tokenizer, anatomy, kind, str(anatomy.device))
+        unexpected = getattr(module, _UNEXPECTED, frozenset())
+    return Model(
+        source, module, tokenizer, anatomy, kind, str(anatomy.device), unexpected, choice.why
+    )
+
+
+_UNEXPECTED = "_depthprune_unexpected_keys"
+"""Where a loaded module keeps them: what transformers tells of its loading, it tells once."""
+
+
+def numberless(key: str) -> str:
+    """A tensor's name with its numbers put aside, the same before and after a cut."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", key)
 
 
 def load_module(
@@ -199,6 +221,8 @@ def _from_pretrained(source: ModelSource, place: Path, options: dict[str, Any]) 
             f"{source.name}: transformers cannot load it ({first_line(error, 300)})"
         ) from error
     _refuse_partial(source.name, info)
+    keys = info.get("unexpected_keys") or ()
+    setattr(module, _UNEXPECTED, frozenset(numberless(str(key)) for key in keys))
     return module
 
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
+
+import regex  # comes with transformers; unlike re, it can be told when to stop
 
 from depthprune.errors import ModelError
 from depthprune.models.config_fields import FIELDS, NAMING_MODULES, SECTIONS
@@ -22,6 +25,9 @@ _SIGNS = ("re:", "+:", "-:")
 
 _REGULAR = ("dynamic",)
 """Dictionaries whose keys are regular expressions, marked or not: GPTQModel's rules by module."""
+
+_PATIENCE = 2.0
+"""Seconds for one pattern on one name, which takes microseconds; backtracking may take for ever."""
 
 _LONGEST_NAME = 1_000
 """Characters of a name or a pattern. Longer ones are texts."""
@@ -88,7 +94,7 @@ class ModuleNames:
             rf"(?:^|[^A-Za-z0-9_]|\\[.bAd]){re.escape(stem)}\\?\.\D{{0,3}}\d"
         )
         self._stem = stem.encode()
-        self._name = re.compile(rf"((?:[\w]+\.)*?{re.escape(stem)}\.)(\d+)(?=\.|$)")
+        self._name = re.compile(rf"((?:[\w]+\.)*?{re.escape(stem)}\.)([0-9]{{1,9}})(?=\.|$)")
 
     def may_speak_in(self, raw: bytes) -> bool:
         """Whether a file's bytes hold what any name of a block would, told without parsing it."""
@@ -220,16 +226,33 @@ class ModuleNames:
         pattern = name.removeprefix(sign)
         regular = regular or bool(sign) or self._frame != "{}"
         if not regular and set(_SPECIAL.findall(pattern)) == {"*"}:
-            return re.compile(fnmatch.translate(pattern)).match
+            return re.compile(fnmatch.translate(re.sub(r"\*+", "*", pattern))).match
+        framed = self._frame.replace("{}", pattern)
         try:
-            return re.compile(self._frame.format(pattern)).match
-        except re.error as error:
+            if len(pattern) > _LONGEST_NAME:
+                raise re.error("too long")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                re.compile(framed)
+                compiled = regex.compile(framed)
+        except (re.error, regex.error, OverflowError, RecursionError) as error:
             raise _stale(name, field) from error
+
+        def matches(module: str) -> object:
+            try:
+                return compiled.match(module, timeout=_PATIENCE)
+            except TimeoutError as error:
+                raise ModelError(
+                    f"config.json: {field} has the pattern {name!r:.80}, which does not come to an "
+                    f"end on {module:.80}; list the modules by name"
+                ) from error
+
+        return matches
 
 
 def _stale(name: str, field: str) -> ModelError:
     return ModelError(
-        f"config.json: {field} has the pattern {name!r}, which speaks of blocks by number and "
+        f"config.json: {field} has the pattern {name!r:.200}, which speaks of blocks by number and "
         "cannot be renumbered; list the modules by name"
     )
 

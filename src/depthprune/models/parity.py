@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from depthprune.errors import ModelError, ParityError, first_line
 from depthprune.manifest import ParityRecord
 from depthprune.models.anatomy import Anatomy
 from depthprune.models.automatic import automatic_class_of, read_config
-from depthprune.models.computing import DTYPES
+from depthprune.models.computing import DTYPES, plain_products
 from depthprune.models.free_memory import out_of_memory
 from depthprune.models.generation_proof import check_cache
 from depthprune.models.gguf_unpacking import quick_gguf
@@ -33,10 +33,13 @@ from depthprune.models.loading import (
     gguf_options,
     load,
     load_streamed,
+    numberless,
     quiet_transformers,
 )
+from depthprune.models.parity_of_heads import verify_headed
 from depthprune.models.placement import DeviceMap
 from depthprune.models.probe_tokens import probe_tokens
+from depthprune.models.purpose import other_head
 from depthprune.models.replay import relative_difference
 from depthprune.models.source import find_model
 from depthprune.models.turns import put_on, taking_turns
@@ -44,6 +47,8 @@ from depthprune.models.widening import FLOAT32_LIMIT, is_narrow, widened
 from depthprune.progress import SILENT, Progress
 
 _WINDOWS, _LENGTH = 2, 96
+_SHORTEST = 2
+"""Tokens, whatever a config says of the context: most types run beyond it."""
 _PROMPT, _NEW = 16, 16
 _NEW_STREAMED = 4
 """Each token of a streamed model reads all of its weights."""
@@ -56,15 +61,45 @@ def verify_checkpoint(
     *,
     dtype: str = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
     progress: Progress = SILENT,
 ) -> ParityRecord:
-    """Load an original and check a pruned checkpoint against it.
+    """Load an original and check a pruned checkpoint against it, each by its own head.
 
     Raises:
         ParityError: If they differ, saying in what.
     """
-    model = load(original, dtype=dtype, device=device, tokenizer=_NO_TOKENIZER)
-    return verify(model, reload(pruned, model.dtype, model.device), removed, progress=progress)
+    source = find_model(original, trust_remote_code=trust_remote_code)
+    if source.checkpoint is not None and other_head(source.checkpoint) is not None:
+        prefix = source.checkpoint.block_prefix
+        return verify_headed(original, pruned, removed, prefix, trust_remote_code=trust_remote_code)
+    model = load(source, dtype=dtype, device=device, tokenizer=_NO_TOKENIZER)
+    return verify(model, reload_like(model, pruned), removed, progress=progress)
+
+
+def reload_like(
+    model: Model, place: Path, *, stream: bool = False, device_map: DeviceMap | None = None
+) -> nn.Module:
+    """Load a checkpoint under what its original was loaded with, and ask no more of it.
+
+    Args:
+        model: The original.
+        place: See `reload`.
+        stream: See `reload`.
+        device_map: See `reload`.
+
+    Raises:
+        ParityError: As `reload`, but for keys that its original has no place for either.
+    """
+    return reload(
+        place,
+        model.dtype,
+        model.device,
+        stream=stream,
+        device_map=device_map,
+        trust_remote_code=model.source.trust_remote_code,
+        tolerated=model.unexpected,
+    )
 
 
 _NO_TOKENIZER = object()
@@ -90,7 +125,8 @@ def verify(
         ModelError: If memory does not hold what the comparison takes.
     """
     try:
-        return _verify(model, module, removed, progress)
+        with plain_products():
+            return _verify(model, module, removed, progress)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -142,6 +178,8 @@ def reload(
     *,
     stream: bool = False,
     device_map: DeviceMap | None = None,
+    trust_remote_code: bool = False,
+    tolerated: Collection[str] = (),
 ) -> nn.Module:
     """Load a checkpoint as its users will, and refuse one that does not fit its config.
 
@@ -151,21 +189,25 @@ def reload(
         device: Where it computes.
         stream: Read its blocks when they are about to run, for a model larger than memory.
         device_map: Lay it on several devices instead, as `load` takes it.
+        trust_remote_code: Let the model's own Python code run.
+        tolerated: Unexpected keys that its original has too, as `numberless` writes them.
 
     Raises:
         ParityError: If it cannot be loaded, or a key is missing, unexpected or mismatched.
     """
     try:
         if stream:
-            module, info = _streamed(place, DTYPES[dtype], device)
+            module, info = _streamed(place, DTYPES[dtype], device, trust_remote_code)
         else:
-            module, info = _whole(place, DTYPES[dtype], device, device_map)
+            module, info = _whole(place, DTYPES[dtype], device, device_map, trust_remote_code)
     except Exception as error:
         raise ParityError(
             f"the written checkpoint does not load ({first_line(error, 300)})"
         ) from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(str(key) for key in info.get(kind) or ())
+        if kind == "unexpected_keys":
+            keys = [key for key in keys if numberless(key) not in tolerated]
         if keys:
             raise ParityError(
                 f"the written checkpoint has {len(keys)} {kind.replace('_', ' ')}, such as "
@@ -175,35 +217,49 @@ def reload(
 
 
 def _whole(
-    place: Path, dtype: torch.dtype, device: str, device_map: DeviceMap | None
+    place: Path,
+    dtype: torch.dtype,
+    device: str,
+    device_map: DeviceMap | None,
+    trust_remote_code: bool,
 ) -> tuple[nn.Module, dict[str, Any]]:
-
+    trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     folder, options = place, {}
     if place.is_file():
         folder, options = place.parent, gguf_options(place)
     else:
-        options["config"] = read_config(place)
+        options["config"] = read_config(place, **trust)
     if device_map is not None:
         options["device_map"] = device_map
     with quiet_transformers(), quick_gguf() if place.is_file() else nullcontext():
-        module, info = automatic_class_of(place).from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, output_loading_info=True, **options
+        module, info = automatic_class_of(place, **trust).from_pretrained(
+            str(folder),
+            dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+            **trust,
         )
     if place.is_file():
         forget_quantization(module)
     return (put_on(module, device) if device_map is None else module), info
 
 
-def _streamed(folder: Path, dtype: torch.dtype, device: str) -> tuple[nn.Module, dict[str, Any]]:
-    module, filled = load_streamed(find_model(folder), dtype, torch.device(device))
+def _streamed(
+    folder: Path, dtype: torch.dtype, device: str, trust_remote_code: bool
+) -> tuple[nn.Module, dict[str, Any]]:
+    source = find_model(folder, trust_remote_code=trust_remote_code)
+    module, filled = load_streamed(source, dtype, torch.device(device))
     return module, {"unexpected_keys": filled.unexpected}
 
 
 def _probe(anatomy: Anatomy) -> Tensor:
     config: Any = anatomy.module.config
-    context = getattr(config.get_text_config(), "max_position_embeddings", None) or _LENGTH
+    context = getattr(config.get_text_config(), "max_position_embeddings", None) or 0
+    # Some types say -1, and have no limit.
+    context = int(context) if context > 0 else _LENGTH + _NEW
     vocabulary = anatomy.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-    shape = (_WINDOWS, min(_LENGTH, int(context) - _NEW))
+    shape = (_WINDOWS, max(_SHORTEST, min(_LENGTH, context - _NEW)))
     first = min(3, vocabulary - 1)
     return probe_tokens(anatomy.module, shape, seed=0, first=first).to(anatomy.device)
 
@@ -223,7 +279,8 @@ def _check_settings(model: Model, module: nn.Module, removed: Sequence[int]) -> 
 
     A wrong layer type may show in no logit of a short text: a window of 4,096 tokens is no window
     on 96. So lists of the config with an entry a block, and every plain attribute inside the
-    blocks, are compared with those of the original. A number that follows the block's is its own.
+    blocks, are compared with those of the original. A number that follows the block's is its own,
+    and so is one that follows how many there are.
     """
     blocks = model.anatomy.blocks
     kept = [index for index in range(len(blocks)) if index not in set(removed)]
@@ -235,14 +292,32 @@ def _check_settings(model: Model, module: nn.Module, removed: Sequence[int]) -> 
     )
     for name in before.keys() & after.keys():
         expected = [before[name][index] for index in kept]
-        if after[name] != expected:
+        numbers = _renumbered(before[name], kept)
+        if after[name] not in (expected, numbers):
             raise _set_otherwise(f"config.{name}", expected, after[name])
     for place, (index, block) in enumerate(zip(kept, new.children(), strict=True)):
         theirs, ours = dict(_settings(blocks.modules[index])), dict(_settings(block))
         for name in theirs.keys() & ours.keys():
             pair = (theirs[name], ours[name])
-            if pair != (index, place) and not _alike(*pair):
+            follows = _follows(*pair, index, place) or pair == (len(blocks), len(kept))
+            if not follows and not _alike(*pair):
                 raise _set_otherwise(f"{blocks.path}.{place}.{name}", theirs[name], ours[name])
+
+
+def _renumbered(listed: Sequence[object], kept: Sequence[int]) -> list[int] | None:
+    """What a list of block numbers is in the cut; None where a list is none."""
+    numbers = [each for each in listed if type(each) is int]
+    if len(numbers) < len(listed) or len(set(numbers)) < len(numbers):
+        return None
+    return [kept.index(number) for number in numbers if number in kept]
+
+
+def _follows(before: object, after: object, index: int, place: int) -> bool:
+    """Whether a number counts what each block has one or more of, through all blocks."""
+    if type(before) is not int or type(after) is not int or index == place:
+        return False
+    each, rest = divmod(before - after, index - place)
+    return each > 0 and rest == 0 and (before // each, after // each) == (index, place)
 
 
 def _alike(before: object, after: object) -> bool:

@@ -161,6 +161,11 @@ def _parse(path: Path, raw: bytes) -> dict[str, Any]:
         raise _bad(path, f"corrupt header: not JSON ({error})") from error
     if not isinstance(entries, dict):
         raise _bad(path, "corrupt header: expected a JSON object")
+    try:
+        json.dumps(entries, ensure_ascii=False).encode("utf-8")
+    except (UnicodeEncodeError, RecursionError) as error:
+        # The format's own readers take neither.
+        raise _bad(path, "corrupt header: half a surrogate pair, or nesting, in it") from error
     return entries
 
 

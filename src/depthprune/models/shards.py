@@ -12,19 +12,22 @@ import errno
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from depthprune.errors import ModelError
+from depthprune.errors import CheckpointError, ModelError
 from depthprune.models.architectures import Architecture
 from depthprune.models.byte_copy import write_file
 from depthprune.models.checkpoint import INDEX, WEIGHTS, Checkpoint, split_name
 from depthprune.models.config_surgery import row_of
 from depthprune.models.packed import cut_packed
-from depthprune.models.safetensors_file import Piece, SafetensorsFile, Tensor
+from depthprune.models.safetensors_file import Piece, SafetensorsFile, Tensor, read_header
 from depthprune.progress import SILENT, Progress, Step
+from depthprune.untrusted import parse_json
 
 _SIDE_BY_SIDE = 4
 """Files copied at once. One copy is bound by one core's speed of moving memory."""
@@ -51,6 +54,13 @@ class Shard:
     def bytes(self) -> int:
         """Bytes of its tensors."""
         return sum(piece.tensor.nbytes for piece in self.pieces)
+
+    @property
+    def names(self) -> Iterator[str]:
+        """What its tensors are called, and under what further names they are known."""
+        yield from (piece.name for piece in self.pieces)
+        here = {piece.name for piece in self.pieces}
+        yield from (other for other, name in self.metadata.items() if name in here)
 
     @property
     def unchanged(self) -> bool:
@@ -112,6 +122,7 @@ def plan_shards(
     names = _Names(prefix, kept, checkpoint.blocks, row_of(checkpoint.config), data or {})
     everything = frozenset(checkpoint.tensors)
     shards = [_plan_shard(shard, names, everything) for shard in checkpoint.shards]
+    _check_names(checkpoint, prefix, shards)
     missing = set(range(checkpoint.blocks)) - names.seen
     if missing:
         raise ModelError(
@@ -119,6 +130,28 @@ def plan_shards(
             f"{min(missing)} has no tensor; check the number of blocks in config.json"
         )
     return Plan(tuple(shard for shard in shards if shard.pieces), len(names.extra))
+
+
+def _check_names(checkpoint: Checkpoint, prefix: str, shards: Sequence[Shard]) -> None:
+    """Refuse names that would be one after renumbering, or that no reader takes for a block's."""
+    for name in checkpoint.tensors:
+        number = name.removeprefix(prefix).partition(".")[0] if name.startswith(prefix) else ""
+        if number.isnumeric() and (not number.isascii() or number != str(_number(number))):
+            raise CheckpointError(
+                f"{checkpoint.folder}: {name} writes the block's number as {number:.40}; expected "
+                "it without leading zeros; rename the tensor"
+            )
+    counts = Counter(name for shard in shards for name in shard.names)
+    twice = next((name for name, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise CheckpointError(
+            f"{checkpoint.folder}: two of its tensors would both be called {twice}; the checkpoint "
+            "is damaged, download it again"
+        )
+
+
+def _number(digits: str) -> int:
+    return int(digits) if len(digits) < 10 else -1
 
 
 class _Names:
@@ -152,6 +185,26 @@ class _Names:
         new = self.new_number.get(number)
         return None if new is None else f"{self.prefix}{new}{rest}"
 
+    def within(self, text: str) -> str:
+        """A text of a file's metadata, which torchao fills with JSON about tensors by name."""
+        if self.prefix not in text or not text.lstrip().startswith(("[", "{", '"')):
+            return text
+        try:
+            found = parse_json(text, "metadata")
+        except CheckpointError:
+            return text
+        changed = self._renamed(found)
+        return text if changed == found else json.dumps(changed, ensure_ascii=False)
+
+    def _renamed(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            new = {self.new(key): self._renamed(item) for key, item in value.items()}
+            return {key: item for key, item in new.items() if key is not None}
+        if isinstance(value, list):
+            gone = [isinstance(item, str) and self.new(item) is None for item in value]
+            return [self._renamed(item) for item, lost in zip(value, gone, strict=True) if not lost]
+        return (self.new(value) or value) if isinstance(value, str) else value
+
     def piece(self, name: str, source: Path, tensor: Tensor) -> Piece:
         """A tensor under its new name; one that holds a part for each block loses those removed."""
         parts = split_name(tensor.name)
@@ -174,7 +227,11 @@ def _plan_shard(shard: SafetensorsFile, names: _Names, everything: frozenset[str
         for other, stored in shard.metadata.items()
         if stored in new_name and other not in everything
     }
-    metadata = {key: value for key, value in shard.metadata.items() if key not in aliases}
+    metadata = {
+        new: names.within(value)
+        for key, value in shard.metadata.items()
+        if key not in aliases and (new := names.new(key)) is not None
+    }
     for other in sorted(aliases, key=_by_number):
         stored = aliases[other]
         new = names.new(other)
@@ -231,10 +288,23 @@ def write_shards(
             linked.append(name)
     with progress.step("copying weights", sum(shard.bytes for _, shard in copied), "B") as step:
         _copy(copied, step)
+    _read_back(plan, stage, names)
     if total == 1:
         return names, linked
     _write_index(checkpoint, plan, names, stage / INDEX)
     return [*names, INDEX], linked
+
+
+def _read_back(plan: Plan, stage: Path, names: Sequence[str]) -> None:
+    """Read the headers that were written, as the next reader will, before anyone else may."""
+    for name, shard in zip(names, plan.shards, strict=True):
+        found = {(t.name, t.dtype, t.shape) for t in read_header(stage / name).tensors}
+        meant = {(piece.name, piece.tensor.dtype, piece.tensor.shape) for piece in shard.pieces}
+        if found != meant:
+            raise CheckpointError(
+                f"{shard.source.path}: its cut does not read as it was meant, "
+                f"{len(found ^ meant)} tensors differ; nothing was kept"
+            )
 
 
 class _StoppedError(Exception):

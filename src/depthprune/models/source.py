@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,11 +178,7 @@ def _folder_source(
 ) -> ModelSource:
     checkpoint: Checkpoint | None = open_checkpoint(folder, allow_pickle=allow_pickle)
     assert checkpoint is not None
-    if "auto_map" in checkpoint.config and not trust_remote_code:
-        raise ModelError(
-            f"{name}: the model brings Python code of its own, which is not run; read it, "
-            "then pass --trust-remote-code"
-        )
+    check_code(name, checkpoint.config, trust_remote_code)
     blocks, model_type = checkpoint.blocks, checkpoint.model_type
     if not checkpoint.shards:
         checkpoint = None
@@ -189,6 +186,24 @@ def _folder_source(
         name, kind, folder, None, checkpoint, blocks, model_type, revision,
         trust_remote_code, allow_pickle,
     )  # fmt: skip
+
+
+def check_code(name: str, config: Mapping[str, Any], trust_remote_code: bool) -> None:
+    """Refuse a model whose own Python code would be needed and may not run.
+
+    Args:
+        name: What the user wrote.
+        config: Its `config.json`.
+        trust_remote_code: Whether the code may run.
+
+    Raises:
+        ModelError: If it brings code and may not run it.
+    """
+    if "auto_map" in config and not trust_remote_code:
+        raise ModelError(
+            f"{name}: the model brings Python code of its own, which is not run; read it, "
+            "then pass --trust-remote-code"
+        )
 
 
 def _gguf_source(name: str, file: Path) -> ModelSource:

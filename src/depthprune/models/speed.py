@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from depthprune.errors import EvaluationError, ModelError
 from depthprune.manifest import Spread
 from depthprune.models.loading import quiet_transformers
+from depthprune.models.plain_generation import plain_generation
 from depthprune.models.turns import taking_turns
 from depthprune.progress import SILENT, Progress
 
@@ -181,7 +182,10 @@ def continuation(
     device = next(module.parameters()).device
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(device)
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), quiet_transformers(), torch.inference_mode():
+    own = getattr(module, "generation_config", None)
+    ends = getattr(own, "eos_token_id", None)
+    plain = plain_generation(module, ends=tokenizer.eos_token_id if ends is None else ends)
+    with torch.random.fork_rng(devices), quiet_transformers(), plain, torch.inference_mode():
         torch.manual_seed(seed)
         written = module.generate(
             ids,
@@ -190,6 +194,5 @@ def continuation(
             temperature=temperature,
             max_new_tokens=new_tokens,
             max_time=seconds,
-            pad_token_id=tokenizer.eos_token_id or 0,
         )
     return str(tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))

@@ -124,12 +124,46 @@ def read_for(slots: Sequence[Slot]) -> list[tuple[Path, Stored]]:
     return list({(path, stored.name): (path, stored) for path, stored in found}.values())
 
 
+class _Stage:
+    """Memory of the host through which bytes of a file go to a device.
+
+    A GPU copies out of pinned memory while the next tensor is read into the other stage; a stage is
+    waited for before it is written again.
+    """
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._sent: torch.cuda.Event | None = None
+
+    def free(self, size: int, device: torch.device) -> torch.Tensor:
+        """So many bytes to write into."""
+        if self._sent is not None:
+            self._sent.synchronize()
+            self._sent = None
+        if len(self._memory) < size:
+            pinned = device.type == "cuda"
+            self._memory = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+        return self._memory[:size]
+
+    def send(self, stored: torch.Tensor, tensor: torch.Tensor) -> None:
+        """Copy what was written to a tensor, converted to its dtype."""
+        if tensor.device.type != "cuda":
+            tensor.copy_(stored)
+            return
+        if stored.dtype != tensor.dtype:
+            # Converted by the device: a copy between dtypes would wait for the processor.
+            stored = stored.to(tensor.device, non_blocking=True)
+        tensor.copy_(stored, non_blocking=True)
+        self._sent = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._sent.record(torch.cuda.current_stream(tensor.device))
+
+
 class Reader:
     """Reads stored tensors into given ones, and counts the bytes."""
 
     def __init__(self) -> None:
         self.bytes_read = 0
-        self._scratch = torch.empty(0, dtype=torch.uint8)
+        self._stages = [_Stage(), _Stage()]
 
     def read(self, slots: Sequence[Slot], tensors: Sequence[torch.Tensor]) -> None:
         """Fill each tensor with a slot's bytes, converted to its dtype and moved to its device.
@@ -176,13 +210,12 @@ class Reader:
     def _read(self, file: Any, path: Path, stored: Stored, tensor: torch.Tensor) -> None:
         dtype = STORED_DTYPES[stored.dtype]
         direct = tensor.dtype == dtype and tensor.device.type == "cpu"
+        stage = self._stages[0]
         if direct:
             raw = tensor.flatten().view(torch.uint8)
         else:
-            if len(self._scratch) < stored.nbytes:
-                pinned = tensor.device.type == "cuda"
-                self._scratch = torch.empty(stored.nbytes, dtype=torch.uint8, pin_memory=pinned)
-            raw = self._scratch[: stored.nbytes]
+            self._stages.reverse()  # the device may still copy from this one meanwhile
+            raw = stage.free(stored.nbytes, tensor.device)
         view = memoryview(raw.numpy())  # type: ignore[arg-type]
         file.seek(stored.begin)
         while view:
@@ -193,7 +226,7 @@ class Reader:
                 )
             view = view[count:]
         if not direct:
-            tensor.copy_(raw.view(dtype).view(stored.shape))
+            stage.send(raw.view(dtype).view(stored.shape), tensor)
         self.bytes_read += stored.nbytes
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from depthprune.errors import ModelError, first_line
+from depthprune.models.computing import plain_products
 from depthprune.models.free_memory import available_memory, out_of_memory
 from depthprune.models.replay import patched
 
@@ -58,7 +59,7 @@ def widened(module: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[None]:
             _require(module, around, blocks)
             stack.enter_context(_widened_tensors(around))
             stack.enter_context(_each_while_it_runs(blocks))
-        stack.enter_context(_full_products())
+        stack.enter_context(plain_products())
         yield
 
 
@@ -74,14 +75,14 @@ def _divided(
 def widened_around(module: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[None]:
     """`widened` for what is run without the blocks: the embeddings and the head."""
     _, around = _divided(module, blocks)
-    with _told(module, around, ()), _widened_tensors(around), _full_products():
+    with _told(module, around, ()), _widened_tensors(around), plain_products():
         yield
 
 
 @contextmanager
 def widened_block(block: nn.Module) -> Iterator[None]:
     """Inside the context one block computes in float32; its weights are in memory already."""
-    with _widened_tensors(block.modules()), _full_products():
+    with _widened_tensors(block.modules()), plain_products():
         yield
 
 
@@ -126,20 +127,6 @@ def _widened_tensors(owners: Iterable[nn.Module]) -> Iterator[None]:
                 parameter.data = data
         for owner, name, buffer in buffers:
             owner._buffers[name] = buffer
-
-
-@contextmanager
-def _full_products() -> Iterator[None]:
-    """Inside the context a product of float32 is one: not shortened to save time."""
-    precision = torch.get_float32_matmul_precision()
-    short = torch.backends.cudnn.allow_tf32
-    try:
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.allow_tf32 = short
 
 
 def _is_held(tensor: Tensor) -> bool:

@@ -1,7 +1,8 @@
 """Objectives: one file each, found by name.
 
 Other packages add theirs through the entry-point group `depthprune.objectives`: a callable that
-gives an `Objective`; the fields of a dataclass are its parameters.
+gives an `Objective`; the fields of a dataclass are its parameters. torch is imported when one
+computes, not when they are listed.
 """
 
 from __future__ import annotations

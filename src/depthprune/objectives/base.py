@@ -8,13 +8,15 @@ dense model is given the dense model's outputs for the same tokens.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from depthprune.calibration import Window
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Reads = Literal["logits", "states"]
 TokenLosses = NDArray[np.float64]

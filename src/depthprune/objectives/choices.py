@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from depthprune.calibration import Window
 from depthprune.errors import UsageError
 from depthprune.objectives.base import TokenLosses, TokenObjective, option_losses
 from depthprune.objectives.nll import token_nll
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BY = ("sum", "token", "char", "byte")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import Tensor
-from torch.nn import functional
+from typing import TYPE_CHECKING, ClassVar
 
 from depthprune.objectives.base import Reads, TokenObjective
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Cosine(TokenObjective):
 
     def token_losses(self, outputs: Tensor, targets: Tensor, dense: Tensor | None) -> Tensor:
         """See `Objective.token_losses`; computed in float32."""
+        from torch.nn import functional
+
         if dense is None:
             raise ValueError("cosine compares with the dense model's states")
         return 1.0 - functional.cosine_similarity(outputs.float(), dense.float(), dim=-1)

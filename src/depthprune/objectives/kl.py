@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from depthprune.errors import UsageError
 from depthprune.objectives.base import TokenObjective
 from depthprune.objectives.rows import rows_at_once
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Direction = Literal["forward", "reverse"]
 
@@ -60,10 +60,14 @@ class KL(TokenObjective):
         """See `Objective.token_losses`; computed in float32 whatever the logits' dtype."""
         if dense is None:
             raise ValueError("kl compares with the dense model's logits")
+        import torch
+
         losses = [self._rows(outputs[part], dense[part]) for part in rows_at_once(outputs)]
         return torch.cat(losses)
 
     def _rows(self, logits: Tensor, dense: Tensor) -> Tensor:
+        import torch
+
         ours, theirs = logits.float().log_softmax(-1), dense.float().log_softmax(-1)
         if 0 < self.top < logits.shape[-1]:
             ours, theirs = _coarse(ours, theirs, self.top)
@@ -76,6 +80,8 @@ class KL(TokenObjective):
 
 def _coarse(ours: Tensor, theirs: Tensor, top: int) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the dense model's `top` tokens, and of all others together."""
+    import torch
+
     chosen = theirs.topk(top, dim=-1).indices
     return tuple(  # type: ignore[return-value]
         torch.cat([log.gather(-1, chosen), _rest(log, chosen)], dim=-1) for log in (ours, theirs)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
-from torch.nn import functional
+from typing import TYPE_CHECKING, ClassVar
 
 from depthprune.objectives.base import TokenObjective
 from depthprune.objectives.rows import rows_at_once
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,9 @@ class NLL(TokenObjective):
 
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     """−log softmax(logits)[target], a row at a time; shapes (n, vocabulary), (n,) to (n,)."""
+    import torch
+    from torch.nn import functional
+
     losses = [
         functional.cross_entropy(logits[part].float(), targets[part], reduction="none")
         for part in rows_at_once(logits)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 _ROWS_BYTES = 8 << 20
 """With a vocabulary of 49,152, rows of 8 MiB were seven times faster on a processor than the whole

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 
 from depthprune.errors import first_line
 from depthprune.models.anatomy import Anatomy
+from depthprune.models.computing import plain_products
 from depthprune.models.replay import hidden_of, relative_difference
 from depthprune.recovery.fold import Weight
 from depthprune.recovery.probe import BATCH, LENGTH, Probe, changed, copied, groups
 from depthprune.recovery.sums import wide
 
 _LIMIT = 1e-3
-"""Relative differences in float32 that rounding explains."""
+"""Relative differences in float32 that rounding explains, of changes that it makes larger."""
 
 
 class CannotAbsorbError(Exception):
@@ -90,8 +91,8 @@ def find_absorber(anatomy: Anatomy, block: int) -> Absorber:
         CannotAbsorbError: If it cannot, saying why.
     """
     try:
-        probe = Probe(anatomy, block)
-        found = _Search(probe).absorber()
+        with plain_products():
+            found = _Search(Probe(anatomy, block)).absorber()
     except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise CannotAbsorbError(
             f"block {block} could not be probed ({first_line(error)})"

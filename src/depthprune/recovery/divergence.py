@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from depthprune.models.computing import wide_sum
 from depthprune.models.head import Head
 
 _LOGITS_BYTES = {"cpu": 32 << 20}
@@ -95,7 +96,7 @@ def _sums(ours: Tensor, theirs: Tensor, targets: Tensor) -> Tensor:
     """Σ KL and Σ −log student[target] over a chunk; what the teacher never says costs nothing."""
     terms = torch.where(theirs.isneginf(), 0.0, theirs.exp() * (theirs - ours))
     own = -ours.gather(1, targets[:, None])
-    return torch.stack([terms.sum(dtype=torch.float64), own.sum(dtype=torch.float64)]).cpu()
+    return torch.stack([wide_sum(terms), wide_sum(own)]).cpu()
 
 
 def _rows(head: Head, states: Tensor) -> int:

@@ -6,10 +6,10 @@ such that the block's MLP output, mapped by T, makes the state behind it what th
 behind the run; and write T into the block's down projection. Nothing is added to the model.
 
 Both models are walked side by side, one block at a time, over all windows; of each only the states
-at one place are held, and of the activations only sums. So a streamed model reads each block once,
-and the one before a run once more. The closed form is least squares, as in
-ReplaceMe (arXiv 2505.02819); fitting on the pruned model's own states, the ridge towards the
-identity and the choice on other windows are ours.
+at one place are kept (those that memory does not hold, in a file), and of the activations only
+sums. So a streamed model reads each block once, and the one before a run once more. The closed form
+is least squares, as in ReplaceMe (arXiv 2505.02819); fitting on the pruned model's own states, the
+ridge towards the identity and the choice on other windows are ours.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ from torch import Tensor
 
 from depthprune.calibration import Calibration, require_positions
 from depthprune.errors import ModelError
+from depthprune.evaluator.memory import host_bytes
+from depthprune.evaluator.states import Vault
+from depthprune.evaluator.walk import RemovedSet
 from depthprune.models.carried import hidden
+from depthprune.models.free_memory import available_memory
 from depthprune.models.loading import Model
 from depthprune.models.removal import check_removed
 from depthprune.progress import SILENT, Progress
@@ -38,6 +42,8 @@ from depthprune.recovery.windows import batches, require_enough
 
 _CALL_TOKENS = {"cpu": 1024}
 _CALL_TOKENS_ELSEWHERE = 16_384
+_SHARE = 0.5
+"""Of the memory that is free, for the states of both models."""
 
 
 @torch.no_grad()
@@ -70,11 +76,20 @@ def recover(
     gone = check_removed(removed, model.blocks)
     refuse_quantized(model)
     require_positions(model, calibration)
-    device = torch.device(model.device).type
-    made = batches(calibration, _CALL_TOKENS.get(device, _CALL_TOKENS_ELSEWHERE))
-    walk = Walk(model.anatomy, made, [part.share for part in calibration.parts])
-    require_enough(made, calibration, walk.width)
-    tokens = sum(batch.tokens.numel() for batch in made)
+    device = torch.device(model.device)
+    made = batches(calibration, _CALL_TOKENS.get(device.type, _CALL_TOKENS_ELSEWHERE))
+    vault = Vault(int(available_memory(device) * _SHARE), host_bytes(model))
+    try:
+        walk = Walk(model.anatomy, made, [part.share for part in calibration.parts], vault)
+        require_enough(made, calibration, walk.width)
+        return _recovered(walk, gone, progress)
+    finally:
+        vault.close()
+
+
+def _recovered(walk: Walk, gone: RemovedSet, progress: Progress) -> Recovery:
+    """Bring a walk behind all runs, and keep what recovers each."""
+    tokens = sum(batch.tokens.numel() for batch in walk.batches)
     runs: list[RunRecovery] = []
     changes: list[Change] = []
     weights: dict[str, Tensor] = {}

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from depthprune.models.computing import wide_place
+
 
 def wide(tensor: Tensor) -> Tensor:
     """A copy in float64, held by the processor where the device has no float64."""
-    place = torch.device("cpu") if tensor.device.type == "mps" else tensor.device
-    return tensor.to(place).to(torch.float64, copy=True)
+    return tensor.to(wide_place(tensor.device)).to(torch.float64, copy=True)
 
 
 @dataclass
@@ -40,8 +41,7 @@ class Sums:
     @classmethod
     def empty(cls, width: int, device: torch.device) -> Sums:
         """Nothing yet; on a device without float64, held by the processor."""
-        place = torch.device("cpu") if device.type == "mps" else device
-        zeros = torch.zeros(width, width, dtype=torch.float64, device=place)
+        zeros = torch.zeros(width, width, dtype=torch.float64, device=wide_place(device))
         return cls(zeros, zeros.clone())
 
     def add(self, added: Tensor, lacking: Tensor, weight: float = 1.0) -> None:

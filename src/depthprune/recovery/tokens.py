@@ -9,7 +9,7 @@ at.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ MASSIVE = 6.0
 """Times the median norm."""
 
 
-def massive(before: Sequence[Tensor], behind: Sequence[Tensor]) -> list[Tensor]:
+def massive(before: Iterable[Tensor], behind: Iterable[Tensor]) -> list[Tensor]:
     """Which tokens are apart.
 
     Args:

@@ -248,8 +248,7 @@ def _trainer(
         dataloader_pin_memory=False,
         use_cpu=student.adapters[0].device.type == "cpu",
     )
-    # Several devices would be taken for copies of the model.
-    arguments._n_gpu = min(1, arguments.n_gpu)
+    _hold_to(arguments, student.adapters[0].device)
     places = _Places(order)
     trainer = _Trainer(
         model=student,
@@ -261,6 +260,18 @@ def _trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _hold_to(arguments: TrainingArguments, device: torch.device) -> None:
+    """Have the Trainer use the one device that the model is on.
+
+    It would take the first of several, make it the current one, and the others for copies of the
+    model.
+    """
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    arguments.__dict__["_setup_devices"] = device
 
 
 def _judged(student: Any) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The dense and the pruned model walked side by side, and one run of removed blocks mended.
 
-One block at a time over all windows: of each model only the states at one place are held, and of
-the activations only sums.
+One block at a time over all windows: of each model only the states at one place are kept, in a
+vault that memory bounds, and of the activations only sums.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from depthprune.errors import CalibrationError, EvaluationError
+from depthprune.evaluator.states import Held, Vault
 from depthprune.models.anatomy import Anatomy
 from depthprune.models.carried import State, hidden
 from depthprune.models.replay import Inputs
@@ -43,21 +44,27 @@ class Passed:
 class Walk:
     """The dense and the pruned model, side by side, at the same place."""
 
-    def __init__(self, anatomy: Anatomy, made: Sequence[Batch], shares: Sequence[float]) -> None:
+    def __init__(
+        self, anatomy: Anatomy, made: Sequence[Batch], shares: Sequence[float], vault: Vault
+    ) -> None:
         self.anatomy = anatomy
+        self.vault = vault
         self.batches = made
         self.shares = shares
         self.step: Step | None = None
         self.at = 0
-        self.dense: list[State] = []
+        self.dense: list[Held] = []
         self.inputs: list[Inputs] = []
         known: list[Tensor] = []
         for batch in made:
             inputs = anatomy.record(batch.tokens)
-            self.dense.append(inputs.states)
+            states = inputs.states
+            self.dense.append(vault.put(states))
             self.inputs.append(inputs.lean(known))
         self.pruned = list(self.dense)
-        self.width = int(hidden(self.dense[0]).shape[-1])
+        self.streams = hidden(states).dim() > 3
+        self.device = hidden(states).device
+        self.width = int(hidden(states).shape[-1])
 
     def pass_run(self, run: tuple[int, ...]) -> Passed:
         """Bring both models behind a run, the pruned one with what recovers it."""
@@ -80,7 +87,7 @@ class Walk:
         """What recovers a run, found while the block before it is held."""
         into = run[0] - 1
         try:
-            if hidden(self.dense[0]).dim() > 3:
+            if self.streams:
                 raise CannotAbsorbError(f"block {into} works on several streams of states at once")
             absorber = find_absorber(self.anatomy, into)
         except CannotAbsorbError as error:
@@ -94,7 +101,7 @@ class Walk:
         return Passed(done, change, weights)
 
     def _fit(self, run: tuple[int, ...], absorber: Absorber) -> tuple[RunRecovery, Change | None]:
-        apart = massive(*([hidden(s) for s in each] for each in (self.pruned, self.dense)))
+        apart = massive(*((hidden(s.get()) for s in each) for each in (self.pruned, self.dense)))
         fitted, choosing = self._sums(absorber, apart)
         found: Fit = fit(fitted, choosing, self.shares)
         why = None
@@ -120,9 +127,8 @@ class Walk:
     def _sums(self, absorber: Absorber, apart: list[Tensor]) -> tuple[Sums, list[Sums]]:
         """The sums of the fitted windows, all sources weighted, and of each source's others."""
         into = absorber.block
-        device = hidden(self.dense[0]).device
-        fitted = Sums.empty(self.width, device)
-        choosing = [Sums.empty(self.width, device) for _ in self.shares]
+        fitted = Sums.empty(self.width, self.device)
+        choosing = [Sums.empty(self.width, self.device) for _ in self.shares]
         counts = [0] * len(self.shares)
         for batch, away in zip(self.batches, apart, strict=True):
             if not batch.chooses:
@@ -131,9 +137,9 @@ class Walk:
         module = self.anatomy.blocks.modules[into]
         with absorber.watching(module) as added:
             for place, (batch, away) in enumerate(zip(self.batches, apart, strict=True)):
-                output = hidden(self._call(into, place, self.pruned[place]))
+                output = hidden(self._call(into, place, self.pruned[place].get()))
                 m = added()
-                dense = hidden(self.dense[place]).to(output.device)
+                dense = hidden(self.dense[place].get()).to(output.device)
                 e = (wide(dense) - wide(output)).flatten(0, -2)
                 if not (m.isfinite().all() and e.isfinite().all()):
                     raise _not_finite(into)
@@ -164,13 +170,15 @@ class Walk:
                 self._through(block, self.pruned)
         self.at = block + 1
 
-    def _through(self, block: int, states: list[State]) -> None:
+    def _through(self, block: int, states: list[Held]) -> None:
         """Bring states behind a block, each in the place of the one before it."""
         with self.anatomy.holding(block):
             for place, each in enumerate(states):
-                states[place] = self._call(block, place, each)
-                if not hidden(states[place]).isfinite().all():
+                behind = self._call(block, place, each.get())
+                if not hidden(behind).isfinite().all():
                     raise _not_finite(block)
+                states[place] = self.vault.put(behind)
+                del each  # or its room would be held while the next batch looks for some
 
     def _call(self, block: int, place: int, states: State) -> State:
         if self.step is not None:

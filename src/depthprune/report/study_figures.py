@@ -36,11 +36,13 @@ class Size:
         name: What is changed.
         estimate: How much it moves.
         claimed: Whether that may be called an effect.
+        signed: Whether it is a difference of two bars, drawn as a point that may lie below 0.
     """
 
     name: str
     estimate: Estimate
     claimed: bool
+    signed: bool = False
 
 
 @own_style
@@ -50,16 +52,25 @@ def effect_bars(panels: Sequence[tuple[str, Sequence[Size], float | None]]) -> F
     Args:
         panels: For each measure the axis label, a bar a factor, and the noise floor or None.
     """
-    rows = max((len(sizes) for _, sizes, _ in panels), default=1)
-    figure = Figure((_WIDTH, 0.75 + 0.36 * rows), layout="constrained")
+    names = list(dict.fromkeys(size.name for _, sizes, _ in panels for size in sizes))
+    figure = Figure((_WIDTH, 0.75 + 0.36 * max(1, len(names))), layout="constrained")
     for axes, (label, sizes, floor) in zip(_row_of_axes(figure, len(panels)), panels, strict=True):
-        for place, size in enumerate(reversed(sizes)):
-            _bar(axes, place, size.estimate.value, hollow=not size.claimed)
+        for size in sizes:
+            place = len(names) - 1 - names.index(size.name)
+            if size.signed:
+                fill = INK if size.claimed else PAPER
+                value = [size.estimate.value]
+                axes.plot(value, [place], "D", ms=6, color=INK, mfc=fill, zorder=4)
+            else:
+                _bar(axes, place, size.estimate.value, hollow=not size.claimed)
             ends = size.estimate.interval
             if not isinstance(ends, Unsaid):
-                axes.plot(ends, [place, place], color=INK, lw=1.2, solid_capstyle="butt")
-        axes.set_yticks(range(len(sizes)), [size.name for size in reversed(sizes)])
+                axes.plot(ends, [place, place], color=INK, lw=1.2, solid_capstyle="butt", zorder=3)
+        axes.set_yticks(range(len(names)), list(reversed(names)))
         _bar_axes(axes, label)
+        if any(size.signed for size in sizes):
+            axes.autoscale(axis="x")
+            axes.axvline(0, color=RULE, lw=1.2, zorder=2)
         if floor is not None:
             _floor(axes, floor)
     return figure

@@ -19,6 +19,7 @@ from depthprune.report import study_tables as tables
 from depthprune.report import study_views as views
 from depthprune.report.sheet import Sheet
 from depthprune.report.study_cells import cell_sheet, cost_sheet
+from depthprune.report.study_effects import effect_sheet, gain_sheet
 from depthprune.report.study_finals import final_sheet
 from depthprune.report.templating import environment, source
 from depthprune.study.answers import Unsaid
@@ -81,15 +82,19 @@ def page_of(
 ) -> str:
     """The same, of findings and sections that are made already."""
     script = source("study.js")
+    verdicts = [each for each in found if each.topic == "verdict"]
+    unsaid = [each for each in verdicts if each.verdict == "unsaid"]
+    answers = [each for each in verdicts if each.verdict != "unsaid"]
+    missing = [each for each in found if each.topic == "missing"]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         environment(autoescape=True)
         .get_template("study.html.jinja")
         .render(
             title=title or ", ".join(dict.fromkeys(row.model for row in table.rows)) or "no model",
-            answers=[each for each in found if each.topic == "verdict"],
+            answers=answers or unsaid,
             more=[each for each in found if each.topic not in ("verdict", "missing")],
-            missing=[each for each in found if each.topic == "missing"],
+            missing=[*(unsaid if answers else []), *missing],
             facts=_facts(table),
             sections=sections,
             numbers_of=_numbers_of,
@@ -114,8 +119,10 @@ def _facts(table: Table) -> list[str]:
     )
     words = [f"{count:,} {_plural(name, count)}" for name, count in counts]
     failed = len(table.rows) - len(done)
-    spent = sum(row.cost.seconds for row in done if row.cost)
-    return [*words, *[f"{failed:,} failed"] * bool(failed), f"{numbers.duration(spent)} of search"]
+    # What the searches cost by themselves; what a memo recalled says nothing of a search.
+    spent = sum(row.cost.asked_block_tokens or row.cost.block_tokens for row in done if row.cost)
+    cost = f"{numbers.format_count(spent)} block-tokens of search"
+    return [*words, *[f"{failed:,} failed"] * bool(failed), cost]
 
 
 def _plural(name: str, count: int) -> str:
@@ -167,10 +174,11 @@ def _effects(part: Part) -> _Made:
     if part.measures:
         yield (
             views.effects(part),
-            "The mean absolute difference of two cells that differ in one thing alone, with its "
-            "95% interval between draws. Dashed: what two draws of one configuration differ by. "
-            "Hatched: no effect can be told from that noise.",
-            [tables.effect_sheet(part)],
+            "The mean absolute difference of two cells that differ in one thing and in the draw, "
+            "with its 95% interval between draws. Dashed: what the draw alone does. Solid: told "
+            "from noise by a joint test; hatched: not. Below, how much more the calibration moves "
+            "than the search: filled where its interval leaves out 0.",
+            [effect_sheet(part), gain_sheet(part)],
             "",
         )
 
@@ -192,7 +200,7 @@ def _overlap(part: Part) -> _Made:
         views.jaccard_map(part.panel),
         "The mean Jaccard index of sets of the same k; on the diagonal, of different cells of the "
         "same group. A column is the group of the same number.",
-        [tables.agreement_sheet(part.panel), tables.pattern_sheet(part.panel)],
+        [tables.agreement_sheet(part.compared), tables.pattern_sheet(part)],
         "",
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 from depthprune.report import numbers
 from depthprune.report.sheet import Cell, Sheet, interval, number, p_value
 from depthprune.study.answers import Unsaid
-from depthprune.study.effects import FACTORS, Effect, Part
+from depthprune.study.effects import Part
 from depthprune.study.masks import contiguity
 from depthprune.study.overlap import agreement, jaccard_matrix
 from depthprune.study.panel import Panel
@@ -23,55 +23,6 @@ from depthprune.study.table import Row
 from depthprune.study.transfer import Transfer
 from depthprune.study.variance import Decomposition, Term
 from depthprune.study.verdicts import MEASURED
-
-
-def effect_sheet(part: Part) -> Sheet:
-    """What each factor moves, its interval, its tests, and whether it is called an effect."""
-    rows = []
-    for measure in part.measures:
-        scale, places = (100, 2) if measure == "accuracy" else (1, 3)
-        unit = "points of accuracy" if measure == "accuracy" else "log-perplexity"
-        floor = part.floors[measure]
-        size = floor if isinstance(floor, Unsaid) else floor.value
-        rows.append(
-            (
-                Cell(f"draw, {unit}"),
-                number(size, places, scale=scale),
-                interval(floor, scale),
-                Cell(numbers.DASH),
-                Cell("the noise floor"),
-            )
-        )
-        for factor in FACTORS:
-            effect = part.effects[factor, measure]
-            if isinstance(effect, Unsaid):
-                what = (
-                    number(effect),
-                    Cell(numbers.DASH),
-                    Cell(numbers.DASH),
-                    Cell("cannot be said"),
-                )
-            else:
-                what = (
-                    number(effect.size.value, places, scale=scale),
-                    interval(effect.size, scale),
-                    p_value(min(effect.p.values()) if effect.p else Unsaid("not tested")),
-                    Cell(_claim(effect)),
-                )
-            rows.append((Cell(f"{factor}, {unit}"), *what))
-    head = ("Changing the", "Moves by", "95% interval", "p, adjusted", "Called an effect")
-    return Sheet("What changing one thing moves, all else equal", head, tuple(rows))
-
-
-def _claim(effect: Effect) -> str:
-    if effect.untested:
-        return f"cannot be said: {effect.untested.reason}"
-    between = f" (tested: {', '.join(effect.between)})" if effect.between else ""
-    if not effect.claimed:
-        return f"no{between}"
-    names = ", ".join(effect.claimed)
-    yes = f"yes, on {names}" if effect.stands else f"on {names} only; not above the floor overall"
-    return f"{yes}{between}"
 
 
 def variance_sheet(measure: str, found: Decomposition) -> Sheet:
@@ -156,13 +107,15 @@ def agreement_sheet(panel: Panel) -> Sheet:
     return Sheet("How far removed sets agree", head, tuple(rows))
 
 
-def pattern_sheet(panel: Panel) -> Sheet:
+def pattern_sheet(part: Part) -> Sheet:
     """PERMANOVA of the patterns by calibration, objective and search, at each k.
 
-    Draws move whole where calibrations are compared. Searches are shuffled among the cells of one
-    draw and objective, and objectives among those of one draw and search.
+    It is of the balanced core, since draws can be exchanged only where all saw the same searches
+    and objectives. Draws move whole where calibrations are compared. Searches are shuffled among
+    the cells of one draw and objective, and objectives among those of one draw and search.
     """
     rows: list[tuple[Cell, ...]] = []
+    panel = part.compared
     for level, k in enumerate(panel.levels["k"]):
         inside = np.flatnonzero(panel.codes["k"] == level)
         cells = [panel.rows[i] for i in inside]

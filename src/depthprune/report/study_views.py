@@ -13,12 +13,14 @@ from depthprune.report.export import svg
 from depthprune.study.answers import Estimate, Unsaid
 from depthprune.study.effects import FACTORS, Effect, Part
 from depthprune.study.masks import masks
+from depthprune.study.noise import Difference
 from depthprune.study.overlap import jaccard_matrix
 from depthprune.study.panel import Floats, Ints, Panel
 from depthprune.study.quality import Point
 from depthprune.study.table import Row
 from depthprune.study.transfer import Transfer
 from depthprune.study.variance import Decomposition
+from depthprune.study.verdicts import verdict
 
 _MOST_ROWS = 64
 _MOST_GROUPS = 16
@@ -26,25 +28,34 @@ _LABELS = {"perplexity": "log-perplexity", "accuracy": "points of accuracy"}
 
 
 def effects(part: Part) -> str:
-    """What changing each factor moves, against the noise floor."""
+    """What changing each factor moves, against the noise floor, and the difference asked for."""
     panels, words = [], []
     for measure in part.measures:
         scale = 100.0 if measure == "accuracy" else 1.0
         sizes = []
         for factor in FACTORS:
-            effect = part.effects[factor, measure]
+            effect = part.effects.get((factor, measure))
             if isinstance(effect, Effect):
                 size = _scaled(effect.size, scale)
-                sizes.append(study_figures.Size(factor, size, effect.stands))
+                sizes.append(study_figures.Size(factor, size, effect.claimed))
                 words.append(f"{factor}, {_LABELS[measure]}: {numbers.fixed(size.value, 3)}")
-        floor = part.floors[measure]
-        line = None if isinstance(floor, Unsaid) else scale * floor.value
+        more = part.more.get(measure)
+        if isinstance(more, Difference):
+            size = _scaled(more.estimate, scale)
+            told = verdict(part, measure) in ("calibration", "search")
+            sizes.append(study_figures.Size(_DIFFERENCE, size, told, signed=True))
+            words.append(f"{_DIFFERENCE}, {_LABELS[measure]}: {numbers.fixed(size.value, 3)}")
+        floor = part.floors.get(measure)
+        line = scale * floor.value if isinstance(floor, Estimate) else None
         if line is not None:
             words.append(f"noise floor, {_LABELS[measure]}: {numbers.fixed(line, 3)}")
         panels.append((_LABELS[measure], sizes, line))
     return svg(
         study_figures.effect_bars(panels), "What changing each thing moves", "; ".join(words)
     )
+
+
+_DIFFERENCE = "calibration less search"
 
 
 def _scaled(value: Estimate, scale: float) -> Estimate:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -21,7 +22,9 @@ from rich.text import Text
 
 from depthprune.manifest import BlockScore, Estimate, Manifest, Sample, Spread
 from depthprune.report import numbers, summary
-from depthprune.study.draws import BlockDraws
+
+if TYPE_CHECKING:
+    from depthprune.study.draws import BlockDraws
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _BAR = 20
@@ -38,7 +41,7 @@ class BenchRow:
         bytes: On disk.
         prefill: Tokens a second.
         decode: Tokens a second.
-        peak_memory: Bytes, or None where it cannot be read.
+        memory: Bytes that its parameters and buffers take, or None where it cannot be read.
     """
 
     name: str
@@ -46,7 +49,7 @@ class BenchRow:
     bytes: int
     prefill: Spread
     decode: Spread
-    peak_memory: int | None
+    memory: int | None
 
 
 def _plain(text: str, style: str = "") -> Text:
@@ -243,7 +246,7 @@ def bench_table(rows: Sequence[BenchRow]) -> RenderableType:
     size: list[tuple[str, list[int | None], Callable[[int], str]]] = [
         ("parameters", [row.parameters for row in rows], numbers.format_count),
         ("bytes on disk", [row.bytes for row in rows], numbers.format_bytes),
-        ("peak memory", [row.peak_memory for row in rows], numbers.format_bytes),
+        ("weights in memory", [row.memory for row in rows], numbers.format_bytes),
     ]
     for name, values, words in size:
         known = [value for value in values if value is not None]

@@ -25,7 +25,7 @@ from depthprune.evaluator import RemovedSet
 from depthprune.models.checkpoint import Checkpoint
 from depthprune.models.loading import Model, load
 from depthprune.models.materialize import dense_checkpoint
-from depthprune.models.parity import reload, verify
+from depthprune.models.parity import reload_like, verify
 from depthprune.models.pruned_output import block_prefix
 from depthprune.models.surgery import write_pruned
 from depthprune.models.turns import taking_turns
@@ -186,7 +186,7 @@ class Finals:
         if not removed:
             return model.module
         write_pruned(dense, removed, folder, block_prefix=block_prefix(model))
-        module = reload(folder, model.dtype, model.device)
+        module = reload_like(model, folder)
         verify(model, module, removed)
         return module
 

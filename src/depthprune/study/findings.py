@@ -1,25 +1,35 @@
 """From a table to plain sentences, each with the numbers behind it.
 
-A sentence calls something an effect only where `noise.claimed` allows it. Everything else is given
-as a figure beside the noise floor, or as the reason why it cannot be said.
+A sentence calls something an effect only where its joint test allows it (`effects`). Everything
+else is given as a figure with its interval, or as the reason why it cannot be said.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from depthprune.study import words
 from depthprune.study.answers import Estimate, Unsaid
-from depthprune.study.effects import Effect, Part, analyse
+from depthprune.study.effects import INTERACTIONS, Effect, Part, analyse
+from depthprune.study.noise import ALPHA, Difference
 from depthprune.study.overlap import agreement
 from depthprune.study.quality import additivity_gap, quality_against_cost
 from depthprune.study.ranks import perplexity_ranks
 from depthprune.study.table import Row
-from depthprune.study.transfer import home, transfer
-from depthprune.study.verdicts import MEASURED, Finding, Numbers, of_effect, of_estimate, verdict_of
+from depthprune.study.transfer import home
+from depthprune.study.verdicts import (
+    MEASURED,
+    Finding,
+    Numbers,
+    of_effect,
+    of_estimate,
+    verdict,
+    verdict_of,
+)
 
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
@@ -41,8 +51,10 @@ def findings_of(parts: Sequence[Part], rows: Sequence[Row]) -> list[Finding]:
         where = _where(part, parts)
         for measure in part.measures:
             found.append(verdict_of(part, measure, where))
-            found += _shares(part, measure, where)
-            found += _objective(part, measure, where)
+            if isinstance(part.core, Unsaid):
+                continue
+            for say in (_rests, _gains, _interactions, _objective, _shares):
+                found += say(part, measure, where)
         found += _left_out(part, where)
         if not part.measures:
             found.append(Finding("missing", f"{where}The cells share no evaluation.", {}, "unsaid"))
@@ -56,8 +68,10 @@ def findings_of(parts: Sequence[Part], rows: Sequence[Row]) -> list[Finding]:
     found += _additivity(rows)
     if any(row.error is not None for row in rows):
         found.append(_missing("", rows))
-    order = {"verdict": 0, "missing": 2}
-    return sorted(found, key=lambda finding: order.get(finding.topic, 1))
+    order = {"verdict": 0, "missing": 3}
+    return sorted(
+        found, key=lambda each: 1 if each.verdict == "unsaid" else order.get(each.topic, 2)
+    )
 
 
 def _where(part: Part, parts: Sequence[Part]) -> str:
@@ -68,10 +82,31 @@ def _where(part: Part, parts: Sequence[Part]) -> str:
 
 def _any_claim(part: Part, measure: str) -> bool:
     return any(
-        isinstance(effect, Effect) and effect.stands
+        isinstance(effect, Effect) and effect.claimed
         for (_, on), effect in part.effects.items()
         if on == measure
     )
+
+
+def _rests(part: Part, measure: str, where: str) -> list[Finding]:
+    """Which source carries the difference between calibration and search."""
+    without = part.without.get(measure, {})
+    if not without or verdict(part, measure) in ("within noise", "unsaid"):
+        return []
+    least = min(without, key=lambda name: without[name].value)
+    most = max(without, key=lambda name: without[name].value)
+    told = [f"{words.difference(without[name], measure)} without {name}" for name in (least, most)]
+    more = part.more[measure]
+    turned = isinstance(more, Difference) and any(
+        each.value * more.estimate.value < 0 for each in without.values()
+    )
+    lead = "Single sources decide which is larger" if turned else "No single source decides it"
+    sentence = (
+        f"{where}{lead}: without any one source the difference in {MEASURED[measure]} between "
+        f"changing the calibration and changing the search is from {told[0]} to {told[1]}."
+    )
+    numbers: Numbers = {f"without {name}": value.value for name, value in without.items()}
+    return [Finding("rests", sentence, numbers)]
 
 
 def _shares(part: Part, measure: str, where: str) -> list[Finding]:
@@ -94,14 +129,69 @@ def _shares(part: Part, measure: str, where: str) -> list[Finding]:
 
 
 def _objective(part: Part, measure: str, where: str) -> list[Finding]:
-    effect = part.effects["objective", measure]
-    if isinstance(effect, Unsaid) or not effect.stands:
+    effect = part.effects[("objective", measure)]
+    if isinstance(effect, Unsaid) or not effect.claimed:
         return []
     sentence = (
-        f"{where}Changing the objective on the same draw moved {MEASURED[measure]} by "
+        f"{where}Changing the objective moved {MEASURED[measure]} by "
         f"{words.sized(effect.size, measure)}."
     )
     return [Finding("objective", sentence, of_effect("objective", effect))]
+
+
+def _interactions(part: Part, measure: str, where: str) -> list[Finding]:
+    found = []
+    for name in INTERACTIONS:
+        p = part.interactions.get((name, measure), Unsaid(""))
+        if isinstance(p, Unsaid) or not p < ALPHA:
+            continue
+        one, other = name.split(" × ")
+        sentence = (
+            f"{where}What the {other} does to {MEASURED[measure]} depends on the {one} "
+            f"(p = {words.p_value(p)}), so an average over it says less than its parts."
+        )
+        found.append(Finding("interaction", sentence, {f"{name} p": p}))
+    return found
+
+
+def _gains(part: Part, measure: str, where: str) -> list[Finding]:
+    """Which searches are better or worse than the cheapest, and what the interval is of."""
+    found = []
+    for each in part.gains.get(measure, ()):
+        ends = each.draws.interval
+        if isinstance(ends, Unsaid) or ends[0] <= 0 <= ends[1]:
+            continue
+        worse = ends[1] < 0
+        spans = [f"{words.difference(_shown(each.draws, worse), measure)} for further draws"]
+        for name, of in (("calibrations", each.calibrations), ("sources", each.sources)):
+            alike = name == "sources" and each.sources.n == each.calibrations.n
+            if not isinstance(of.interval, Unsaid) and not alike:
+                low, high = words.ends(_shown(of, worse), measure)
+                spans.append(f"{low} to {high} for further {name}")
+        sentence = (
+            f"{where}{each.search} is {'worse' if worse else 'better'} than {each.against} "
+            f"in {MEASURED[measure]} on the same draws, by {', '.join(spans)} (95% intervals)."
+        )
+        numbers = of_estimate("gain", each.draws)
+        if each.interaction is not None:
+            by = [
+                f"{words.difference(_shown(of, worse), measure)} under {name}"
+                for name, of in each.by_objective.items()
+            ]
+            sentence = f"{sentence[:-1]}; {', '.join(by)}."
+            numbers |= of_estimate("gain's difference between objectives", each.interaction)
+        found.append(Finding("gain", sentence, numbers))
+    return found
+
+
+def _shown(value: Estimate, turned: bool) -> Estimate:
+    """An estimate, with the other sign if wanted."""
+    ends = value.interval
+    if not turned:
+        return value
+    if isinstance(ends, Unsaid):
+        return replace(value, value=-value.value)
+    return replace(value, value=-value.value, low=-ends[1], high=-ends[0])
 
 
 def _blocks(part: Part, where: str) -> Finding | None:
@@ -110,10 +200,11 @@ def _blocks(part: Part, where: str) -> Finding | None:
         "draw": "two draws of the same calibration",
         "calibration": "two calibrations under the same search",
     }
+    of = part.compared
     told, chance = [], math.nan
     numbers: Numbers = {}
     for name, pair in names.items():
-        found = agreement(part.panel, name)
+        found = agreement(of, name)
         if not isinstance(found, Unsaid):
             told.append(f"{pair} {found.mean:.2f}")
             numbers[f"Jaccard between {name}s"] = found.mean
@@ -145,33 +236,38 @@ def _ranks(part: Part, where: str) -> Finding | None:
 
 
 def _transfer(part: Part, where: str) -> Finding | None:
-    matrix = transfer(part.panel, "perplexity")
-    away = matrix if isinstance(matrix, Unsaid) else home(matrix, lower_is_better=True)
-    effect, floor = part.effects.get(("calibration", "perplexity")), part.floors.get("perplexity")
-    if isinstance(away, Unsaid) or not isinstance(floor, Estimate):
+    if isinstance(part.core, Unsaid) or "perplexity" not in part.measures:
         return None
-    if not isinstance(effect, Effect) or not effect.stands or abs(away.gain) <= floor.value:
+    found = home(part.core.of("perplexity"), part.panel, lower_is_better=True)
+    if isinstance(found, Unsaid):
+        return None
+    ends = found.gain.interval
+    size = words.difference(found.gain, "perplexity")
+    if isinstance(ends, Unsaid):
+        lead = "What calibrating on a text's own domain saves has no interval"
+    elif ends[0] <= 0 <= ends[1]:
         lead = "Calibrating on a text's own domain made no difference that can be told from noise"
     else:
-        lead = (
-            f"Calibrating on a text's own domain made it {'better' if away.gain > 0 else 'worse'}"
-        )
+        better = "better" if ends[0] > 0 else "worse"
+        lead = f"Calibrating on a text's own domain made it {better}"
     sentence = (
-        f"{where}{lead}: {words.signed(-away.gain)} in log-perplexity, beyond what the calibration "
-        "does everywhere."
+        f"{where}{lead}: {size} in log-perplexity saved, beyond what the calibration does "
+        "everywhere."
     )
-    values = {"gain at home": away.gain, "own domain": away.own, "other domains": away.other}
-    return Finding("transfer", sentence, dict(values))
+    numbers = of_estimate("gain at home", found.gain)
+    return Finding(
+        "transfer", sentence, numbers | {"own domain": found.own, "other domains": found.other}
+    )
 
 
 def _cost(part: Part, where: str) -> Finding | None:
     measure = next(iter(part.measures), "")
     points = quality_against_cost(part.panel, measure) if measure else Unsaid("")
     effect = part.effects.get(("search", measure))
-    if isinstance(points, Unsaid) or not isinstance(effect, Effect) or effect.untested:
+    if isinstance(points, Unsaid) or not isinstance(effect, Effect) or isinstance(effect.p, Unsaid):
         return None
     cheapest = min(points, key=lambda point: point.cost)
-    if effect.stands:
+    if effect.claimed:
         front = sorted((point for point in points if point.front), key=lambda point: point.cost)
         names = " or ".join(point.search for point in front)
         sentence = f"No search is both cheaper and better in {MEASURED[measure]} than {names}."
@@ -201,6 +297,14 @@ def _additivity(rows: Sequence[Row]) -> list[Finding]:
 def _left_out(part: Part, where: str) -> list[Finding]:
     """What ran and is in no figure, so that a measure is never missing without a word."""
     found, of = [], part.panel
+    if not isinstance(part.core, Unsaid) and part.core.left_out:
+        left = "; ".join(f"{name} {', '.join(of)}" for name, of in part.core.left_out.items())
+        sentence = (
+            f"{where}Effects are compared on the {len(part.core.cells)} of {len(of.rows)} cells in "
+            f"which every draw saw the same searches under the same objectives; not among them: "
+            f"{left}."
+        )
+        found.append(Finding("missing", sentence, {"compared": len(part.core.cells)}))
     if of.left_out:
         cells = of.left_out + len(of.rows)
         sentence = (

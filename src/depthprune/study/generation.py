@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from depthprune.calibration import Window
 from depthprune.errors import EvaluationError, first_line
 from depthprune.models.loading import quiet_transformers
+from depthprune.models.plain_generation import plain_generation
 from depthprune.progress import SILENT, Progress
 
 _NUMBER = re.compile(r"(?:(?<![\d)])-)?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
@@ -126,6 +126,8 @@ def answer(
         EvaluationError: If the model cannot generate.
     """
     device = next(module.get_input_embeddings().parameters()).device
+    own = module.generation_config.eos_token_id
+    ends = own if own is not None else tokenizer.eos_token_id
     ids = torch.tensor([list(prompt)], device=device)
 
     def stops(written: Tensor, scores: Any, **options: Any) -> Tensor:
@@ -133,7 +135,7 @@ def answer(
         return torch.tensor([any(each in text for each in stop)], device=written.device)
 
     try:
-        with quiet_transformers(), _plain_greedy(module, tokenizer):
+        with quiet_transformers(), plain_generation(module, ends=ends):
             written = module.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
@@ -145,17 +147,3 @@ def answer(
         raise EvaluationError(f"the model cannot generate ({first_line(error)})") from error
     text = str(tokenizer.decode(written[0, len(prompt) :], skip_special_tokens=True))
     return text[: min((place for each in stop if (place := text.find(each)) >= 0), default=None)]
-
-
-@contextmanager
-def _plain_greedy(module: Any, tokenizer: Any) -> Iterator[None]:
-    """Inside the context only the ends of the model's own generation settings hold."""
-    from transformers import GenerationConfig
-
-    own = module.generation_config
-    ends = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
-    module.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=0)
-    try:
-        yield
-    finally:
-        module.generation_config = own

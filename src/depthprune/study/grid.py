@@ -216,10 +216,7 @@ class _Reading:
                 "tasks, generate: finalists are chosen by what texts or choices say; name some"
             )
         for place, entry in enumerate(self._plan.exclude):
-            unknown = [key for key in entry if key not in _AXES]
-            if unknown:
-                expected = ", ".join(_AXES)
-                self.problems.append(f"exclude.{place}: expected {expected}; got {unknown[0]}")
+            self._gathered(f"exclude.{place}", partial(_check_excluded, entry))
         for name, home in self._plan.homes.items():
             if name not in judged or home not in self._plan.calibrations:
                 self.problems.append(
@@ -262,7 +259,19 @@ def _check_cells(what: str, axes: Iterable[Sequence[Any]], most: int) -> None:
         )
 
 
+def _check_excluded(entry: Mapping[str, Any]) -> None:
+    unknown = [key for key in entry if key not in _AXES]
+    if unknown:
+        raise UsageError(f"expected {', '.join(_AXES)}; got {unknown[0]}")
+    for levels in entry.values():
+        for level in listed(levels):
+            if isinstance(level, (list, dict)):
+                raise UsageError(f"expected a level, or a list of levels; got {shown(level, 60)}")
+
+
 def _specs(entry: Any, folder: Path) -> Specs:
+    if not entry or not all(isinstance(each, str) for each in listed(entry)):
+        raise UsageError(f"expected a spec, or a list of specs; got {shown(entry, 60)}")
     specs = parse_calibration(entry)
     return tuple(beside(spec, folder) for spec in specs)
 

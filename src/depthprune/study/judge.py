@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from depthprune.calibration import Calibration
+from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator, Memo, RemovedSet, Score, increase
 from depthprune.manifest import BlockScore, Estimate, HeldOut, PathPoint
 from depthprune.models.loading import Model
@@ -78,13 +79,19 @@ class Judge:
             )
         return records
 
-    def mixed(self, sets: Sequence[RemovedSet]) -> list[tuple[float, float]]:
+    def mixed(self, sets: Sequence[RemovedSet]) -> list[tuple[float, float]] | None:
         """The mixture's held-out loss of each set, and its standard error.
 
         Where the worst domain counts, it is that of the worst source. Of a mixture of objectives,
-        each source's loss is as a share of the dense model's, as they have no common unit.
+        each source's loss is as a share of the dense model's, as they have no common unit; None
+        where the dense model loses nothing on a source, of which there are no shares.
         """
-        columns = [self._scored(evaluator, sets) for evaluator in self._evaluators]
+        columns: list[list[Score]] = []
+        for evaluator in self._evaluators:
+            column = self._scored(evaluator, sets)
+            if column is None:
+                return None
+            columns.append(column)
         shares = [part.share for part in self._parts]
         mixed = []
         for scores in zip(*columns, strict=True):
@@ -97,11 +104,13 @@ class Judge:
             mixed.append((loss, math.sqrt(variance)))
         return mixed
 
-    def _scored(self, evaluator: Evaluator, sets: Sequence[RemovedSet]) -> list[Score]:
+    def _scored(self, evaluator: Evaluator, sets: Sequence[RemovedSet]) -> list[Score] | None:
         dense, *scores = evaluator.score([(), *sets])
         single = len(evaluator.objective.components) == 1
         if not single or len(self._objective.components) == 1:
             return scores
+        if dense.loss == 0:
+            return None
         return [replace(s, loss=s.loss / dense.loss, stderr=s.stderr / dense.loss) for s in scores]
 
 
@@ -120,20 +129,31 @@ class SizeRule:
         judge: Measures the held-out loss.
         max_increase: Allowed growth of the loss, as a fraction of the dense model's.
         patience: How many sizes above the limit end the search.
+
+    Raises:
+        UsageError: If the dense model's loss is 0 where losses are counted in shares of it.
     """
 
     def __init__(self, judge: Judge, max_increase: float, *, patience: int = 2) -> None:
         self._judge = judge
         self._patience = patience
         self._above = 0
-        dense = judge.mixed([()])[0][0]
+        found = judge.mixed([()])
+        if found is None:
+            raise UsageError(
+                "--max-increase: the dense model loses nothing on the held-out part of a source, "
+                "and a mixture of objectives grows by shares of that; take one objective, or give "
+                "-k"
+            )
+        dense = found[0][0]
         self.dense = dense
         self.limit = dense + max_increase * abs(dense)
         self.chosen: RemovedSet = ()
 
     def __call__(self, removed: RemovedSet) -> bool:
         """Judge the next size; True if the search has gone far enough."""
-        loss = self._judge.mixed([removed])[0][0]
+        found = self._judge.mixed([removed])
+        loss = math.inf if found is None else found[0][0]
         if loss <= self.limit:
             self.chosen = removed
             self._above = 0
@@ -188,13 +208,16 @@ def path_points(path: Sequence[RemovedSet], evaluator: Evaluator, judge: Judge) 
     """Calibration and held-out loss at each size of a path, the dense model first."""
     sets = [(), *path]
     scores = evaluator.score(sets)
+    nothing: list[tuple[float | None, float | None]] = [(None, None)] * len(sets)
     return [
         PathPoint(
             k=len(removed),
             removed=list(removed),
             loss=score.loss,
-            held_out=held_out,
+            held_out=loss,
             held_out_stderr=stderr,
         )
-        for removed, score, (held_out, stderr) in zip(sets, scores, judge.mixed(sets), strict=True)
+        for removed, score, (loss, stderr) in zip(
+            sets, scores, judge.mixed(sets) or nothing, strict=True
+        )
     ]

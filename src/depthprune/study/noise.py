@@ -1,318 +1,303 @@
-"""The noise floor: what changing nothing but the draw does, and what may be called an effect.
+"""What changing one thing moves, like compared with like, and its interval between draws.
 
 How much a factor moves a response is the mean absolute difference of two cells that differ in that
-factor alone; the noise floor is the same figure for two draws of one configuration, so the two are
-compared like with like. Two calibrations also differ by their draws, so without any effect of the
-calibration its figure is the floor itself.
+factor *and in the draw*. Two calibrations differ by their draws whatever is done, so searches and
+objectives are compared across draws too: under pure noise all figures are then the noise floor,
+which is the same figure of two draws with nothing else changed, and neither factor has a start.
 
-An effect is claimed on two conditions: its figure is above the floor, and its level means differ
-by an F test at a level that Holm (1979) keeps for all tests of a table together. The tests count
-draws, not cells, since the cells of a draw share its luck: calibrations are compared by the means
-of their draws, by the F of Brown and Forsythe (1974), since draws of one source differ more than
-those of another; searches and objectives within draws, as repeated measures with the correction of
-Greenhouse and Geisser (1959), since some searches agree more with each other than with others.
-Searches that few draws saw take no part in the test: it is of the levels, and the draws that saw
-all of these, that leave the most degrees of freedom. With one draw there is no floor, and nothing
-is claimed.
+Figures are of the table's balanced core (see `core`), where every pair of levels weighs alike.
+Draws are what is repeated; calibrations, searches and evaluations are those that were chosen. The
+interval is of the jackknife that leaves out one draw at a time (Efron and Stein 1981), its draw's
+calibration keeping its weight, with the degrees of freedom of Satterthwaite (1946).
 
-Intervals are of the stratified jackknife that leaves out one draw at a time (Efron and Stein 1981).
+How much more the calibration moves than the search is nearly a difference of two figures of the
+same noise, for which the jackknife is too wide. Its interval is a studentised parametric bootstrap
+(Efron and Tibshirani 1993, ch. 12): tables are made anew from the means of the levels, shrunk by
+what noise alone would spread them, and normal draws of the residuals' own covariance, and the
+quantiles of (difference − its mean) / jackknife error take the place of Student's.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from depthprune.study.answers import Estimate, Unsaid
-from depthprune.study.overlap import pairs
-from depthprune.study.panel import Floats, Ints, Panel
+from depthprune.study.core import Core
+from depthprune.study.panel import Floats, Ints
 
 ALPHA = 0.05
-_EXACT = 1e-10
+_RESAMPLES = 999
+# A spread that few draws show is drawn towards that of all: it weighs as much as this many draws.
+_PRIOR_DRAWS = 4.0
 
 
 @dataclass(frozen=True)
 class Moved:
-    """How much changing one factor moves each response.
+    """How much changing one thing moves each response.
 
     Attributes:
-        mean: Mean absolute difference of the pairs, shape (responses,).
-        left_out: The same without each unit in turn, shape (units, responses); NaN where no pair
+        mean: Mean absolute difference, shape (responses,).
+        left_out: The same without each draw in turn, shape (draws, responses); NaN where no pair
             is left.
-        strata: The calibration of each unit, shape (units,).
-        pairs: How many.
+        calibration: Of each draw, shape (draws,).
+        pairs: How many pairs of draws.
     """
 
     mean: Floats
     left_out: Floats
-    strata: Ints
+    calibration: Ints
     pairs: int
 
 
-@dataclass(frozen=True)
-class Tested:
-    """An F test of one factor's level means, for each response.
-
-    Attributes:
-        f: Shape (responses,); infinite where nothing else varies.
-        p: Shape (responses,).
-        df: Degrees of freedom of the numerator and the denominator, before any correction.
-        cells: How many cells took part.
-        levels: Of the factor, those that were tested; those that few draws saw may be left out.
-    """
-
-    f: Floats
-    p: Floats
-    df: tuple[int, int]
-    cells: int
-    levels: tuple[str, ...]
-
-
-def moved(panel: Panel, vary: str) -> Moved | Unsaid:
-    """What changing one factor does, all else equal.
+def moved(of: Core, vary: str) -> Moved | Unsaid:
+    """What changing one thing moves, all else but the draw equal.
 
     Args:
-        panel: Cells of one kind of calibration.
-        vary: `draw` for the noise floor, or `calibration`, `objective`, `search`.
+        of: A balanced core.
+        vary: `calibration`, `search`, `objective`, or `draw` for the noise floor.
     """
-    one, other = pairs(panel, vary)
-    if not len(one):
-        return Unsaid(_WHY[vary])
-    unit = panel.codes["unit"]
-    units = panel.count("unit")
-    gaps = np.abs(panel.values[one] - panel.values[other])
-    # A pair goes when either of its draws does, and once where both are the same draw.
-    touches = np.zeros((units, len(one)))
-    touches[unit[one], np.arange(len(one))] = 1
-    touches[unit[other], np.arange(len(one))] = 1
-    left = len(one) - touches.sum(axis=1)[:, None]
-    rest = gaps.sum(axis=0) - touches @ gaps
-    without = np.divide(rest, left, out=np.full_like(rest, np.nan), where=left > 0)
-    strata = np.zeros(units, dtype=np.int64)
-    strata[unit] = panel.codes["calibration"]
-    return Moved(gaps.mean(axis=0), without, strata, len(one))
+    why = _unknown(of, vary)
+    if why is not None:
+        return why
+    weights = _weights(of.calibration, vary)
+    figures = weights @ _gaps(of, of.values, vary)
+    return Moved(figures[0], figures[1:], of.calibration, int((weights[0] > 0).sum()))
 
 
-_WHY = {
-    "draw": "no configuration has two draws; run each with draws of several seeds",
-    "calibration": "no two cells differ in the calibration alone",
-    "search": "no two cells differ in the search alone",
-    "objective": "no two cells differ in the objective alone",
-}
+def _unknown(of: Core, vary: str) -> Unsaid | None:
+    if vary == "calibration":
+        return None if len(of.calibrations) > 1 else Unsaid("there is one calibration only")
+    if (of.draws < 2).all():
+        return Unsaid("no configuration has two draws; run each with draws of several seeds")
+    if vary == "search" and len(of.searches) < 2:
+        return Unsaid("there is one search only that every draw saw")
+    if vary == "objective" and not any(_levels(of, vary)):
+        return Unsaid("there is one objective only that every draw saw")
+    return None
 
 
-def interval(moves: Moved, columns: Ints, minus: Moved | None = None) -> Estimate:
+def _levels(of: Core, vary: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """The ordered pairs of (search, block) that are compared."""
+    places = list(itertools.product(range(len(of.searches)), range(len(of.blocks))))
+    if vary in ("calibration", "draw"):
+        return [(place, place) for place in places]
+    if vary == "search":
+        return [(a, b) for a in places for b in places if a[1] == b[1] and a[0] != b[0]]
+    return [
+        (a, b)
+        for a in places
+        for b in places
+        if a[0] == b[0] and a[1] != b[1] and of.blocks[a[1]][0] == of.blocks[b[1]][0]
+    ]
+
+
+def _gaps(of: Core, values: Floats, vary: str) -> Floats:
+    """The mean absolute difference of every two draws, shape (pairs, responses).
+
+    Args:
+        of: Says what the axes are.
+        values: Shape (draws, searches, blocks, responses).
+        vary: As in `moved`.
+    """
+    levels = _levels(of, vary)
+    one, other = (tuple(np.asarray(side).T) for side in zip(*levels, strict=True))
+    return np.stack(
+        [
+            np.abs(values[u][one] - values[v][other]).mean(axis=0)
+            for u, v in itertools.combinations(range(len(values)), 2)
+        ]
+    )
+
+
+def _weights(calibration: Ints, vary: str) -> Floats:
+    """What each pair of draws weighs: in all (row 0), and without each draw (the other rows).
+
+    Every pair of calibrations, or every calibration, weighs alike, whichever draw is left out.
+    """
+    one, other = np.triu_indices(len(calibration), 1)
+    a, b = calibration[one], calibration[other]
+    taken = a != b if vary == "calibration" else a == b
+    count = int(calibration.max()) + 1
+    group = np.where(taken, np.minimum(a, b) * count + np.maximum(a, b), -1)
+    names = np.unique(group[taken])
+    rows = []
+    for without in range(-1, len(calibration)):
+        left = taken & (one != without) & (other != without)
+        sizes = np.asarray([(group[left] == name).sum() for name in names])
+        if (sizes == 0).any():
+            rows.append(np.full(len(one), np.nan))
+            continue
+        index = np.searchsorted(names, np.where(left, group, names[0]))
+        rows.append(np.where(left, 1.0 / (len(names) * sizes[index]), 0.0))
+    return np.stack(rows)
+
+
+def interval(moves: Moved, columns: Ints) -> Estimate:
     """The mean over responses, with its 95% interval between draws.
 
     Args:
-        moves: What one factor does.
+        moves: What one thing moves.
         columns: The responses.
-        minus: What another does, to be subtracted; of the same panel.
     """
     value = float(moves.mean[columns].mean())
-    without = moves.left_out[:, columns].mean(axis=1)
-    if minus is not None:
-        value -= float(minus.mean[columns].mean())
-        without = without - minus.left_out[:, columns].mean(axis=1)
-    error = _jackknife(without, moves.strata)
-    if isinstance(error, Unsaid):
-        return Estimate(value, error, error, moves.pairs)
-    width = float(stats.t.ppf(0.975, error[1])) * error[0]
-    low = value - width if minus is not None else max(0.0, value - width)
-    return Estimate(value, low, value + width, moves.pairs)
+    without = moves.left_out[:, columns].mean(axis=1, keepdims=True)
+    if np.bincount(moves.calibration).max() < 2:
+        why = Unsaid("one draw of each calibration gives no interval")
+        return Estimate(value, why, why, moves.pairs)
+    error, freedom = _jackknife(without, moves.calibration)
+    if np.isnan(error[0]):
+        why = Unsaid("too few draws for an interval")
+        return Estimate(value, why, why, moves.pairs)
+    width = float(stats.t.ppf(1 - ALPHA / 2, freedom[0]) * error[0]) if error[0] else 0.0
+    return Estimate(value, max(0.0, value - width), value + width, moves.pairs)
 
 
-def _jackknife(without: Floats, strata: Ints) -> tuple[float, int] | Unsaid:
-    variance, freedom = 0.0, 0
-    for stratum in np.unique(strata):
-        inside = without[strata == stratum]
-        if len(inside) < 2:
-            continue
-        if np.isnan(inside).any():
-            return Unsaid("too few draws for an interval")
-        variance += (len(inside) - 1) / len(inside) * float(((inside - inside.mean()) ** 2).sum())
-        freedom += len(inside) - 1
-    if not freedom:
-        return Unsaid("one draw of each calibration gives no interval")
-    return float(np.sqrt(variance)), freedom
-
-
-def tested(panel: Panel, vary: str) -> Tested | Unsaid:
-    """Whether the level means of one factor differ, for each response.
+def _jackknife(without: Floats, calibration: Ints) -> tuple[Floats, Floats]:
+    """The standard error and its degrees of freedom, of each column.
 
     Args:
-        panel: Cells of one kind of calibration.
-        vary: `calibration`, `search` or `objective`.
+        without: Shape (draws, columns).
+        calibration: Shape (draws,).
     """
-    if panel.count(vary) < 2:
-        return Unsaid(f"there is one {vary} only")
-    return _between_draws(panel) if vary == "calibration" else _within_draws(panel, vary)
+    parts, free = [], []
+    for stratum in np.unique(calibration):
+        inside = without[calibration == stratum]
+        if len(inside) > 1:
+            spread = ((inside - inside.mean(axis=0)) ** 2).sum(axis=0)
+            parts.append((len(inside) - 1) / len(inside) * spread)
+            free.append(len(inside) - 1)
+    variance = np.stack(parts)
+    total = variance.sum(axis=0)
+    below = (variance**2 / np.asarray(free, dtype=float)[:, None]).sum(axis=0)
+    whole = np.full_like(total, float(sum(free)))
+    freedom = np.divide(total**2, below, out=whole, where=below > 0)
+    return np.sqrt(total), freedom
 
 
-def _between_draws(panel: Panel) -> Tested | Unsaid:
-    unit, column = panel.codes["unit"], panel.joint("model", "k", "objective", "search", "seed")
-    there = np.zeros((panel.count("unit"), column.max() + 1), dtype=np.bool_)
-    there[unit, column] = True
-    complete = np.logical_and.reduce(there, axis=0)[column]
-    if not complete.any():
-        return Unsaid("no search under one objective was run on every draw of every calibration")
-    means = _means(panel.values[complete], unit[complete], panel.count("unit"))
-    strata = np.zeros(len(means), dtype=np.int64)
-    strata[unit] = panel.codes["calibration"]
-    c, u = panel.count("calibration"), len(means)
-    if u <= c:
-        return Unsaid(_WHY["draw"])
-    level = _means(means, strata, c)[strata]
-    among, inside = ((level - means.mean(axis=0)) ** 2).sum(0), (means - level) ** 2
-    counts = np.bincount(strata, minlength=c)[:, None]
-    spreads = np.stack([inside[strata == i].sum(0) for i in range(c)]) / np.maximum(counts - 1, 1)
-    # A calibration with one draw shows no variance of its own; it is given that of the others.
-    spreads = np.where(counts > 1, spreads, inside.sum(0) / (u - c))
-    below = ((1 - counts / u) * spreads).sum(0)
-    f = _ratio(among / (c - 1), below / (c - 1), (panel.values**2).sum(0))
-    df1, df2 = _unequal(spreads, counts)
-    names, cells = panel.levels["calibration"], int(complete.sum())
-    return Tested(f, stats.f.sf(f, df1, df2), (c - 1, u - c), cells, names)
+@dataclass(frozen=True)
+class Difference:
+    """How much more the calibration moves than the search.
+
+    Attributes:
+        estimate: The difference of the two figures, with its interval.
+        p: Two-sided, that they are equal, by the same bootstrap; or why it is not known.
+    """
+
+    estimate: Estimate
+    p: float | Unsaid
 
 
-def _unequal(spreads: Floats, counts: Ints) -> tuple[Floats, Floats]:
-    """Degrees of freedom of the F of Brown and Forsythe, the numerator's after Mehrotra (1997).
+def difference(of: Core, *, resamples: int = _RESAMPLES, seed: int = 0) -> Difference | Unsaid:
+    """What the calibration moves, less what the search moves, over all responses of a core.
 
     Args:
-        spreads: Variance between draws of each calibration, shape (calibrations, responses).
-        counts: Draws of each, shape (calibrations, 1).
+        of: A balanced core with the responses of one kind.
+        resamples: Tables that are made anew.
+        seed: Of the bootstrap.
     """
-    share = counts / counts.sum()
-    weighted = (share * spreads).sum(0)
-    above = (spreads.sum(0) - weighted) ** 2
-    under = (spreads**2).sum(0) + weighted**2 - 2 * (share * spreads**2).sum(0)
-    parts = (1 - share) * spreads
-    each = (parts**2 / np.maximum(counts - 1, 1)).sum(0)
-    whole = np.full_like(above, float(len(counts) - 1))
-    rest = np.full_like(above, float(counts.sum() - len(counts)))
-    df1 = np.divide(above, under, out=whole, where=under > 0)
-    df2 = np.divide(parts.sum(0) ** 2, each, out=rest, where=each > 0)
-    return df1, df2
+    for vary in ("calibration", "search", "draw"):
+        why = _unknown(of, vary)
+        if why is not None:
+            return why
+    weights = {vary: _weights(of.calibration, vary) for vary in ("calibration", "search")}
+    found = _differences(of, of.values, weights)
+    value, pairs = float(found[0, 0]), int((weights["calibration"][0] > 0).sum())
+    if np.isnan(found).any():
+        why = Unsaid("two draws of a calibration give no interval; run at least three")
+        return Difference(Estimate(value, why, why, pairs), why)
+    error = float(_jackknife(found[1:], of.calibration)[0][0])
+    if error <= 1e-12 * max(1.0, abs(value)):
+        return Difference(Estimate(value, value, value, pairs), 0.0 if value else 1.0)
+    tables = _made_anew(of, resamples, np.random.default_rng(seed))
+    again = _differences(of, tables, weights, len(of.responses))
+    errors = _jackknife(again[1:], of.calibration)[0]
+    pivots = (again[0] - again[0].mean()) / errors
+    low, high = np.quantile(pivots, [ALPHA / 2, 1 - ALPHA / 2])
+    share = float(np.mean(pivots <= value / error))
+    p = min(1.0, (2 * min(share, 1 - share) * resamples + 1) / (resamples + 1))
+    estimate = Estimate(value, value - float(high) * error, value - float(low) * error, pairs)
+    return Difference(estimate, p)
 
 
-def _within_draws(panel: Panel, vary: str) -> Tested | Unsaid:
-    levels = _most_complete(_scores(panel, vary)[1])
-    # Once more without the others, so that every level is measured in the same company.
-    scores, there = _scores(panel, vary, levels)
-    complete = there[:, levels].all(axis=1)
-    scores = scores[complete][:, levels]
-    if len(scores) < 2:
-        return Unsaid(f"fewer than two draws saw more than one {vary}")
-    df = (len(levels) - 1, (len(scores) - 1) * (len(levels) - 1))
-    means = scores.mean(axis=0)
-    among = len(scores) * ((means - means.mean(axis=0)) ** 2).sum(axis=0)
-    left = scores - scores.mean(axis=1, keepdims=True) - means + means.mean(axis=0)
-    f = _ratio(among / df[0], (left**2).sum(axis=(0, 1)) / df[1], (panel.values**2).sum(0))
-    shrink = _sphericity(scores)
-    p = stats.f.sf(f, df[0] * shrink, df[1] * shrink)
-    names = tuple(panel.levels[vary][level] for level in levels)
-    return Tested(f, p, df, len(panel.rows), names)
-
-
-def _most_complete(there: NDArray[np.bool_]) -> Ints:
-    """The levels that leave the most degrees of freedom where draws without all of them are out.
-
-    A level that few draws saw would cost the test those that did not, or its power. Which levels
-    are taken depends on what was run and on no result.
-    """
-    order = np.argsort(-there.sum(axis=0), kind="stable")
-    freedom = [
-        (int(there[:, order[:count]].all(axis=1).sum()) - 1) * (count - 1)
-        for count in range(2, len(order) + 1)
-    ]
-    return np.sort(order[: int(np.argmax(freedom)) + 2])
-
-
-def _scores(
-    panel: Panel, vary: str, levels: Ints | None = None
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """The mean of each level in each draw, from which what the draw's blocks share is taken.
+def _differences(
+    of: Core, values: Floats, weights: dict[str, Floats], responses: int | None = None
+) -> Floats:
+    """Calibration's figure less search's: in all, and without each draw, of each table.
 
     Args:
-        panel: The cells.
-        vary: The factor.
-        levels: Those that take part; by default all.
+        of: Says what the axes are.
+        values: Shape (draws, searches, blocks, tables × responses).
+        weights: By `_weights`.
+        responses: How many a table has; None for one table of all.
 
     Returns:
-        Shape (units, levels, responses), and where there is one, shape (units, levels).
+        Shape (1 + draws, tables).
     """
-    same = ["model", "k", "unit", *(f for f in ("objective", "search", "seed") if f != vary)]
-    if vary == "search":
-        same.remove("seed")
-    block = panel.joint(*same)
-    cell = np.unique(np.stack([block, panel.codes[vary]], 1), axis=0, return_inverse=True)
-    where, inverse = cell[0], cell[1].reshape(-1)
-    # Seeds of one search are averaged first, so that a search counts once in its block.
-    values = _means(panel.values, inverse, len(where))
-    if levels is not None:
-        mine = np.isin(where[:, 1], levels)
-        where, values = where[mine], values[mine]
-    centred = values - _means(values, where[:, 0], int(block.max()) + 1)[where[:, 0]]
-    unit_of = np.zeros(int(block.max()) + 1, dtype=np.int64)
-    unit_of[block] = panel.codes["unit"]
-    several = np.bincount(where[:, 0])[where[:, 0]] > 1
-    count = panel.count(vary)
-    place = (unit_of[where[:, 0]] * count + where[:, 1])[several]
-    size = panel.count("unit") * count
-    there = np.bincount(place, minlength=size).reshape(-1, count) > 0
-    return _means(centred[several], place, size).reshape(*there.shape, -1), there
+    found = [weights[vary] @ _gaps(of, values, vary) for vary in ("calibration", "search")]
+    more = found[0] - found[1]
+    tables: Floats = more.reshape(len(more), -1, responses or more.shape[1]).mean(axis=2)
+    return tables
 
 
-def _means(values: Floats, codes: Ints, levels: int) -> Floats:
-    sums = np.zeros((levels, values.shape[1]))
-    np.add.at(sums, codes, values)
-    counts = np.bincount(codes, minlength=levels)[:, None]
-    return sums / np.maximum(counts, 1)
+def _made_anew(of: Core, count: int, rng: np.random.Generator) -> Floats:
+    """Tables of the fitted model, shape (draws, searches, blocks, count × responses)."""
+    members, levels = of.calibration, len(of.calibrations)
+    flat = of.values.reshape(len(members), -1)
+    means = np.stack([flat[members == c].mean(axis=0) for c in range(levels)])
+    residuals = flat - means[members]
+    freedom = len(flat) - levels
+    draws = of.draws
+    # Each calibration's draws spread by their own, drawn towards the spread of all.
+    all_of_it = (residuals**2).sum() / freedom
+    own = np.asarray([(residuals[members == c] ** 2).sum() for c in range(levels)])
+    own /= np.maximum(draws - 1, 1) * max(all_of_it, 1e-300)
+    trust = (draws - 1) / (draws - 1 + _PRIOR_DRAWS)
+    scale = np.sqrt(trust * own + 1 - trust)
+    shape = of.values.shape[1:]
+    centre = _shrunk(means.reshape(levels, *shape), residuals, freedom, draws)
+    noise = rng.standard_normal((count, len(flat), len(flat))) @ (residuals / np.sqrt(freedom))
+    tables = centre.reshape(levels, -1)[members] + scale[members][:, None] * noise
+    made = tables.reshape(count, len(flat), *shape)
+    anew: Floats = np.moveaxis(made, 0, -2).reshape(len(flat), *shape[:2], -1)
+    return anew
 
 
-def _ratio(above: Floats, below: Floats, scale: Floats) -> Floats:
-    # What is left by rounding is not variation: 0/0 is no effect, and x/0 is a certain one.
-    nothing = _EXACT**2 * scale
-    above, below = np.where(above <= nothing, 0.0, above), np.where(below <= nothing, 0.0, below)
-    certain = np.where(above > 0, np.inf, 0.0)
-    found: Floats = np.divide(above, below, out=certain, where=below > 0)
-    return found
-
-
-def _sphericity(scores: Floats) -> Floats:
-    """Greenhouse and Geisser's ε of each response, from 1 / (levels − 1) to 1."""
-    levels = scores.shape[1]
-    centred = scores - scores.mean(axis=1, keepdims=True)
-    centred = centred - centred.mean(axis=0)
-    covariance = np.einsum("usr,utr->rst", centred, centred)
-    trace = np.einsum("rss->r", covariance)
-    square = np.einsum("rst,rst->r", covariance, covariance)
-    whole = np.ones_like(trace)
-    epsilon: Floats = np.divide(trace**2, (levels - 1) * square, out=whole, where=square > 0)
-    return epsilon
-
-
-def holm(p: Floats) -> Floats:
-    """Holm's adjusted p values along the first axis, shape (tests, …)."""
-    order = np.argsort(p, axis=0)
-    steps = np.arange(len(p), 0, -1).reshape(-1, *[1] * (p.ndim - 1))
-    raised = np.maximum.accumulate(np.take_along_axis(p, order, axis=0) * steps, axis=0)
-    adjusted: Floats = np.empty_like(p)
-    np.put_along_axis(adjusted, order, np.minimum(raised, 1.0), axis=0)
-    return adjusted
-
-
-def claimed(p: Floats, size: Floats, floor: Floats, alpha: float = ALPHA) -> NDArray[np.bool_]:
-    """Which effects may be called one: above the floor, and told from noise among all tests.
+def _shrunk(means: Floats, residuals: Floats, freedom: int, draws: Ints) -> Floats:
+    """Level means, each kind of effect shrunk by what the noise would make of none.
 
     Args:
-        p: Of every test of a table, shape (tests, …).
-        size: What each factor moves, same shape.
-        floor: What the draw moves, same shape.
-        alpha: The chance of any claim where there is nothing but noise.
+        means: Shape (calibrations, searches, blocks, responses).
+        residuals: Shape (draws, searches × blocks × responses).
+        freedom: Degrees of freedom of the residuals.
+        draws: Of each calibration.
     """
-    found: NDArray[np.bool_] = (holm(p) < alpha) & (size > floor)
-    return found
+    levels, searches = means.shape[:2]
+    grand = means.mean(axis=(0, 1), keepdims=True)
+    of_calibration = means.mean(axis=1, keepdims=True) - grand
+    of_search = means.mean(axis=0, keepdims=True) - grand
+    of_both = means - grand - of_calibration - of_search
+    noise = residuals.reshape(-1, *means.shape[1:])
+    shared = noise.mean(axis=1, keepdims=True)
+    per_draw = float((shared**2).sum()) / freedom
+    within = float(((noise - shared) ** 2).sum()) / freedom / max(1, searches - 1)
+    each = float(np.mean(1 / draws))
+    shrunk: Floats = grand + sum(
+        (
+            _towards_nothing(of_calibration, levels - 1, per_draw * each),
+            _towards_nothing(of_search, searches - 1, within * each / levels),
+            _towards_nothing(of_both, (levels - 1) * (searches - 1), within * each),
+        ),
+        np.zeros_like(means),
+    )
+    return shrunk
+
+
+def _towards_nothing(effect: Floats, freedom: int, noise: float) -> Floats:
+    spread = float((effect**2).sum()) / max(1, freedom)
+    kept = max(0.0, 1 - noise / spread) if spread > 0 else 0.0
+    shrunk: Floats = effect * np.sqrt(kept)
+    return shrunk

@@ -80,6 +80,20 @@ class Panel:
         chosen = [i for i, response in enumerate(self.responses) if response.kind == kind]
         return np.asarray(chosen, dtype=np.int64)
 
+    def take(self, cells: Ints) -> Panel:
+        """Some of the cells, with the levels that they have.
+
+        Args:
+            cells: Indices, shape (cells,).
+        """
+        codes, levels = {}, {}
+        for factor in FACTORS:
+            kept, code = np.unique(self.codes[factor][cells], return_inverse=True)
+            codes[factor] = code.reshape(-1).astype(np.int64)
+            levels[factor] = tuple(self.levels[factor][level] for level in kept)
+        rows = tuple(self.rows[i] for i in cells)
+        return replace(self, rows=rows, codes=codes, levels=levels, values=self.values[cells])
+
     def with_values(self, values: Floats) -> Panel:
         """The same cells with other responses, named by number; for simulations.
 

@@ -7,6 +7,7 @@ the table says which cells are done, and the memo what the others had computed.
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,7 @@ from depthprune.progress import SILENT, Progress
 from depthprune.search import Result, search
 from depthprune.study.grid import Calibrated, Cell, Grid, only_line
 from depthprune.study.judging import Jury, make_jury
-from depthprune.study.table import CellCalibration, CellCost, Key, Row, append, resume
-
-TABLE_NAME = "results.jsonl"
+from depthprune.study.table import TABLE_NAME, CellCalibration, CellCost, Key, Row, append, resume
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,9 @@ class Study:
     def _rows(self, cells: Sequence[Cell]) -> Iterator[Row]:
         for name, of_model in itertools.groupby(cells, key=lambda cell: cell.model):
             group = list(of_model)
+            # Let the last model go before the next one is loaded beside it.
+            model = jury = None
+            gc.collect()
             try:
                 model = self.loader(
                     self.grid.place(name),

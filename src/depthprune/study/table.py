@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from depthprune.study.lines import Lines, Record
 
+TABLE_NAME = "results.jsonl"
 SCHEMA = 1
 KIND = "depthprune-study"
 Key: TypeAlias = tuple[str, int, str, str, str, int, int]

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from depthprune.study.answers import Unsaid
+from depthprune.study.answers import Estimate, Unsaid
+from depthprune.study.core import Core
+from depthprune.study.gains import between_draws
 from depthprune.study.panel import Floats, Panel
 
 
@@ -36,13 +38,13 @@ class Home:
 
     Attributes:
         gain: Log-perplexity saved (or accuracy won) on the own domain, beyond what the calibration
-            and the text give everywhere.
+            and the text give everywhere, with the interval for further draws.
         own: Mean of the cells of one domain, over the evaluations that have both kinds.
         other: The same of all other cells.
         evaluations: How many evaluations have both.
     """
 
-    gain: float
+    gain: Estimate
     own: float
     other: float
     evaluations: int
@@ -94,30 +96,36 @@ def _same_domain(panel: Panel, names: tuple[str, ...], kind: str) -> NDArray[np.
     )
 
 
-def home(matrix: Transfer, *, lower_is_better: bool) -> Home | Unsaid:
+def home(of: Core, panel: Panel, *, lower_is_better: bool) -> Home | Unsaid:
     """The gain of the own domain, in an additive model of calibration, evaluation and `same`.
 
     A calibration that is good everywhere is good at home too, which is no advantage of being at
-    home; so its mean is taken off, and that of each text.
+    home; so its mean is taken off, and that of each text. What is left is a weighted sum of the
+    draws' means, so its interval is theirs.
 
     Args:
-        matrix: By `transfer`.
-        lower_is_better: Whether its means are losses.
+        of: A balanced core with the responses of one kind.
+        panel: The cells it was made of: they say of which domain each evaluation is.
+        lower_is_better: Whether the responses are losses.
     """
-    both = matrix.same.any(axis=0) & ~matrix.same.all(axis=0)
+    names = tuple(response.name for response in of.responses)
+    kind = "perplexity" if lower_is_better else "accuracy"
+    domain = {e.name: e.source for row in panel.rows for e in row.evaluations if e.kind == kind}
+    same = np.asarray([[domain[name] == source for name in names] for source in of.sources])
+    both = same.any(axis=0) & ~same.all(axis=0)
     if not both.any():
         return Unsaid("no evaluation is of the domain of some calibrations and not of others")
-    rows, columns = (index.ravel() for index in np.indices(matrix.mean.shape))
-    additive = np.hstack(
-        [np.eye(matrix.mean.shape[0])[rows], np.eye(matrix.mean.shape[1])[columns]]
-    )
-    same = matrix.same.ravel().astype(np.float64)
+    rows, columns = (index.ravel() for index in np.indices(same.shape))
+    additive = np.hstack([np.eye(same.shape[0])[rows], np.eye(same.shape[1])[columns]])
+    flat = same.ravel().astype(np.float64)
     # What of `same` the calibrations and the texts do not explain: the regressor itself.
-    rest = same - additive @ np.linalg.lstsq(additive, same, rcond=None)[0]
+    rest = flat - additive @ np.linalg.lstsq(additive, flat, rcond=None)[0]
     if rest @ rest < 1e-9:
         return Unsaid("the own domain cannot be told from the calibrations themselves")
-    slope = float(rest @ matrix.mean.ravel() / (rest @ rest))
-    own = [matrix.mean[matrix.same[:, c], c].mean() for c in np.flatnonzero(both)]
-    other = [matrix.mean[~matrix.same[:, c], c].mean() for c in np.flatnonzero(both)]
-    gain = -slope if lower_is_better else slope
+    weights = (rest / (rest @ rest)).reshape(same.shape) * (-1.0 if lower_is_better else 1.0)
+    draws = of.values.mean(axis=(1, 2))
+    gain = between_draws(len(same) * (weights[of.calibration] * draws).sum(axis=1), of.calibration)
+    matrix = np.stack([draws[of.calibration == c].mean(axis=0) for c in range(len(same))])
+    own = [matrix[same[:, c], c].mean() for c in np.flatnonzero(both)]
+    other = [matrix[~same[:, c], c].mean() for c in np.flatnonzero(both)]
     return Home(gain, float(np.mean(own)), float(np.mean(other)), int(both.sum()))

@@ -1,7 +1,9 @@
 """The study's question in one sentence: did calibration or search matter more, on one measure?
 
-One is said to matter more only if it can be told from noise and the interval of the difference
-leaves out 0; with an effect but without that they are `comparable`.
+One mattered more where it can be told from noise and the interval of the difference leaves out 0
+(and its p, adjusted for the part's measures, agrees). They mattered comparably where the whole
+interval lies within the margin stated in `effects.MARGINS`. Where neither holds they cannot be
+separated, or told from noise at all. Difference and interval are always given.
 """
 
 from __future__ import annotations
@@ -11,13 +13,17 @@ from typing import Literal, TypeAlias
 
 from depthprune.study import words
 from depthprune.study.answers import Estimate, Unsaid
-from depthprune.study.effects import Effect, Part
+from depthprune.study.effects import MARGINS, Effect, Part
+from depthprune.study.noise import ALPHA, Difference
 
-Verdict: TypeAlias = Literal["calibration", "search", "comparable", "within noise", "unsaid"]
+Verdict: TypeAlias = Literal[
+    "calibration", "search", "comparable", "not separable", "within noise", "unsaid"
+]
 _VERDICTS: dict[Verdict, str] = {
     "calibration": "Calibration mattered more than search",
     "search": "Search mattered more than calibration",
     "comparable": "Calibration and search mattered comparably",
+    "not separable": "Calibration and search cannot be separated",
     "within noise": "Neither calibration nor search can be told from noise",
     "unsaid": "Whether calibration or search matters more cannot be said",
 }
@@ -32,8 +38,8 @@ class Finding:
     """A sentence for a page.
 
     Attributes:
-        topic: `verdict`, `shares`, `objective`, `blocks`, `ranks`, `transfer`, `cost`,
-            `additivity`, or `missing` for what cannot be said.
+        topic: `verdict`, `rests`, `shares`, `objective`, `interaction`, `gain`, `blocks`, `ranks`,
+            `transfer`, `cost`, `additivity`, or `missing` for what cannot be said.
         sentence: Plain text with a full stop.
         numbers: What it rests on, by name; an interval is two values.
         verdict: On calibration against search, where the sentence is about that.
@@ -49,20 +55,30 @@ class Finding:
 
 def verdict(part: Part, measure: str) -> Verdict:
     """What a part says of calibration against search on one measure."""
-    calibration, search = part.effects["calibration", measure], part.effects["search", measure]
-    told = [isinstance(each, Effect) and each.untested is None for each in (calibration, search)]
-    if not all(told) or isinstance(part.floors[measure], Unsaid):
+    more = part.more.get(measure, Unsaid(""))
+    if isinstance(more, Unsaid) or isinstance(more.p, Unsaid):
         return "unsaid"
-    claimed = [each.stands for each in (calibration, search) if isinstance(each, Effect)]
-    if not any(claimed):
-        return "within noise"
-    more = part.more[measure]
-    ends = more.interval if isinstance(more, Estimate) else more
+    ends = more.estimate.interval
     if isinstance(ends, Unsaid):
-        return "comparable"
-    if ends[0] > 0 and claimed[0]:
-        return "calibration"
-    return "search" if ends[1] < 0 and claimed[1] else "comparable"
+        return "unsaid"
+    if not _anything(part, measure):
+        return "within noise"
+    larger: Literal["calibration", "search"] = "calibration" if ends[0] > 0 else "search"
+    effect = part.effects.get((larger, measure))
+    apart = more.p < ALPHA and not ends[0] <= 0 <= ends[1]
+    if apart and isinstance(effect, Effect) and effect.claimed:
+        return larger
+    margin = MARGINS[measure]
+    return "comparable" if -margin < ends[0] <= ends[1] < margin else "not separable"
+
+
+def _anything(part: Part, measure: str) -> bool:
+    """Whether calibration, search or what they do together can be told from noise."""
+    effects = [part.effects.get((factor, measure)) for factor in ("calibration", "search")]
+    together = part.interactions.get(("calibration × search", measure), Unsaid(""))
+    return any(isinstance(each, Effect) and each.claimed for each in effects) or (
+        not isinstance(together, Unsaid) and together < ALPHA
+    )
 
 
 def verdict_of(part: Part, measure: str, where: str) -> Finding:
@@ -74,68 +90,48 @@ def verdict_of(part: Part, measure: str, where: str) -> Finding:
         where: What the sentence begins with, where there are several parts.
     """
     told = verdict(part, measure)
-    calibration, search = part.effects["calibration", measure], part.effects["search", measure]
-    floor = part.floors[measure]
-    moved = [
-        f"changing the {name} {_moved(effect, measure, floor, first=first)}"
-        for name, effect, first in (
-            ("calibration", calibration, True),
-            ("search", search, isinstance(calibration, Unsaid)),
-        )
-    ]
-    draws = (
-        f"what the draw alone does is not known ({floor.reason})"
-        if isinstance(floor, Unsaid)
-        else f"two draws of the same calibration differ by {words.sized(floor, measure)}"
-    )
-    lead = f"{where}{_lead(told, calibration, search, MEASURED[measure])}"
-    numbers = {**of_effect("calibration", calibration), **of_effect("search", search)}
+    lead = f"{where}{_VERDICTS[told]} for {MEASURED[measure]}"
+    numbers: Numbers = {}
+    said: list[str] = []
+    for name in ("calibration", "search"):
+        effect = part.effects.get((name, measure), Unsaid("no cell was judged on it"))
+        said.append(_moved(name, effect, measure, first=not said))
+        numbers |= of_effect(name, effect)
+    more, floor = part.more.get(measure), part.floors.get(measure)
+    if isinstance(more, Difference):
+        said.append(f"a difference of {words.difference(more.estimate, measure)}")
+        numbers |= of_estimate("difference", more.estimate)
+        if not isinstance(more.p, Unsaid):
+            numbers["difference p"] = more.p
     if isinstance(floor, Estimate):
+        draws = f"two draws of one configuration differ by {words.sized(floor, measure)}"
         numbers |= of_estimate("floor", floor)
-    sentence = f"{lead}: {moved[0]}, {moved[1]}; {draws}."
-    return Finding("verdict", sentence, numbers, told, lead)
-
-
-def _lead(
-    told: Verdict, calibration: Effect | Unsaid, search: Effect | Unsaid, measured: str
-) -> str:
-    """The answer in short. Two effects are comparable only where both can be told from noise."""
+    else:
+        reason = floor.reason if isinstance(floor, Unsaid) else "no cell was judged on it"
+        draws = f"what the draw alone does is not known ({reason})"
     if told == "comparable":
-        pair = {"Calibration": calibration, "Search": search}
-        name, *others = [n for n, e in pair.items() if isinstance(e, Effect) and e.stands]
-        if not others:
-            other = "search" if name == "Calibration" else "calibration"
-            return f"{name} mattered for {measured}, but not measurably more than {other}"
-    return f"{_VERDICTS[told]} for {measured}"
+        draws += f"; alike means within {words.margin(MARGINS[measure], measure)}"
+    return Finding("verdict", f"{lead}: {', '.join(said)}; {draws}.", numbers, told, lead)
 
 
-def _moved(effect: Effect | Unsaid, measure: str, floor: Estimate | Unsaid, *, first: bool) -> str:
+def _moved(name: str, effect: Effect | Unsaid, measure: str, *, first: bool) -> str:
+    what = f"changing the {name} "
     if isinstance(effect, Unsaid):
-        return f"was not measured ({effect.reason})"
-    what = f"moved {MEASURED[measure]} by " if first else "by "
-    noise = "" if effect.stands or effect.untested else f", which {_noise(effect, floor)}"
-    if effect.claimed and len(effect.claimed) < len(effect.p):
-        on = ", ".join(effect.claimed)
-        noise = f" (told from noise on {on} only)" if effect.stands else f"{noise} except on {on}"
-    why = f", which is not tested ({effect.untested.reason})" if effect.untested else ""
-    if effect.untested and effect.untested.reason.startswith("no configuration has two draws"):
-        why = ""
-    return f"{what}{words.sized(effect.size, measure)}{noise}{why}"
-
-
-def _noise(effect: Effect, floor: Estimate | Unsaid) -> str:
-    """Why an effect does not stand: it is no larger than the draw's, or the draws are too few."""
-    if isinstance(floor, Unsaid) or effect.size.value <= floor.value or effect.claimed:
-        return "is within noise"
-    return f"so few draws cannot tell from noise (p = {min(effect.p.values()):.2f})"
+        return f"{what}was not measured ({effect.reason})"
+    size = words.sized(effect.size, measure)
+    moved = f"moved {MEASURED[measure]} by {size}" if first else f"by {size}"
+    if isinstance(effect.p, Unsaid):
+        return f"{what}{moved}, which is not tested ({effect.p.reason})"
+    noise = "" if effect.claimed else f", which is within noise (p = {words.p_value(effect.p)})"
+    return f"{what}{moved}{noise}"
 
 
 def of_effect(name: str, effect: Effect | Unsaid) -> Numbers:
-    """What a sentence on an effect rests on: its size, and p on every text."""
+    """What a sentence on an effect rests on: its size and its adjusted p."""
     if isinstance(effect, Unsaid):
         return {}
-    found = of_estimate(name, effect.size)
-    return found | {f"{name} p, {response}": p for response, p in effect.p.items()}
+    more: Numbers = {} if isinstance(effect.p, Unsaid) else {f"{name} p": effect.p}
+    return of_estimate(name, effect.size) | more
 
 
 def of_estimate(name: str, value: Estimate) -> Numbers:

@@ -1,0 +1,222 @@
+"""Which windows share a call, decided so that a window's loss never follows what it shares it with.
+
+A product rounds by the shape of its call: on matrix units and GPUs the same row is another number
+in its last places when more rows stand beside it, and blocks make that a third digit of the loss.
+It does not round by what stands in the other rows. So every window of a calibration is always run
+in a call of one shape, whichever windows are to be scored at the moment: where some are missing,
+further windows of the same length fill their rows, and behind the last of them its copies. The
+shape is part of what a loss is kept under, and a loss is the same to the bit whoever computes it.
+
+On a processor a call is filled by 512 tokens, so that a window of that length is alone in it, which
+costs at most a tenth (SmolLM2-135M on AMX, a block: 18.7 µs a token alone, 17.2 in twos; in float32
+48.9 and 49.4). Shorter windows share one (128 tokens on AMX: 21.9 µs alone, 14.0 in fours) where
+their number leaves at most an eighth of the rows to copies. Blocks whose products follow what is in
+the other rows after all, as experts that tokens are sent to do, are found by trying, and their
+windows are alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from depthprune.calibration import Window
+from depthprune.evaluator.sheets import Sheet, option_rows, packed_rows, text_rows
+from depthprune.models.carried import hidden
+from depthprune.models.computing import DTYPES
+from depthprune.models.free_memory import out_of_memory
+from depthprune.models.loading import Model
+from depthprune.models.probe_tokens import probe_tokens
+
+_WASTE = 8
+"""One row of so many may be a copy."""
+
+_ITEM_STEP = {"cpu": 1}
+_ITEM_STEP_ELSEWHERE = 64
+"""Items are filled up to a multiple of so many tokens, where a call is worth more than tokens."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Windows that are run alike.
+
+    Attributes:
+        kind: `text`, `packed` (an item in one row) or `options` (an item, a row an option).
+        length: Tokens of a row, filled up.
+    """
+
+    kind: str
+    length: int
+
+
+class Calls:
+    """Lays windows out on sheets of their shapes.
+
+    Args:
+        model: The model that is to run them.
+        windows: All windows of a calibration.
+        tokens: Up to how many tokens share a call.
+        packs: Whether the model reads packed items exactly.
+        attention: Names the attention that is computed.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        windows: Sequence[Window],
+        tokens: int,
+        *,
+        packs: bool,
+        attention: str = "",
+    ) -> None:
+        self._model = model
+        self._attention = attention
+        self._windows = windows
+        device = torch.device(model.device).type
+        step = _ITEM_STEP.get(device, _ITEM_STEP_ELSEWHERE)
+        self._shapes = [_shape(window, packs, step) for window in windows]
+        self._rows = {
+            # Reading blocks from disk takes longer than any number of calls.
+            shape: 1 if model.streamed else self._chosen(shape, count, tokens)
+            for shape, count in Counter(self._shapes).items()
+        }
+
+    def key(self, place: int) -> str:
+        """What stands for the shape of a window's call."""
+        shape = self._shapes[place]
+        return f"{shape.kind} {self._rows[shape]}×{shape.length}"
+
+    @property
+    def rows(self) -> int:
+        """The most windows that share a call."""
+        return max(self._rows.values())
+
+    def sheets(self, places: Sequence[int], spare: Iterable[int] = ()) -> Iterator[Sheet]:
+        """Lay some windows out.
+
+        Args:
+            places: Which, in the order in which they are to be run.
+            spare: Others that may fill rows, the first at first.
+        """
+        fill: dict[Shape, list[int]] = {}
+        for place in spare:
+            fill.setdefault(self._shapes[place], []).append(place)
+        alike: dict[Shape, list[int]] = {}
+        for place in places:
+            alike.setdefault(self._shapes[place], []).append(place)
+        for shape, wanted in alike.items():
+            rows = self._rows[shape]
+            missing = -len(wanted) % rows
+            wanted += fill.get(shape, [])[:missing]
+            for first in range(0, len(wanted), rows):
+                yield self._sheet(shape, tuple(wanted[first : first + rows]), rows)
+
+    def alone(self, places: Iterable[int]) -> Iterator[Sheet]:
+        """Some windows, each on a sheet of its own."""
+        for place in places:
+            yield self._sheet(self._shapes[place], (place,), 1)
+
+    def tokens(self) -> int:
+        """Tokens of all sheets that hold all windows, those in copies too."""
+        counts = Counter(self._shapes)
+        texts = sum(
+            -(-count // self._rows[shape]) * self._rows[shape] * shape.length
+            for shape, count in counts.items()
+            if shape.kind != "options"
+        )
+        return texts + sum(
+            option_rows(self._windows, place).size
+            for place, shape in enumerate(self._shapes)
+            if shape.kind == "options"
+        )
+
+    def shrink(self, places: Sequence[int]) -> int:
+        """Let half as many windows share the calls of some; the answer is how many do then."""
+        shape = self._shapes[places[0]]
+        self._rows[shape] = max(1, self._rows[shape] // 2)
+        return self._rows[shape]
+
+    def _sheet(self, shape: Shape, places: tuple[int, ...], rows: int) -> Sheet:
+        if shape.kind == "text":
+            return text_rows(self._windows, places, rows)
+        if shape.kind == "packed":
+            dtype = DTYPES[self._model.dtype]
+            return packed_rows(self._windows, places, dtype, rows, shape.length)
+        return option_rows(self._windows, places[0])
+
+    def _chosen(self, shape: Shape, count: int, tokens: int) -> int:
+        """How many windows of a shape share a call, of so many that there are."""
+        if shape.kind == "options":
+            return 1
+        rows = 1
+        while 2 * rows * shape.length <= tokens:
+            rows *= 2
+        while rows > 1 and (-count % rows) * _WASTE > count + -count % rows:
+            rows //= 2
+        while rows > 1:
+            try:
+                return rows if self._apart(rows, shape.length) else 1
+            except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                rows //= 2
+        return 1
+
+    def _apart(self, rows: int, length: int) -> bool:
+        return reads_rows_apart(self._model, rows, length, self._attention)
+
+
+def _shape(window: Window, packs: bool, step: int) -> Shape:
+    length = len(window.tokens)
+    if window.item is None:
+        return Shape("text", length)
+    if packs:
+        return Shape("packed", -(-length // step) * step)
+    return Shape("options", length)
+
+
+_TRIED: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], bool]] = WeakKeyDictionary()
+
+
+def reads_rows_apart(model: Model, rows: int, length: int, attention: str = "") -> bool:
+    """Whether a row's final states are the same to the bit beside other rows, and in another place.
+
+    It is tried once for each shape, on drawn tokens: two calls through all blocks.
+
+    Args:
+        model: The model.
+        rows: Of the call.
+        length: Tokens of a row.
+        attention: Names the attention that is computed.
+    """
+    known = _TRIED.setdefault(model.module, {})
+    key = (rows, length, attention, torch.get_num_threads())
+    if key not in known:
+        known[key] = _tried(model, rows, length)
+    return known[key]
+
+
+@torch.inference_mode()
+def _tried(model: Model, rows: int, length: int) -> bool:
+    vocabulary = int(model.module.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+    shape = (rows + rows // 2, length)
+    drawn = probe_tokens(model.module, shape, seed=rows, first=min(3, vocabulary - 1))
+    kept = rows - rows // 2
+    # The first rows again, in the last places, behind rows that were not there.
+    order = [*range(rows, rows + rows // 2), *range(kept)]
+    first, second = _final(model, drawn[:rows]), _final(model, drawn[order])
+    return bool(torch.equal(first[:kept], second[rows // 2 :]))
+
+
+def _final(model: Model, tokens: Tensor) -> Tensor:
+    inputs = model.anatomy.record(tokens)
+    state = inputs.states
+    for block in range(model.blocks):
+        with model.anatomy.holding(block):
+            state = model.anatomy.call(block, state, inputs)
+    return hidden(state)

@@ -1,0 +1,167 @@
+"""How much of a loss is rounding: measured on a few windows when a run begins.
+
+A search ranks sets by differences of losses, so what counts is by how much rounding changes such a
+difference. The losses of the dense model and of two sets that lack one block, in the model's own
+dtype and call shapes, are compared with those in float32; of a float32 model, with those of windows
+alone in their calls. Over a calibration of N windows the part that falls either way shrinks by √N
+and the part that all windows share does not: |mean| + sd / √N, as a share of the loss. Differences
+below it are ties, whatever `--tolerance` says. What measuring it costs is no cost of the search.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depthprune.calibration import Window
+from depthprune.errors import EvaluationError, ModelError
+from depthprune.evaluator.calls import Calls
+from depthprune.evaluator.heads import Heads
+from depthprune.evaluator.passes import Passes
+from depthprune.evaluator.walk import RemovedSet
+from depthprune.models.computing import DTYPES
+from depthprune.models.loading import Model
+from depthprune.models.widening import is_narrow, widened
+from depthprune.objectives import Mixture
+from depthprune.progress import SILENT
+
+if TYPE_CHECKING:
+    from depthprune.evaluator.sheets import Sheet
+
+_TOKENS, _WINDOWS = 1024, 4
+"""Tokens and windows that are tried, at most; one window in any case."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What rounding alone does to losses, on this machine, in this dtype.
+
+    Attributes:
+        share: By how much it changes a difference of two sets' losses over the whole calibration,
+            as a share of the loss.
+        window: By how much it changed one window's loss at most, in the objective's unit.
+        against: What it was compared with: `float32`, or `calls of one window`.
+        windows: How many were tried.
+    """
+
+    share: float
+    window: float
+    against: str
+    windows: int
+
+
+def measure_rounding(
+    model: Model,
+    objective: Mixture,
+    windows: Sequence[Window],
+    judged: NDArray[np.bool_],
+    order: Sequence[int],
+    calls: Calls,
+    memory: int,
+    attention: AbstractContextManager[None],
+) -> Rounding | None:
+    """Measure it.
+
+    Args:
+        model: The model.
+        objective: Whose losses.
+        windows: Of the calibration.
+        judged: Which of them each component judges, shape (components, windows).
+        order: Which come first.
+        calls: Which windows share a call in the search.
+        memory: Bytes that hidden states may take.
+        attention: Inside it attention is computed as in the search.
+
+    Returns:
+        None where it is not measured: of a streamed model, whose blocks would be read once more,
+        or where memory holds no block in float32.
+    """
+    if model.streamed:
+        return None
+    places = _few(windows, order)
+    sets = _sets(model.blocks)
+    heads = Heads(model, objective, windows, judged)
+    with attention:
+        ours = _losses(model, heads, memory, list(calls.sheets(places)), sets, judged.shape)
+    apart = Calls(model, windows, 1, packs=False)
+    narrow = is_narrow(DTYPES[model.dtype])
+    wide = widened(model.module, model.anatomy.blocks.modules) if narrow else nullcontext()
+    try:
+        with wide:
+            sheets = list(apart.alone(places))
+            theirs = _losses(model, heads, memory, sheets, sets, judged.shape)
+    except (ModelError, EvaluationError):
+        return None
+    against = "float32" if narrow else "calls of one window"
+    return _compared(ours, theirs, judged, places, len(windows), against)
+
+
+def _few(windows: Sequence[Window], order: Sequence[int]) -> list[int]:
+    places: list[int] = []
+    tokens = 0
+    for place in order[:_WINDOWS]:
+        tokens += len(windows[place].tokens)
+        if places and tokens > _TOKENS:
+            break
+        places.append(place)
+    return places
+
+
+def _sets(blocks: int) -> list[RemovedSet]:
+    """The dense model, and sets that leave it late, so that they share most of its way."""
+    return list(dict.fromkeys([(), (blocks // 2,), (max(0, blocks - 2),)]))
+
+
+def _losses(
+    model: Model,
+    heads: Heads,
+    memory: int,
+    sheets: list[Sheet],
+    sets: list[RemovedSet],
+    shape: tuple[int, ...],
+) -> dict[RemovedSet, NDArray[np.float64]]:
+    """Each set's losses, shape (components, windows); NaN where nothing was tried."""
+    losses = {removed: np.full(shape, np.nan) for removed in sets}
+    with SILENT.step("", None, "") as step:
+        for sheet, found in Passes(model, heads, memory).run(sheets, sets, step):
+            for removed, rows in found.items():
+                losses[removed][:, list(sheet.places)] = rows
+    return losses
+
+
+def _compared(
+    ours: dict[RemovedSet, NDArray[np.float64]],
+    theirs: dict[RemovedSet, NDArray[np.float64]],
+    judged: NDArray[np.bool_],
+    places: Sequence[int],
+    windows: int,
+    against: str,
+) -> Rounding | None:
+    share, window = 0.0, 0.0
+    for component in range(len(judged)):
+        inside = [place for place in places if judged[component, place]]
+        errors = {
+            removed: (ours[removed] - theirs[removed])[component, inside]
+            for removed in ours
+            if np.isfinite(ours[removed] - theirs[removed])[component, inside].all()
+        }
+        if not inside or () not in errors or len(errors) < 2:
+            continue
+        window = max(window, *(float(np.abs(each).max()) for each in errors.values()))
+        for removed in errors:
+            scale = float(np.abs(theirs[removed][component, inside]).mean())
+            if removed and scale > 0:
+                share = max(share, _of_mean(errors[removed] - errors[()], windows) / scale)
+    return Rounding(share, window, against, len(places)) if math.isfinite(share) else None
+
+
+def _of_mean(errors: NDArray[np.float64], windows: int) -> float:
+    """What errors of a few windows make of the mean over many."""
+    spread = float(errors.std(ddof=1)) if len(errors) > 1 else 0.0
+    return abs(float(errors.mean())) + spread / math.sqrt(windows)

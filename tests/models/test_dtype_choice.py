@@ -1,0 +1,106 @@
+"""`--dtype auto` takes what is measured to be faster, and says what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from depthprune.errors import UsageError
+from depthprune.models import dtype_choice
+from depthprune.models.dtype_choice import _Weights, choose_dtype
+from depthprune.models.loading import load
+from depthprune.models.source import find_model
+from tiny import save_tiny
+
+CPU = torch.device("cpu")
+
+
+def _timed(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
+    monkeypatch.setattr(
+        dtype_choice, "_seconds", lambda kinds, *_: {kind: seconds[kind] for kind in kinds}
+    )
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "chosen"), [(0.2, "bfloat16"), (0.6, "bfloat16"), (0.9, "float32"), (3, "float32")]
+)
+def test_bfloat16_is_taken_where_it_is_clearly_faster(
+    bfloat16: float, chosen: str, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _timed(monkeypatch, float32=1.0, bfloat16=bfloat16)
+    choice = choose_dtype("auto", find_model(tiny_llama), CPU)
+    assert choice.name == chosen
+    assert choice.why is not None
+    assert "1000.00 ms in float32" in choice.why
+    assert f"{1e3 * bfloat16:.2f} ms in bfloat16" in choice.why
+
+
+def test_a_dtype_that_the_device_lacks_is_not_taken(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _timed(monkeypatch, float32=1.0, bfloat16=float("inf"))
+    assert choose_dtype("auto", find_model(tiny_llama), CPU).name == "float32"
+
+
+def test_half_the_size_is_taken_where_float32_does_not_fit(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _timed(monkeypatch, float32=1.0, bfloat16=9.0)
+    monkeypatch.setattr(dtype_choice, "available_memory", lambda _: 100_000)
+    choice = choose_dtype("auto", find_model(tiny_llama), CPU)
+    assert choice.name == "bfloat16"
+    assert "are free on cpu" in str(choice.why)
+    assert choose_dtype("auto", find_model(tiny_llama), CPU, held=False).name == "float32"
+
+
+@pytest.mark.parametrize(
+    ("float16", "bfloat16", "chosen"),
+    [(0.2, 0.2, "float16"), (2.0, 0.2, "bfloat16"), (2.0, 2.0, "float32")],
+)
+def test_float16_weights_keep_their_bits_where_that_is_fast(
+    float16: float,
+    bfloat16: float,
+    chosen: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = save_tiny(tmp_path / "half", dtype=torch.float16)
+    _timed(monkeypatch, float32=1.0, float16=float16, bfloat16=bfloat16)
+    assert choose_dtype("auto", find_model(folder), CPU).name == chosen
+
+
+def test_what_the_user_names_is_taken_without_a_measurement(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _timed(monkeypatch)
+    for name in ("float32", "bfloat16", "float16"):
+        assert choose_dtype(name, find_model(tiny_llama), CPU).name == name
+        assert choose_dtype(name, find_model(tiny_llama), CPU).why is None
+    with pytest.raises(UsageError, match="--dtype: expected auto, float32"):
+        choose_dtype("int8", find_model(tiny_llama), CPU)
+
+
+def test_the_product_is_one_of_the_models_blocks(tiny_llama: Path, tmp_path: Path) -> None:
+    found = _Weights.of(find_model(tiny_llama))
+    assert found.shape in ((48, 32), (32, 48))
+    assert found.stored == "F32"
+    # Not the embedding, which is larger.
+    assert 320 not in found.shape
+
+
+def test_a_loaded_model_tells_why(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _timed(monkeypatch, float32=1.0, bfloat16=0.1)
+    model = load(tiny_llama, device="cpu")
+    assert model.dtype == "bfloat16"
+    assert model.dtype_reason == choose_dtype("auto", model.source, CPU).why
+    assert load(tiny_llama, dtype="float32", device="cpu").dtype_reason is None
+
+
+def test_a_product_is_timed_in_every_dtype() -> None:
+    kinds, threads = ("float32", "bfloat16", "float16"), torch.get_num_threads()
+    found = dtype_choice._seconds(kinds, CPU, (96, 64))
+    assert list(found) == list(kinds)
+    assert all(0 < seconds < 10 for seconds in found.values())
+    assert torch.get_num_threads() == threads
