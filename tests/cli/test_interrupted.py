@@ -415,7 +415,7 @@ def test_losses_that_were_scored_before_an_interruption_are_in_the_memo(
 ) -> None:
     words = ("prune", tiny_llama, "-k", 2, "-c", spec, "-o", tmp_path / "out", *_FAST, "--no-bench")
     with monkeypatch.context() as patch:
-        patch.setattr(written, "reload", _interrupt)
+        patch.setattr(written, "reload_like", _interrupt)
         assert depthprune(*words).status == INTERRUPTED
     cost = depthprune(*words, "--json").document["search"]["cost"]
     assert cost["block_tokens"] == 0
