@@ -29,12 +29,12 @@ export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test test-slow test-processors check unit llama-cpp models census fuzz clean
 
-# A quarter of the default calibration's tokens, so that two cores need no more than minutes.
-DEMO_SPECS := -c stdlib-prose,windows=8,length=128 -c stdlib-code,windows=8,length=128
+# An eighth of the default calibration's tokens, so that two cores need no more than minutes.
+DEMO_SPECS := -c stdlib-prose,windows=4,length=128 -c stdlib-code,windows=4,length=128
 
 demo: $(STAMP)
-	@echo "the demo calibrates on 2,048 tokens; depthprune prune demo -k 6 -o OUT takes 8,192, and longer"
-	$(BIN)/depthprune prune demo -k 6 $(DEMO_SPECS) -o $(DEMO) --overwrite
+	@echo "the demo calibrates on 1,024 tokens; depthprune prune demo -k 6 -o OUT takes 8,192, and longer"
+	$(BIN)/depthprune prune demo -k 6 $(DEMO_SPECS) --bench-seconds 30 -o $(DEMO) --overwrite
 
 test: check unit
 
