@@ -44,8 +44,9 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# Tiny models gain nothing from several threads, and tests from running beside each other.
 unit: $(STAMP)
-	$(BIN)/pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow and not gpu"
 
 test-slow: $(STAMP) llama-cpp models $(EVAL_STAMP)
 	$(BIN)/pytest -m "slow and not gpu"

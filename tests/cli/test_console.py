@@ -130,7 +130,7 @@ def test_results_go_to_stdout_and_notes_to_stderr(capsys: pytest.CaptureFixture[
 
 
 def test_a_note_is_one_line_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    message = "warning: [bold]" + "long " * 60
+    message = "warning: [bold]" + "long " * 60 + "end"
     note(message)
     assert capsys.readouterr().err == message + "\n"
 

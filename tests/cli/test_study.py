@@ -197,7 +197,7 @@ def test_the_table_is_analysed_once(
         monkeypatch.setattr(module, "analyse", analyse)
     outcome = depthprune("study", plan, "-o", tmp_path / "out")
     assert analysed == [16]
-    assert "two draws of the same calibration differ by" in " ".join(outcome.out.split())
+    assert "two draws of one configuration differ by" in " ".join(outcome.out.split())
 
 
 def test_cells_that_failed_make_the_study_fail_with_their_number(

@@ -178,6 +178,8 @@ def test_a_search_that_stopped_is_finished_to_the_bit(
     calibration = calibration_of(windows)
     whole = search("greedy", dp.Evaluator(model, calibration), k=2)
     left, group = after, Passes._group
+    # What rounding does is measured by passes of its own, before any loss is kept.
+    monkeypatch.setattr(evaluator_module, "measure_rounding", lambda *_: None)
 
     def stopping(self: Passes, *arguments: Any) -> Any:
         nonlocal left
@@ -217,7 +219,7 @@ def test_what_is_filled_up_is_counted(model: dp.Model, monkeypatch: pytest.Monke
     evaluator.score([(1,)])
     assert evaluator.cost.block_tokens == 5 * 16 * 32
     assert evaluator.cost.plain_block_tokens == 5 * 15 * 32
-    assert evaluator.cost.head_tokens == 4 * 256
+    assert evaluator.cost.head_tokens == 15 * 31
     assert evaluator._calls.tokens() == 16 * 32
 
 

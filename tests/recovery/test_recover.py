@@ -258,6 +258,8 @@ def test_what_recovering_sets_costs_is_counted(
 
     monkeypatch.setattr(Anatomy, "call", counted)
     scorer = RecoveringScorer(model, drawn(tmp_path, model))
+    # Whether windows may share a call is tried once, and is no cost of a set.
+    scorer.score([(4,)])
     for removed in [(0, 2, 3, 5), (1,), (3, 5)]:
         before, tokens[:] = scorer.cost.block_tokens, []
         scorer.score([removed])

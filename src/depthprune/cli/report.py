@@ -9,7 +9,7 @@ import typer
 
 from depthprune.claims import held
 from depthprune.cli import options
-from depthprune.cli.console import show, show_json
+from depthprune.cli.console import show_json, show_text
 from depthprune.cli.standing import if_interrupted
 from depthprune.cli.study import write_page
 from depthprune.errors import OutputError, UsageError
@@ -41,7 +41,7 @@ def report(
     if json:
         show_json({"schema": 1, "report": str(page)})
         return
-    show(str(page))
+    show_text(f"{page}\n")
 
 
 def _checkpoint_page(place: Path) -> Path:

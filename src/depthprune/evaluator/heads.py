@@ -1,7 +1,7 @@
 """From final hidden states to the losses of windows, a chunk of tokens at a time.
 
-No tensor of tokens × vocabulary is ever held. A chunk is of one window, or, where windows share a
-call, of a fixed number of tokens, the last one filled up. An objective that compares with the dense
+No tensor of tokens × vocabulary is ever held. A chunk is of one window, also where windows share a
+call, so that its losses follow no other's. An objective that compares with the dense
 model is given the dense model's outputs for the chunk, made once from its own final state for all
 sets that were walked beside it; nothing of the dense model is stored.
 """
@@ -131,20 +131,27 @@ class Heads:
         """Each set's token losses, shape (components, scored tokens)."""
         scored = _Scored.of(sheet, next(iter(states.values())).device)
         tokens: dict[RemovedSet, list[Tensor]] = {removed: [] for removed in states}
-        for first in range(0, len(sheet.targets), self.chunk):
-            part = slice(first, first + self.chunk)
+        for part in self._parts(sheet):
             for removed, losses in self._tokens_of(sheet, scored, states, part):
                 tokens[removed].append(losses)
         return {removed: torch.cat(parts, dim=1) for removed, parts in tokens.items()}
+
+    def _parts(self, sheet: Sheet) -> Iterator[slice]:
+        """Chunks, each of one window: a product rounds by its rows, which follow no company."""
+        first = 0
+        for count in sheet.counts:
+            for start in range(first, first + count, self.chunk):
+                yield slice(start, min(start + self.chunk, first + count))
+            first += count
 
     def _tokens_of(
         self, sheet: Sheet, scored: _Scored, states: Mapping[RemovedSet, Tensor], part: slice
     ) -> Iterator[tuple[RemovedSet, Tensor]]:
         """Each set's token losses of one chunk, shape (components, tokens)."""
-        dense = self._outputs(states[()], sheet, scored, part) if self.compares else {}
+        dense = self._outputs(states[()], scored, part) if self.compares else {}
         for removed, state in states.items():
             known = removed == () and dense
-            outputs = dense if known else self._outputs(state, sheet, scored, part)
+            outputs = dense if known else self._outputs(state, scored, part)
             rows = []
             for objective in self._objectives:
                 seen = outputs[objective.reads]
@@ -153,18 +160,12 @@ class Heads:
                 rows.append(_token_losses(objective, seen, targets, other).to(state.device))
             yield removed, torch.stack(rows)
 
-    def _outputs(
-        self, state: Tensor, sheet: Sheet, scored: _Scored, part: slice
-    ) -> dict[str, Tensor]:
+    def _outputs(self, state: Tensor, scored: _Scored, part: slice) -> dict[str, Tensor]:
         before = state[scored.rows[part], scored.columns[part]]
         outputs = {"states": before}
         if self.runs_head:
-            given = before
-            if sheet.shared and len(before) < self.chunk:
-                # A product rounds by the rows of its call, which must not follow the company.
-                given = torch.cat([before, before[-1:].expand(self.chunk - len(before), -1)])
-            outputs["logits"] = self._model.anatomy.head(given.unsqueeze(0))[0, : len(before)]
-            self.head_tokens += len(given)
+            outputs["logits"] = self._model.anatomy.head(before.unsqueeze(0))[0]
+            self.head_tokens += len(before)
         return outputs
 
     def _window_losses(self, sheet: Sheet, tokens: NDArray[np.float64]) -> NDArray[np.float64]:
