@@ -17,9 +17,9 @@ from pathlib import Path
 import depthprune as dp
 from depthprune.calibration import Calibration
 from depthprune.evaluator import Memo
-from depthprune.models.removal import parse_blocks
+from depthprune.pruning.held_out_recovered import judge_recovered
 from depthprune.recovery import LoRA, parse_method
-from depthprune.study.recovered import judge_recovered
+from depthprune.removed_sets import parse_blocks
 from recovery import FURTHER, SOURCES
 
 

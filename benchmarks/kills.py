@@ -37,8 +37,8 @@ import depthprune as dp
 from depthprune.calibration import Calibration, CalibrationSpec, Part, Window
 from depthprune.evaluator import evaluator as module
 from depthprune.evaluator.memo import Memo
-from depthprune.models.anatomy import find_anatomy
-from depthprune.models.computing import DTYPES
+from depthprune.models.blocks.anatomy import find_anatomy
+from depthprune.models.devices import DTYPES
 from depthprune.models.loading import load_module
 from depthprune.models.source import find_model
 module._CALL_TOKENS = {"cpu": 1}

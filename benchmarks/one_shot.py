@@ -26,7 +26,7 @@ from torch.nn import functional
 
 import depthprune as dp
 from depthprune.calibration import Calibration
-from depthprune.models.cpu_attention import fast_attention
+from depthprune.models.attention import fast_attention
 from depthprune.models.loading import Model
 
 

@@ -28,9 +28,9 @@ from depthprune.calibration import Calibration
 from depthprune.evaluator.memo import Memo
 from depthprune.manifest import HeldOut
 from depthprune.models.loading import Model
-from depthprune.models.removal import parse_blocks
+from depthprune.pruning.held_out_recovered import judge_recovered
 from depthprune.recovery import RecoveringScorer
-from depthprune.study.recovered import judge_recovered
+from depthprune.removed_sets import parse_blocks
 
 SOURCES = (
     "text:{}/wikitext-2/valid.txt",

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import depthprune as dp
-from depthprune.search import SEARCHES, RemovedSet
+from depthprune.searches import SEARCHES, RemovedSet
 
 _MODELS = 5
 _BLOCKS = 12

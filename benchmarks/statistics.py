@@ -17,11 +17,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from depthprune.study import noise
-from depthprune.study.answers import Unsaid
-from depthprune.study.core import Core
-from depthprune.study.joint import FACTORS, holm, joint_tests
-from depthprune.study.simulation import Design
+from depthprune.study.statistics import noise
+from depthprune.study.statistics.core import Core
+from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.joint import (
+    FACTORS,
+    holm,
+    joint_tests,
+)
+from depthprune.study.statistics.simulation import Design
 
 DESIGNS = {
     "balanced": Design(calibrations=5, draws=6, searches=3, sizes=2, objectives=2, responses=4),

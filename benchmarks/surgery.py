@@ -35,7 +35,7 @@ SHARDS = 4
 
 _CHILD = """
 import json, resource, sys, time
-from depthprune.models.apply import apply
+from depthprune.pruning.apply import apply
 start = time.perf_counter()
 apply(sys.argv[1], sys.argv[2], sys.argv[3])
 seconds = time.perf_counter() - start

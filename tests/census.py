@@ -35,14 +35,23 @@ import transformers
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from depthprune.checkpoints.architectures.schema import Architecture
+from depthprune.checkpoints.architectures.table import (
+    architectures,
+    find,
+    require_prunable,
+)
+from depthprune.checkpoints.checkpoint import (
+    OTHER_TOWERS,
+    Checkpoint,
+    open_checkpoint,
+)
+from depthprune.checkpoints.config.cut import row_of
+from depthprune.checkpoints.config.sections import text_section
+from depthprune.checkpoints.gguf.architectures import listed_architectures
+from depthprune.checkpoints.surgery import write_pruned
 from depthprune.errors import ModelError
-from depthprune.models.anatomy import find_anatomy
-from depthprune.models.architectures import Architecture, architectures, find, require_prunable
-from depthprune.models.checkpoint import OTHER_TOWERS, Checkpoint, open_checkpoint
-from depthprune.models.config_sections import text_section
-from depthprune.models.config_surgery import row_of
-from depthprune.models.gguf_rows import listed_architectures
-from depthprune.models.surgery import write_pruned
+from depthprune.models.blocks.anatomy import find_anatomy
 from tiny import model_class, save_tiny
 from tiny_types import CROSS_ATTENTION
 
@@ -405,7 +414,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
 
 _HEAD = """# Architectures
 
-<!-- Written by `make census`; edit the rows in src/depthprune/models/*_rows.py. -->
+<!-- Written by `make census`; edit the rows in src/depthprune/checkpoints/architectures. -->
 
 Every model type that transformers {version} maps to a causal language model: {total}. The census
 (`make census`) builds each at a tiny size with random weights, removes single blocks, the first,

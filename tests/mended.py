@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import depthprune as dp
-from depthprune.models.anatomy import find_anatomy
-from depthprune.models.replay import hidden_of
+from depthprune.models.blocks.anatomy import find_anatomy
+from depthprune.models.blocks.replay import hidden_of
 from tiny import tiny_model, tiny_tokenizer
 
 _TEXT = "".join(

@@ -18,7 +18,7 @@ from pathlib import Path
 SETTINGS = ("AVX2", "AVX512_CORE_BF16", None)
 VARIABLE = "ONEDNN_MAX_CPU_ISA"
 TESTS = (
-    "tests/models/test_anatomy.py",
+    "tests/models/blocks/test_anatomy.py",
     "tests/models/test_parity.py",
     "tests/evaluator/test_evaluator.py",
     "tests/evaluator/test_memo.py",

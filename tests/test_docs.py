@@ -13,15 +13,15 @@ from pydantic import BaseModel
 
 from depthprune import manifest
 from depthprune.calibration import PRESETS, SOURCES, CalibrationSpec
-from depthprune.search import SEARCHES, make_search
-from depthprune.study import words
-from depthprune.study.answers import Unsaid
-from depthprune.study.effects import analyse
-from depthprune.study.finals import FinalRow, FinalScore
-from depthprune.study.findings import findings
+from depthprune.searches import SEARCHES, make_search
+from depthprune.study.finalists import FinalRow, FinalScore
 from depthprune.study.grid import read_grid
-from depthprune.study.overlap import agreement
-from depthprune.study.quality import quality_against_cost
+from depthprune.study.statistics import formatting as fmt
+from depthprune.study.statistics.effects import analyse
+from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.findings import findings
+from depthprune.study.statistics.overlap import agreement
+from depthprune.study.statistics.quality import quality_against_cost
 from depthprune.study.table import CellCalibration, CellCost, Evaluation, Row, read
 
 ROOT = Path(__file__).parent.parent
@@ -103,11 +103,11 @@ def test_the_study_is_what_its_recipe_and_its_table_say() -> None:
         assert f"{words_of} {_known(agreement(part.compared, name)).mean:.2f}" in text
     (six,) = (p for p in analyse([r for r in table.rows if r.k == 6]) if p.kind == "text")
     (greedy,) = six.gains["perplexity"]
-    assert f"that is {words.difference(greedy.draws, 'perplexity')} for further draws" in text
-    assert f"{' to '.join(words.ends(greedy.calibrations, 'perplexity'))} for further" in text
+    assert f"that is {fmt.difference(greedy.draws, 'perplexity')} for further draws" in text
+    assert f"{' to '.join(fmt.ends(greedy.calibrations, 'perplexity'))} for further" in text
     assert _known(greedy.interaction) is not None
     for each in (*greedy.by_objective.values(), _known(greedy.interaction)):
-        assert words.difference(each, "perplexity") in text
+        assert fmt.difference(each, "perplexity") in text
     points = quality_against_cost(part.panel, "perplexity")
     assert not isinstance(points, Unsaid)
     for point in points:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from depthprune.models.gguf_rows import GGUF_ARCHITECTURES
+from depthprune.checkpoints.gguf.architectures import GGUF_ARCHITECTURES
 
 PAGE = (Path(__file__).parent.parent / "docs" / "files.md").read_text(encoding="utf-8")
 ENCODERS = {"clip", "t5", "t5encoder", "minicpm"}

@@ -7,6 +7,7 @@
     evaluator = dp.Evaluator(model, calibration, objective="nll")
     result = dp.search("greedy", evaluator, k=6)
     dp.apply("path/to/checkpoint", result.removed, "out/")
+    manifest = dp.prune("demo", k=6, out="out/demo", calibration=["text:wiki.txt"])  # the whole job
 
 The names below are the whole public surface. They are imported on first use: `dp.apply` cuts
 checkpoints without loading torch.
@@ -32,22 +33,23 @@ from depthprune.manifest import versions
 if TYPE_CHECKING:
     from depthprune.calibration.calibration import Calibration, calibrate
     from depthprune.calibration.spec import CalibrationSpec
+    from depthprune.evaluator.confidence import Racing
     from depthprune.evaluator.cost import Cost
     from depthprune.evaluator.evaluator import Evaluator
     from depthprune.evaluator.memo import Memo
-    from depthprune.evaluator.racing import Racing
     from depthprune.evaluator.score import Score, increase
-    from depthprune.models.apply import apply
     from depthprune.models.loading import Model, load
+    from depthprune.pruning.apply import apply
+    from depthprune.pruning.prune import prune
     from depthprune.recovery.distil import distil
     from depthprune.recovery.methods import LoRA
     from depthprune.recovery.recover import recover
     from depthprune.recovery.result import Recovery, recovered
-    from depthprune.search.budget import Budget
-    from depthprune.search.driver import Result, search
+    from depthprune.searches.budget import Budget
+    from depthprune.searches.driver import Result, search
 
 _PLACES = {
-    "Budget": "search.budget",
+    "Budget": "searches.budget",
     "Calibration": "calibration.calibration",
     "CalibrationSpec": "calibration.spec",
     "Cost": "evaluator.cost",
@@ -55,18 +57,19 @@ _PLACES = {
     "LoRA": "recovery.methods",
     "Memo": "evaluator.memo",
     "Model": "models.loading",
-    "Racing": "evaluator.racing",
+    "Racing": "evaluator.confidence",
     "Recovery": "recovery.result",
-    "Result": "search.driver",
+    "Result": "searches.driver",
     "Score": "evaluator.score",
-    "apply": "models.apply",
+    "apply": "pruning.apply",
     "calibrate": "calibration.calibration",
     "distil": "recovery.distil",
     "increase": "evaluator.score",
     "load": "models.loading",
+    "prune": "pruning.prune",
     "recover": "recovery.recover",
     "recovered": "recovery.result",
-    "search": "search.driver",
+    "search": "searches.driver",
 }
 
 __version__ = versions().depthprune
@@ -97,6 +100,7 @@ __all__ = [
     "distil",
     "increase",
     "load",
+    "prune",
     "recover",
     "recovered",
     "search",

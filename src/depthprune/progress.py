@@ -6,6 +6,7 @@ that draws on stderr; everyone else gets `SILENT`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -38,3 +39,16 @@ class _Silent:
 
 SILENT: Progress = _Silent()
 """Shows nothing."""
+
+
+_LOG = logging.getLogger("depthprune")
+
+
+def note(message: str) -> None:
+    """Log what a user may want to know; silent unless the program listens."""
+    _LOG.info(message)
+
+
+def warn(message: str) -> None:
+    """Log what a user should know."""
+    _LOG.warning(message)

@@ -17,10 +17,14 @@ import pytest
 import torch
 
 from command import Command
-from depthprune import plugins
+from depthprune import registry as plugins
 from depthprune.calibration import SOURCES, Source
 from depthprune.objectives import OBJECTIVES
-from depthprune.search import SEARCHES, Ask, Space
+from depthprune.searches import (
+    SEARCHES,
+    Ask,
+    Space,
+)
 
 _EXACT = ("--dtype", "float32", "--device", "cpu", "--no-bench")
 

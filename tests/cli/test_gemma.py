@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import demo
-from depthprune.models.gguf_reader import read_gguf
+from depthprune.checkpoints.gguf.reader import read_gguf
 from gemma import MISSING, gemma_file
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from command import Command
-from depthprune.models.gguf_reader import read_gguf
+from depthprune.checkpoints.gguf.reader import read_gguf
 from gguf_tiny import tiny_gguf
 
 DONE = 0

@@ -18,8 +18,14 @@ import pytest
 
 from command import Command, Outcome
 from depthprune import claims, publishing
-from depthprune.cli import DONE, FAILED, INTERRUPTED, WRONG_USAGE, written
+from depthprune.cli import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    WRONG_USAGE,
+)
 from depthprune.cli import apply as apply_verb
+from depthprune.pruning import write
 from depthprune.report import publish
 from depthprune.study import runner
 from gguf_tiny import tiny_gguf
@@ -82,7 +88,7 @@ def test_sample_and_speed_are_added_to_manifest_and_page(prune: Command, out: Pa
 def test_an_interruption_of_the_speed_costs_the_speed_alone(
     prune: Command, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(written, "measure", _interrupt)
+    monkeypatch.setattr(write, "measure", _interrupt)
     outcome = prune()
     assert outcome.status == INTERRUPTED
     note, error = outcome.err.splitlines()[-2:]
@@ -101,7 +107,7 @@ def test_an_interruption_of_the_speed_costs_the_speed_alone(
 def test_an_interruption_of_the_sample_costs_what_is_measured_from_there_on(
     prune: Command, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(written, "continuation", _interrupt)
+    monkeypatch.setattr(write, "continuation", _interrupt)
     outcome = prune()
     assert (outcome.status, outcome.out) == (INTERRUPTED, "")
     assert outcome.err.endswith(f"error: interrupted; {out} stands, whole\n")
@@ -123,7 +129,7 @@ def test_a_failure_of_what_is_measured_afterwards_costs_it_alone(
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(written, step, fail)
+    monkeypatch.setattr(write, step, fail)
     outcome = prune()
     assert outcome.status == DONE
     assert f"warning: the {missing} was not measured (out of memory)" in outcome.err
@@ -145,9 +151,9 @@ def test_too_little_time_for_the_speed_is_said_and_costs_it_alone(
 @pytest.mark.parametrize(
     "place",
     [
-        (written, "reload_like"),
-        (written, "verify"),
-        (written, "write_report"),
+        (write, "reload_like"),
+        (write, "verify"),
+        (write, "write_report"),
         (claims.Claim, "publish"),
     ],
 )
@@ -218,7 +224,7 @@ def test_an_interrupted_study_says_what_stands(
         f"interrupted; the 0 cells in {table} stand; the same command goes on from there"
     )
     with monkeypatch.context() as patch:
-        patch.setattr("depthprune.cli.session.memo_at", _interrupt)
+        patch.setattr("depthprune.pruning.session.memo_at", _interrupt)
         patch.setattr("depthprune.cli.study.memo_at", _interrupt)
         outcome = depthprune("study", plan, "-o", tmp_path / "other")
     assert outcome.error == "interrupted; nothing was written"
@@ -415,7 +421,7 @@ def test_losses_that_were_scored_before_an_interruption_are_in_the_memo(
 ) -> None:
     words = ("prune", tiny_llama, "-k", 2, "-c", spec, "-o", tmp_path / "out", *_FAST, "--no-bench")
     with monkeypatch.context() as patch:
-        patch.setattr(written, "reload_like", _interrupt)
+        patch.setattr(write, "reload_like", _interrupt)
         assert depthprune(*words).status == INTERRUPTED
     cost = depthprune(*words, "--json").document["search"]["cost"]
     assert cost["block_tokens"] == 0
@@ -450,7 +456,7 @@ def test_an_interruption_of_the_figure_leaves_the_earlier_one(
         assert depthprune(*words).error == "interrupted; nothing was written"
     assert figure.read_text(encoding="utf-8") == "earlier"
     with monkeypatch.context() as patch:
-        patch.setattr("depthprune.report.terminal.score_table", _interrupt)
+        patch.setattr("depthprune.cli.tables.score_table", _interrupt)
         assert depthprune(*words).error == f"interrupted; {figure} stands"
     assert figure.read_text(encoding="utf-8").startswith("<svg")
     assert [path.name for path in tmp_path.iterdir()] == ["blocks.svg"]

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 import depthprune as dp
 from command import Command, Outcome
-from depthprune.cli import prune_task
 from depthprune.models.parity import reload
+from depthprune.pruning import prepare
 from tiny import save_tiny
 
 pytest.importorskip("peft", reason="the extra heal is not installed")
@@ -214,7 +214,7 @@ def test_a_missing_library_is_refused_before_anything_is_loaded(
 def test_too_few_windows_are_refused_before_the_search(
     prune: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(prune_task, "search", lambda *given, **more: pytest.fail("searched"))
+    monkeypatch.setattr(prepare, "search", lambda *given, **more: pytest.fail("searched"))
     outcome = prune("out", "--recover", "lora:batch=64")
     assert "12 of 16 windows to train on, and a step takes 64" in outcome.error
     assert not (tmp_path / "out").exists()

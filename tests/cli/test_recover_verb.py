@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import depthprune as dp
 from command import Command, Outcome
-from depthprune.cli import prune_task
-from depthprune.recovery import RecoveringScorer, walk
+from depthprune.pruning import prepare
+from depthprune.recovery import RecoveringScorer, layerwise_fit
 from tiny import save_tiny
 
 _EXACT = ("--dtype", "float32", "--device", "cpu")
@@ -309,13 +309,13 @@ def test_a_run_at_the_bottom_is_said(
 def test_text_that_recovery_harmed_is_named(
     prune: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = walk.fit
+    right = layerwise_fit.fit
 
     def backwards(*given: Any) -> Any:
         found = right(*given)
         return replace(found, change=-2 * found.change, ridge=0.1, strength=1.0)
 
-    monkeypatch.setattr(walk, "fit", backwards)
+    monkeypatch.setattr(layerwise_fit, "fit", backwards)
     outcome = prune("out", "--recover", "linear", "--json")
     assert "warning: recovery made the model worse on text:" in outcome.err
     assert len(outcome.document["recovery"]["warnings"]) == 1
@@ -520,7 +520,7 @@ def test_too_few_tokens_are_refused_before_the_search(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(prune_task, "search", lambda *given, **more: pytest.fail("searched"))
+    monkeypatch.setattr(prepare, "search", lambda *given, **more: pytest.fail("searched"))
     spec = f"text:{text},windows=4,length=8"
     outcome = depthprune("prune", tiny_llama, "-c", spec, "-k", 2, "-o", tmp_path / "out", *_QUICK,
                          "--recover", "linear")  # fmt: skip

@@ -10,8 +10,10 @@ import pytest
 
 from command import Command
 from depthprune.cli import DONE, FAILED, WRONG_USAGE
-from depthprune.report import study_files, study_page
-from depthprune.study import effects, findings, harness
+from depthprune.study import harness
+from depthprune.study.report import files
+from depthprune.study.report import page as study_page
+from depthprune.study.statistics import effects, findings
 
 PLAN = """
 name: tiny <b>study</b>
@@ -193,7 +195,7 @@ def test_the_table_is_analysed_once(
         analysed.append(len(rows))
         return effects.analyse(rows)
 
-    for module in (study_files, study_page, findings):
+    for module in (files, study_page, findings):
         monkeypatch.setattr(module, "analyse", analyse)
     outcome = depthprune("study", plan, "-o", tmp_path / "out")
     assert analysed == [16]

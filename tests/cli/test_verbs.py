@@ -27,10 +27,17 @@ import depthprune as dp
 from command import Command, Outcome
 from depthprune.calibration import CalibrationSpec
 from depthprune.calibration.parsing import parse_line, parse_mapping
-from depthprune.cli import DONE, FAILED, INTERRUPTED, WRONG_USAGE, written
-from depthprune.evaluator import passes
-from depthprune.models import byte_copy, loading
-from depthprune.study.judge import Judge
+from depthprune.checkpoints import byte_copy
+from depthprune.cli import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    WRONG_USAGE,
+)
+from depthprune.evaluator import forward
+from depthprune.models import loading
+from depthprune.pruning import write
+from depthprune.pruning.held_out import Judge
 from tiny import save_tiny
 
 _EXACT = ("--dtype", "float32", "--device", "cpu")
@@ -201,7 +208,7 @@ def test_prune_takes_a_search_s_parameters_and_a_budget(prune: Command) -> None:
 def test_a_budget_below_the_search_s_need_is_refused_before_the_model_is_loaded(
     prune: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(written.Loading, "load", None)
+    monkeypatch.setattr(write.Loading, "load", None)
     outcome = prune("-k", 3, "--search", "greedy", "--budget", "5")
     assert outcome.status == WRONG_USAGE
     assert outcome.error.startswith("--budget: greedy needs 12 evaluations to have a first set")
@@ -321,7 +328,7 @@ def _terminate(*arguments: object, **options: object) -> None:
 @pytest.mark.parametrize("act", [_interrupt, _terminate])
 @pytest.mark.parametrize(
     ("room", "name"),
-    [(passes.Passes, "_group"), (written, "verify"), (written, "write_report")],
+    [(forward.Passes, "_group"), (write, "verify"), (write, "write_report")],
 )
 def test_an_interrupt_leaves_nothing_and_exits_130(
     room: Any,
@@ -694,7 +701,7 @@ def test_an_error_of_our_own_making_is_one_line_that_says_so(
     def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(written, "verify", broken)
+    monkeypatch.setattr(write, "verify", broken)
     outcome = prune("-k", 2)
     assert outcome.status == FAILED
     assert outcome.err.splitlines()[-1].startswith("error: RuntimeError: two lines; this is a bug")

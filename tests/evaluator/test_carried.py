@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import depthprune as dp
-from depthprune.evaluator.states import Vault
-from depthprune.models.carried import Carried
+from depthprune.evaluator.state_store import Vault
+from depthprune.models.blocks.carried import Carried
 from depthprune.models.loading import Model
 from tiny import save_tiny
 

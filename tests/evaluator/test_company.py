@@ -19,11 +19,11 @@ from depthprune.calibration import Window
 from depthprune.evaluator import Memo
 from depthprune.evaluator import calls as calls_module
 from depthprune.evaluator import evaluator as evaluator_module
+from depthprune.evaluator.batches import reads_packed_items
 from depthprune.evaluator.calls import reads_rows_apart
-from depthprune.evaluator.packing import reads_packed_items
-from depthprune.evaluator.passes import Passes
-from depthprune.models.anatomy import Anatomy
-from depthprune.search import search
+from depthprune.evaluator.forward import Passes
+from depthprune.models.blocks.anatomy import Anatomy
+from depthprune.searches import search
 from tiny import save_tiny
 
 SETS = [(), (1,), (2, 4), (0, 3)]

@@ -18,8 +18,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import depthprune as dp
 from depthprune.errors import EvaluationError, UsageError
 from depthprune.evaluator import evaluator as evaluator_module
-from depthprune.models.anatomy import Anatomy
-from depthprune.search import search
+from depthprune.models.blocks.anatomy import Anatomy
+from depthprune.searches import search
 from tiny import save_tiny
 
 TEXT = "the river rises in the hills behind the town where the old road crosses it by a bridge "

@@ -15,7 +15,7 @@ from torch import Tensor
 import depthprune as dp
 from depthprune.evaluator import memory
 from depthprune.evaluator.memory import head_bytes, head_tokens, host_bytes, state_budget
-from depthprune.models.head import Head
+from depthprune.models.blocks.head import Head
 
 SETS = [(), (0,), (2, 3), (1, 4, 5)]
 

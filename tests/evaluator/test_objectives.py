@@ -19,7 +19,7 @@ from depthprune.calibration import Window
 from depthprune.errors import EvaluationError
 from depthprune.evaluator import calls as calls_module
 from depthprune.evaluator import evaluator as evaluator_module
-from depthprune.evaluator.packing import reads_packed_items
+from depthprune.evaluator.batches import reads_packed_items
 from tiny import tiny_model
 
 SETS = [(), (1,), (2, 4), (0, 5)]
@@ -188,7 +188,7 @@ def test_a_model_that_cannot_read_packed_items_reads_a_row_an_option(
 
 
 def _loaded(folder: Path, module: Any) -> dp.Model:
-    from depthprune.models.anatomy import find_anatomy
+    from depthprune.models.blocks.anatomy import find_anatomy
     from depthprune.models.source import find_model
 
     module.eval()

@@ -14,9 +14,9 @@ import pytest
 
 import depthprune as dp
 from depthprune.evaluator import evaluator as evaluator_module
+from depthprune.evaluator.forward import Passes
 from depthprune.evaluator.memo import Memo
-from depthprune.evaluator.passes import Passes
-from depthprune.search import search
+from depthprune.searches import search
 
 SETS = [(), (1,), (2, 4)]
 
@@ -108,7 +108,7 @@ import sys
 import depthprune as dp
 from depthprune.evaluator import evaluator as evaluator_module
 from depthprune.evaluator.memo import Memo
-from depthprune.evaluator.passes import Passes
+from depthprune.evaluator.forward import Passes
 from pathlib import Path
 from typing import Any
 model = dp.load(sys.argv[1], dtype="bfloat16", device="cpu")

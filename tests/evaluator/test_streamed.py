@@ -11,9 +11,9 @@ from items import calibration_of, random_item, random_text
 
 import depthprune as dp
 from depthprune.errors import ModelError, UsageError
-from depthprune.evaluator import passes as passes_module
-from depthprune.evaluator import signals as signals_module
-from depthprune.evaluator.states import Vault
+from depthprune.evaluator import forward as passes_module
+from depthprune.evaluator import importance as signals_module
+from depthprune.evaluator.state_store import Vault
 
 SETS = [(), *((b,) for b in range(6)), (1, 4)]
 

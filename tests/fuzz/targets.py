@@ -20,13 +20,13 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from depthprune.calibration import parse_calibration
+from depthprune.checkpoints.checkpoint import INDEX, open_checkpoint
+from depthprune.checkpoints.gguf.reader import read_gguf
+from depthprune.checkpoints.gguf.surgery import cut_gguf, write_gguf
+from depthprune.checkpoints.safetensors import read_header
 from depthprune.evaluator.memo import Context, Memo
 from depthprune.manifest import Manifest, SourceModel, versions
-from depthprune.models.apply import apply
-from depthprune.models.checkpoint import INDEX, open_checkpoint
-from depthprune.models.gguf_reader import read_gguf
-from depthprune.models.gguf_surgery import cut_gguf, write_gguf
-from depthprune.models.safetensors_file import read_header
+from depthprune.pruning.apply import apply
 from depthprune.study.grid import read_grid
 from fuzz.mutations import damaged, misshapen
 from gguf_tiny import tiny_gguf

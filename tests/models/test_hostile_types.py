@@ -23,13 +23,13 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import depthprune as dp
 from census import OLDER
+from depthprune.checkpoints.architectures.table import architectures
 from depthprune.errors import ModelError, ParityError
-from depthprune.models.anatomy import find_anatomy
-from depthprune.models.apply import apply
-from depthprune.models.architectures import architectures
-from depthprune.models.automatic import automatic_class_of
+from depthprune.models.auto_class import automatic_class_of
+from depthprune.models.blocks.anatomy import find_anatomy
 from depthprune.models.loading import load
 from depthprune.models.parity import reload, verify, verify_checkpoint
+from depthprune.pruning.apply import apply
 from hostile import hostile_arithmetic
 from tiny import save_tiny
 

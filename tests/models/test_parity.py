@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from depthprune.errors import ParityError
-from depthprune.models.apply import apply
 from depthprune.models.loading import load
 from depthprune.models.parity import reload, verify, verify_checkpoint
 from depthprune.models.probe_tokens import probe_tokens
+from depthprune.pruning.apply import apply
 from hostile import HostileArithmetic
 from tiny import save_tiny
 

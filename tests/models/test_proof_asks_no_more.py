@@ -13,12 +13,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
+from depthprune.checkpoints.checkpoint import open_checkpoint
 from depthprune.errors import ModelError, ParityError
-from depthprune.models.apply import apply
-from depthprune.models.checkpoint import open_checkpoint
 from depthprune.models.loading import load
 from depthprune.models.parity_of_heads import verify_headed
 from depthprune.models.plain_generation import plain_generation
+from depthprune.pruning.apply import apply
 from tiny import draw_weights
 
 

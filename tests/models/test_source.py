@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from depthprune.errors import CheckpointError, DepthpruneError, ModelError, UsageError
-from depthprune.models.computing import choose_device
+from depthprune.models.devices import choose_device
 from depthprune.models.loading import load
 from depthprune.models.source import demo_file, find_model
 

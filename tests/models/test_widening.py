@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from depthprune.errors import ModelError
+from depthprune.models.blocks.replay import relative_difference
 from depthprune.models.loading import Model, load
-from depthprune.models.replay import relative_difference
 from depthprune.models.widening import widened
 from tiny import tiny_model
 

@@ -32,7 +32,7 @@ peft = pytest.importorskip("peft", reason="the extra heal is not installed")
 
 # These import transformers' Trainer, which needs accelerate.
 from depthprune.recovery.adapters import adapted, targets  # noqa: E402
-from depthprune.recovery.lessons import lessons  # noqa: E402
+from depthprune.recovery.distillation_data import lessons  # noqa: E402
 from depthprune.recovery.student import Student  # noqa: E402
 from depthprune.recovery.training import last_checkpoint  # noqa: E402
 

@@ -8,7 +8,7 @@ import torch
 
 from depthprune.errors import EvaluationError
 from depthprune.recovery.fit import RIDGES, fit
-from depthprune.recovery.sums import Sums
+from depthprune.recovery.normal_equations import Sums
 
 WIDTH = 8
 

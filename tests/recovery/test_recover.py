@@ -14,14 +14,14 @@ from torch.nn.functional import cross_entropy
 
 import depthprune as dp
 from depthprune.errors import CalibrationError, EvaluationError, ModelError, UsageError
-from depthprune.evaluator.states import Vault
-from depthprune.models.anatomy import Anatomy
+from depthprune.evaluator.state_store import Vault
+from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.objectives import parse_objective
 from depthprune.recovery import RecoveringRehearsal, RecoveringScorer
-from depthprune.recovery.absorb import find_absorber
 from depthprune.recovery.fold import swapped
+from depthprune.recovery.fold_target import find_absorber
+from depthprune.recovery.massive_activations import massive
 from depthprune.recovery.result import new_weights, runs_of
-from depthprune.recovery.tokens import massive
 from hostile import hostile_arithmetic
 from mended import drawn, loaded, logits, planted, states, tokens_of
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import depthprune as dp
-from depthprune.models.anatomy import Anatomy
-from depthprune.models.checkpoint import open_checkpoint
+from depthprune.checkpoints.checkpoint import open_checkpoint
+from depthprune.models.blocks.anatomy import Anatomy
+from depthprune.pruning.held_out_recovered import judge_recovered
 from depthprune.recovery import stored
-from depthprune.study.recovered import judge_recovered
 from mended import drawn
 from tiny import save_tiny
 

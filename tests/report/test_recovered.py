@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from depthprune.cli.tables import prune_summary
 from depthprune.report import summary
 from depthprune.report.card import render_card
 from depthprune.report.page import render_page
-from depthprune.report.terminal import prune_summary
 
 from .examples import full, recovered
 from .test_page import Page

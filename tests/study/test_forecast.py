@@ -10,7 +10,7 @@ import yaml
 
 import depthprune as dp
 from depthprune.errors import UsageError
-from depthprune.evaluator.plan import Speed
+from depthprune.evaluator.rehearsal import Speed
 from depthprune.progress import SILENT
 from depthprune.study import forecast as forecast_module
 from depthprune.study import runner as runner_module

@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from depthprune.errors import UsageError
-from depthprune.study.grid import Grid, read_grid
-from depthprune.study.plan_files import check_files
+from depthprune.study.grid import Grid, check_files, read_grid
 
 PLAN: dict[str, Any] = {
     "models": "demo",

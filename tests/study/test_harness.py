@@ -21,7 +21,7 @@ from depthprune.objectives.base import TokenLosses, TokenObjective
 from depthprune.objectives.choices import Accuracy, likelihoods
 from depthprune.objectives.nll import token_nll
 from depthprune.study import harness
-from depthprune.study.finals import FinalScore
+from depthprune.study.finalists import FinalScore
 from depthprune.study.harness import require_harness, run_tasks, scores_of
 
 _CORPORA = Path(

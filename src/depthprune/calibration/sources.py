@@ -26,7 +26,7 @@ from depthprune.calibration.hub import HUB_OPTIONS, check_hub, read_hub
 from depthprune.calibration.own_text import OWN_OPTIONS, check_own
 from depthprune.calibration.stdlib import code_documents, prose_documents
 from depthprune.errors import CalibrationError, DepthpruneError, UsageError, failure, first_line
-from depthprune.plugins import Registry
+from depthprune.registry import Registry
 
 Read = Callable[[str, Mapping[str, str]], Iterator[Document]]
 

@@ -21,8 +21,9 @@ import typer
 
 from depthprune.claims import forget_claims
 from depthprune.cli.app import app
-from depthprune.cli.standing import forget_standing, what_stands
+from depthprune.cli.console import listen
 from depthprune.errors import DepthpruneError, UsageError, one_line
+from depthprune.pruning.standing import forget_standing, what_stands
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -123,5 +124,6 @@ def _stop_on_signals() -> None:
 
 def _terminated(number: int, frame: FrameType | None) -> None:
     # A second one would break off the cleaning up.
+    listen()
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -44,7 +44,7 @@ def apply(
 ) -> None:
     """Write a checkpoint without some blocks; no model is loaded unless --verify."""
     from depthprune.manifest import Manifest
-    from depthprune.models.apply import apply as cut
+    from depthprune.pruning.apply import apply as cut
     from depthprune.report.publish import write_report
 
     surgery = cut(
@@ -65,7 +65,7 @@ def apply(
     if json:
         show_text(written)
         return
-    from depthprune.report.terminal import prune_summary
+    from depthprune.cli.tables import prune_summary
 
     # An adapter has no page: there is nothing to show of it without its base.
     page = placed(out, PAGE_NAME)

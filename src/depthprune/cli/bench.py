@@ -8,7 +8,7 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, note, show, show_json
-from depthprune.cli.session import Loading
+from depthprune.pruning.session import Loading
 
 
 def bench(
@@ -54,7 +54,7 @@ def bench(
         for source, module, found in zip(sources, modules, rates, strict=True)
     ]
     if not json:
-        from depthprune.report.terminal import bench_table
+        from depthprune.cli.tables import bench_table
 
         show(bench_table(rows))
         return
@@ -64,7 +64,7 @@ def bench(
 
 
 def _module(source: Any, dtype: str, device: str, progress: TerminalProgress) -> tuple[Any, str]:
-    from depthprune.models.computing import DTYPES, choose_device
+    from depthprune.models.devices import DTYPES, choose_device
     from depthprune.models.dtype_choice import choose_dtype
     from depthprune.models.loading import load_module
 
@@ -78,8 +78,8 @@ def _module(source: Any, dtype: str, device: str, progress: TerminalProgress) ->
 
 
 def _row(source: Any, module: Any, found: Any) -> Any:
+    from depthprune.cli.tables import BenchRow
     from depthprune.models.speed import memory_bytes, spread
-    from depthprune.report.terminal import BenchRow
 
     size = source.bytes_on_disk()
     return BenchRow(

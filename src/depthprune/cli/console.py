@@ -7,6 +7,7 @@ stderr is a terminal, as a line now and then where it is not.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shlex
 import sys
@@ -52,6 +53,22 @@ def note(message: str) -> None:
     """Print a line on stderr; where nobody can read it any more, the work goes on."""
     with suppress(OSError):
         Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(one_line(message))
+
+
+class _Notes(logging.Handler):
+    """What the rooms log, as lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = "warning" if record.levelno >= logging.WARNING else "note"
+        note(f"{kind}: {record.getMessage()}")
+
+
+def listen() -> None:
+    """Show on stderr what the rooms log; asked for again, once."""
+    log = logging.getLogger("depthprune")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Notes) for handler in log.handlers):
+        log.addHandler(_Notes())
 
 
 def show_json(document: Any) -> None:

@@ -8,14 +8,14 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, show, show_json
-from depthprune.cli.session import (
+from depthprune.pruning.session import (
     DEFAULT_CALIBRATION,
     Loading,
     open_memo,
     read_tokenizer,
     reading,
 )
-from depthprune.models.removal import check_removed, parse_blocks
+from depthprune.removed_sets import check_removed, parse_blocks
 
 
 def evaluate(
@@ -49,7 +49,7 @@ def evaluate(
     from depthprune.calibration import calibrate, check_files, parse_calibration
     from depthprune.evaluator import Evaluator
     from depthprune.objectives import parse_objective
-    from depthprune.study.judge import estimate
+    from depthprune.pruning.held_out import estimate
 
     kind = parse_objective(objective)
     specs = parse_calibration(calibration or [DEFAULT_CALIBRATION])
@@ -74,7 +74,7 @@ def evaluate(
             score = evaluator.score([removed])[0].require_finite()
             rows.append((spec.line(), kind.name, estimate(score, kind)))
     if not json:
-        from depthprune.report.terminal import evaluate_table
+        from depthprune.cli.tables import evaluate_table
 
         show(evaluate_table(rows))
         return

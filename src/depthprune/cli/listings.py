@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def searches(json: options.Json = False, debug: options.Debug = False) -> None:
     """List the searches."""
-    from depthprune.search import SEARCHES
+    from depthprune.searches import SEARCHES
 
     _list("searches", SEARCHES.describe(lambda make: make().summary), json)
 
@@ -71,8 +71,8 @@ def calibrations(
 
 def architectures(json: options.Json = False, debug: options.Debug = False) -> None:
     """List the architectures that surgery knows, with their rules: of folders, then of GGUFs."""
-    from depthprune.models.architectures import architectures as table
-    from depthprune.models.gguf_rows import listed_architectures
+    from depthprune.checkpoints.architectures.table import architectures as table
+    from depthprune.checkpoints.gguf.architectures import listed_architectures
 
     lines = [(row.model_type, row.status, row.rule, row.why) for row in table()]
     gguf = [(row.name, row.status, row.rule, row.refused) for row in listed_architectures()]
@@ -103,7 +103,11 @@ def _list(name: str, lines: Mapping[str, str], json: bool) -> None:
 
 def _show(spec: str, model: str, json: bool) -> None:
     from depthprune.calibration import calibrate, check_files, parse_calibration
-    from depthprune.cli.session import Loading, read_tokenizer, reading
+    from depthprune.pruning.session import (
+        Loading,
+        read_tokenizer,
+        reading,
+    )
 
     check_files(parse_calibration(spec))
     loading = Loading(model)

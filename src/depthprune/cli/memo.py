@@ -82,7 +82,7 @@ def _unpacked(
     prune: bool, older_than: float | None, weights: str | None, everything: bool
 ) -> dict[str, Any]:
     """What GGUF files left unpacked in the cache folder, after what was asked for is deleted."""
-    from depthprune.models.unpacked import (
+    from depthprune.models.gguf.unpacked import (
         forget_kept,
         kept_models,
         limit_bytes,

@@ -8,10 +8,10 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, command_line, note, show, show_text
-from depthprune.cli.session import Loading
 from depthprune.errors import UsageError
-from depthprune.models.removal import name_blocks
 from depthprune.outputs import PAGE_NAME, placed
+from depthprune.pruning.session import Loading
+from depthprune.removed_sets import name_blocks
 
 MOST_SEED = 2**32 - 1  # that every generator of random numbers takes
 
@@ -98,8 +98,9 @@ def prune(
     options.refuse_idle_racing(context, exact=exact, recovering=search_with_recovery)
 
     # The job pulls in torch, which takes a second that a wrong flag should not cost.
-    from depthprune.cli.prune_job import PruneJob
     from depthprune.evaluator import Racing
+    from depthprune.pruning.options import PruneJob
+    from depthprune.pruning.prune import run
 
     racing = Racing(delta, tie or 0.0)
     job = PruneJob(
@@ -134,7 +135,7 @@ def prune(
 
         tell(job, json=json)
         return
-    manifest = job.run()
+    manifest = run(job)
     found = manifest.search
     if found and found.rounding and found.racing:
         share = found.rounding.share
@@ -145,6 +146,6 @@ def prune(
     if json:
         show_text(manifest.text())
         return
-    from depthprune.report.terminal import prune_summary
+    from depthprune.cli.tables import prune_summary
 
     show(prune_summary(manifest, placed(job.target, PAGE_NAME)))

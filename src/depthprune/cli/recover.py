@@ -9,9 +9,9 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, command_line, show, show_text
-from depthprune.cli.session import Loading
 from depthprune.errors import UsageError
 from depthprune.outputs import PAGE_NAME
+from depthprune.pruning.session import Loading
 
 
 def recover(
@@ -57,7 +57,7 @@ def recover(
         raise UsageError("--prompt: expected some words to continue, got none")
     states = options.parse_size(memory, "--memory")
 
-    from depthprune.cli.recover_job import RecoverJob
+    from depthprune.pruning.recover import RecoverJob
 
     job = RecoverJob(
         checkpoint=checkpoint,
@@ -81,6 +81,6 @@ def recover(
     if json:
         show_text(manifest.text())
         return
-    from depthprune.report.terminal import prune_summary
+    from depthprune.cli.tables import prune_summary
 
     show(prune_summary(manifest, out / PAGE_NAME))

@@ -10,10 +10,10 @@ import typer
 from depthprune.claims import held
 from depthprune.cli import options
 from depthprune.cli.console import show_json, show_text
-from depthprune.cli.standing import if_interrupted
 from depthprune.cli.study import write_page
 from depthprune.errors import OutputError, UsageError
 from depthprune.outputs import MANIFEST_NAME, PAGE_NAME, placed
+from depthprune.pruning.standing import if_interrupted
 
 
 def report(

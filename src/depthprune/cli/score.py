@@ -11,19 +11,19 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, note, show, show_json
-from depthprune.cli.session import (
+from depthprune.errors import OutputError, UsageError
+from depthprune.pruning.session import (
     DEFAULT_CALIBRATION,
     Loading,
     mixture,
     open_memo,
     read_tokenizer,
 )
-from depthprune.cli.standing import if_interrupted
-from depthprune.errors import OutputError, UsageError
+from depthprune.pruning.standing import if_interrupted
 
 if TYPE_CHECKING:
     from depthprune.calibration import Calibration
-    from depthprune.study.draws import BlockDraws
+    from depthprune.pruning.draws import BlockDraws
 
 
 def score(
@@ -64,8 +64,12 @@ def score(
     from depthprune.calibration import check_files, parse_calibration
     from depthprune.evaluator import Evaluator
     from depthprune.objectives import parse_objective
-    from depthprune.study.draws import blocks_over_draws, check_draws, scores_over_draws
-    from depthprune.study.judge import block_scores, estimate
+    from depthprune.pruning.draws import (
+        blocks_over_draws,
+        check_draws,
+        scores_over_draws,
+    )
+    from depthprune.pruning.held_out import block_scores, estimate
 
     kind = parse_objective(objective)
     specs = parse_calibration(calibration or [DEFAULT_CALIBRATION])
@@ -121,7 +125,7 @@ def score(
             }
         )
         return
-    from depthprune.report.terminal import draws_table, score_table
+    from depthprune.cli.tables import draws_table, score_table
 
     show(score_table(rows, dense))
     if stable is not None:

@@ -15,14 +15,14 @@ from rich.text import Text
 from depthprune.claims import held
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, show, show_json
-from depthprune.cli.session import memo_at
-from depthprune.cli.standing import if_interrupted
 from depthprune.errors import EvaluationError, OutputError
 from depthprune.outputs import PAGE_NAME, whole_file
+from depthprune.pruning.session import memo_at
+from depthprune.pruning.standing import if_interrupted
 
 if TYPE_CHECKING:
-    from depthprune.report.study_files import Written
     from depthprune.study.grid import Grid
+    from depthprune.study.report.files import Written
 
 PLAN_NAME = "plan.yaml"
 
@@ -45,8 +45,7 @@ def study(
     debug: options.Debug = False,
 ) -> None:
     """Run every cell of a plan, each written as it ends; a stopped study goes on where it was."""
-    from depthprune.study.grid import read_grid
-    from depthprune.study.plan_files import check_files
+    from depthprune.study.grid import check_files, read_grid
 
     options.require_out(out, dry_run=dry_run)
     grid = read_grid(plan)
@@ -56,7 +55,7 @@ def study(
         return
     if_interrupted(partial(_standing, out))
 
-    from depthprune.study.final_runner import Finals
+    from depthprune.study.finalist_runner import Finals
     from depthprune.study.runner import Study
     from depthprune.study.table import TABLE_NAME, read
 
@@ -102,9 +101,9 @@ def _refuse_failed(cells: int, total: int, finalists: int) -> None:
 
 def write_page(folder: Path) -> Written | None:
     """Write a study's page, figures and tables; None where no cell has run."""
-    from depthprune.report.study_files import write_study
-    from depthprune.study.final_runner import FINALS_NAME
-    from depthprune.study.finals import FINALS
+    from depthprune.study.finalist_runner import FINALS_NAME
+    from depthprune.study.finalists import FINALS
+    from depthprune.study.report.files import write_study
     from depthprune.study.table import TABLE_NAME, read
     from depthprune.untrusted import LARGEST_YAML, parse_yaml, read_text
 

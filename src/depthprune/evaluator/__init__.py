@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from depthprune.lazily import lazily
 
 if TYPE_CHECKING:
+    from depthprune.evaluator.confidence import Racing
     from depthprune.evaluator.cost import Cost
     from depthprune.evaluator.evaluator import Evaluator
     from depthprune.evaluator.memo import Memo
-    from depthprune.evaluator.racing import Racing
+    from depthprune.evaluator.prefix_walk import RemovedSet
     from depthprune.evaluator.rounding import Rounding
     from depthprune.evaluator.score import Score, increase, unscored
-    from depthprune.evaluator.walk import RemovedSet
 
 __all__ = [
     "Cost",
@@ -37,8 +37,8 @@ __getattr__ = lazily(
         "Cost": "cost",
         "Evaluator": "evaluator",
         "Memo": "memo",
-        "Racing": "racing",
-        "RemovedSet": "walk",
+        "Racing": "confidence",
+        "RemovedSet": "prefix_walk",
         "Rounding": "rounding",
         "Score": "score",
         "increase": "score",

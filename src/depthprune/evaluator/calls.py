@@ -26,9 +26,14 @@ import torch
 from torch import Tensor, nn
 
 from depthprune.calibration import Window
-from depthprune.evaluator.sheets import Sheet, option_rows, packed_rows, text_rows
-from depthprune.models.carried import hidden
-from depthprune.models.computing import DTYPES
+from depthprune.evaluator.batches import (
+    Sheet,
+    option_rows,
+    packed_rows,
+    text_rows,
+)
+from depthprune.models.blocks.carried import hidden
+from depthprune.models.devices import DTYPES
 from depthprune.models.free_memory import out_of_memory
 from depthprune.models.loading import Model
 from depthprune.models.probe_tokens import probe_tokens

@@ -19,32 +19,39 @@ import transformers
 from numpy.typing import NDArray
 
 from depthprune.calibration import Calibration, require_positions
+from depthprune.checkpoints.refusals import Refusal
 from depthprune.errors import UsageError
+from depthprune.evaluator.aggregate import Combination
+from depthprune.evaluator.batches import Sheet, reads_packed_items
 from depthprune.evaluator.calls import Calls
-from depthprune.evaluator.combine import Combination
+from depthprune.evaluator.confidence import Racing
 from depthprune.evaluator.cost import Cost
-from depthprune.evaluator.heads import Heads
-from depthprune.evaluator.ledger import Ledger
+from depthprune.evaluator.forward import (
+    Changed,
+    Passes,
+    SheetTooLargeError,
+)
+from depthprune.evaluator.importance import measure
+from depthprune.evaluator.loss_table import Ledger
+from depthprune.evaluator.losses import Heads
 from depthprune.evaluator.measurements import Measurements
 from depthprune.evaluator.memo import Context, Memo, window_key
 from depthprune.evaluator.memory import state_budget
-from depthprune.evaluator.packing import reads_packed_items
-from depthprune.evaluator.passes import Changed, Passes, SheetTooLargeError
+from depthprune.evaluator.prefix_walk import RemovedSet
 from depthprune.evaluator.race import Race
-from depthprune.evaluator.racing import Racing
 from depthprune.evaluator.rounding import Rounding, measure_rounding
 from depthprune.evaluator.score import Score, Weighting
-from depthprune.evaluator.sheets import Sheet
-from depthprune.evaluator.signals import measure
-from depthprune.evaluator.walk import RemovedSet
 from depthprune.models.arithmetic import arithmetic_of
-from depthprune.models.computing import DTYPES
-from depthprune.models.cpu_attention import AttentionHeads, fast_attention, products_are_faster
+from depthprune.models.attention import (
+    AttentionHeads,
+    fast_attention,
+    products_are_faster,
+)
+from depthprune.models.devices import DTYPES
 from depthprune.models.loading import Model
-from depthprune.models.refusals import Refusal
-from depthprune.models.removal import check_removed
 from depthprune.objectives import Mixture, Objective, parse_objective
 from depthprune.progress import SILENT, Progress
+from depthprune.removed_sets import check_removed
 
 DEFAULT_RACING = Racing()
 

@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from depthprune.evaluator.importance import SIGNALS, Signal
 from depthprune.evaluator.memo import Context, Memo
-from depthprune.evaluator.signals import SIGNALS, Signal
-from depthprune.evaluator.walk import RemovedSet
+from depthprune.evaluator.prefix_walk import RemovedSet
 
 
 class Measurements:

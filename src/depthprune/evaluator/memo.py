@@ -40,7 +40,7 @@ from depthprune.evaluator.memo_records import (
     default_path,
     window_key,
 )
-from depthprune.evaluator.walk import RemovedSet
+from depthprune.evaluator.prefix_walk import RemovedSet
 
 __all__ = [
     "Context",

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from depthprune.errors import OutputError
 from depthprune.evaluator.memo_records import Context
-from depthprune.evaluator.walk import RemovedSet
+from depthprune.evaluator.prefix_walk import RemovedSet
 
 _APPLICATION = 0x64707275
 _VERSION = 2

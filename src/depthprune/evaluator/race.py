@@ -9,10 +9,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from depthprune.evaluator.combine import Combination
-from depthprune.evaluator.racing import Racing, bound_for, decide, rounds
+from depthprune.evaluator.aggregate import Combination
+from depthprune.evaluator.confidence import (
+    Racing,
+    bound_for,
+    decide,
+    rounds,
+)
+from depthprune.evaluator.prefix_walk import RemovedSet
 from depthprune.evaluator.score import Score
-from depthprune.evaluator.walk import RemovedSet
 
 Losses = NDArray[np.float64]
 

@@ -22,17 +22,17 @@ from numpy.typing import NDArray
 from depthprune.calibration import Window
 from depthprune.errors import EvaluationError, ModelError
 from depthprune.evaluator.calls import Calls
-from depthprune.evaluator.heads import Heads
-from depthprune.evaluator.passes import Passes
-from depthprune.evaluator.walk import RemovedSet
-from depthprune.models.computing import DTYPES
+from depthprune.evaluator.forward import Passes
+from depthprune.evaluator.losses import Heads
+from depthprune.evaluator.prefix_walk import RemovedSet
+from depthprune.models.devices import DTYPES
 from depthprune.models.loading import Model
 from depthprune.models.widening import is_narrow, widened
 from depthprune.objectives import Mixture
 from depthprune.progress import SILENT
 
 if TYPE_CHECKING:
-    from depthprune.evaluator.sheets import Sheet
+    from depthprune.evaluator.batches import Sheet
 
 _TOKENS, _WINDOWS = 1024, 4
 """Tokens and windows that are tried, at most; one window in any case."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from depthprune.calibration import Calibration
 from depthprune.errors import EvaluationError
-from depthprune.models.removal import name_blocks
+from depthprune.removed_sets import name_blocks
 
 Losses = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ import transformers
 from torch import Tensor
 from torch.nn import functional
 
-from depthprune.models.computing import DTYPES
+from depthprune.models.devices import DTYPES
 from depthprune.models.loading import Model
 
 _ROWS = (1, 4, 17, 64, 256)

@@ -12,11 +12,11 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+from depthprune.checkpoints.checkpoint import Checkpoint
+from depthprune.checkpoints.config.cut import row_of
+from depthprune.checkpoints.config.fields import FIELDS
+from depthprune.checkpoints.config.sections import text_section
 from depthprune.errors import ModelError, first_line
-from depthprune.models.checkpoint import Checkpoint
-from depthprune.models.config_fields import FIELDS
-from depthprune.models.config_sections import text_section
-from depthprune.models.config_surgery import row_of
 
 
 def completed(
@@ -44,7 +44,7 @@ def completed(
 
 
 def _read(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
-    from depthprune.models.automatic import read_config
+    from depthprune.models.auto_class import read_config
 
     try:
         return read_config(checkpoint.folder, trust_remote_code=trust_remote_code)

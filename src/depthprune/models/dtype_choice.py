@@ -21,9 +21,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from depthprune.models.computing import DTYPES, check_dtype, synchronize
+from depthprune.checkpoints.gguf.reader import read_gguf
+from depthprune.models.devices import (
+    DTYPES,
+    check_dtype,
+    synchronize,
+)
 from depthprune.models.free_memory import available_memory
-from depthprune.models.gguf_reader import read_gguf
 from depthprune.models.source import ModelSource
 
 CLEARLY = 1.5

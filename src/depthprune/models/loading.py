@@ -19,20 +19,38 @@ from typing import Any
 import torch
 from torch import nn
 
+from depthprune.checkpoints.purpose import require_language_model
+from depthprune.checkpoints.refusals import (
+    Refusal,
+    checkpoint_refusal,
+    config_refusal,
+)
 from depthprune.errors import ModelError, first_line
-from depthprune.models.anatomy import Anatomy, find_anatomy
-from depthprune.models.automatic import automatic_class_of, read_config
-from depthprune.models.computing import DTYPES, choose_device
+from depthprune.models.auto_class import automatic_class_of, read_config
+from depthprune.models.blocks.anatomy import Anatomy, find_anatomy
+from depthprune.models.devices import (
+    DTYPES,
+    DeviceMap,
+    check_placement,
+    choose_device,
+    first_device,
+)
 from depthprune.models.dtype_choice import choose_dtype
-from depthprune.models.gguf_unpacking import quick_gguf
-from depthprune.models.placement import DeviceMap, check_placement, first_device
-from depthprune.models.purpose import require_language_model
-from depthprune.models.refusals import Refusal, checkpoint_refusal, config_refusal
-from depthprune.models.skeleton import Streamed, build_skeleton, check_streamable, stream_into
+from depthprune.models.gguf.unpacked import (
+    find_kept,
+    forget,
+    keep,
+)
+from depthprune.models.gguf.unpacking import quick_gguf
 from depthprune.models.source import ModelSource, find_model
-from depthprune.models.streaming import Stream
-from depthprune.models.streaming_proof import prove_streamed
-from depthprune.models.unpacked import find_kept, forget, keep
+from depthprune.models.streaming.proof import prove_streamed
+from depthprune.models.streaming.skeleton import (
+    Streamed,
+    build_skeleton,
+    check_streamable,
+    stream_into,
+)
+from depthprune.models.streaming.stream import Stream
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from depthprune.checkpoints.purpose import other_head
 from depthprune.errors import ModelError, ParityError, first_line
 from depthprune.manifest import ParityRecord
-from depthprune.models.anatomy import Anatomy
-from depthprune.models.automatic import automatic_class_of, read_config
-from depthprune.models.computing import DTYPES, plain_products
+from depthprune.models.auto_class import automatic_class_of, read_config
+from depthprune.models.blocks.anatomy import Anatomy
+from depthprune.models.blocks.replay import relative_difference
+from depthprune.models.devices import DTYPES, DeviceMap, plain_products
 from depthprune.models.free_memory import out_of_memory
 from depthprune.models.generation_proof import check_cache
-from depthprune.models.gguf_unpacking import quick_gguf
+from depthprune.models.gguf.unpacking import quick_gguf
 from depthprune.models.loading import (
     Model,
     forget_quantization,
@@ -37,10 +39,7 @@ from depthprune.models.loading import (
     quiet_transformers,
 )
 from depthprune.models.parity_of_heads import verify_headed
-from depthprune.models.placement import DeviceMap
 from depthprune.models.probe_tokens import probe_tokens
-from depthprune.models.purpose import other_head
-from depthprune.models.replay import relative_difference
 from depthprune.models.source import find_model
 from depthprune.models.turns import put_on, taking_turns
 from depthprune.models.widening import FLOAT32_LIMIT, is_narrow, widened

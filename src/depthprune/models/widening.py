@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from depthprune.errors import ModelError, first_line
-from depthprune.models.computing import plain_products
+from depthprune.models.blocks.replay import patched
+from depthprune.models.devices import plain_products
 from depthprune.models.free_memory import available_memory, out_of_memory
-from depthprune.models.replay import patched
 
 FLOAT32_LIMIT = 1e-5
 """Of the scale of what is compared: what rounding explains in float32, and no fault does."""

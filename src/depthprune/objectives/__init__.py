@@ -15,8 +15,7 @@ from depthprune.objectives.cosine import Cosine
 from depthprune.objectives.kl import KL
 from depthprune.objectives.mixture import Component, Mixture, mix
 from depthprune.objectives.nll import NLL
-from depthprune.parameters import build
-from depthprune.plugins import Registry
+from depthprune.registry import Registry, build
 
 OBJECTIVES: Registry[Callable[..., Objective]] = Registry(
     "objective",

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from depthprune.errors import ModelError, UsageError, first_line
-from depthprune.models.anatomy import Anatomy
+from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.recovery.low_rank import LowRank
 from depthprune.recovery.methods import LoRA
 

@@ -25,17 +25,17 @@ from depthprune.calibration import Calibration, require_positions
 from depthprune.errors import ModelError, UsageError
 from depthprune.models.arithmetic import arithmetic_of
 from depthprune.models.loading import Model
-from depthprune.models.removal import check_removed
 from depthprune.outputs import whole_file
 from depthprune.progress import SILENT, Progress
 from depthprune.recovery.adapters import adapted
+from depthprune.recovery.distillation_data import Lessons, lessons
 from depthprune.recovery.fold import swapped
-from depthprune.recovery.lessons import Lessons, lessons
 from depthprune.recovery.low_rank import LowRank
 from depthprune.recovery.methods import LoRA
 from depthprune.recovery.recover import recover, refuse_quantized
 from depthprune.recovery.result import Recovery, Training
 from depthprune.recovery.student import Student
+from depthprune.removed_sets import check_removed
 
 if TYPE_CHECKING:
     from depthprune.recovery.training import History

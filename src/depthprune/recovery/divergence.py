@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from depthprune.models.computing import wide_sum
-from depthprune.models.head import Head
+from depthprune.models.blocks.head import Head
+from depthprune.models.devices import wide_sum
 
 _LOGITS_BYTES = {"cpu": 32 << 20}
 _LOGITS_BYTES_ELSEWHERE = 512 << 20

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 from depthprune.errors import UsageError
-from depthprune.parameters import build, spell
-from depthprune.plugins import Registry
+from depthprune.registry import Registry, build, spell
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depthprune.models.anatomy import Anatomy
-from depthprune.models.carried import Carried, hidden
+from depthprune.models.blocks.anatomy import Anatomy
+from depthprune.models.blocks.carried import Carried, hidden
+from depthprune.models.blocks.replay import hidden_of
 from depthprune.models.probe_tokens import probe_tokens
-from depthprune.models.replay import hidden_of
 from depthprune.recovery.fold import mapped
 
 BATCH, LENGTH = 2, 24

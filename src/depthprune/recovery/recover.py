@@ -23,13 +23,13 @@ from torch import Tensor
 from depthprune.calibration import Calibration, require_positions
 from depthprune.errors import ModelError
 from depthprune.evaluator.memory import host_bytes
-from depthprune.evaluator.states import Vault
-from depthprune.evaluator.walk import RemovedSet
-from depthprune.models.carried import hidden
+from depthprune.evaluator.prefix_walk import RemovedSet
+from depthprune.evaluator.state_store import Vault
+from depthprune.models.blocks.carried import hidden
 from depthprune.models.free_memory import available_memory
 from depthprune.models.loading import Model
-from depthprune.models.removal import check_removed
 from depthprune.progress import SILENT, Progress
+from depthprune.recovery.layerwise_fit import Walk
 from depthprune.recovery.result import (
     Change,
     Recovery,
@@ -37,8 +37,8 @@ from depthprune.recovery.result import (
     block_runs,
     runs_of,
 )
-from depthprune.recovery.walk import Walk
-from depthprune.recovery.windows import batches, require_enough
+from depthprune.recovery.splits import batches, require_enough
+from depthprune.removed_sets import check_removed
 
 _CALL_TOKENS = {"cpu": 1024}
 _CALL_TOKENS_ELSEWHERE = 16_384

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from depthprune.models.anatomy import Anatomy
+from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.loading import Model
-from depthprune.recovery.absorb import Absorber
 from depthprune.recovery.fold import folded, swapped
+from depthprune.recovery.fold_target import Absorber
 from depthprune.recovery.low_rank import LowRank
 from depthprune.recovery.methods import LoRA
 

@@ -15,17 +15,17 @@ from functools import partial
 from typing import Any
 
 from depthprune.calibration import Calibration
+from depthprune.checkpoints.refusals import Refusal
 from depthprune.errors import UsageError
 from depthprune.evaluator import Cost, Evaluator, RemovedSet, Score
-from depthprune.evaluator.plan import Rehearsal
+from depthprune.evaluator.rehearsal import Rehearsal
 from depthprune.models.loading import Model
-from depthprune.models.refusals import Refusal
-from depthprune.models.removal import check_removed
 from depthprune.objectives import Mixture
 from depthprune.progress import SILENT, Progress
 from depthprune.recovery.recover import recover
 from depthprune.recovery.result import block_runs, recovered
-from depthprune.recovery.windows import choosing_places
+from depthprune.recovery.splits import choosing_places
+from depthprune.removed_sets import check_removed
 
 
 class RecoveringScorer:

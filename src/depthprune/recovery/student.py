@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from depthprune.errors import EvaluationError
-from depthprune.models.carried import State, hidden
+from depthprune.models.blocks.carried import State, hidden
+from depthprune.models.blocks.replay import Inputs, outside_inference
 from depthprune.models.loading import Model
-from depthprune.models.replay import Inputs, outside_inference
 from depthprune.recovery.adapters import Adapters
+from depthprune.recovery.distillation_data import Lesson, Lessons
 from depthprune.recovery.divergence import divergence, losses
-from depthprune.recovery.lessons import Lesson, Lessons
 
 _KEPT_BYTES = 1 << 30
 """Of the teacher's states, held by the processor."""

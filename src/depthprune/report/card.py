@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import re
 
+from depthprune.checkpoints.architectures.table import find
 from depthprune.manifest import Manifest
-from depthprune.models.architectures import find
 from depthprune.report.templating import environment
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$])")

@@ -13,11 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from depthprune.calibration import Calibration, Window, calibrate
-from depthprune.evaluator.plan import Rehearsal, Speed, measure_speed
+from depthprune.evaluator.rehearsal import (
+    Rehearsal,
+    Speed,
+    measure_speed,
+)
 from depthprune.models.loading import Model, load
 from depthprune.objectives import parse_objective
 from depthprune.progress import Progress
-from depthprune.search import search
+from depthprune.searches import search
 from depthprune.study.grid import Cell, Grid
 
 

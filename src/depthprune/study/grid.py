@@ -3,6 +3,11 @@
 A cell is one search on one draw of one calibration, under one objective, for one model and one
 number of blocks. Every combination of the plan's levels is a cell, except those that `exclude`
 names and those whose objective cannot judge what the calibration draws.
+
+The files that a plan names, looked for before anything is run.
+
+A study loads a model and searches for minutes before it reads the text that it judges on, so a
+misspelled path is told at once.
 """
 
 from __future__ import annotations
@@ -11,20 +16,32 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from depthprune.calibration import SOURCES, CalibrationSpec, beside, parse_calibration, seen_from
+from depthprune.calibration import (
+    SOURCES,
+    CalibrationSpec,
+    beside,
+    files_of,
+    parse_calibration,
+    seen_from,
+)
+from depthprune.calibration.files import is_there
 from depthprune.calibration.windows import Split
 from depthprune.errors import DepthpruneError, UsageError, first_line
 from depthprune.evaluator import RemovedSet
-from depthprune.models.removal import parse_blocks
 from depthprune.objectives import parse_objective
-from depthprune.search import Budget, make_search, parse_budget
-from depthprune.study.design import (
+from depthprune.removed_sets import parse_blocks
+from depthprune.searches import (
+    Budget,
+    make_search,
+    parse_budget,
+)
+from depthprune.study.plan import (
     FINAL_KEYS,
     MOST_CELLS,
     Plan,
@@ -336,3 +353,40 @@ def only_line(error: DepthpruneError) -> str:
 def levels(cells: Sequence[Cell]) -> dict[str, int]:
     """How many levels each axis has among some cells."""
     return {axis: len({getattr(cell, axis) for cell in cells}) for axis in _AXES}
+
+
+def check_files(grid: Grid) -> None:
+    """Refuse a plan that names files which are not there.
+
+    Args:
+        grid: Of the plan.
+
+    Raises:
+        UsageError: Naming all of them.
+    """
+    missing = [
+        f"{where}: no such file {path}"
+        for where, path in itertools.chain(_sources(grid), _tasks(grid))
+        if not is_there(path)
+    ]
+    if missing:
+        raise UsageError(
+            f"{'; '.join(dict.fromkeys(missing))}; paths are resolved against the plan's file, "
+            "mend them"
+        )
+
+
+def _sources(grid: Grid) -> Iterator[tuple[str, str]]:
+    groups: list[tuple[str, Specs]] = [
+        *((f"calibrations.{c.family}", c.specs) for c in grid.calibrations.values()),
+        *((f"texts.{name}", specs) for name, specs in grid.texts.items()),
+        *((f"choices.{name}", specs) for name, specs in grid.choices.items()),
+        *((f"generate.{name}", (spec,)) for name, spec in grid.problems.items()),
+    ]
+    for where, specs in groups:
+        for spec in specs:
+            yield from ((where, name) for name in files_of(spec))
+
+
+def _tasks(grid: Grid) -> Iterator[tuple[str, str]]:
+    yield from (("tasks", task) for task in grid.tasks if is_task_file(task))

@@ -19,8 +19,8 @@ from typing import Any
 from torch import nn
 
 from depthprune.errors import EvaluationError, UsageError, first_line
-from depthprune.study.design import is_task_file
-from depthprune.study.finals import FinalScore
+from depthprune.study.finalists import FinalScore
+from depthprune.study.plan import is_task_file
 
 _MODULES = ("lm_eval", "accelerate")
 _BATCH = 8

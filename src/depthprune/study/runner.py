@@ -19,9 +19,9 @@ from depthprune.errors import DepthpruneError
 from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet, increase
 from depthprune.models.loading import Model, load
 from depthprune.progress import SILENT, Progress
-from depthprune.search import Result, search
+from depthprune.searches import Result, search
+from depthprune.study.evaluation import Jury, make_jury
 from depthprune.study.grid import Calibrated, Cell, Grid, only_line
-from depthprune.study.judging import Jury, make_jury
 from depthprune.study.table import TABLE_NAME, CellCalibration, CellCost, Key, Row, append, resume
 
 

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from depthprune.study.lines import Lines, Record
+from depthprune.study.jsonl import Lines, Record
 
 TABLE_NAME = "results.jsonl"
 SCHEMA = 1

@@ -1,0 +1,208 @@
+"""From final hidden states to the losses of windows, a chunk of tokens at a time.
+
+No tensor of tokens × vocabulary is ever held. A chunk is of one window, also where windows share a
+call, so that its losses follow no other's. An objective that compares with the dense
+model is given the dense model's outputs for the chunk, made once from its own final state for all
+sets that were walked beside it; nothing of the dense model is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from depthprune.calibration import Window
+from depthprune.errors import DepthpruneError, EvaluationError, failure
+from depthprune.evaluator.batches import Sheet
+from depthprune.evaluator.memory import head_tokens
+from depthprune.evaluator.prefix_walk import RemovedSet
+from depthprune.models.devices import plain_products, uploaded
+from depthprune.models.free_memory import out_of_memory
+from depthprune.models.loading import Model
+from depthprune.objectives import Mixture, Objective
+
+T = TypeVar("T")
+Found = dict[RemovedSet, NDArray[np.float64]]
+"""Losses by set, shape (components, windows of the sheet); NaN where a component does not judge."""
+
+_CHUNK_LEAST = 16
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Which states of a sheet are scored, and against what, on the device of the states."""
+
+    rows: Tensor
+    columns: Tensor
+    targets: Tensor
+
+    @classmethod
+    def of(cls, sheet: Sheet, device: torch.device) -> _Scored:
+        return cls(*(uploaded(each, device) for each in (sheet.rows, sheet.columns, sheet.targets)))
+
+
+class Heads:
+    """Turns final states into losses.
+
+    Args:
+        model: Whose head is run.
+        objective: One or more objectives.
+        windows: All windows of the calibration.
+        judged: For each component, which windows it judges, shape (components, windows).
+
+    Attributes:
+        head_tokens: Tokens whose logits were computed so far.
+        chunk: Tokens whose logits are held at once; halved where memory does not hold them.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        objective: Mixture,
+        windows: Sequence[Window],
+        judged: NDArray[np.bool_],
+    ) -> None:
+        self.head_tokens = 0
+        self._model = model
+        self._objectives = [component.objective for component in objective.components]
+        self._windows = windows
+        self._judged = judged
+        self.chunk = head_tokens(model)
+
+    @property
+    def shrunk(self) -> str:
+        """Names the chunk where memory made it smaller than it is elsewhere; else empty."""
+        usual = head_tokens(self._model)
+        return f", head {self.chunk}" if self.chunk < usual and self.runs_head else ""
+
+    @property
+    def compares(self) -> bool:
+        """Whether the dense model must be walked beside the sets."""
+        return any(objective.compares for objective in self._objectives)
+
+    @property
+    def runs_head(self) -> bool:
+        """Whether logits are computed."""
+        return any(objective.reads == "logits" for objective in self._objectives)
+
+    @torch.inference_mode()
+    @plain_products()
+    def losses(self, sheet: Sheet, finals: Iterator[tuple[RemovedSet, Tensor]]) -> Found:
+        """The losses of each set on a sheet's windows.
+
+        Args:
+            sheet: The windows.
+            finals: Each set with its state behind the last block; with a comparing objective the
+                dense model, `()`, is among them.
+        """
+        if not self.compares:
+            found: Found = {}
+            for removed, state in finals:
+                found |= self._windows_of(sheet, {removed: state})
+            return found
+        return self._windows_of(sheet, dict(finals))
+
+    def _windows_of(self, sheet: Sheet, states: Mapping[RemovedSet, Tensor]) -> Found:
+        while True:
+            try:
+                found = self._chunks_of(sheet, states)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or self.chunk <= _CHUNK_LEAST or not self.runs_head:
+                    raise
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.chunk //= 2
+        # The device is waited for once a set, when all of it is under way.
+        return {
+            removed: self._window_losses(sheet, losses.cpu().double().numpy())
+            for removed, losses in found.items()
+        }
+
+    def _chunks_of(
+        self, sheet: Sheet, states: Mapping[RemovedSet, Tensor]
+    ) -> dict[RemovedSet, Tensor]:
+        """Each set's token losses, shape (components, scored tokens)."""
+        scored = _Scored.of(sheet, next(iter(states.values())).device)
+        tokens: dict[RemovedSet, list[Tensor]] = {removed: [] for removed in states}
+        for part in self._parts(sheet):
+            for removed, losses in self._tokens_of(sheet, scored, states, part):
+                tokens[removed].append(losses)
+        return {removed: torch.cat(parts, dim=1) for removed, parts in tokens.items()}
+
+    def _parts(self, sheet: Sheet) -> Iterator[slice]:
+        """Chunks, each of one window: a product rounds by its rows, which follow no company."""
+        first = 0
+        for count in sheet.counts:
+            for start in range(first, first + count, self.chunk):
+                yield slice(start, min(start + self.chunk, first + count))
+            first += count
+
+    def _tokens_of(
+        self, sheet: Sheet, scored: _Scored, states: Mapping[RemovedSet, Tensor], part: slice
+    ) -> Iterator[tuple[RemovedSet, Tensor]]:
+        """Each set's token losses of one chunk, shape (components, tokens)."""
+        dense = self._outputs(states[()], scored, part) if self.compares else {}
+        for removed, state in states.items():
+            known = removed == () and dense
+            outputs = dense if known else self._outputs(state, scored, part)
+            rows = []
+            for objective in self._objectives:
+                seen = outputs[objective.reads]
+                other = dense.get(objective.reads) if objective.compares else None
+                targets = scored.targets[part].to(seen.device)
+                rows.append(_token_losses(objective, seen, targets, other).to(state.device))
+            yield removed, torch.stack(rows)
+
+    def _outputs(self, state: Tensor, scored: _Scored, part: slice) -> dict[str, Tensor]:
+        before = state[scored.rows[part], scored.columns[part]]
+        outputs = {"states": before}
+        if self.runs_head:
+            outputs["logits"] = self._model.anatomy.head(before.unsqueeze(0))[0]
+            self.head_tokens += len(before)
+        return outputs
+
+    def _window_losses(self, sheet: Sheet, tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+        ends = np.cumsum(sheet.counts)
+        answer = np.full((len(tokens), len(sheet.places)), np.nan)
+        for row, objective in enumerate(self._objectives):
+            for column, (place, losses) in enumerate(
+                zip(sheet.places, np.split(tokens[row], ends[:-1]), strict=True)
+            ):
+                if self._judged[row, place]:
+                    answer[row, column] = _window_loss(objective, losses, self._windows[place])
+        return answer
+
+
+def _token_losses(
+    objective: Objective, outputs: Tensor, targets: Tensor, dense: Tensor | None
+) -> Tensor:
+    losses = _guarded(objective, lambda: objective.token_losses(outputs, targets, dense))
+    if losses.shape != targets.shape:
+        raise EvaluationError(
+            f"objective {objective.name!r} gave losses of shape {tuple(losses.shape)} for "
+            f"{len(targets)} tokens; expected one a token"
+        )
+    return losses
+
+
+def _window_loss(objective: Objective, losses: NDArray[np.float64], window: Window) -> float:
+    return _guarded(objective, lambda: float(objective.window_loss(losses, window)))
+
+
+def _guarded(objective: Objective, step: Callable[[], T]) -> T:
+    """Run an objective's own code; what it raises is one line that names it."""
+    try:
+        return step()
+    except DepthpruneError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise EvaluationError(failure(f"objective {objective.name!r}", error)) from error

@@ -1,0 +1,229 @@
+"""What a search will cost, before it is paid for.
+
+A rehearsal stands in for the evaluator: it answers a search with made-up losses, so that the search
+asks as it would, and counts what those asks would cost. Which sets a search asks for depends on the
+losses; how many, and how much they share, hardly does. The counts are those of exact scores: racing
+spends less, how much less depends on the data. Seconds come from a block and a chunk of the head
+that are run a few times on this machine.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from depthprune.calibration import Calibration, Window
+from depthprune.evaluator.cost import Cost
+from depthprune.evaluator.prefix_walk import (
+    RemovedSet,
+    block_runs,
+    widest,
+)
+from depthprune.evaluator.score import Score, Weighting, score_of
+from depthprune.models.blocks.carried import hidden
+from depthprune.models.devices import synchronize
+from depthprune.models.loading import Model
+from depthprune.objectives import Mixture
+
+R = TypeVar("R", bound="Rehearsal")
+
+_REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one token costs on this machine, in seconds."""
+
+    block_token: float
+    head_token: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search is expected to cost, every set scored on every window.
+
+    Attributes:
+        evaluations: Removed sets, the dense model apart.
+        block_tokens: Tokens times blocks.
+        head_tokens: Tokens whose logits are computed.
+        plain_block_tokens: Block-tokens of plain forwards for the same sets.
+        state_bytes: The most that hidden states take at once.
+        weight_bytes: Bytes of weights read while it runs; 0 where the model is in memory.
+        seconds: Estimated.
+    """
+
+    evaluations: float
+    block_tokens: int
+    head_tokens: int
+    plain_block_tokens: int
+    state_bytes: int
+    weight_bytes: int
+    seconds: float
+
+
+class Rehearsal:
+    """Scores sets by a made-up loss and counts; what a search needs of an evaluator.
+
+    Args:
+        blocks: Number of the model's blocks.
+        tokens: Tokens of all windows.
+        scored: Scored tokens of all windows.
+        windows: Number of windows.
+        compares: Whether the dense model is walked beside the sets.
+    """
+
+    def __init__(
+        self, blocks: int, tokens: int, scored: int, windows: int, *, compares: bool = False
+    ) -> None:
+        self.blocks = blocks
+        self.walks = 0
+        self.widest = 0
+        self.windows = windows
+        self._tokens, self._scored = tokens, scored
+        self._compares = compares
+        self._known: dict[RemovedSet, float] = {}
+        self._asked: dict[RemovedSet, float] = {}
+        self._cost = Cost()
+        # Losses of real models add up at first, and more than add up later.
+        rng = random.Random(0)
+        self._damage = [rng.random() for _ in range(blocks)]
+
+    @classmethod
+    def of(cls: type[R], model: Model, calibration: Calibration, objective: Mixture) -> R:
+        """For what an evaluator would be made of."""
+        windows = calibration.windows
+        return cls(
+            model.blocks,
+            tokens=calibration.tokens,
+            scored=sum(int(window.scored.sum()) for window in windows),
+            windows=len(windows),
+            compares=any(c.objective.compares for c in objective.components),
+        )
+
+    @property
+    def cost(self) -> Cost:
+        """What the asks so far would have cost."""
+        return self._cost
+
+    def score(self, removed: Iterable[Sequence[int]], *, windows: int | None = None) -> list[Score]:
+        """Made-up scores; each set is paid for once for each share of the windows."""
+        share = 1.0 if windows is None else min(1.0, windows / self.windows)
+        sets = [tuple(s) for s in removed]
+        if unasked := _below(self._asked, sets, share):
+            self._ask(unasked, share)
+        if unpaid := _below(self._known, sets, share):
+            self._pay(unpaid, share)
+        seen = max(1, round(share * self.windows))
+        return [replace(self._made_up(s), windows=seen) for s in sets]
+
+    def forget_asked(self) -> None:
+        """As the evaluator's: what is asked for counts again, and is not paid for again."""
+        self._asked.clear()
+
+    def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
+        """The same, the dense model beside them."""
+        return self.score([(), *removed])[1:]
+
+    def measure(self, name: str) -> NDArray[np.float64]:
+        """A made-up measurement: one pass, and a value for each block (or run of blocks)."""
+        passed = self._tokens * self.blocks
+        self._cost += Cost(block_tokens=passed, asked_block_tokens=passed)
+        rng = np.random.default_rng(0)
+        return rng.random((self.blocks, self.blocks + 1) if name == "angular" else self.blocks)
+
+    def _ask(self, new: Sequence[RemovedSet], share: float) -> None:
+        self._cost += Cost(
+            evaluations=sum(share for s in new if s),
+            asked_block_tokens=self._walked(new, share),
+        )
+        self._asked.update(dict.fromkeys(new, share))
+
+    def _pay(self, new: Sequence[RemovedSet], share: float) -> None:
+        walked = self._together(new)
+        self.walks += 1
+        self.widest = max(self.widest, widest(walked, self.blocks))
+        self._cost += Cost(
+            block_tokens=self._walked(new, share),
+            head_tokens=round(share * self._scored) * len(walked),
+            plain_block_tokens=round(share * self._tokens) * sum(self.blocks - len(s) for s in new),
+        )
+        self._known.update(dict.fromkeys(new, share))
+
+    def _together(self, new: Sequence[RemovedSet]) -> list[RemovedSet]:
+        return list(dict.fromkeys([(), *new] if self._compares else new))
+
+    def _walked(self, new: Sequence[RemovedSet], share: float) -> int:
+        return round(share * self._tokens) * block_runs(self._together(new), self.blocks)
+
+    def _made_up(self, removed: RemovedSet) -> Score:
+        loss = 3.0 + sum(self._damage[b] for b in removed) * (1 + len(removed) / self.blocks)
+        return score_of(removed, np.array([loss]), _ONE)
+
+
+def _below(
+    known: Mapping[RemovedSet, float], sets: Sequence[RemovedSet], share: float
+) -> list[RemovedSet]:
+    return [s for s in dict.fromkeys(sets) if known.get(s, 0.0) < share]
+
+
+_ONE = Weighting(np.zeros(1, dtype=np.int64), (1.0,), np.ones(1, dtype=np.int64))
+
+
+@torch.inference_mode()
+def measure_speed(model: Model, window: Window) -> Speed:
+    """Time a block and a chunk of the head, each the median of a few runs."""
+    tokens = torch.from_numpy(window.tokens)[None]
+    inputs = model.anatomy.record(tokens)
+    block = model.blocks // 2
+    with model.anatomy.holding(block):
+        seconds = _median(lambda: model.anatomy.call(block, inputs.states, inputs), model)
+    chunk = hidden(inputs.states)[:, :256]
+    head = _median(lambda: model.anatomy.head(chunk), model)
+    return Speed(seconds / tokens.numel(), head / chunk.shape[1])
+
+
+def _median(work: Callable[[], object], model: Model) -> float:
+    times = []
+    for _ in range(_REPEATS + 1):
+        began = time.perf_counter()
+        work()
+        synchronize(model.device)
+        times.append(time.perf_counter() - began)
+    # The first run pays for what later ones find ready.
+    return statistics.median(times[1:])
+
+
+def plan_of(rehearsal: Rehearsal, model: Model, windows: Sequence[Window], speed: Speed) -> Plan:
+    """What a rehearsed search will cost.
+
+    Args:
+        rehearsal: After the search has run on it.
+        model: The model it is meant for.
+        windows: The calibration's.
+        speed: Of this machine.
+    """
+    cost = rehearsal.cost
+    longest = max(len(window.tokens) for window in windows)
+    together = sum(len(w.tokens) for w in windows) if model.streamed else longest
+    blocks = sum(
+        p.numel() * p.element_size()
+        for block in model.anatomy.blocks.modules
+        for p in block.parameters()
+    )
+    return Plan(
+        evaluations=cost.evaluations,
+        block_tokens=cost.block_tokens,
+        head_tokens=cost.head_tokens,
+        plain_block_tokens=cost.plain_block_tokens,
+        state_bytes=rehearsal.widest * together * model.anatomy.state_bytes(longest),
+        weight_bytes=rehearsal.walks * blocks if model.streamed else 0,
+        seconds=cost.block_tokens * speed.block_token + cost.head_tokens * speed.head_token,
+    )

@@ -1,0 +1,360 @@
+"""Recording what a model passes to its blocks, and calling a block with it again.
+
+A recording pass runs the model with every block replaced by one that notes its arguments and hands
+its input on, and stops at the last: it costs the embedding and the masks, no block and no head.
+Arguments may differ between blocks (layer types) and between batches (per-token inputs), so they
+are recorded for each batch of windows and each block. To run several states of one batch in one
+call, the tensors that have a batch axis are repeated; which those are is learned from two probes
+of different batch sizes, not guessed from shapes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depthprune.errors import ModelError
+from depthprune.models.blocks.carried import (
+    Carried,
+    State,
+    changed,
+    hidden,
+)
+from depthprune.models.blocks.exchange import Exchange, Tree
+from depthprune.models.blocks.trees import leaves, mapped
+
+Forward = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One block's arguments, the hidden states left out (`slot` says where they belong)."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    slot: int | str
+
+    @classmethod
+    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Tensor]:
+        """A block's call taken apart: all but the hidden states, and those.
+
+        Raises:
+            ModelError: If there are none.
+        """
+        slot, states = states_of(args, kwargs)
+        if slot == 0:
+            return cls(tuple(args[1:]), kwargs, slot), states
+        rest = {name: value for name, value in kwargs.items() if name != slot}
+        return cls(args, rest, slot), states
+
+    @property
+    def tree(self) -> Tree:
+        """Arguments and keywords, as one tree."""
+        return self.args, self.kwargs
+
+    def on(self, states: Tensor) -> Tree:
+        """All arguments and keywords, the model's own hidden states in their place."""
+        if self.slot == 0:
+            return (states, *self.args), self.kwargs
+        return self.args, {str(self.slot): states, **self.kwargs}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a model's hidden states have their batch and their length.
+
+    Everywhere outside the model's own code they are the first two axes.
+    """
+
+    batch: int = 0
+    length: int = 1
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether they are the first two in the model as well."""
+        return (self.batch, self.length) == (0, 1)
+
+    def usual(self, states: Tensor) -> Tensor:
+        """The model's states with the batch and the length first."""
+        return states if self.is_usual else states.movedim((self.batch, self.length), (0, 1))
+
+    def native(self, states: Tensor) -> Tensor:
+        """Such states as the model has them."""
+        return states if self.is_usual else states.movedim((0, 1), (self.batch, self.length))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one batch of windows gives the blocks.
+
+    Attributes:
+        states: The state before block 0, of shape (batch, length, width).
+        calls: One a block.
+        layout: Of the states inside the model.
+    """
+
+    states: State
+    calls: tuple[Call, ...]
+    layout: Layout = Layout()
+    _copies: dict[tuple[int, torch.device], Tensor] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def call_on(self, block: int, device: torch.device) -> Call:
+        """A block's call with its tensors on a device; each is copied there once.
+
+        The calls share their masks and position embeddings, so copies are kept by tensor and not
+        by block.
+        """
+        call = self.calls[block]
+        if all(tensor.device == device for _, tensor in leaves(call.tree)):
+            return call
+        args, kwargs = mapped(call.tree, lambda _, t: self._copy(t, device))
+        return Call(args, kwargs, call.slot)
+
+    def lean(self, known: list[Tensor]) -> Inputs:
+        """The same inputs for holding many of them: no states, and no tensor twice.
+
+        Masks and positions are alike for all batches of one shape, and take more than their states
+        where windows are long.
+
+        Args:
+            known: Tensors of other inputs; those of these that equal none are added.
+        """
+        chosen: dict[int, Tensor] = {}
+
+        def one_of(_: str, tensor: Tensor) -> Tensor:
+            if id(tensor) not in chosen:
+                like = [k for k in known if k.dtype == tensor.dtype and k.device == tensor.device]
+                same = next((k for k in like if torch.equal(k, tensor)), None)
+                if same is None:
+                    known.append(tensor)
+                chosen[id(tensor)] = tensor if same is None else same
+            return chosen[id(tensor)]
+
+        calls = []
+        for call in self.calls:
+            args, kwargs = mapped(call.tree, one_of)
+            calls.append(Call(args, kwargs, call.slot))
+        # Only the number of rows is read of the states.
+        none = hidden(self.states).new_empty((len(self.states), 0, 0))
+        return Inputs(none, tuple(calls), self.layout)
+
+    def _copy(self, tensor: Tensor, device: torch.device) -> Tensor:
+        if tensor.device == device:
+            return tensor
+        key = (id(tensor), device)
+        if key not in self._copies:
+            self._copies[key] = tensor.to(device)
+        return self._copies[key]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A model's blocks, in order, and the form in which each answers.
+
+    Attributes:
+        path: Dotted name of the list that holds them.
+        modules: The blocks.
+        lengths: For each block the length of the tuple it returns, 0 where it returns a tensor.
+        layout: Of the hidden states.
+        exchange: What they hand on besides hidden states, if anything.
+    """
+
+    path: str
+    modules: tuple[nn.Module, ...]
+    lengths: Mapping[nn.Module, int]
+    layout: Layout = Layout()
+    exchange: Exchange | None = None
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+    def answer(self, block: nn.Module, states: Tensor) -> Any:
+        """The model's own `states` in the form in which `block` returns its own."""
+        length = self.lengths[block]
+        return (states, *(None for _ in range(length - 1))) if length else states
+
+    def pass_on(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A `forward` that hands on what it is given."""
+        call, states = Call.of(args, kwargs)
+        answer = self.answer(block, states)
+        if self.exchange is not None and isinstance(answer, tuple):
+            return self.exchange.hand_on(block, call.tree, answer)
+        return answer
+
+
+class _Reached(Exception):
+    """The recording has seen the last block."""
+
+
+@contextmanager
+def patched(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
+    """Replace `forward` of some modules, on the instances only, for the length of the context.
+
+    Each replacement is called with the module, the arguments and the keywords.
+    """
+
+    def bind(module: nn.Module, forward: Forward) -> Callable[..., Any]:
+        return lambda *args, **kwargs: forward(module, args, kwargs)
+
+    before = {module: module.__dict__.get("forward") for module in forwards}
+    try:
+        for module, forward in forwards.items():
+            module.__dict__["forward"] = bind(module, forward)
+        yield
+    finally:
+        for module, original in before.items():
+            if original is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = original
+
+
+class Recorder:
+    """Notes the calls of `blocks` during one pass of their model."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self._blocks = blocks
+        self._states: Tensor | None = None
+        self._calls: list[Call] = []
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Inside the context, run the model once."""
+        try:
+            with patched(dict.fromkeys(self._blocks.modules, self._note)):
+                yield
+        except _Reached:
+            pass
+
+    def _note(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call, states = Call.of(args, kwargs)
+        if self._states is None:
+            self._states = states
+        self._calls.append(call)
+        if len(self._calls) == len(self._blocks):
+            raise _Reached
+        return self._blocks.pass_on(block, args, kwargs)
+
+    def inputs(self) -> Inputs:
+        """What was recorded."""
+        if self._states is None or len(self._calls) != len(self._blocks):
+            raise ModelError(
+                f"the model ran {len(self._calls)} of its {len(self._blocks)} blocks when their "
+                "inputs were recorded; it cannot be called block by block"
+            )
+        layout, exchange = self._blocks.layout, self._blocks.exchange
+        states = layout.usual(self._states)
+        if exchange is not None and exchange.carries:
+            rest = exchange.start(self._blocks.modules, [call.tree for call in self._calls])
+            return Inputs(Carried(states, rest), tuple(self._calls), layout)
+        return Inputs(states, tuple(self._calls), layout)
+
+
+def states_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int | str, Tensor]:
+    """Where a block's hidden states stand among its arguments, and the states.
+
+    Raises:
+        ModelError: If neither the first argument nor any keyword holds them.
+    """
+    if args and isinstance(args[0], Tensor):
+        return 0, args[0]
+    for name, value in kwargs.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() in (3, 4):
+            return name, value
+    raise ModelError("a block is called without hidden states; the model cannot be depth-pruned")
+
+
+def hidden_of(output: Any) -> Tensor:
+    """A block's hidden states: its output, or the first of its outputs."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def batch_axes(call: Call, wider: Call) -> dict[str, int]:
+    """For each tensor of a call, by path, the axis whose size follows the batch size.
+
+    Args:
+        call: As recorded with one batch size.
+        wider: The same block's call, recorded with another batch size.
+
+    Raises:
+        ModelError: If the calls differ in more than one axis of a tensor.
+    """
+    axes: dict[str, int] = {}
+    others = dict(leaves(wider.tree))
+    for path, tensor in leaves(call.tree):
+        other = others.get(path)
+        if other is None or other.dim() != tensor.dim():
+            raise ModelError(f"the block's argument {path} changes its form with the batch size")
+        differing = [a for a in range(tensor.dim()) if tensor.shape[a] != other.shape[a]]
+        if len(differing) > 1:
+            raise ModelError(f"the block's argument {path} has more than one batch axis")
+        if differing:
+            axes[path] = differing[0]
+    return axes
+
+
+def stacked_call(inputs: Inputs, block: int, states: Tensor, axes: Mapping[str, int]) -> Call:
+    """The call for `states`, several of the batch one after the other, on their device."""
+    call = inputs.call_on(block, states.device)
+    copies, rest = divmod(len(states), len(inputs.states))
+    if rest or not copies:
+        raise ValueError(f"{len(states)} rows are no multiple of the batch {len(inputs.states)}")
+    if copies == 1 or not axes:
+        return call
+    args, kwargs = mapped(call.tree, lambda p, t: _repeat(t, copies, axes.get(p)))
+    return Call(args, kwargs, call.slot)
+
+
+def _repeat(tensor: Tensor, copies: int, axis: int | None) -> Tensor:
+    if axis is None:
+        return tensor
+    repeats = [1] * tensor.dim()
+    repeats[axis] = copies
+    return tensor.repeat(repeats)
+
+
+def outside_inference(inputs: Inputs) -> Inputs:
+    """What was recorded, as tensors that a backward pass may keep."""
+    copies: dict[int, Tensor] = {}
+
+    def copied(path: str, tensor: Tensor) -> Tensor:
+        # Blocks share their masks and position embeddings.
+        if id(tensor) not in copies:
+            copies[id(tensor)] = tensor.clone()
+        return copies[id(tensor)]
+
+    calls = []
+    for call in inputs.calls:
+        args, kwargs = mapped(call.tree, copied)
+        calls.append(Call(args, kwargs, call.slot))
+    states = changed(inputs.states, lambda tensor: copied("", tensor))
+    return Inputs(states, tuple(calls), inputs.layout)
+
+
+def relative_difference(ours: Tensor, theirs: Tensor) -> float:
+    """Largest absolute difference, as a share of the largest finite magnitude of `theirs`.
+
+    NaN where exactly one of the two is NaN, or they are infinite differently.
+    """
+    # Some devices have no float64.
+    kind = torch.promote_types(torch.promote_types(ours.dtype, theirs.dtype), torch.float32)
+    a, b = ours.to(kind), theirs.to(ours.device, kind)
+    same = (a == b) | (a.isnan() & b.isnan())
+    difference = torch.where(same, torch.zeros_like(a), (a - b).abs()).max().item()
+    finite = b[b.isfinite()]
+    scale = finite.abs().max().item() if finite.numel() else 0.0
+    return difference / scale if scale else difference
+
+
+def largest(differences: Iterable[float]) -> float:
+    """The largest of some differences; NaN if any of them is."""
+    found = list(differences)
+    return next((each for each in found if math.isnan(each)), max(found, default=0.0))

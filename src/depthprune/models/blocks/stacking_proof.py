@@ -1,0 +1,97 @@
+"""States that share a call of a block must come out as each alone does.
+
+A device may round a row by the number of rows in its call, so where the two differ at all, the one
+block is widened and asked again. What it rounds by is kept, to be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from depthprune.errors import ModelError
+from depthprune.models.blocks.carried import (
+    State,
+    changed,
+    hidden,
+    rest_leaves,
+    with_hidden,
+)
+from depthprune.models.blocks.replay import (
+    Call,
+    Inputs,
+    largest,
+    relative_difference,
+)
+from depthprune.models.blocks.trees import mapped
+from depthprune.models.widening import FLOAT32_LIMIT, wide, widened_block
+
+if TYPE_CHECKING:
+    from depthprune.models.blocks.anatomy import Anatomy
+
+
+class StackingProof:
+    """Runs blocks for states, each alone, and shows that one call would do.
+
+    Attributes:
+        rounding: The largest difference so far, relative to the scale of a block's output.
+    """
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self._anatomy = anatomy
+        self.rounding = 0.0
+
+    def call_each(self, block: int, states: Sequence[State], inputs: Inputs) -> list[State]:
+        """What a block gives for each state alone.
+
+        Args:
+            block: Original number; its weights are in memory.
+            states: Of the recorded batch; a single one is tried beside another made of it.
+            inputs: As recorded.
+
+        Raises:
+            ModelError: If it gives something else where they share a call.
+        """
+        states = list(states)
+        given = len(states)
+        if given == 1:
+            states.append(with_hidden(states[0], hidden(states[0]).flip(0)))
+        alone, difference = self._apart(block, states, inputs)
+        self.rounding = largest((self.rounding, difference))
+        if difference:
+            again = _widened(inputs)
+            with widened_block(self._anatomy.blocks.modules[block]):
+                _, difference = self._apart(block, [changed(s, wide) for s in states], again)
+            if not difference <= FLOAT32_LIMIT:
+                name = f"{self._anatomy.blocks.path}.{block}"
+                raise ModelError(
+                    f"{type(self._anatomy.module).__name__}: {name} gives states that share a "
+                    f"call other outputs than each alone, by {difference:.1e} of their scale in "
+                    f"float32 (limit {FLOAT32_LIMIT:.0e}), so it cannot be searched"
+                )
+        return alone[:given]
+
+    def _apart(
+        self, block: int, states: Sequence[State], inputs: Inputs
+    ) -> tuple[list[State], float]:
+        alone = [self._anatomy.call(block, state, inputs) for state in states]
+        together = self._anatomy.call_each(block, states, inputs)
+        return alone, largest(map(_difference, together, alone))
+
+
+def _widened(inputs: Inputs) -> Inputs:
+    calls = []
+    for call in inputs.calls:
+        args, kwargs = mapped(call.tree, lambda _, tensor: wide(tensor))
+        calls.append(Call(args, kwargs, call.slot))
+    return Inputs(changed(inputs.states, wide), tuple(calls), inputs.layout)
+
+
+def _difference(ours: State, theirs: State) -> float:
+    """The largest of all numbers of two states; whole numbers show in what is made of them."""
+    pairs: list[tuple[Tensor, Tensor]] = [(hidden(ours), hidden(theirs))]
+    other = rest_leaves(theirs)
+    pairs += [(tensor, other[path]) for path, tensor in rest_leaves(ours).items()]
+    return largest(relative_difference(a, b) for a, b in pairs if a.is_floating_point())

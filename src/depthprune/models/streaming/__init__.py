@@ -1,0 +1,1 @@
+"""Models that do not fit: blocks are read from disk when they are called."""

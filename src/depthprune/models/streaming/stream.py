@@ -1,0 +1,390 @@
+"""Models larger than memory: a block's weights are read when it is about to run, then let go.
+
+Everything but the blocks is held. A block is filled for as long as someone holds it (`holding`),
+so whoever walks many states through a block reads it once for all of them; a forward pass that
+nobody prepared (the model's own, masked or generating) reads each block for its own call. The
+bytes go straight from the file into one buffer that all blocks share: a mapping of the file would
+take no copy, but its pages may be dropped and read again while the block is in use, and no one
+could say how many bytes were read. Meanwhile the system is asked to fetch the next block, which
+costs no memory of this process.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from depthprune.checkpoints.safetensors import Tensor as Stored
+from depthprune.errors import CheckpointError, ModelError
+from depthprune.models.streaming.conversion import Join
+
+STORED_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""Dtypes of the format that torch computes in."""
+
+_ALIGNMENT = 512
+"""Bytes; the widest that torch aligns its own tensors to, on any device."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor of a module, and the bytes of files that fill it.
+
+    Attributes:
+        owner: The module that holds the tensor itself.
+        attribute: Its name there.
+        name: Its dotted name in the model.
+        files: The weight file of each stored tensor.
+        stored: Their entries in the files' headers: one, unless it is made of several.
+        join: Makes it of what is stored, where that is not the tensor itself.
+    """
+
+    owner: nn.Module
+    attribute: str
+    name: str
+    files: tuple[Path, ...]
+    stored: tuple[Stored, ...]
+    join: Join | None = None
+
+    @property
+    def content(self) -> torch.Tensor:
+        """What is there now."""
+        return self.of(self.owner)
+
+    def of(self, owner: nn.Module) -> torch.Tensor:
+        """What a module has in this place; the owner, or its like in another model."""
+        table: Any = owner._parameters if self.attribute in owner._parameters else owner._buffers
+        return table[self.attribute]  # type: ignore[no-any-return]
+
+    def put(self, owner: nn.Module, tensor: torch.Tensor) -> None:
+        """Put a tensor in this place of a module."""
+        table: Any = owner._parameters if self.attribute in owner._parameters else owner._buffers
+        table[self.attribute] = tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor in memory, in the dtype of what is there now."""
+        return self.content.numel() * self.content.element_size()
+
+    def view_of(self, raw: torch.Tensor) -> torch.Tensor:
+        """Bytes seen as a tensor of the shape and dtype of what is there now."""
+        return raw.view(self.content.dtype).view(self.content.shape)
+
+    def room(self, device: torch.device) -> torch.Tensor:
+        """An uninitialised tensor of the shape and dtype of what is there now."""
+        shift = self.shift(device)
+        return self.view_of(
+            torch.empty(shift + self.nbytes, dtype=torch.uint8, device=device)[shift:]
+        )
+
+    def shift(self, device: torch.device) -> int:
+        """How far from an aligned address the tensor begins when its model is loaded whole.
+
+        There a tensor that needs no conversion is a mapping of the file, aligned as it lies in
+        it; and a product of one row rounds otherwise where its matrix is aligned otherwise.
+        """
+        if self.join is not None:
+            return 0
+        (stored,) = self.stored
+        mapped = device.type == "cpu" and self.content.dtype == STORED_DTYPES[stored.dtype]
+        fits = stored.begin % self.content.element_size() == 0
+        return stored.begin % _ALIGNMENT if mapped and fits else 0
+
+    def fill(self, tensor: torch.Tensor) -> None:
+        """Put a tensor in place of the one there, as a parameter where that is one."""
+        before = self.content
+        if isinstance(before, nn.Parameter) and not isinstance(tensor, nn.Parameter):
+            # Products may round by whether gradients could be wanted, even where none are recorded.
+            tensor = nn.Parameter(tensor, requires_grad=before.requires_grad)
+        self.put(self.owner, tensor)
+
+
+def read_for(slots: Sequence[Slot]) -> list[tuple[Path, Stored]]:
+    """The stored tensors that fill some slots, each once, with their files."""
+    found = (pair for slot in slots for pair in zip(slot.files, slot.stored, strict=True))
+    return list({(path, stored.name): (path, stored) for path, stored in found}.values())
+
+
+class _Stage:
+    """Memory of the host through which bytes of a file go to a device.
+
+    A GPU copies out of pinned memory while the next tensor is read into the other stage; a stage is
+    waited for before it is written again.
+    """
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._sent: torch.cuda.Event | None = None
+
+    def free(self, size: int, device: torch.device) -> torch.Tensor:
+        """So many bytes to write into."""
+        if self._sent is not None:
+            self._sent.synchronize()
+            self._sent = None
+        if len(self._memory) < size:
+            pinned = device.type == "cuda"
+            self._memory = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+        return self._memory[:size]
+
+    def send(self, stored: torch.Tensor, tensor: torch.Tensor) -> None:
+        """Copy what was written to a tensor, converted to its dtype."""
+        if tensor.device.type != "cuda":
+            tensor.copy_(stored)
+            return
+        if stored.dtype != tensor.dtype:
+            # Converted by the device: a copy between dtypes would wait for the processor.
+            stored = stored.to(tensor.device, non_blocking=True)
+        tensor.copy_(stored, non_blocking=True)
+        self._sent = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._sent.record(torch.cuda.current_stream(tensor.device))
+
+
+class Reader:
+    """Reads stored tensors into given ones, and counts the bytes."""
+
+    def __init__(self) -> None:
+        self.bytes_read = 0
+        self._stages = [_Stage(), _Stage()]
+
+    def read(self, slots: Sequence[Slot], tensors: Sequence[torch.Tensor]) -> None:
+        """Fill each tensor with a slot's bytes, converted to its dtype and moved to its device.
+
+        Raises:
+            CheckpointError: If a file cannot be read, or has become shorter.
+        """
+        joins: dict[int, list[tuple[Slot, torch.Tensor]]] = {}
+        whole: list[tuple[Path, Stored, torch.Tensor]] = []
+        for slot, tensor in zip(slots, tensors, strict=True):
+            if slot.join is None:
+                whole.append((slot.files[0], slot.stored[0], tensor))
+            else:
+                joins.setdefault(id(slot.join), []).append((slot, tensor))
+        self._read_all(whole)
+        for made in joins.values():
+            self._make(made)
+
+    def _make(self, targets: Sequence[tuple[Slot, torch.Tensor]]) -> None:
+        """Fill what one join makes."""
+        slot, like = targets[0]
+        assert slot.join is not None
+        parts = [
+            torch.empty(each.shape, dtype=like.dtype, device=like.device) for each in slot.stored
+        ]
+        self._read_all(list(zip(slot.files, slot.stored, parts, strict=True)))
+        made = slot.join.made(parts)
+        for each, tensor in targets:
+            tensor.copy_(made[each.name])
+
+    def _read_all(self, wanted: Sequence[tuple[Path, Stored, torch.Tensor]]) -> None:
+        order = sorted(wanted, key=lambda each: (each[0], each[1].begin))
+        place = 0
+        while place < len(order):
+            path = order[place][0]
+            try:
+                with open(path, "rb", buffering=0) as file:
+                    while place < len(order) and order[place][0] == path:
+                        self._read(file, *order[place])
+                        place += 1
+            except OSError as error:
+                raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+
+    def _read(self, file: Any, path: Path, stored: Stored, tensor: torch.Tensor) -> None:
+        dtype = STORED_DTYPES[stored.dtype]
+        direct = tensor.dtype == dtype and tensor.device.type == "cpu"
+        stage = self._stages[0]
+        if direct:
+            raw = tensor.flatten().view(torch.uint8)
+        else:
+            self._stages.reverse()  # the device may still copy from this one meanwhile
+            raw = stage.free(stored.nbytes, tensor.device)
+        view = memoryview(raw.numpy())  # type: ignore[arg-type]
+        file.seek(stored.begin)
+        while view:
+            count = file.readinto(view)
+            if not count:
+                raise CheckpointError(
+                    f"{path}: ended within {stored.name}; it changed since it was opened"
+                )
+            view = view[count:]
+        if not direct:
+            stage.send(raw.view(dtype).view(stored.shape), tensor)
+        self.bytes_read += stored.nbytes
+
+
+class Stream:
+    """The blocks of one model, each there only while it is held.
+
+    Attributes:
+        path: Dotted name of the list that holds them.
+        slots: For each block, what fills its tensors.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        blocks: Sequence[nn.Module],
+        slots: Sequence[Sequence[Slot]],
+        reader: Reader,
+        device: torch.device,
+    ) -> None:
+        self.path = path
+        self.slots = slots
+        self._reader = reader
+        self._device = device
+        self._spare: torch.Tensor | None = None
+        self._present: set[int] = set()
+        self._replaced: dict[tuple[nn.Module, str], torch.Tensor] = {}
+        for slot in (slot for each in slots for slot in each):
+            slot.fill(slot.content.detach().to("meta"))
+        for index, block in enumerate(blocks):
+            self._load_around(index, block)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read from the weight files so far, those outside the blocks included."""
+        return self._reader.bytes_read
+
+    @property
+    def bytes_a_pass(self) -> int:
+        """Bytes of all blocks in the files: what one pass over them reads."""
+        return sum(stored.nbytes for each in self.slots for _, stored in read_for(each))
+
+    @contextmanager
+    def holding(self, block: int) -> Iterator[None]:
+        """Inside the context the block's weights are present; they are read on entering.
+
+        Contexts of one block may be nested; the outermost reads and releases.
+
+        Args:
+            block: Original block number.
+
+        Raises:
+            CheckpointError: If the file cannot be read, or has become shorter.
+        """
+        if block in self._present:
+            yield
+            return
+        slots = self.slots[block]
+        empty = [slot.content for slot in slots]
+        # Whether gradients are recorded, and how, is the business of the pass, not of the weights.
+        with torch.inference_mode(False), torch.no_grad():
+            buffer, tensors = self._lay_out(slots)
+            self._reader.read(slots, tensors)
+            for slot, tensor in zip(slots, tensors, strict=True):
+                replaced = self._replaced.get((slot.owner, slot.attribute))
+                if replaced is not None:
+                    tensor.copy_(replaced)
+                slot.fill(tensor)
+        self._present.add(block)
+        if block + 1 < len(self.slots):
+            _ask_for(self.slots[block + 1])
+        try:
+            yield
+        finally:
+            self._present.discard(block)
+            for slot, before in zip(slots, empty, strict=True):
+                slot.fill(before)
+            self._spare = buffer
+
+    @contextmanager
+    def replacing(self, module: nn.Module, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Inside the context, some parameters of the blocks are filled with other values.
+
+        Entered and left while no block is held; contexts of different parameters may be nested.
+
+        Args:
+            module: The model whose blocks these are.
+            weights: New values by dotted name in it, of the same shapes; they are kept as they
+                are given and converted whenever their block is read.
+
+        Raises:
+            ValueError: If a block is held, or a name is of no stored parameter of a block.
+        """
+        if self._present:
+            raise ValueError("weights are replaced before their block is held")
+        known = {(slot.owner, slot.attribute) for each in self.slots for slot in each}
+        new = {}
+        for name, value in weights.items():
+            parent, _, attribute = name.rpartition(".")
+            key = (module.get_submodule(parent), attribute)
+            if key not in known:
+                raise ValueError(f"{name} is not among the streamed blocks' parameters")
+            new[key] = value
+        before = self._replaced
+        self._replaced = {**before, **new}
+        try:
+            yield
+        finally:
+            self._replaced = before
+
+    def _lay_out(self, slots: Sequence[Slot]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """A buffer on the device, and inside it a tensor for each slot."""
+        needed = sum(slot.nbytes + 2 * _ALIGNMENT for slot in slots)
+        buffer, self._spare = self._spare, None
+        if buffer is None or len(buffer) < needed:
+            buffer = None  # let go before the larger one is taken
+            buffer = torch.empty(needed, dtype=torch.uint8, device=self._device)
+        tensors, free = [], 0
+        for slot in slots:
+            begin = free + slot.shift(self._device)
+            tensors.append(slot.view_of(buffer[begin : begin + slot.nbytes]))
+            free = -(-(begin + slot.nbytes) // _ALIGNMENT) * _ALIGNMENT
+        return buffer, tensors
+
+    def _load_around(self, index: int, block: nn.Module) -> None:
+        """Make the block's own `forward` hold it.
+
+        A hook would not do: hooks run around a replaced `forward` too, and a block that is
+        skipped or recorded needs no weights.
+        """
+        original = block.forward
+
+        @functools.wraps(original)
+        def forward(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if torch.is_grad_enabled():
+                raise ModelError(
+                    "a streamed model keeps no weights to compute gradients with; run it inside "
+                    "torch.inference_mode()"
+                )
+            with self.holding(index):
+                return original(*args, **kwargs)
+
+        forward.holding = functools.partial(self.holding, index)  # type: ignore[attr-defined]
+        block.forward = types.MethodType(forward, block)
+
+
+def _ask_for(slots: Sequence[Slot]) -> None:
+    """Have the system read these bytes ahead, where it takes such advice."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    wanted = read_for(slots)
+    for path in {path for path, _ in wanted}:
+        ranges = [stored for each, stored in wanted if each == path]
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except OSError:
+            return  # the read itself will say so
+        try:
+            for stored in ranges:
+                os.posix_fadvise(handle, stored.begin, stored.nbytes, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(handle)

@@ -1,0 +1,1 @@
+"""The jobs: prune, recover and apply, with their held-out evaluation and their records."""

@@ -1,0 +1,236 @@
+"""Surgery as a user asks for it: a folder in, a folder out, whole or not at all; or a GGUF each.
+
+Without `verify`, every check that needs no weights is made, and a model type that no test has
+proved is refused: a wrong cut loads and runs and is only worse, so it must not be written on a
+guess. With `verify`, the cut is reloaded and compared with the original before it is published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+
+from depthprune.checkpoints.checkpoint import open_checkpoint
+from depthprune.checkpoints.config.cut import rows_of
+from depthprune.checkpoints.fingerprint import fingerprint, fingerprint_file
+from depthprune.checkpoints.peft_adapter import (
+    is_adapter,
+    open_adapter,
+    write_adapter,
+)
+from depthprune.checkpoints.surgery import Surgery, write_pruned
+from depthprune.claims import staged
+from depthprune.errors import OutputError, UsageError
+from depthprune.manifest import Manifest, ParityRecord, Size, SourceModel, versions
+from depthprune.models.completed import completed
+from depthprune.models.source import check_code
+from depthprune.outputs import (
+    MANIFEST_NAME,
+    check_target,
+    is_file_output,
+    placed,
+)
+from depthprune.progress import SILENT, Progress
+from depthprune.removed_sets import check_removed, parse_blocks
+
+
+def apply(
+    checkpoint: str | Path,
+    removed: str | Iterable[int],
+    out: str | Path,
+    *,
+    verify: bool = False,
+    overwrite: bool = False,
+    link: bool = False,
+    trust_remote_code: bool = False,
+    command: str | None = None,
+    progress: Progress = SILENT,
+    finish: Callable[[Manifest, Path], Manifest] | None = None,
+) -> Surgery:
+    """Write a checkpoint without some of its blocks.
+
+    Args:
+        checkpoint: A checkpoint folder, a GGUF file, or the folder of a PEFT adapter.
+        removed: Original block numbers, or a text such as `"4,12-14,25"`.
+        out: The folder to write; of a GGUF the file, with its manifest beside it.
+        verify: Reload the result and compare its logits with the original's, the blocks skipped
+            in place. Needed for a model type that is not on the list of verified ones.
+        overwrite: Replace what an earlier run wrote in `out`.
+        link: Share the weight files of a folder in which nothing changes with the original: as
+            reflinks where the file system can, else as hard links.
+        trust_remote_code: Let the model's own Python code run for `verify`.
+        command: The command line that repeats this, for the manifest.
+        progress: Shows long steps.
+        finish: Adds files beside the weights before they are published, given the folder or the
+            path of the GGUF; gives the manifest that names them.
+
+    Returns:
+        What was written.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing, damaged or refused.
+        ModelError: If its blocks cannot be found, its type is not verified, or what remains
+            cannot be expressed.
+        OutputError: If `out` may not be written, or the disk is full.
+        ParityError: If `verify` finds a difference. Nothing is left behind.
+        UsageError: If the removed set does not fit the model.
+    """
+    source, target = Path(checkpoint), Path(out)
+    blocks = parse_blocks(removed) if isinstance(removed, str) else tuple(removed)
+    if link and (is_file_output(source) or is_adapter(source)):
+        raise UsageError(
+            f"--link: shares the unchanged shards of a folder, and {source} is one file; leave it "
+            "out"
+        )
+    if is_file_output(source):
+        return _apply_gguf(source, blocks, target, verify, overwrite, command, progress, finish)
+    if is_file_output(target):
+        raise OutputError(
+            f"-o {out}: a folder is cut into a folder; give one, and convert the result to a GGUF "
+            "with llama.cpp"
+        )
+    if is_adapter(source):
+        return _apply_adapter(source, blocks, target, verify, overwrite, command, progress)
+    opened = open_checkpoint(source)
+    if verify:
+        check_code(str(source), opened.config, trust_remote_code)
+    rows_of(opened.config, proved=not verify)
+    blocks = check_removed(blocks, opened.blocks)
+    _refuse_itself(source, target)
+    check_target(target, overwrite=overwrite)
+    if verify:
+        opened = completed(opened, trust_remote_code=trust_remote_code)
+    with staged(target, overwrite=overwrite) as stage:
+        surgery = write_pruned(opened, blocks, stage, link=link, progress=progress)
+        parity = (
+            _verify(opened.folder, stage, blocks, progress, trust_remote_code) if verify else None
+        )
+        model = SourceModel(
+            name=str(checkpoint),
+            kind="folder",
+            model_type=opened.model_type,
+            blocks=opened.blocks,
+            fingerprint=fingerprint(opened),
+        )
+        _finish(_manifest(model, surgery, command, parity), stage, finish)
+    return surgery
+
+
+def _apply_gguf(
+    source: Path,
+    removed: tuple[int, ...],
+    out: Path,
+    verify: bool,
+    overwrite: bool,
+    command: str | None,
+    progress: Progress,
+    finish: Callable[[Manifest, Path], Manifest] | None,
+) -> Surgery:
+    from depthprune.checkpoints.gguf.reader import read_gguf
+    from depthprune.checkpoints.gguf.rules import check_architecture
+    from depthprune.checkpoints.gguf.surgery import cut_gguf, write_gguf
+
+    if not is_file_output(out):
+        raise OutputError(f"-o {out}: a GGUF is cut into a GGUF; give a name that ends in .gguf")
+    file = read_gguf(source)
+    check_architecture(file, known=not verify)
+    cut = cut_gguf(file, removed)
+    if out.exists() and out.samefile(source):
+        raise OutputError(f"-o {out}: is the model itself; choose another name")
+    with staged(out, overwrite=overwrite) as stage:
+        surgery = write_gguf(cut, stage, progress)
+        parity = _verify(source, stage, cut.removed, progress) if verify else None
+        model = SourceModel(
+            name=str(source),
+            kind="gguf",
+            model_type=file.architecture,
+            blocks=file.blocks,
+            fingerprint=fingerprint_file(source, file.tensors),
+        )
+        _finish(_manifest(model, surgery, command, parity), stage, finish)
+    return surgery
+
+
+def _apply_adapter(
+    source: Path,
+    removed: tuple[int, ...],
+    out: Path,
+    verify: bool,
+    overwrite: bool,
+    command: str | None,
+    progress: Progress,
+) -> Surgery:
+    if verify:
+        raise UsageError(
+            "--verify: an adapter computes nothing without its base; verify the base's own cut"
+        )
+    adapter = open_adapter(source)
+    _refuse_itself(source, out)
+    with staged(out, overwrite=overwrite) as stage:
+        surgery = write_adapter(adapter, removed, stage, progress=progress)
+        model = SourceModel(
+            name=str(source),
+            kind="folder",
+            model_type=adapter.kind,
+            blocks=len(surgery.removed) + len(surgery.kept),
+            fingerprint=fingerprint_file(adapter.file.path, adapter.file.tensors),
+        )
+        _finish(_manifest(model, surgery, command, None), stage, None)
+    return surgery
+
+
+def _finish(
+    manifest: Manifest, stage: Path, finish: Callable[[Manifest, Path], Manifest] | None
+) -> None:
+    """Let the caller add to a staged output, and write its manifest last."""
+    if finish is not None:
+        manifest = finish(manifest, stage)
+    manifest.write(placed(stage, MANIFEST_NAME))
+
+
+def _refuse_itself(source: Path, out: Path) -> None:
+    if out.exists() and out.resolve() == source.resolve():
+        raise OutputError(f"-o {out}: is the checkpoint itself; choose another folder")
+
+
+def _verify(
+    original: Path,
+    pruned: Path,
+    removed: tuple[int, ...],
+    progress: Progress,
+    trust_remote_code: bool = False,
+) -> ParityRecord:
+    # Imports torch, which surgery alone must not.
+    from depthprune.models.parity import verify_checkpoint
+
+    return verify_checkpoint(
+        original, pruned, removed, trust_remote_code=trust_remote_code, progress=progress
+    )
+
+
+def _manifest(
+    model: SourceModel,
+    surgery: Surgery,
+    command: str | None,
+    parity: ParityRecord | None,
+) -> Manifest:
+    return Manifest(
+        schema=1,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        command=command,
+        model=model,
+        removed=list(surgery.removed),
+        kept=list(surgery.kept),
+        dtype=surgery.dtype,
+        size=Size(
+            parameters_before=surgery.parameters_before,
+            parameters_after=surgery.parameters_after,
+            bytes_before=surgery.bytes_before,
+            bytes_after=surgery.bytes_after,
+            bytes_source=surgery.bytes_before if model.kind == "gguf" else None,
+        ),
+        parity=parity,
+        versions=versions(),
+        files=list(surgery.files),
+    )

@@ -1,0 +1,126 @@
+"""The noise of the draw: what changes when only the seed of the calibration's draw does.
+
+A difference between blocks, sets or methods that is smaller than this is a matter of which windows
+were drawn. Every repetition raises the seed of each source by one and is scored like the first.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from depthprune.calibration import Calibration, CalibrationSpec
+from depthprune.errors import UsageError
+from depthprune.evaluator import Evaluator, RemovedSet
+from depthprune.manifest import BlockScore, DrawRecord
+from depthprune.pruning.held_out import block_scores
+from depthprune.recovery import RecoveringScorer
+from depthprune.searches import Result
+
+Scorer: TypeAlias = Evaluator | RecoveringScorer
+
+
+@dataclass(frozen=True)
+class BlockDraws:
+    """What removing one block alone costs, over several draws.
+
+    Attributes:
+        block: Its number.
+        increases: Loss minus the dense model's on each draw.
+        lowest: In how many draws it is among the k lowest.
+    """
+
+    block: int
+    increases: tuple[float, ...]
+    lowest: int
+
+    @property
+    def mean(self) -> float:
+        """Over the draws."""
+        return statistics.fmean(self.increases)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation between draws."""
+        return statistics.stdev(self.increases)
+
+
+def check_draws(specs: Sequence[CalibrationSpec], draws: int) -> None:
+    """Refuse further draws of a calibration in which nothing is left to chance.
+
+    Raises:
+        UsageError: If every draw would be the first again.
+    """
+    if draws > 1 and all(spec.consecutive and spec.documents is None for spec in specs):
+        raise UsageError(
+            f"--draws: expected a calibration drawn at random, and every draw of "
+            f"{specs[0].short()},{'windows=all' if specs[0].windows == 'all' else 'order=first'} "
+            "is the same; drop --draws, or pass order=random and a number of windows"
+        )
+
+
+def blocks_over_draws(draws: Sequence[Sequence[BlockScore]], k: int) -> list[BlockDraws]:
+    """How stable each block's score is.
+
+    Args:
+        draws: For each of at least two draws the scores of the same blocks, in the same order.
+        k: How many of the lowest count as chosen; ties go to the lower number.
+    """
+    chosen = [
+        {row.block for row in sorted(rows, key=lambda row: (row.loss, row.block))[:k]}
+        for rows in draws
+    ]
+    return [
+        BlockDraws(
+            block=rows[0].block,
+            increases=tuple(row.increase for row in rows),
+            lowest=sum(rows[0].block in lowest for lowest in chosen),
+        )
+        for rows in zip(*draws, strict=True)
+    ]
+
+
+def scores_over_draws(
+    calibration: Calibration, draws: int, evaluator_on: Callable[[Calibration], Evaluator]
+) -> list[list[BlockScore]]:
+    """The loss of removing each block alone, on each draw, the given one first."""
+    rows = []
+    for repetition in range(draws):
+        evaluator = evaluator_on(calibration.redraw(repetition))
+        rows.append(block_scores(evaluator, range(evaluator.blocks)))
+    return rows
+
+
+def search_over_draws(
+    chosen: RemovedSet,
+    calibration: Calibration,
+    draws: int,
+    evaluator_on: Callable[[Calibration], Scorer],
+    search_on: Callable[[Scorer], Result],
+) -> list[DrawRecord]:
+    """What the same search chooses on further draws, beside what was chosen on the first.
+
+    Args:
+        chosen: On the first draw.
+        calibration: The first draw.
+        draws: How many in all.
+        evaluator_on: Makes an evaluator of a draw.
+        search_on: Runs the search.
+    """
+    records = []
+    for repetition in range(1, draws):
+        evaluator = evaluator_on(calibration.redraw(repetition))
+        result = search_on(evaluator)
+        own, first = set(result.removed), set(chosen)
+        records.append(
+            DrawRecord(
+                repetition=repetition,
+                removed=list(result.removed),
+                loss=result.score.loss,
+                loss_of_first=evaluator.score([chosen])[0].loss,
+                jaccard=len(own & first) / len(own | first),
+            )
+        )
+    return records

@@ -1,0 +1,144 @@
+"""What `prune` learns before anything is written: the search, and its result on held-out text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from depthprune.calibration import Calibration
+from depthprune.errors import UsageError
+from depthprune.evaluator import Evaluator, Memo, RemovedSet
+from depthprune.manifest import BlockScore, DrawRecord, Estimate, HeldOut, PathPoint
+from depthprune.pruning.draws import search_over_draws
+from depthprune.pruning.held_out import (
+    Judge,
+    SizeRule,
+    block_scores,
+    estimate,
+    path_points,
+)
+from depthprune.pruning.prepare import Task
+from depthprune.pruning.recovery_step import Recovered, fit_and_judge
+from depthprune.recovery import RecoveringScorer, parse_method
+from depthprune.searches import Result
+
+if TYPE_CHECKING:
+    from depthprune.pruning.options import PruneJob
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was learned of the removed set before anything is written."""
+
+    result: Result
+    evaluator: Evaluator
+    dense: Estimate
+    blocks: list[BlockScore]
+    held_out: list[HeldOut]
+    path: list[PathPoint] | None
+    recovered: Recovered | None
+    draws: list[DrawRecord] | None
+
+
+def measure_task(
+    job: PruneJob,
+    task: Task,
+    memo: Memo | None,
+) -> Measured:
+    """Search, and judge what was found.
+
+    Args:
+        job: What was asked for.
+        task: What it came to.
+        memo: Store of losses.
+
+    Raises:
+        DepthpruneError: If nothing can be removed, or a loss is NaN or infinite.
+    """
+    model, calibration, objective = task.model, task.calibration, task.objective
+    shared: dict[str, Any] = {"memory": job.memory, "memo": memo, "progress": job.progress}
+    evaluator = Evaluator(model, calibration, objective, racing=job.racing, **shared)
+    judge = Judge(model, calibration, objective, **shared)
+    rule = None if job.max_increase is None else SizeRule(judge, job.max_increase)
+    result = _searched(job, task, evaluator, rule)
+    # A path that the search did not score itself is worth its cost only to a size rule.
+    known = bool(result.path) and all(evaluator.has_asked(s) for s in result.path)
+    path = path_points(result.path, evaluator, judge) if known or rule is not None else None
+    free = [block for block in range(model.blocks) if block not in task.protect]
+    found = None
+    if job.recover is not None:
+        found = fit_and_judge(
+            model,
+            calibration,
+            task.further,
+            objective,
+            result.removed,
+            parse_method(job.recover),
+            job.target,
+            in_search=job.search_with_recovery,
+            **shared,
+        )
+    return Measured(
+        result=result,
+        evaluator=evaluator,
+        dense=estimate(evaluator.dense, objective),
+        blocks=block_scores(evaluator, free),
+        held_out=found.held_out if found else judge.held_out(result.removed),
+        path=path,
+        recovered=found,
+        draws=_other_draws(job, task, memo, result.removed),
+    )
+
+
+def _searched(job: PruneJob, task: Task, evaluator: Evaluator, rule: SizeRule | None) -> Result:
+    """What the search found, as long as the rule allows, with its loss on all windows."""
+    scorer: Evaluator | RecoveringScorer = evaluator
+    if job.search_with_recovery:
+        scorer = _recovering(job, task, task.calibration)
+    result = task.search_on(scorer, job.seed, enough=rule)
+    if scorer is not evaluator:
+        # What the search saw is on other windows, and recovered.
+        result = replace(result, score=evaluator.score([result.removed])[0].require_finite())
+    return result if rule is None else _shortened(job, result, rule, evaluator)
+
+
+def _recovering(job: PruneJob, task: Task, calibration: Calibration) -> RecoveringScorer:
+    return RecoveringScorer(
+        task.model, calibration, task.objective, memory=job.memory, progress=job.progress
+    )
+
+
+def _other_draws(
+    job: PruneJob, task: Task, memo: Memo | None, chosen: RemovedSet
+) -> list[DrawRecord] | None:
+    """The same search on further draws, for sets of the size that was chosen."""
+    if job.draws == 1:
+        return None
+
+    def evaluator_on(calibration: Calibration) -> Evaluator | RecoveringScorer:
+        if job.search_with_recovery:
+            return _recovering(job, task, calibration)
+        return Evaluator(
+            task.model,
+            calibration,
+            task.objective,
+            memory=job.memory,
+            memo=memo,
+            racing=job.racing,
+            progress=job.progress,
+        )
+
+    def search_on(evaluator: Evaluator | RecoveringScorer) -> Result:
+        return task.search_on(evaluator, job.seed, k=len(chosen))
+
+    return search_over_draws(chosen, task.calibration, job.draws, evaluator_on, search_on)
+
+
+def _shortened(job: PruneJob, result: Result, rule: SizeRule, evaluator: Evaluator) -> Result:
+    if not rule.chosen:
+        raise UsageError(
+            f"--max-increase: removing any one block raises the held-out loss from "
+            f"{rule.dense:.4f} above {rule.limit:.4f}; allow more"
+        )
+    score = evaluator.score([rule.chosen])[0]
+    return replace(result, removed=rule.chosen, score=score, k=len(rule.chosen))

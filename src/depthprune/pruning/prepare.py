@@ -1,0 +1,223 @@
+"""What `prune` does before its search: everything that can be refused without weights, then them.
+
+The order puts what is cheap and can fail before what is dear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from depthprune.calibration import Calibration, CalibrationSpec, check_files, parse_calibration
+from depthprune.checkpoints.architectures.table import require_prunable
+from depthprune.checkpoints.config.cut import rows_of
+from depthprune.checkpoints.gguf.reader import read_gguf
+from depthprune.checkpoints.refusals import (
+    Refusal,
+    checkpoint_refusal,
+    gguf_refusal,
+)
+from depthprune.errors import ModelError, UsageError
+from depthprune.evaluator import RemovedSet
+from depthprune.models.loading import Model
+from depthprune.models.source import ModelSource
+from depthprune.objectives import Mixture, parse_objective
+from depthprune.outputs import check_target
+from depthprune.progress import note
+from depthprune.pruning.draws import check_draws
+from depthprune.pruning.output import check_pruned_output
+from depthprune.pruning.recovery_step import (
+    check_output,
+    check_recovering,
+    check_source,
+    further_specs,
+    further_texts,
+)
+from depthprune.pruning.session import (
+    DEFAULT_CALIBRATION,
+    mixture,
+    read_tokenizer,
+)
+from depthprune.pruning.training_runs import check_enough
+from depthprune.recovery import parse_method
+from depthprune.removed_sets import name_blocks, parse_blocks
+from depthprune.searches import (
+    Budget,
+    Result,
+    Search,
+    check_search,
+    make_search,
+    make_space,
+    most_removable,
+    nothing_refused,
+    parse_budget,
+    search,
+)
+from depthprune.searches.driver import Scorer
+
+if TYPE_CHECKING:
+    from depthprune.pruning.options import PruneJob
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be searched, checked and loaded."""
+
+    model: Model
+    calibration: Calibration
+    objective: Mixture
+    search: Search
+    budget: Budget | None
+    k: int
+    protect: RemovedSet
+    refusal: Refusal
+    further: list[Calibration]
+
+    def search_on(
+        self,
+        scorer: Scorer,
+        seed: int,
+        *,
+        k: int | None = None,
+        enough: Callable[[RemovedSet], bool] | None = None,
+    ) -> Result:
+        """Run its search on what scores sets, for sets of its size or of another."""
+        return search(
+            self.search,
+            scorer,
+            k=self.k if k is None else k,
+            seed=seed,
+            protect=self.protect,
+            budget=self.budget,
+            enough=enough,
+            refusal=self.refusal,
+        )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a job's words mean, as far as they can be read without the model."""
+
+    objective: Mixture
+    search: Search
+    budget: Budget | None
+    specs: tuple[CalibrationSpec, ...]
+
+
+def check(job: PruneJob) -> Asked:
+    """Read what was asked for, and refuse what no model could do.
+
+    Raises:
+        DepthpruneError: If any of it is wrong, or OUT may not be written.
+    """
+    objective = parse_objective(job.objective)
+    algorithm = _find_search(job)
+    check_output(job.recover, job.also, job.out, stream=job.loading.stream)
+    if job.search_with_recovery:
+        check_recovering(job.recover, job.search, job.max_increase is not None)
+    budget = None if job.budget is None else parse_budget(job.budget)
+    specs = parse_calibration(job.specs or (DEFAULT_CALIBRATION,))
+    check_draws(specs, job.draws)
+    if job.out is not None:
+        check_target(job.out, overwrite=job.overwrite)
+    return Asked(objective, algorithm, budget, tuple(specs))
+
+
+def prepare(job: PruneJob, asked_for: Asked) -> Task:
+    """Check everything that the model's files tell, draw the calibration and load the model.
+
+    Args:
+        job: What was asked for.
+        asked_for: What `check` made of it.
+
+    Raises:
+        DepthpruneError: If anything that was asked for cannot be.
+    """
+    objective, algorithm, budget = asked_for.objective, asked_for.search, asked_for.budget
+    check_files([*asked_for.specs, *further_specs(job.also)])
+    source = job.loading.find()
+    _check_source(job, source)
+    if job.recover is not None:
+        check_source(source)
+    asked = parse_blocks(job.protect, "--protect") if job.protect else ()
+    refusal = _before_loading(job, source)
+    k, _ = _size(job, asked, source.blocks, refusal)
+    limit = budget if job.max_increase is None else None
+    check_search(algorithm, make_space(source.blocks, k, asked, refusal=refusal), limit)
+    if job.loading.stream:
+        left = "the sample is" if job.bench else "speed and the sample are"
+        note(f"a streamed model reads its weights for every token; {left} left out")
+    reader = read_tokenizer(source, job.progress, job.loading)
+    calibration = mixture(job.specs, reader, job.progress)
+    objective.judged(calibration.windows)
+    calibration.held_out()
+    further = further_texts(job.also, reader)
+    model = job.loading.load(source, reader.tokenizer, job.progress)
+    if not job.writes_file:
+        refusal = model.refusal
+    k, protect = _size(job, asked, model.blocks, refusal)
+    make_space(model.blocks, k, asked, refusal=refusal)
+    _note_needed(source, asked, protect)
+    if job.recover is not None:
+        check_enough(model, calibration, parse_method(job.recover), further)
+    return Task(model, calibration, objective, algorithm, budget, k, protect, refusal, further)
+
+
+def _find_search(job: PruneJob) -> Search:
+    algorithm = make_search(job.search)
+    if job.max_increase is not None and not algorithm.grows:
+        raise UsageError(
+            f"--search {job.search}: its sets do not grow one by one, which --max-increase "
+            "needs; take greedy or one-shot, or give -k"
+        )
+    return algorithm
+
+
+def _before_loading(job: PruneJob, source: ModelSource) -> Refusal:
+    """What of the cut would be refused, as far as the files say it themselves."""
+    if source.gguf is not None and job.writes_file:
+        return gguf_refusal(read_gguf(source.gguf))
+    if source.checkpoint is not None:
+        return checkpoint_refusal(source.checkpoint)
+    return nothing_refused
+
+
+def _size(
+    job: PruneJob, asked: RemovedSet, blocks: int, refusal: Refusal
+) -> tuple[int, RemovedSet]:
+    """How many blocks go at most, and which stay: those asked for, and those that must alone."""
+    alone = {block: why for block in range(blocks) if (why := refusal((block,))) is not None}
+    if len(alone) == blocks:
+        raise ModelError(f"no block can be removed from this model: {alone[0]}")
+    protect = tuple(sorted({*asked, *alone}))
+    if job.k is not None:
+        return job.k, protect
+    most = most_removable(blocks, protect, refusal)
+    if most < 1:
+        raise UsageError("--protect: leaves no block that may go; protect fewer")
+    return most, protect
+
+
+def _note_needed(source: ModelSource, asked: RemovedSet, protect: RemovedSet) -> None:
+    needed = sorted(set(protect).difference(asked))
+    if needed:
+        stays = "stay" if len(needed) > 1 else "stays"
+        note(f"{name_blocks(needed)} {stays}: a {source.model_type} model needs it")
+
+
+def _check_source(job: PruneJob, source: ModelSource) -> None:
+    """Refuse before the search what surgery would refuse after it."""
+    if (
+        job.out is not None
+        and source.gguf is None
+        and job.out.exists()
+        and job.out.samefile(source.folder)
+    ):
+        raise UsageError(f"-o {job.out}: is the model's own folder; choose another")
+    require_prunable(source.model_type)
+    if source.checkpoint is not None:
+        rows_of(source.checkpoint.config)
+        _ = source.checkpoint.block_prefix
+    if job.out is not None:
+        check_pruned_output(source, job.out, None if job.k is None else source.blocks - job.k)

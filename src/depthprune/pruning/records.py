@@ -1,0 +1,104 @@
+"""What was measured, in the form that the manifest has it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+
+from depthprune.calibration import Part
+from depthprune.checkpoints.surgery import Surgery
+from depthprune.evaluator import Racing, Rounding
+from depthprune.manifest import (
+    CalibrationRecord,
+    Cost,
+    RacingRecord,
+    RoundingRecord,
+    SearchRecord,
+    Size,
+    SourceModel,
+    Step,
+    WindowRecord,
+)
+from depthprune.models.loading import Model
+from depthprune.models.source import ModelSource
+from depthprune.searches import Result
+
+
+def source_model(source: ModelSource, blocks: int) -> SourceModel:
+    """A model's source as the manifest has it."""
+    return SourceModel(
+        name=source.name,
+        kind=source.kind,
+        model_type=source.model_type,
+        blocks=blocks,
+        revision=source.revision,
+        fingerprint=source.fingerprint(),
+    )
+
+
+def calibration_record(part: Part) -> CalibrationRecord:
+    """One source of a calibration as the manifest has it."""
+    return CalibrationRecord(
+        spec=part.spec.line(),
+        fingerprint=part.fingerprint,
+        weight=part.share,
+        tokens=part.tokens,
+        bos=part.begun,
+        windows=[
+            WindowRecord(document=w.document, start=w.start, length=len(w.tokens))
+            for w in part.windows
+        ],
+        dimensions=part.spec.model_dump(mode="json"),
+        reduction=part.reduction,
+        domains=dict(Counter(part.domains)),
+        repeats=part.material.repeats,
+        overlap=part.overlap.share if part.overlap is not None else None,
+    )
+
+
+def search_record(
+    result: Result, max_increase: float | None, racing: Racing | None, rounding: Rounding | None
+) -> SearchRecord:
+    """A search's result as the manifest has it."""
+    return SearchRecord(
+        name=result.search,
+        seed=result.seed,
+        k=result.k,
+        protect=list(result.protect),
+        max_increase=max_increase,
+        budget=None if result.budget is None else str(result.budget),
+        racing=None
+        if racing is None
+        else RacingRecord(delta=racing.delta, tolerance=racing.tolerance),
+        rounding=None if rounding is None else RoundingRecord(**asdict(rounding)),
+        trace=[
+            Step(
+                evaluations=point.cost.evaluations,
+                block_tokens=point.cost.block_tokens,
+                removed=list(point.removed),
+                loss=point.loss,
+            )
+            for point in result.trace
+        ],
+        cost=Cost(
+            evaluations=result.cost.evaluations,
+            block_tokens=result.cost.block_tokens,
+            head_tokens=result.cost.head_tokens,
+            plain_block_tokens=result.cost.plain_block_tokens,
+            recalled=result.cost.recalled,
+            seconds=result.cost.seconds,
+        ),
+        not_finite=[list(removed) for removed in result.not_finite],
+    )
+
+
+def size_record(model: Model, surgery: Surgery) -> Size:
+    """Parameters and bytes before and after as the manifest has them."""
+    gguf = model.source.gguf
+    return Size(
+        parameters_before=surgery.parameters_before,
+        parameters_after=surgery.parameters_after,
+        bytes_before=surgery.bytes_before,
+        bytes_after=surgery.bytes_after,
+        bytes_source=gguf.stat().st_size if gguf else None,
+    )

@@ -1,0 +1,227 @@
+"""What `recover` does: check that original and checkpoint belong together, fit, write it anew.
+
+The output is cut from the original anew, with the recovered weights in place: byte for byte what
+`prune --recover` writes. That is right only while the checkpoint holds the original's bytes, so
+one that was trained or recovered since is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from depthprune.calibration import check_files, parse_calibration
+from depthprune.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from depthprune.checkpoints.fingerprint import first_difference
+from depthprune.claims import Claim, claimed
+from depthprune.errors import CheckpointError, ModelError, UsageError
+from depthprune.evaluator import RemovedSet
+from depthprune.manifest import Manifest, versions
+from depthprune.models.loading import Model
+from depthprune.models.source import ModelSource
+from depthprune.objectives import parse_objective
+from depthprune.outputs import MANIFEST_NAME, check_target
+from depthprune.progress import Progress
+from depthprune.pruning.output import block_prefix, dense_checkpoint
+from depthprune.pruning.records import size_record
+from depthprune.pruning.recovery_step import (
+    Recovered,
+    check_output,
+    check_source,
+    fit_and_judge,
+    further_specs,
+    further_texts,
+)
+from depthprune.pruning.session import (
+    DEFAULT_CALIBRATION,
+    Loading,
+    mixture,
+    open_memo,
+    read_tokenizer,
+)
+from depthprune.pruning.training_runs import check_enough, forget
+from depthprune.pruning.write import (
+    BENCH_SECONDS,
+    PROMPT,
+    Writing,
+    Written,
+)
+from depthprune.recovery import Method, parse_method, refuse_quantized_config
+from depthprune.removed_sets import check_removed
+
+
+@dataclass(frozen=True)
+class RecoverJob:
+    """Everything that `recover` was asked for."""
+
+    checkpoint: Path
+    loading: Loading
+    out: Path
+    method: str
+    specs: tuple[str, ...]
+    also: tuple[str, ...]
+    prompt: str | None
+    bench: bool
+    memory: int | None
+    memo: str | None
+    overwrite: bool
+    command: str
+    progress: Progress
+    bench_seconds: float = BENCH_SECONDS
+
+    def run(self) -> Manifest:
+        """Do it all.
+
+        Returns:
+            The manifest that was written.
+
+        Raises:
+            DepthpruneError: If any step up to the proof fails; then OUT is as it was before.
+        """
+        specs = parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
+        method = parse_method(self.method)
+        check_output(self.method, self.also, self.out, stream=self.loading.stream)
+        check_target(self.out, overwrite=self.overwrite)
+        check_files([*specs, *further_specs(self.also)])
+        with claimed(self.out, overwrite=self.overwrite) as claim:
+            return self._write(claim, method)
+
+    def _write(self, claim: Claim, method: Method) -> Manifest:
+        opened = open_checkpoint(self.checkpoint)
+        before = self._manifest()
+        source = self.loading.find()
+        self._check_pair(before, source, opened)
+        removed = self._removed(before, source)
+        loading = self._loading(before)
+        reader = read_tokenizer(source, self.progress, loading)
+        calibration = mixture(self.specs, reader, self.progress)
+        calibration.held_out()
+        further = further_texts(self.also, reader)
+        model = loading.load(source, reader.tokenizer, self.progress)
+        check_enough(model, calibration, method, further)
+        with dense_checkpoint(model, self.out, progress=self.progress) as dense:
+            prefix = block_prefix(model) or dense.block_prefix
+            self._check_unchanged(opened, dense, removed, prefix)
+            with open_memo(self.memo, source) as memo:
+                found = fit_and_judge(
+                    model,
+                    calibration,
+                    further,
+                    before.objective or "nll",
+                    removed,
+                    method,
+                    self.out,
+                    memory=self.memory,
+                    memo=memo,
+                    progress=self.progress,
+                )
+            writing = self._writing(claim, before, loading)
+            manifest = writing.write(
+                model,
+                removed,
+                found,
+                lambda written: self._recovered(before, model, found, written),
+                dense,
+            )
+        forget(found.recovery)
+        return manifest
+
+    def _manifest(self) -> Manifest:
+        file = self.checkpoint / MANIFEST_NAME
+        if not file.exists():
+            raise UsageError(
+                f"{self.checkpoint}: expected a checkpoint that depthprune pruned, found no "
+                f"{MANIFEST_NAME}, which says what was removed; prune the original"
+            )
+        return Manifest.read(file)
+
+    def _check_pair(self, before: Manifest, source: ModelSource, opened: Checkpoint) -> None:
+        for other in (self.checkpoint, source.folder if source.gguf is None else None):
+            if other is not None and self.out.exists() and self.out.samefile(other):
+                raise UsageError(f"-o {self.out}: is read here; choose another folder")
+        check_source(source)
+        refuse_quantized_config(str(self.checkpoint), opened.config)
+        if before.recovery is not None:
+            raise UsageError(
+                f"{self.checkpoint}: was recovered already; recover the checkpoint from before, or "
+                "prune the original with --recover"
+            )
+        ours, theirs = source.fingerprint(), before.model.fingerprint
+        if theirs is None:
+            raise ModelError(
+                f"{self.checkpoint}: was pruned from pickled weights, which have no fingerprint to "
+                "know the original by; prune the original with --recover, or save it as "
+                "safetensors and prune that"
+            )
+        if ours != theirs:
+            raise ModelError(
+                f"--original {source.name}: is not the model that {self.checkpoint} was pruned "
+                f"from ({before.model.name}): its fingerprint is {(ours or 'none')[:12]}, expected "
+                f"{(theirs or 'none')[:12]}; name the original, unchanged"
+            )
+
+    def _removed(self, before: Manifest, source: ModelSource) -> RemovedSet:
+        """What the manifest says was removed; its objective, too, must be known by now."""
+        try:
+            parse_objective(before.objective or "nll")
+            return check_removed(before.removed, source.blocks, flag="removed")
+        except UsageError as error:
+            raise CheckpointError(
+                f"{self.checkpoint / MANIFEST_NAME}: {error}; prune the original again"
+            ) from error
+
+    def _loading(self, before: Manifest) -> Loading:
+        """As before, if not told otherwise: an unpacked GGUF is written in the dtype it had."""
+        if self.loading.dtype != "auto" or before.measured_dtype is None:
+            return self.loading
+        return replace(self.loading, dtype=before.measured_dtype)
+
+    def _check_unchanged(
+        self, opened: Checkpoint, dense: Checkpoint, removed: tuple[int, ...], prefix: str
+    ) -> None:
+        with self.progress.step("comparing the checkpoint with its original", None, ""):
+            different = first_difference(opened, dense, removed, prefix)
+        if different is not None:
+            raise CheckpointError(
+                f"{self.checkpoint}: {different} is not the original's, so the weights were "
+                "changed after pruning; recover the checkpoint as depthprune wrote it"
+            )
+
+    def _writing(self, claim: Claim, before: Manifest, loading: Loading) -> Writing:
+        """As the checkpoint was written, if not told otherwise: with the same prompt."""
+        told = before.sample
+        return Writing(
+            claim=claim,
+            loading=loading,
+            bench=self.bench,
+            seconds=self.bench_seconds,
+            prompt=self.prompt or (told.prompt if told else PROMPT),
+            seed=told.seed if told else 0,
+            progress=self.progress,
+        )
+
+    def _recovered(
+        self, before: Manifest, model: Model, found: Recovered, written: Written
+    ) -> Manifest:
+        """The checkpoint's manifest with what was measured now in place of what was then."""
+        return before.model_copy(
+            update={
+                "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "command": self.command,
+                "measured_dtype": model.dtype,
+                "measured_dtype_reason": before.measured_dtype_reason
+                if model.dtype == before.measured_dtype
+                else model.dtype_reason,
+                "device": model.device,
+                "objective": before.objective or "nll",
+                "held_out": found.held_out,
+                "recovery": found.record,
+                "size": size_record(model, written.surgery),
+                "speed": None,
+                "parity": written.parity,
+                "sample": None,
+                "versions": versions(),
+                "files": list(written.surgery.files),
+            }
+        )

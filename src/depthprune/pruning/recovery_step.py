@@ -1,0 +1,198 @@
+"""Recovery as `prune` and `recover` share it: fit, judge, and hand surgery what it is to write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from depthprune.calibration import Calibration, CalibrationSpec, calibrate, parse_calibration
+from depthprune.checkpoints.checkpoint import Checkpoint
+from depthprune.errors import UsageError
+from depthprune.evaluator import Memo, RemovedSet
+from depthprune.manifest import HeldOut, RecoveredRun, RecoveryRecord
+from depthprune.models.loading import Model
+from depthprune.models.source import ModelSource
+from depthprune.outputs import is_file_output
+from depthprune.progress import Progress, note, warn
+from depthprune.pruning.held_out_recovered import (
+    harmed,
+    judge_choices,
+    judge_recovered,
+)
+from depthprune.pruning.records import calibration_record
+from depthprune.pruning.session import Reader
+from depthprune.pruning.training_runs import (
+    check_way,
+    heal,
+    training_record,
+)
+from depthprune.recovery import (
+    Method,
+    Recovery,
+    parse_method,
+    recovered,
+    refuse_quantized_config,
+    stored,
+)
+from depthprune.removed_sets import name_blocks
+
+IN_SEARCH = ("one-shot", "greedy")
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A fitted recovery with its losses."""
+
+    recovery: Recovery
+    held_out: list[HeldOut]
+    record: RecoveryRecord
+
+
+def check_method(method: str | None, also: Sequence[str]) -> None:
+    """Refuse a `--recover` that is not known, or an `--also` that would do nothing."""
+    if method is not None:
+        parse_method(method)
+    if also and method is None:
+        raise UsageError("--also: names further text to judge recovery on; pass --recover linear")
+    further_specs(also)
+
+
+def check_output(
+    method: str | None, also: Sequence[str], out: Path | None, *, stream: bool = False
+) -> None:
+    """`check_method`, and refuse an output whose weights are only ever copied."""
+    check_method(method, also)
+    if method is not None:
+        check_way(parse_method(method), stream=stream)
+    if method is not None and out is not None and is_file_output(out):
+        raise UsageError(
+            f"-o {out}: --recover changes weights, and those of a GGUF are copied as they are; "
+            "give a folder"
+        )
+
+
+def check_recovering(method: str | None, search: str, sized: bool) -> None:
+    """Refuse a search that would not end, or whose sizes are judged before recovery."""
+    if method is None:
+        raise UsageError("--search-with-recovery: needs a way to recover; pass --recover linear")
+    check_way(parse_method(method), stream=False, in_search=True)
+    if search.partition(":")[0] not in IN_SEARCH:
+        raise UsageError(
+            f"--search-with-recovery: expected --search {' or '.join(IN_SEARCH)}, got {search}; "
+            "every set is fitted anew, which others ask for too often"
+        )
+    if sized:
+        raise UsageError("--search-with-recovery: --max-increase judges before recovery; give -k")
+
+
+def check_source(source: ModelSource) -> None:
+    """Refuse, before its weights are read, a model that cannot be recovered."""
+    if source.checkpoint is not None:
+        refuse_quantized_config(source.name, source.checkpoint.text_config)
+        refuse_quantized_config(source.name, source.checkpoint.config)
+
+
+def further_specs(also: Sequence[str]) -> list[CalibrationSpec]:
+    """What `--also` names, parsed."""
+    return list(parse_calibration(also)) if also else []
+
+
+def further_texts(also: Sequence[str], reader: Reader) -> list[Calibration]:
+    """The texts that `--also` names, each apart."""
+    return [calibrate(spec, reader, split="whole") for spec in further_specs(also)]
+
+
+def fit_and_judge(
+    model: Model,
+    calibration: Calibration,
+    further: Sequence[Calibration],
+    objective: Any,
+    removed: RemovedSet,
+    method: Method,
+    out: Path,
+    *,
+    memory: int | None,
+    memo: Memo | None,
+    progress: Progress,
+    in_search: bool = False,
+) -> Recovered:
+    """Fit a recovery, and measure it on held-out windows and on further texts."""
+    recovery = heal(model, removed, calibration, method, out, progress)
+    for run in recovery.runs:
+        if run.why_not is not None:
+            note(f"{name_blocks(run.blocks)}: not recovered; {run.why_not}")
+        elif run.rank is not None and run.rank < recovery.width:
+            note(
+                f"{name_blocks(run.blocks)}: the system is singular: on these tokens the MLP "
+                f"of block {run.into} adds {run.rank:,} of {recovery.width:,} directions; the "
+                "others are left as they are"
+            )
+    shared: dict[str, Any] = {"memory": memory, "memo": memo, "progress": progress}
+    own = calibration.held_out()
+    held_out = judge_recovered(model, own, objective, recovery, **shared)
+    others = judge_recovered(model, further, objective, recovery, **shared)
+    choices = judge_choices(model, [*own, *further], recovery, **shared)
+    warnings = harmed([*held_out, *others, *choices])
+    for warning in warnings:
+        warn(f"{warning}")
+    record = RecoveryRecord(
+        method=method.name,
+        in_search=in_search,
+        calibration=[calibration_record(part) for part in calibration.parts],
+        runs=[
+            RecoveredRun(
+                blocks=list(run.blocks),
+                into=run.into,
+                why_not=run.why_not,
+                ridge=run.ridge,
+                strength=run.strength,
+                tokens=run.tokens,
+                apart=run.apart,
+                before=run.before,
+                after=run.after,
+                rank=run.rank,
+            )
+            for run in recovery.runs
+        ],
+        training=training_record(recovery.training),
+        further=others,
+        choices=choices,
+        warnings=warnings,
+    )
+    return Recovered(recovery, held_out, record)
+
+
+class Mended:
+    """What surgery replaces of a loaded model, and the model with the same weights in place.
+
+    Args:
+        found: A recovery, if there is one.
+        model: The dense original.
+    """
+
+    def __init__(self, found: Recovered | None, model: Model) -> None:
+        self._found = found
+        self._model = model
+        self._as_written: AbstractContextManager[None] = nullcontext()
+
+    def replacements(self, dense: Checkpoint, block_prefix: str | None) -> dict[str, bytes]:
+        """New bytes of some tensors of the dense checkpoint, by their names in it."""
+        data, self._as_written = to_write(self._found, self._model, dense, block_prefix)
+        return data
+
+    def in_place(self) -> AbstractContextManager[None]:
+        """Inside the context the model has the weights that were written."""
+        return self._as_written
+
+
+def to_write(
+    found: Recovered | None, model: Model, dense: Checkpoint, block_prefix: str | None
+) -> tuple[dict[str, bytes], AbstractContextManager[None]]:
+    """What surgery replaces, and a context inside which the model has the same weights."""
+    if found is None:
+        return {}, nullcontext()
+    data, recovery = stored(found.recovery, model, dense, block_prefix)
+    return data, recovered(model, recovery)

@@ -1,0 +1,196 @@
+"""What the measuring verbs do alike: check, read the calibration, then load the model.
+
+Everything that needs no weights is refused before they are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from depthprune.errors import UsageError
+from depthprune.progress import SILENT, Progress, note, warn
+
+if TYPE_CHECKING:
+    from depthprune.calibration import Calibration, CalibrationSpec
+    from depthprune.evaluator.memo import Memo
+    from depthprune.models.loading import Model
+    from depthprune.models.source import ModelSource
+
+DEFAULT_CALIBRATION = "default"
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model is to be found and loaded: the flags that all measuring verbs share."""
+
+    name: str
+    dtype: str = "auto"
+    device: str = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    stream: bool = False
+    device_map: str | None = None
+    _loaded: list[Model] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def find(self) -> ModelSource:
+        """The model's files, checked."""
+        from depthprune.checkpoints.purpose import require_language_model
+        from depthprune.models.devices import check_placement
+        from depthprune.models.source import find_model
+        from depthprune.models.streaming.skeleton import check_streamable
+
+        check_placement(self.device_map, self.device, self.stream)
+        source = find_model(
+            self.name,
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+            allow_pickle=self.allow_pickle,
+        )
+        require_language_model(source.name, source.checkpoint)
+        if self.stream:
+            check_streamable(source)
+        return source
+
+    def load(self, source: ModelSource, tokenizer: Any, progress: Progress) -> Model:
+        """The loaded model; asked for again, the same."""
+        from depthprune.models.loading import load
+
+        for model in self._loaded:
+            if model.source is source:
+                return model
+        with progress.step(f"loading {self.name}", None, ""):
+            model = load(
+                source,
+                dtype=self.dtype,
+                device=self.device,
+                tokenizer=tokenizer,
+                stream=self.stream,
+                device_map=self.device_map,
+            )
+        if model.dtype_reason is not None:
+            note(f"computing in {model.dtype}: {model.dtype_reason}")
+        self._loaded[:] = [model]
+        return model
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A tokenizer before its model is loaded, and a way to load it for text that it writes itself.
+
+    Attributes:
+        tokenizer: The model's tokenizer.
+        context: Tokens of the longest sequence that the model reads, where its files say so.
+        rows: Of its embedding, where its files say so.
+        load: Loads the model.
+        progress: Where the model's writing shows itself.
+    """
+
+    tokenizer: Any
+    context: int | None = None
+    rows: int | None = None
+    load: Callable[[], Model] | None = None
+    progress: Progress = SILENT
+
+    def loaded(self) -> Model:
+        """The model itself."""
+        if self.load is None:
+            raise UsageError("self: this verb reads no model's own text; name another source")
+        return self.load()
+
+
+def read_tokenizer(
+    source: ModelSource, progress: Progress, loading: Loading | None = None
+) -> Reader:
+    """A model's tokenizer; one inside a GGUF takes a few seconds.
+
+    Args:
+        source: The model's files.
+        progress: Where it shows itself.
+        loading: How the model is loaded, if a calibration asks for text of its own.
+    """
+    with progress.step(f"reading the tokenizer of {source.name}", None, ""):
+        tokenizer = source.tokenizer()
+    config = source.checkpoint.config if source.checkpoint is not None else {}
+    text = config.get("text_config")
+    sizes = {**config, **(text if isinstance(text, dict) else {})}
+    context, rows = (
+        value if isinstance(value, int) and not isinstance(value, bool) else None
+        for value in map(sizes.get, ("max_position_embeddings", "vocab_size"))
+    )
+    load = None if loading is None else partial(loading.load, source, tokenizer, progress)
+    return Reader(tokenizer, context, rows, load, progress)
+
+
+@contextmanager
+def open_memo(place: str | None, source: ModelSource) -> Iterator[Memo | None]:
+    """The memo that `--memo` names, with a word about what it cannot do and what it leaves aside.
+
+    Args:
+        place: A path, `off`, or None for the default place.
+        source: The model whose losses are looked up.
+    """
+    with memo_at(place) as memo:
+        weights = source.fingerprint() if memo is not None else None
+        if memo is not None and weights is not None and memo.changed(source.identity, weights):
+            note(f"the weights of {source.name} changed; losses in the memo are not reused")
+        yield memo
+
+
+@contextmanager
+def memo_at(place: str | None) -> Iterator[Memo | None]:
+    """The memo that `--memo` names, for any model, with a word about what it cannot do.
+
+    Args:
+        place: A path, `off`, or None for the default place.
+    """
+    from depthprune.evaluator.memo import Memo
+
+    if place == "off":
+        yield None
+        return
+    with Memo.open(Path(place).expanduser() if place else None) as memo:
+        _say(memo)
+        try:
+            yield memo
+        finally:
+            _say(memo)
+
+
+def _say(memo: Memo) -> None:
+    for line in memo.notes:
+        warn(f"{line}")
+    memo.notes.clear()
+
+
+def reading(
+    specs: str | Sequence[str | CalibrationSpec], progress: Progress
+) -> AbstractContextManager[object]:
+    """A step that shows while text is read; none where the model writes some, which shows its own.
+
+    Args:
+        specs: What is read.
+        progress: Where it shows itself.
+    """
+    from depthprune.calibration import SOURCES, parse_calibration
+
+    if any(SOURCES.get(spec.source).kind == "generated" for spec in parse_calibration(specs)):
+        return nullcontext()
+    return progress.step("reading and tokenising the calibration text", None, "")
+
+
+def mixture(specs: Sequence[str] | None, reader: Reader, progress: Progress) -> Calibration:
+    """The calibration that `-c` flags name, mixed, with a word about one that is too small."""
+    from depthprune.calibration import calibrate
+
+    named = list(specs or [DEFAULT_CALIBRATION])
+    with reading(named, progress):
+        calibration = calibrate(named, reader)
+    for warning in calibration.warnings():
+        warn(f"{warning}")
+    return calibration

@@ -1,0 +1,167 @@
+"""The ways to recover that `--recover` names, told apart: checks, the fit itself, its record.
+
+A training's checkpoints stand in a hidden folder beside OUT, named after all that the training
+depends on, so that the same command goes on from them; it is removed once OUT is written.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from depthprune.calibration import Calibration, require_positions
+from depthprune.errors import CheckpointError, DepthpruneError, OutputError, UsageError
+from depthprune.evaluator import RemovedSet
+from depthprune.manifest import TrainingPoint, TrainingRecord
+from depthprune.models.loading import Model
+from depthprune.progress import Progress, note
+from depthprune.pruning.standing import if_interrupted
+from depthprune.recovery import (
+    Linear,
+    LoRA,
+    Method,
+    Recovery,
+    Training,
+    distil,
+    plan_key,
+    recover,
+    require_extra,
+    require_tokens,
+    require_trainable,
+    require_windows,
+)
+from depthprune.staging import stem
+
+
+def check_way(method: Method, *, stream: bool, in_search: bool = False) -> None:
+    """Refuse, before anything is read, what a way to recover cannot do here."""
+    if isinstance(method, Linear):
+        return
+    require_extra()
+    if stream:
+        raise UsageError(
+            "--recover lora: a streamed model holds no weights to train; load it whole without "
+            "--stream"
+        )
+    if in_search:
+        raise UsageError(
+            "--search-with-recovery: every set would be trained, which is too much; pass "
+            "--recover linear"
+        )
+
+
+def check_enough(
+    model: Model, calibration: Calibration, method: Method, further: Sequence[Calibration]
+) -> None:
+    """Refuse, before anything is spent, what cannot be recovered or judged.
+
+    Args:
+        model: The dense original.
+        calibration: What is to be fitted or trained on.
+        method: The way to recover.
+        further: What recovery is to be judged on besides.
+    """
+    for each in (calibration, *calibration.held_out(), *further):
+        require_positions(model, each)
+    if isinstance(method, LoRA):
+        require_trainable(model)
+        require_windows(calibration, method)
+    if isinstance(method, Linear) or method.start == "linear":
+        require_tokens(model, calibration)
+
+
+def heal(
+    model: Model,
+    removed: RemovedSet,
+    calibration: Calibration,
+    method: Method,
+    out: Path,
+    progress: Progress,
+) -> Recovery:
+    """Recover a model in the way that was asked for.
+
+    Args:
+        model: The dense original.
+        removed: Original block numbers.
+        calibration: What is fitted or trained on.
+        method: The way.
+        out: What `-o` names; a training's checkpoints are kept beside it.
+        progress: Where the work shows itself.
+    """
+    if isinstance(method, Linear):
+        return recover(model, removed, calibration, progress=progress)
+    folder = _folder(out, plan_key(model, removed, calibration, method))
+    if_interrupted(partial(_standing, folder))
+    with _telling(folder):
+        recovery = distil(model, removed, calibration, method, folder=folder, progress=progress)
+    if recovery.training is not None and not recovery.training.best:
+        note(
+            "--recover lora: no step was better than none on windows that were not trained "
+            "on, so nothing was gained and nothing was added"
+        )
+    return recovery
+
+
+def forget(recovery: Recovery | None) -> None:
+    """Remove the checkpoints of a training whose result is written."""
+    if recovery is not None and recovery.training is not None:
+        shutil.rmtree(recovery.training.folder, ignore_errors=True)
+
+
+def training_record(training: Training | None) -> TrainingRecord | None:
+    """A training as the manifest has it."""
+    if training is None:
+        return None
+    return TrainingRecord(
+        settings=training.settings.line,
+        parameters=training.parameters,
+        tokens=training.tokens,
+        steps=training.steps,
+        best=training.best,
+        stopped=training.stopped,
+        curve=[TrainingPoint(**asdict(point)) for point in training.points],
+    )
+
+
+def _folder(out: Path, key: str) -> Path:
+    return out.absolute().parent / f"{stem(out.name)}.lora-{key[:12]}"
+
+
+def _standing(folder: Path) -> str | None:
+    """What an interruption leaves of a training."""
+    from depthprune.recovery.training import last_checkpoint
+
+    last = last_checkpoint(folder)
+    return None if last is None else f"{last} stands; the same command goes on from it"
+
+
+@contextmanager
+def _telling(folder: Path) -> Iterator[None]:
+    """Say where a training goes on from, and that an interrupted one can be gone on with.
+
+    A folder that was made for a training which is refused is removed again, unless its checkpoints
+    are what the refusal is about.
+    """
+    from depthprune.recovery.training import last_checkpoint
+
+    known = folder.exists()
+    last = last_checkpoint(folder)
+    if last is not None:
+        note(f"--recover lora: training goes on from {last}")
+    try:
+        yield
+    except (CheckpointError, OutputError):
+        raise  # with room on the disk it goes on
+    except DepthpruneError:
+        if not known:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise  # it would be met again
+    except Exception:
+        last = last_checkpoint(folder)
+        if last is not None:
+            note(f"--recover lora: the same command goes on from {last}")
+        raise

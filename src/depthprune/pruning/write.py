@@ -1,0 +1,183 @@
+"""What `prune` and `recover` do alike once the set is known: cut, reload, prove, publish, measure.
+
+The checkpoint is published as soon as it is proven, with a manifest that the caller makes and its
+page. What is measured of it afterwards, a sample and the speed, is added to both as it is found,
+within a bounded time; should that fail or be interrupted, it alone is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from depthprune.checkpoints.checkpoint import Checkpoint
+from depthprune.checkpoints.surgery import Surgery
+from depthprune.claims import Claim
+from depthprune.errors import OutputError, first_line
+from depthprune.evaluator import RemovedSet
+from depthprune.manifest import Manifest, ParityRecord, Sample, Speed
+from depthprune.models.loading import Model
+from depthprune.models.parity import reload_like, verify
+from depthprune.models.speed import (
+    PROMPT_TOKENS,
+    continuation,
+    measure,
+    spread,
+)
+from depthprune.outputs import MANIFEST_NAME, placed
+from depthprune.progress import Progress, note, warn
+from depthprune.pruning.output import pruned_output
+from depthprune.pruning.recovery_step import Mended, Recovered
+from depthprune.pruning.session import Loading
+from depthprune.report.publish import report_files, write_report
+
+PROMPT = "The most important thing about a good library is"
+BENCH_SECONDS = 60.0
+_TEMPERATURE = 0.7
+_SAMPLE_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Written:
+    """A checkpoint that was written and proven."""
+
+    surgery: Surgery
+    parity: ParityRecord
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a checkpoint is to be written, and what is to be measured of it.
+
+    Attributes:
+        claim: The output, taken for this process.
+        loading: How the original was loaded; the checkpoint is reloaded alike.
+        bench: Whether speed is measured.
+        seconds: What measuring the speed may take, and what the sample may.
+        prompt: What both models continue.
+        seed: Of the sample.
+        progress: Where the work shows itself.
+    """
+
+    claim: Claim
+    loading: Loading
+    bench: bool
+    seconds: float
+    prompt: str
+    seed: int
+    progress: Progress
+
+    def write(
+        self,
+        model: Model,
+        removed: RemovedSet,
+        recovered: Recovered | None,
+        manifest: Callable[[Written], Manifest],
+        dense: Checkpoint | None = None,
+    ) -> Manifest:
+        """Cut and prove, publish if both went well, and measure what was published.
+
+        Args:
+            model: The loaded original.
+            removed: Original block numbers.
+            recovered: What is folded into the weights, if anything.
+            manifest: Makes the record of what was done.
+            dense: The original's checkpoint, where it is at hand already.
+
+        Returns:
+            The manifest that was written.
+
+        Raises:
+            DepthpruneError: If it cannot be cut, proven or published; then OUT is as it was before.
+        """
+        mended = Mended(recovered, model)
+        with pruned_output(
+            model,
+            removed,
+            self.claim,
+            dense=dense,
+            replace=mended.replacements,
+            progress=self.progress,
+        ) as (stage, surgery):
+            for warning in surgery.warnings:
+                warn(f"{warning}")
+            module = self._reload(model, stage)
+            with mended.in_place():
+                parity = verify(model, module, removed, progress=self.progress)
+            record = write_report(manifest(Written(surgery, parity)), stage)
+            record.write(placed(stage, MANIFEST_NAME))
+        return self._measure(model, module, record)
+
+    def _reload(self, model: Model, place: Path) -> nn.Module:
+        with self.progress.step("reloading the written checkpoint", None, ""):
+            return reload_like(
+                model,
+                place,
+                stream=self.loading.stream,
+                device_map=self.loading.device_map,
+            )
+
+    def _measure(self, model: Model, module: nn.Module, record: Manifest) -> Manifest:
+        """Add to what stands what can be measured of it; each costs only itself."""
+        steps: dict[str, Callable[[Model, nn.Module], Sample | Speed]] = {}
+        if not self.loading.stream:  # of which every token would read all the weights
+            steps["sample"] = self._sample
+        if self.bench:
+            steps["speed"] = self._speed
+        if self.bench and self.loading.stream:
+            module = self._reload(model, self.claim.place)  # its files have moved
+        for name, step in steps.items():
+            try:
+                record = record.model_copy(update={name: step(model, module)})
+                self._amend(record)
+            except KeyboardInterrupt:
+                note(f"the checkpoint is whole and proven; of it the {name} was not measured")
+                raise
+            except OutputError:
+                raise
+            except Exception as error:
+                warn(f"the {name} was not measured ({first_line(error)})")
+        return record
+
+    def _amend(self, record: Manifest) -> None:
+        manifest = placed(self.claim.place, MANIFEST_NAME).name
+        files = report_files(record, self.claim.place)
+        self.claim.amend({**files, manifest: record.text()})
+
+    def _speed(self, model: Model, module: nn.Module) -> Speed:
+        before, after = measure(
+            [model.module, module], seconds=self.seconds, progress=self.progress
+        )
+        return Speed(
+            prefill_before=spread(before.prefill),
+            prefill_after=spread(after.prefill),
+            decode_before=spread(before.decode),
+            decode_after=spread(after.decode),
+            prompt_tokens=PROMPT_TOKENS,
+            new_tokens=min(before.new_tokens, after.new_tokens),
+            repeats=len(before.decode),
+        )
+
+    def _sample(self, model: Model, module: nn.Module) -> Sample:
+        before, after = (
+            continuation(
+                each,
+                model.tokenizer,
+                self.prompt,
+                seed=self.seed,
+                temperature=_TEMPERATURE,
+                new_tokens=_SAMPLE_TOKENS,
+                seconds=self.seconds / 2,
+            )
+            for each in (model.module, module)
+        )
+        return Sample(
+            prompt=self.prompt,
+            before=before,
+            after=after,
+            seed=self.seed,
+            temperature=_TEMPERATURE,
+        )

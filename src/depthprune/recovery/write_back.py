@@ -1,0 +1,198 @@
+"""From a model's parameters to a checkpoint's tensors: what surgery is to write.
+
+A parameter may stand in a file under another name, turned round, or with each expert apart, as
+transformers lays out a model when it loads it. So tensors are found by what they hold: the one of
+the block that equals the parameter (or its slice) in the model's dtype. The change is then written
+into the file's own values, in the file's dtype, and what a reload gives is what parity compares.
+
+What training added, written into a checkpoint's tensors.
+
+It goes onto what the linear recovery has already put there, in the file's dtype, and what a reload
+gives in the model's dtype is what parity compares.
+
+A checkpoint's tensors, and which of them holds a parameter's values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from depthprune.checkpoints.checkpoint import Checkpoint, split_name
+from depthprune.errors import ModelError
+from depthprune.models.loading import Model
+from depthprune.recovery.fold import folded
+from depthprune.recovery.low_rank import LowRank
+from depthprune.recovery.result import Change, Recovery
+
+
+def stored(
+    recovery: Recovery, model: Model, checkpoint: Checkpoint, block_prefix: str | None = None
+) -> tuple[dict[str, bytes], Recovery]:
+    """The tensors that a recovery replaces in a checkpoint of the original.
+
+    Args:
+        recovery: What was fitted.
+        model: The dense model that it was fitted on.
+        checkpoint: Of the same model.
+        block_prefix: What the names of the blocks' tensors begin with; found by itself when None.
+
+    Returns:
+        New bytes by tensor name; and the recovery with the weights that are written, both in the
+        file's dtype, from which a reload in the model's dtype rounds once more.
+
+    Raises:
+        ModelError: If a parameter's values are in no tensor of its block.
+    """
+    prefix = checkpoint.block_prefix if block_prefix is None else block_prefix
+    data: dict[str, bytes] = {}
+    weights: dict[str, Tensor] = {}
+    for change in recovery.changes:
+        number = change.absorber.block
+        tensors = tensors_of(checkpoint, prefix, number)
+        with model.anatomy.holding(number):
+            for name, value in _rewritten(change, model, tensors, data).items():
+                weights[f"{model.anatomy.blocks.path}.{number}.{name}"] = value
+    add_low_rank(recovery.low_rank, model, checkpoint, prefix, data, weights)
+    return data, replace(recovery, weights=weights)
+
+
+def _rewritten(
+    change: Change, model: Model, tensors: Mapping[str, Tensor], data: dict[str, bytes]
+) -> dict[str, Tensor]:
+    """One block's parameters as a reload gives them; the bytes go into `data`."""
+    block = model.anatomy.blocks.modules[change.absorber.block]
+    matrix = change.matrix
+
+    def write(value: Tensor, name: str, axis: int) -> Tensor:
+        if not value.any():
+            return value  # a bias of zeros stays one, and many tensors look like it
+        found = find(value, name, tensors)
+        if found is None:
+            raise ModelError(
+                f"block {change.absorber.block}: {name} has its values in no tensor of the "
+                "checkpoint, so its recovery cannot be written; prune without --recover"
+            )
+        old = tensors[found.name]
+        new = folded(old.mT if found.turned else old, matrix, axis)
+        data[found.name] = as_stored(new, found)
+        return new
+
+    values = {}
+    for weight in change.absorber.weights:
+        value = block.get_parameter(weight.name).data.cpu()
+        whole = not value.any() or find(value, weight.name, tensors) is not None
+        if weight.axis > 0 and not whole:
+            experts = [write(expert, weight.name, weight.axis - 1) for expert in value]
+            values[weight.name] = torch.stack(experts)
+        else:
+            values[weight.name] = write(value, weight.name, weight.axis)
+    return values
+
+
+def add_low_rank(
+    changes: Mapping[str, LowRank],
+    model: Model,
+    checkpoint: Checkpoint,
+    prefix: str,
+    data: dict[str, bytes],
+    weights: dict[str, Tensor],
+) -> None:
+    """Write changes into the bytes of a checkpoint's tensors.
+
+    Args:
+        changes: By the names of the parameters in the model.
+        model: The dense model.
+        checkpoint: Of the same model.
+        prefix: What the names of the blocks' tensors begin with.
+        data: New bytes by tensor name: those of the linear recovery, replaced and added to.
+        weights: The parameters as a reload gives them, likewise.
+
+    Raises:
+        ModelError: If a parameter's values are in no tensor of its block.
+    """
+    path = model.anatomy.blocks.path
+    by_block: dict[int, list[str]] = {}
+    for name in changes:
+        by_block.setdefault(int(name[len(path) + 1 :].partition(".")[0]), []).append(name)
+    for block, names in by_block.items():
+        tensors = tensors_of(checkpoint, prefix, block)
+        for name in names:
+            value = model.module.get_parameter(name).data.cpu()
+            inner = name[len(f"{path}.{block}.") :]
+            found = find(value, inner, tensors) if value.any() else None
+            if found is None:
+                raise ModelError(
+                    f"block {block}: {inner} has its values in no tensor of the checkpoint, so "
+                    "what was trained cannot be written; prune without --recover"
+                )
+            old = tensors[found.name]
+            if found.name in data:
+                old = _read(data[found.name], old)
+            new = changes[name].added_to(old.mT if found.turned else old)
+            data[found.name] = as_stored(new, found)
+            weights[name] = new.to(value.dtype)
+
+
+def _read(raw: bytes, like: Tensor) -> Tensor:
+    """A tensor from its bytes, of the shape and dtype of another."""
+    return torch.frombuffer(bytearray(raw), dtype=like.dtype).reshape(like.shape)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The tensor that holds a parameter's values.
+
+    Attributes:
+        name: Its name in the file.
+        turned: Whether its last two axes are exchanged there.
+    """
+
+    name: str
+    turned: bool
+
+
+def tensors_of(checkpoint: Checkpoint, prefix: str, number: int) -> dict[str, Tensor]:
+    """The floating tensors of one block."""
+    found = {}
+    for shard in checkpoint.shards:
+        with safe_open(shard.path, framework="pt") as file:
+            for tensor in shard.tensors:
+                parts = split_name(tensor.name)
+                if parts is not None and parts[:2] == (prefix, number):
+                    value = file.get_tensor(tensor.name)
+                    if value.is_floating_point():
+                        found[tensor.name] = value
+    return found
+
+
+def find(value: Tensor, name: str, tensors: Mapping[str, Tensor]) -> Found | None:
+    """The tensor that holds a parameter's values; the one of its own name where several do."""
+    found = [
+        Found(other, turned)
+        for other, tensor in tensors.items()
+        for turned in ((False, True) if value.dim() > 1 else (False,))
+        if tensor.dim() == value.dim() and _same(value, tensor.mT if turned else tensor)
+    ]
+    own = [each for each in found if each.name.endswith(f".{name}") and not each.turned]
+    likely = own or found
+    return likely[0] if own or len(found) == 1 else None
+
+
+def as_stored(value: Tensor, found: Found) -> bytes:
+    """A parameter's new values as the bytes of the tensor that holds them."""
+    kept = (value.mT if found.turned else value).contiguous()
+    return kept.view(torch.uint8).numpy().tobytes()
+
+
+def _same(value: Tensor, tensor: Tensor) -> bool:
+    if value.shape != tensor.shape:
+        return False
+    corner = (..., slice(0, 4))
+    return torch.equal(value[corner], tensor[corner].to(value.dtype)) and torch.equal(
+        value, tensor.to(value.dtype)
+    )

@@ -1,0 +1,1 @@
+"""What searches share: the protocol they speak, moves between sets, rankings."""

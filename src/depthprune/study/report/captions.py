@@ -1,0 +1,179 @@
+"""A study's figures as SVG for its page, each with a title and a description in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy import stats
+
+from depthprune.report import numbers
+from depthprune.report.export import svg
+from depthprune.study.report import figures, maps
+from depthprune.study.statistics.data import (
+    Floats,
+    Ints,
+    Panel,
+)
+from depthprune.study.statistics.effects import (
+    FACTORS,
+    Effect,
+    Part,
+)
+from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.masks import masks
+from depthprune.study.statistics.noise import Difference
+from depthprune.study.statistics.overlap import jaccard_matrix
+from depthprune.study.statistics.quality import Point
+from depthprune.study.statistics.transfer import Transfer
+from depthprune.study.statistics.variance import Decomposition
+from depthprune.study.statistics.verdicts import verdict
+from depthprune.study.table import Row
+
+_MOST_ROWS = 64
+_MOST_GROUPS = 16
+_LABELS = {"perplexity": "log-perplexity", "accuracy": "points of accuracy"}
+
+
+def effects(part: Part) -> str:
+    """What changing each factor moves, against the noise floor, and the difference asked for."""
+    panels, words = [], []
+    for measure in part.measures:
+        scale = 100.0 if measure == "accuracy" else 1.0
+        sizes = []
+        for factor in FACTORS:
+            effect = part.effects.get((factor, measure))
+            if isinstance(effect, Effect):
+                size = _scaled(effect.size, scale)
+                sizes.append(figures.Size(factor, size, effect.claimed))
+                words.append(f"{factor}, {_LABELS[measure]}: {numbers.fixed(size.value, 3)}")
+        more = part.more.get(measure)
+        if isinstance(more, Difference):
+            size = _scaled(more.estimate, scale)
+            told = verdict(part, measure) in ("calibration", "search")
+            sizes.append(figures.Size(_DIFFERENCE, size, told, signed=True))
+            words.append(f"{_DIFFERENCE}, {_LABELS[measure]}: {numbers.fixed(size.value, 3)}")
+        floor = part.floors.get(measure)
+        line = scale * floor.value if isinstance(floor, Estimate) else None
+        if line is not None:
+            words.append(f"noise floor, {_LABELS[measure]}: {numbers.fixed(line, 3)}")
+        panels.append((_LABELS[measure], sizes, line))
+    return svg(figures.effect_bars(panels), "What changing each thing moves", "; ".join(words))
+
+
+_DIFFERENCE = "calibration less search"
+
+
+def _scaled(value: Estimate, scale: float) -> Estimate:
+    ends = value.interval
+    if isinstance(ends, Unsaid):
+        return replace(value, value=scale * value.value)
+    return replace(value, value=scale * value.value, low=scale * ends[0], high=scale * ends[1])
+
+
+def variance(known: Mapping[str, Decomposition]) -> str:
+    """The share of variance of each term."""
+    names = {"perplexity": "log-perplexity", "accuracy": "accuracy"}
+    panels = [(names[measure], found) for measure, found in known.items()]
+    words = [
+        f"{term.name}, {name}: {numbers.fixed(100 * term.within, 1)}%"
+        for name, found in panels
+        for term in found.terms
+        if term.within is not None
+    ]
+    return svg(figures.variance_bars(panels), "Share of variance by factor", "; ".join(words))
+
+
+def mask_map(panel: Panel) -> tuple[str, int]:
+    """The masks of the first configurations, and how many more there are."""
+    names: dict[str, list[tuple[int, ...]]] = {}
+    for row in sorted(panel.rows, key=_configuration):
+        names.setdefault(_mask_label(panel, row), []).append(row.removed)
+    blocks = max(row.blocks for row in panel.rows)
+    shown = list(names)[:_MOST_ROWS]
+    shares = np.stack([masks(names[name], blocks).mean(axis=0) for name in shown])
+    always = [
+        f"{name}: {numbers.block_list([int(b) for b in np.flatnonzero(share == 1)])}"
+        for name, share in zip(shown, shares, strict=True)
+    ]
+    figure = maps.mask_map(shown, shares)
+    description = f"Blocks that every draw removes. {'; '.join(always)}."
+    return svg(figure, "Removed blocks by configuration", description), len(names) - len(shown)
+
+
+def _configuration(row: Row) -> tuple[int, str, str, str]:
+    return row.k, row.calibration.name, row.objective, row.search
+
+
+def _mask_label(panel: Panel, row: Row) -> str:
+    """What tells a row of the map from the others; a long name is cut, and never the search."""
+    lead = f"k = {row.k}, " if panel.count("k") > 1 else ""
+    tail = (f", {row.objective}" if panel.count("objective") > 1 else "") + f", {row.search}"
+    return f"{lead}{maps.shortened(row.calibration.name, 54 - len(lead + tail))}{tail}"
+
+
+def jaccard_map(panel: Panel) -> str:
+    """Mean Jaccard indices between groups of cells: by calibration and search if few enough."""
+    factors = ["calibration", "search"]
+    if panel.count("calibration") * panel.count("search") > _MOST_GROUPS:
+        factors = ["calibration"]
+    groups = panel.joint(*factors)
+    labels = []
+    for group in range(int(groups.max()) + 1):
+        first = int(np.flatnonzero(groups == group)[0])
+        labels.append(", ".join(panel.levels[f][panel.codes[f][first]] for f in factors))
+    matrix = _group_means(panel, groups)
+    between = matrix[~np.eye(len(matrix), dtype=bool)]
+    known = between[np.isfinite(between)]
+    words = (
+        f"Between groups from {numbers.fixed(float(known.min()), 2)} to "
+        f"{numbers.fixed(float(known.max()), 2)}."
+        if len(known)
+        else "There is one group only."
+    )
+    return svg(maps.jaccard_map(labels, matrix), "Mean Jaccard index between groups", words)
+
+
+def _group_means(panel: Panel, groups: Ints) -> Floats:
+    sets = [row.removed for row in panel.rows]
+    index = jaccard_matrix(sets, max(row.blocks for row in panel.rows))
+    alike = panel.codes["k"][:, None] == panel.codes["k"][None, :]
+    np.fill_diagonal(alike, val=False)
+    belongs = np.eye(int(groups.max()) + 1)[groups]
+    sums, counts = belongs.T @ (index * alike) @ belongs, belongs.T @ alike @ belongs
+    means: Floats = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    return means
+
+
+def rank_scatter(panel: Panel) -> str:
+    """Ranks by mean log-perplexity and mean accuracy, 1 the best."""
+    texts, tasks = panel.columns("perplexity"), panel.columns("accuracy")
+    x = stats.rankdata(panel.values[:, texts].mean(axis=1))
+    y = stats.rankdata(-panel.values[:, tasks].mean(axis=1))
+    figure = figures.rank_scatter(x, y, [row.search for row in panel.rows])
+    best = panel.rows[int(np.argmin(x))]
+    words = (
+        f"{len(x)} cells. The best by perplexity, {best.calibration.name} under {best.search}, has "
+        f"rank {numbers.fixed(float(y[np.argmin(x)]), 0)} by accuracy."
+    )
+    return svg(figure, "Rank by perplexity against rank by accuracy", words)
+
+
+def transfer_map(matrix: Transfer, measure: str) -> str:
+    """Chosen on the row, judged on the column."""
+    perplexity = measure == "perplexity"
+    loss = matrix.mean if perplexity else -matrix.mean
+    best = [
+        f"best on {name}: {matrix.calibrations[int(np.argmin(loss[:, i]))]}"
+        for i, name in enumerate(matrix.evaluations)
+    ]
+    figure = maps.transfer_map(matrix, perplexity=perplexity)
+    return svg(figure, f"Transfer matrix, {measure}", "; ".join(best))
+
+
+def cost_front(points: Sequence[Point], measure: str) -> str:
+    """Quality against cost."""
+    front = [point.search for point in points if point.front]
+    figure = figures.cost_front(points, perplexity=measure == "perplexity")
+    return svg(figure, f"{measure.capitalize()} against cost", f"On the front: {', '.join(front)}.")

@@ -1,0 +1,97 @@
+"""What a study leaves beside its results: the page, its figures as files, its tables for a paper.
+
+All are made from the results table alone and replaced as a whole, so that they can be made again at
+any time, also while a study is still running.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from depthprune.outputs import PAGE_NAME, whole_file
+from depthprune.study.finalists import FinalRow
+from depthprune.study.report.page import (
+    Section,
+    page_of,
+    sections_of,
+)
+from depthprune.study.report.table_model import latex, markdown
+from depthprune.study.statistics.effects import analyse
+from depthprune.study.statistics.findings import findings_of
+from depthprune.study.statistics.verdicts import Finding
+from depthprune.study.table import Table
+
+TABLES_MARKDOWN, TABLES_LATEX, FIGURES = "tables.md", "tables.tex", "figures"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written, and what it says.
+
+    Attributes:
+        files: Paths relative to the folder.
+        findings: The sentences of the page; a table is analysed once for both.
+    """
+
+    files: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+def write_study(
+    table: Table,
+    folder: Path,
+    *,
+    plan: str = "",
+    title: str = "",
+    finals: Sequence[FinalRow] = (),
+) -> Written:
+    """Write the page, every figure as SVG, and every table as Markdown and LaTeX.
+
+    The table of all cells is left to the page and the results themselves.
+
+    Args:
+        table: The results.
+        folder: Where they go; files of the same names are replaced.
+        plan: The plan's text.
+        title: What the study is called.
+        finals: What finalists were judged on besides.
+
+    Returns:
+        The paths written and the findings.
+
+    Raises:
+        OutputError: When the disk is full, or the folder cannot be written.
+    """
+    parts = analyse(table.rows)
+    found = findings_of(parts, table.rows)
+    sections = sections_of(parts, table.rows, finals)
+    files = {PAGE_NAME: page_of(table, found, sections, plan=plan, title=title)}
+    sheets = [
+        sheet for section in sections if section.name != "cells"
+        for shown in section.shown for sheet in shown.sheets
+    ]  # fmt: skip
+    files[TABLES_MARKDOWN] = "\n".join(markdown(sheet) for sheet in sheets)
+    files[TABLES_LATEX] = "\n".join(latex(sheet) for sheet in sheets)
+    files |= dict(_figures(sections))
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as partial:
+            partial.write_text(content, encoding="utf-8")
+    return Written(tuple(files), tuple(found))
+
+
+def _figures(sections: Sequence[Section]) -> Iterator[tuple[str, str]]:
+    taken: dict[str, int] = {}
+    for section in sections:
+        for shown in section.shown:
+            if shown.figure:
+                # A model's name may be a path, so it is spelled with letters and digits only.
+                part = re.sub(r"[^A-Za-z0-9]+", "-", shown.part).strip("-")[:60]
+                name = "-".join(filter(None, (section.name, part)))
+                taken[name] = taken.get(name, 0) + 1
+                more = f"-{taken[name]}" if taken[name] > 1 else ""
+                yield f"{FIGURES}/{name}{more}.svg", f"{shown.figure}\n"

@@ -1,0 +1,279 @@
+"""The page of a study: the answer in sentences, then figures with captions, then the tables.
+
+Everything is made from the results table, so a page can be made again from it alone. Names, paths
+and errors are text from elsewhere and are escaped; a content policy in the page lets no script run
+but its own, which sorts, filters and saves the tables. What cannot be said stands in its place.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from depthprune.report import numbers
+from depthprune.report.templating import environment, source
+from depthprune.study.finalists import FinalRow
+from depthprune.study.report import captions as views
+from depthprune.study.report import tables
+from depthprune.study.report.cells import cell_sheet, cost_sheet
+from depthprune.study.report.effects import effect_sheet, gain_sheet
+from depthprune.study.report.finalists import final_sheet
+from depthprune.study.report.table_model import Sheet
+from depthprune.study.statistics.effects import Part, analyse
+from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.findings import findings_of
+from depthprune.study.statistics.quality import quality_against_cost
+from depthprune.study.statistics.ranks import perplexity_ranks
+from depthprune.study.statistics.transfer import transfer
+from depthprune.study.statistics.verdicts import MEASURED, Finding
+from depthprune.study.table import Row, Table
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One figure and its tables, for one part of the study.
+
+    Attributes:
+        part: Which part; empty where there is one only.
+        figure: An SVG; empty where there is none.
+        caption: Of the figure.
+        sheets: Tables.
+        missing: Why there is neither; empty otherwise.
+    """
+
+    part: str
+    figure: Markup
+    caption: str
+    sheets: tuple[Sheet, ...]
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page."""
+
+    name: str
+    title: str
+    shown: tuple[Shown, ...]
+
+
+def render_study(
+    table: Table, *, plan: str = "", title: str = "", finals: Sequence[FinalRow] = ()
+) -> str:
+    """The page of a study as a self-contained HTML document.
+
+    Args:
+        table: The results.
+        plan: The plan's text, shown as it is; may be empty.
+        title: What the study is called; by default after its models.
+        finals: What finalists were judged on besides.
+    """
+    parts = analyse(table.rows)
+    sections = sections_of(parts, table.rows, finals)
+    return page_of(table, findings_of(parts, table.rows), sections, plan=plan, title=title)
+
+
+def page_of(
+    table: Table, found: Sequence[Finding], sections: Sequence[Section], *, plan: str, title: str
+) -> str:
+    """The same, of findings and sections that are made already."""
+    script = source("study.js")
+    verdicts = [each for each in found if each.topic == "verdict"]
+    unsaid = [each for each in verdicts if each.verdict == "unsaid"]
+    answers = [each for each in verdicts if each.verdict != "unsaid"]
+    missing = [each for each in found if each.topic == "missing"]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        environment(autoescape=True)
+        .get_template("study.html.jinja")
+        .render(
+            title=title or ", ".join(dict.fromkeys(row.model for row in table.rows)) or "no model",
+            answers=answers or unsaid,
+            more=[each for each in found if each.topic not in ("verdict", "missing")],
+            missing=[*(unsaid if answers else []), *missing],
+            facts=_facts(table),
+            sections=sections,
+            numbers_of=_numbers_of,
+            plan=plan,
+            fingerprint=table.plan,
+            style=Markup(source("report.css") + source("study.css")),
+            script=Markup(script),
+            script_hash=digest,
+        )
+    )
+
+
+def _facts(table: Table) -> list[str]:
+    done = table.done
+    counts = (
+        ("cell", len(done)),
+        ("calibration", len({row.calibration.name for row in done})),
+        ("objective", len({row.objective for row in done})),
+        ("search", len({row.search for row in done})),
+        ("draw", len({(row.calibration.name, row.draw) for row in done})),
+        ("distinct set", len({(row.model, row.removed) for row in done})),
+    )
+    words = [f"{count:,} {_plural(name, count)}" for name, count in counts]
+    failed = len(table.rows) - len(done)
+    # What the searches cost by themselves; what a memo recalled says nothing of a search.
+    spent = sum(row.cost.asked_block_tokens or row.cost.block_tokens for row in done if row.cost)
+    cost = f"{numbers.format_count(spent)} block-tokens of search"
+    return [*words, *[f"{failed:,} failed"] * bool(failed), cost]
+
+
+def _plural(name: str, count: int) -> str:
+    if count == 1:
+        return name
+    return "searches" if name == "search" else f"{name}s"
+
+
+def _numbers_of(finding: Finding) -> list[tuple[str, str]]:
+    """The numbers behind a sentence, in words."""
+    found = []
+    for name, value in finding.numbers.items():
+        pair = value if isinstance(value, tuple) else (value,)
+        found.append((name, " to ".join(f"{v:,.4g}".replace("-", numbers.MINUS) for v in pair)))
+    return found
+
+
+def sections_of(
+    parts: Sequence[Part], rows: Sequence[Row], finals: Sequence[FinalRow] = ()
+) -> list[Section]:
+    """The figures and tables of the page, in its order."""
+    several = len({part.model for part in parts}) > 1, len({part.kind for part in parts}) > 1
+    found = []
+    for name, (title, make) in _SECTIONS.items():
+        shown = []
+        for part in parts:
+            if not part.panel.rows:
+                continue
+            words = [part.model] * several[0] + [f"{part.kind} calibrations"] * several[1]
+            shown += [
+                Shown(", ".join(words), Markup(figure), caption, tuple(sheets), missing)
+                for figure, caption, sheets, missing in make(part)
+            ]
+        if shown:
+            found.append(Section(name, title, tuple(shown)))
+    if finals:
+        sheet = Shown("", Markup(""), "", (final_sheet(finals),))
+        found.append(Section("finalists", "Finalists on tasks and problems", (sheet,)))
+    if rows:
+        every = Shown("", Markup(""), "", (cell_sheet(rows),))
+        found.append(Section("cells", "Every cell", (every,)))
+    return found
+
+
+_Made = Iterator[tuple[str, str, list[Sheet], str]]
+
+
+def _effects(part: Part) -> _Made:
+    if part.measures:
+        yield (
+            views.effects(part),
+            "The mean absolute difference of two cells that differ in one thing and in the draw, "
+            "with its 95% interval between draws. Dashed: what the draw alone does. Solid: told "
+            "from noise by a joint test; hatched: not. Below, how much more the calibration moves "
+            "than the search: filled where its interval leaves out 0.",
+            [effect_sheet(part), gain_sheet(part)],
+            "",
+        )
+
+
+def _masks(part: Part) -> _Made:
+    figure, left = views.mask_map(part.panel)
+    more = f" {left:,} more configurations are in the table of cells." if left else ""
+    yield (
+        figure,
+        "The blocks that go, a row a configuration; the stronger, the more of its draws remove the "
+        f"block.{more}",
+        [tables.contiguity_sheet(part.panel)],
+        "",
+    )
+
+
+def _overlap(part: Part) -> _Made:
+    yield (
+        views.jaccard_map(part.panel),
+        "The mean Jaccard index of sets of the same k; on the diagonal, of different cells of the "
+        "same group. A column is the group of the same number.",
+        [tables.agreement_sheet(part.compared), tables.pattern_sheet(part)],
+        "",
+    )
+
+
+def _variance(part: Part) -> _Made:
+    known = {m: v for m, v in part.variance.items() if not isinstance(v, Unsaid)}
+    sheets = [tables.variance_sheet(measure, found) for measure, found in known.items()]
+    if known:
+        caption = (
+            "Where the differences between cells of one model and k come from. Dashed: the share "
+            "that the draw alone explains. Hatched: the draw, and what no term explains. Where the "
+            "grid has gaps, terms overlap and the shares do not add up to 100."
+        )
+        yield views.variance(known), caption, sheets, ""
+    for measure, why in part.variance.items():
+        if isinstance(why, Unsaid):
+            yield "", "", [], f"Variance of {MEASURED[measure]}: {why.reason}."
+
+
+def _ranks(part: Part) -> _Made:
+    found = perplexity_ranks(part.panel)
+    if isinstance(found, Unsaid):
+        yield "", "", [], f"Perplexity against accuracy: {found.reason}."
+    else:
+        caption = (
+            "Each cell's rank by the mean log-perplexity and by the mean accuracy, over all k. On "
+            "the line both agree. The coefficients rank each k and objective apart."
+        )
+        yield views.rank_scatter(part.panel), caption, [tables.rank_sheet(part.panel)], ""
+
+
+def _transfer(part: Part) -> _Made:
+    for measure in part.measures:
+        matrix, perplexity = transfer(part.panel, measure), measure == "perplexity"
+        if isinstance(matrix, Unsaid):
+            yield "", "", [], f"Transfer, {MEASURED[measure]}: {matrix.reason}."
+        else:
+            caption = (
+                "Chosen on the row, judged on the column; the stronger the shade, the further "
+                "from the best of its column. Framed: both of one domain."
+            )
+            sheets = [tables.transfer_sheet(matrix, perplexity=perplexity)]
+            yield views.transfer_map(matrix, measure), caption, sheets, ""
+
+
+def _spread(part: Part) -> _Made:
+    sheet = tables.spread_sheet(part.panel)
+    if sheet.rows:
+        yield "", "", [sheet], ""
+
+
+def _cost(part: Part) -> _Made:
+    for measure in part.measures[:1]:
+        points = quality_against_cost(part.panel, measure)
+        if isinstance(points, Unsaid):
+            yield "", "", [], f"Quality against cost: {points.reason}."
+        else:
+            perplexity = measure == "perplexity"
+            caption = (
+                "Mean quality against mean cost, over the configurations that every search was run "
+                "on. Filled and joined: the Pareto front."
+            )
+            sheet = cost_sheet(points, part.panel.rows, perplexity=perplexity)
+            yield views.cost_front(points, measure), caption, [sheet], ""
+
+
+_SECTIONS: dict[str, tuple[str, Callable[[Part], _Made]]] = {
+    "effects": ("What moves what", _effects),
+    "masks": ("Which blocks went", _masks),
+    "overlap": ("How far the sets agree", _overlap),
+    "variance": ("Where the variance comes from", _variance),
+    "ranks": ("Perplexity against accuracy", _ranks),
+    "transfer": ("Chosen on one text, judged on another", _transfer),
+    "spread": ("Spread between searches", _spread),
+    "cost": ("Quality against cost", _cost),
+}

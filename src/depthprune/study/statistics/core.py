@@ -1,0 +1,172 @@
+"""The balanced core of a table: the largest full cross of draws, searches and k × objective in it.
+
+Factors are only compared like with like where every draw saw every search under every objective:
+then no factor's figure is of easier company than another's, draws of different calibrations have
+the same composition and may be exchanged, and leaving one out takes the same from all. A grid with
+gaps is cut down to such a cross, by what ran and never by what came of it: the level that lacks the
+largest share of its cells goes, until none lacks any. What is left out is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depthprune.study.statistics.data import (
+    Floats,
+    Ints,
+    Panel,
+    Response,
+)
+from depthprune.study.statistics.estimates import Unsaid
+
+
+@dataclass(frozen=True)
+class Core:
+    """A full cross of draws × searches × blocks of k and objective.
+
+    Attributes:
+        values: Log-perplexity or accuracy, shape (draws, searches, blocks, responses). Seeds of a
+            search are averaged.
+        calibration: Of each draw, a number from 0, shape (draws,).
+        calibrations: Their names.
+        sources: The source of each calibration.
+        searches: Names.
+        blocks: The k and the objective of each block.
+        responses: What is measured.
+        cells: The panel's cells that are in it, shape (cells,).
+        left_out: By factor, the levels that are not in it.
+    """
+
+    values: Floats
+    calibration: Ints
+    calibrations: tuple[str, ...]
+    sources: tuple[str, ...]
+    searches: tuple[str, ...]
+    blocks: tuple[tuple[int, str], ...]
+    responses: tuple[Response, ...]
+    cells: Ints
+    left_out: Mapping[str, tuple[str, ...]]
+
+    @property
+    def draws(self) -> Ints:
+        """How many each calibration has, shape (calibrations,)."""
+        return np.bincount(self.calibration, minlength=len(self.calibrations))
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Distinct objectives of the blocks."""
+        return tuple(sorted({objective for _, objective in self.blocks}))
+
+    def columns(self, kind: str) -> Ints:
+        """Indices of the responses of a kind."""
+        chosen = [i for i, response in enumerate(self.responses) if response.kind == kind]
+        return np.asarray(chosen, dtype=np.int64)
+
+    def of(self, kind: str) -> Core:
+        """The same with the responses of one kind only."""
+        columns = self.columns(kind)
+        responses = tuple(self.responses[c] for c in columns)
+        return replace(self, values=self.values[..., columns], responses=responses)
+
+    def without_source(self, source: str) -> Core:
+        """The same without every calibration on a source."""
+        kept = [i for i, each in enumerate(self.sources) if each != source]
+        inside = np.isin(self.calibration, kept)
+        return replace(
+            self,
+            values=self.values[inside],
+            calibration=np.unique(self.calibration[inside], return_inverse=True)[1].reshape(-1),
+            calibrations=tuple(self.calibrations[i] for i in kept),
+            sources=tuple(self.sources[i] for i in kept),
+        )
+
+
+def core(panel: Panel) -> Core | Unsaid:
+    """The balanced core of one model's cells under one kind of calibration."""
+    if not len(panel.rows) or not panel.responses:
+        return Unsaid("no cell has an evaluation that all cells share")
+    unit, search, block = panel.codes["unit"], panel.codes["search"], panel.joint("k", "objective")
+    shape = (panel.count("unit"), panel.count("search"), int(block.max()) + 1)
+    there = np.zeros(shape, dtype=np.bool_)
+    there[unit, search, block] = True
+    strata = np.zeros(shape[0], dtype=np.int64)
+    strata[unit] = panel.codes["calibration"]
+    units, searches, blocks = _repeated(strata, *_crossed(there))
+    inside = np.isin(unit, units) & np.isin(search, searches) & np.isin(block, blocks)
+    cells = np.flatnonzero(inside)
+    place = tuple(
+        np.searchsorted(kept, code[cells])
+        for kept, code in ((units, unit), (searches, search), (blocks, block))
+    )
+    size = (len(units), len(searches), len(blocks))
+    flat = np.ravel_multi_index(place, size)
+    counts = np.bincount(flat, minlength=int(np.prod(size)))
+    values = np.zeros((len(counts), panel.values.shape[1]))
+    np.add.at(values, flat, panel.values[cells])
+    values /= counts[:, None]
+    names, calibration = np.unique(strata[units], return_inverse=True)
+    source = {row.calibration.name: row.calibration.source for row in panel.rows}
+    first = {int(b): panel.rows[i] for i, b in reversed(list(enumerate(block)))}
+    calibrations = tuple(panel.levels["calibration"][i] for i in names)
+    kept_blocks = tuple((first[int(b)].k, first[int(b)].objective) for b in blocks)
+    return Core(
+        values=values.reshape(*size, -1),
+        calibration=calibration.reshape(-1),
+        calibrations=calibrations,
+        sources=tuple(source[name] for name in calibrations),
+        searches=tuple(panel.levels["search"][i] for i in searches),
+        blocks=kept_blocks,
+        responses=panel.responses,
+        cells=cells,
+        left_out=_left_out(panel, names, searches, kept_blocks),
+    )
+
+
+def _crossed(there: NDArray[np.bool_]) -> list[Ints]:
+    """The levels of each axis that a full cross keeps."""
+    kept = [np.arange(size) for size in there.shape]
+    while True:
+        now = there[np.ix_(*kept)]
+        if now.all():
+            return kept
+        worst: tuple[float, int, int] | None = None
+        # Searches go before blocks and blocks before draws where they lack alike.
+        for axis in (1, 2, 0):
+            if len(kept[axis]) == 1:
+                continue
+            lacking = 1 - now.mean(axis=tuple(a for a in range(3) if a != axis))
+            level = int(np.argmax(lacking))
+            if worst is None or lacking[level] > worst[0] + 1e-12:
+                worst = (float(lacking[level]), axis, level)
+        if worst is None:
+            return kept
+        kept[worst[1]] = np.delete(kept[worst[1]], worst[2])
+
+
+def _repeated(strata: Ints, units: Ints, searches: Ints, blocks: Ints) -> tuple[Ints, Ints, Ints]:
+    """Without the calibrations that have one draw, where at least two have more."""
+    names, counts = np.unique(strata[units], return_counts=True)
+    several = names[counts > 1]
+    if len(several) > 1:
+        units = units[np.isin(strata[units], several)]
+    return units, searches, blocks
+
+
+def _left_out(
+    panel: Panel, calibrations: Ints, searches: Ints, blocks: Sequence[tuple[int, str]]
+) -> dict[str, tuple[str, ...]]:
+    kept = {
+        "calibration": {panel.levels["calibration"][i] for i in calibrations},
+        "search": {panel.levels["search"][i] for i in searches},
+        "objective": {objective for _, objective in blocks},
+        "k": {str(k) for k, _ in blocks},
+    }
+    found = {
+        factor: tuple(level for level in panel.levels[factor] if level not in names)
+        for factor, names in kept.items()
+    }
+    return {factor: levels for factor, levels in found.items() if levels}

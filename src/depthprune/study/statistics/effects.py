@@ -1,0 +1,197 @@
+"""What calibration, objective and search move in every part of a table, and what may be said of it.
+
+A table is taken apart by model and by kind of calibration: the blocks of one model are not those
+of another, and text and choices calibrations share no objective. Everything said of a part is of
+its own balanced core and of nothing else in the table: its tests are joint over texts, searches
+and k, one a factor and measure. Holm (1979) keeps the chance of any false claim on a factor in the
+part. Interactions come second: they are adjusted among themselves, and claimed only where some
+factor was.
+
+That two things matter alike is claimed only where their difference lies within a margin stated
+beforehand, `MARGINS`; that no difference was found is no proof of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from depthprune.study.statistics import noise
+from depthprune.study.statistics.core import Core, core
+from depthprune.study.statistics.data import Panel, panel
+from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.gains import Gain, gain
+from depthprune.study.statistics.joint import (
+    FACTORS,
+    INTERACTIONS,
+    holm,
+    joint_tests,
+)
+from depthprune.study.statistics.noise import ALPHA, Difference
+from depthprune.study.statistics.variance import Decomposition, decompose
+from depthprune.study.table import Row
+
+MEASURES = ("perplexity", "accuracy")
+MARGINS = {"perplexity": 0.02, "accuracy": 0.01}
+"""The largest difference of two effects that still counts as alike: 2% of perplexity, 1 point."""
+Place: TypeAlias = tuple[str, str]
+
+__all__ = ["FACTORS", "INTERACTIONS", "MARGINS", "MEASURES", "Effect", "Part", "analyse"]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What changing one factor does to one measure.
+
+    Attributes:
+        size: Mean absolute difference of two cells that differ in the factor and in the draw, in
+            log-perplexity or in accuracy.
+        p: Of the joint test, adjusted for all tests of the part; or why there is none.
+    """
+
+    size: Estimate
+    p: float | Unsaid
+
+    @property
+    def claimed(self) -> bool:
+        """Whether it may be called an effect."""
+        return not isinstance(self.p, Unsaid) and self.p < ALPHA
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model under one kind of calibration.
+
+    Attributes:
+        model: Its name.
+        kind: `text` or `choices`.
+        panel: Its cells.
+        core: Its balanced core, on which all of the following rests.
+        effects: By factor and measure.
+        interactions: Adjusted p, by interaction and measure.
+        floors: By measure: what two draws of one configuration differ by.
+        more: By measure: how much more the calibration moves than the search.
+        without: By measure and source: the same without every calibration on that source.
+        gains: By measure: of each search on the cheapest, on the same draws.
+        variance: By measure.
+    """
+
+    model: str
+    kind: str
+    panel: Panel
+    core: Core | Unsaid
+    effects: dict[Place, Effect | Unsaid]
+    interactions: dict[Place, float | Unsaid]
+    floors: dict[str, Estimate | Unsaid]
+    more: dict[str, Difference | Unsaid]
+    without: dict[str, dict[str, Estimate]]
+    gains: dict[str, tuple[Gain, ...]]
+    variance: dict[str, Decomposition | Unsaid]
+
+    @property
+    def compared(self) -> Panel:
+        """The cells of the core; all, where there is none."""
+        return self.panel if isinstance(self.core, Unsaid) else self.panel.take(self.core.cells)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures that all cells share."""
+        return tuple(each for each in MEASURES if len(self.panel.columns(each)))
+
+
+def analyse(rows: Sequence[Row]) -> list[Part]:
+    """Every model and kind of calibration in a table."""
+    places = sorted({(row.model, row.calibration.kind) for row in rows if row.error is None})
+    return [_part(model, kind, panel(rows, model=model, kind=kind)) for model, kind in places]
+
+
+def _part(model: str, kind: str, of: Panel) -> Part:
+    whole = core(of)
+    part = Part(model, kind, of, whole, {}, {}, {}, {}, {}, {}, {})
+    if isinstance(whole, Unsaid):
+        return part
+    inside = of.take(whole.cells)
+    for measure in part.measures:
+        _measure(part, measure, whole.of(measure))
+        part.variance[measure] = decompose(inside, inside.columns(measure))
+    _adjust(part)
+    return part
+
+
+def _measure(part: Part, measure: str, of: Core) -> None:
+    """Fill in what a part says of one measure, with the tests' own p."""
+    columns = np.arange(len(of.responses))
+    floor = noise.moved(of, "draw")
+    part.floors[measure] = floor if isinstance(floor, Unsaid) else noise.interval(floor, columns)
+    tests = joint_tests(of)
+    for factor in FACTORS:
+        moves = noise.moved(of, factor)
+        part.effects[factor, measure] = (
+            moves
+            if isinstance(moves, Unsaid)
+            else Effect(noise.interval(moves, columns), tests[factor])
+        )
+    part.interactions.update({(name, measure): tests[name] for name in INTERACTIONS})
+    part.more[measure] = noise.difference(of)
+    part.without[measure] = _without_each_source(of)
+    part.gains[measure] = _gains(part.panel, of, lower_is_better=measure == "perplexity")
+
+
+def _without_each_source(of: Core) -> dict[str, Estimate]:
+    sources = tuple(dict.fromkeys(of.sources))
+    if len(sources) < 3:
+        return {}
+    found = {source: noise.difference(of.without_source(source)) for source in sources}
+    return {name: d.estimate for name, d in found.items() if isinstance(d, Difference)}
+
+
+def _gains(of: Panel, inside: Core, *, lower_is_better: bool) -> tuple[Gain, ...]:
+    """Of every search on the one that costs least (by name, where costs were not kept)."""
+    if len(inside.searches) < 2:
+        return ()
+    costs = {name: [0.0] for name in inside.searches}
+    for row in of.rows:
+        if row.search in costs and row.cost is not None:
+            costs[row.search].append(float(row.cost.evaluations))
+    cheapest = min(inside.searches, key=lambda name: (float(np.mean(costs[name])), name))
+    return tuple(
+        gain(inside, name, cheapest, lower_is_better=lower_is_better)
+        for name in inside.searches
+        if name != cheapest
+    )
+
+
+def _adjust(part: Part) -> None:
+    """The tests' p adjusted within the part: see the module."""
+    first: dict[Place, float] = {}
+    for place, effect in part.effects.items():
+        if isinstance(effect, Effect) and not isinstance(effect.p, Unsaid):
+            first[place] = effect.p
+    second = {k: p for k, p in part.interactions.items() if not isinstance(p, Unsaid)}
+    adjusted = _holm(first)
+    gate = min(adjusted.values(), default=0.0)
+    adjusted |= {place: max(gate, p) for place, p in _holm(second).items()}
+    for place, p in adjusted.items():
+        tested = part.effects.get(place)
+        if isinstance(tested, Effect):
+            part.effects[place] = replace(tested, p=p)
+        else:
+            part.interactions[place] = p
+    differences: dict[Place, float] = {}
+    for name, more in part.more.items():
+        if isinstance(more, Difference) and not isinstance(more.p, Unsaid):
+            differences["difference", name] = more.p
+    for (_, name), p in _holm(differences).items():
+        more = part.more[name]
+        if isinstance(more, Difference):
+            part.more[name] = replace(more, p=p)
+
+
+def _holm(tests: dict[Place, float]) -> dict[Place, float]:
+    if not tests:
+        return {}
+    values = holm(np.asarray(list(tests.values()), dtype=np.float64))
+    return {place: float(p) for place, p in zip(tests, values, strict=True)}

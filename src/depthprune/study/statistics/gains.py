@@ -1,0 +1,134 @@
+"""What one search gains on another, on the same draws, and what the gain's ± is an error of.
+
+Cells share draws, draws share a calibration and calibrations a source, so a mean over cells has
+three errors, and which is right depends on what is asked: would further draws of these calibrations
+say the same, further calibrations, further sources? Each is the 95% interval of Student's t over
+the means of the units that it names; within given calibrations the draws' spread is pooled with the
+degrees of freedom of Satterthwaite (1946).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from depthprune.study.statistics.core import Core
+from depthprune.study.statistics.data import Floats, Ints
+from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.noise import ALPHA
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much better one search's sets are than another's.
+
+    Attributes:
+        search: The search.
+        against: The other, on the same draws.
+        draws: The mean gain in log-perplexity saved or accuracy won, with the interval for further
+            draws of these calibrations.
+        calibrations: The same mean, with the interval for further calibrations.
+        sources: The same mean, with the interval for further sources; each source weighs alike.
+        by_objective: For each objective the gain under it, with the interval for further draws.
+        interaction: How much larger the gain is under the first objective than under the second,
+            on the same draws; None with another number of objectives.
+    """
+
+    search: str
+    against: str
+    draws: Estimate
+    calibrations: Estimate
+    sources: Estimate
+    by_objective: dict[str, Estimate]
+    interaction: Estimate | None
+
+
+def gain(of: Core, search: str, against: str, *, lower_is_better: bool) -> Gain:
+    """What a search gains on another.
+
+    Args:
+        of: A balanced core with the responses of one kind.
+        search: One of its searches.
+        against: Another.
+        lower_is_better: Whether the responses are losses.
+    """
+    one, other = of.searches.index(search), of.searches.index(against)
+    sign = -1.0 if lower_is_better else 1.0
+    # Shape (draws, blocks): the mean over responses.
+    cells = sign * (of.values[:, one] - of.values[:, other]).mean(axis=-1)
+    each = cells.mean(axis=1)
+    objective = np.asarray([name for _, name in of.blocks])
+    both = _paired_blocks(of)
+    by_objective = {
+        name: between_draws(cells[:, objective == name].mean(axis=1), of.calibration)
+        for name in of.objectives
+    }
+    interaction = None
+    if len(of.objectives) == 2 and both.any():
+        first, second = (
+            cells[:, both & (objective == name)].mean(axis=1) for name in of.objectives
+        )
+        interaction = between_draws(first - second, of.calibration)
+    means = _means(each, of.calibration)
+    source = np.unique(of.sources, return_inverse=True)[1].reshape(-1)
+    return Gain(
+        search,
+        against,
+        between_draws(each, of.calibration),
+        between_means(means, "calibration"),
+        between_means(_means(means, source), "source"),
+        by_objective,
+        interaction,
+    )
+
+
+def _paired_blocks(of: Core) -> NDArray[np.bool_]:
+    """Blocks whose k every objective has."""
+    have = {k: {name for size, name in of.blocks if size == k} for k, _ in of.blocks}
+    return np.asarray([have[k] == set(of.objectives) for k, _ in of.blocks])
+
+
+def _means(values: Floats, group: Ints) -> Floats:
+    means: Floats = np.bincount(group, weights=values) / np.bincount(group)
+    return means
+
+
+def between_draws(values: Floats, calibration: Ints) -> Estimate:
+    """The mean over calibrations of the mean over their draws, with the interval between draws.
+
+    Args:
+        values: One a draw.
+        calibration: Of each draw.
+    """
+    draws, means = np.bincount(calibration), _means(values, calibration)
+    value = float(means.mean())
+    if (draws < 2).any():
+        why = Unsaid("one draw of a calibration gives no interval")
+        return Estimate(value, why, why, len(values))
+    spread = np.bincount(calibration, weights=(values - means[calibration]) ** 2) / (draws - 1)
+    parts = spread / draws / len(draws) ** 2
+    total = float(parts.sum())
+    if not total:
+        return Estimate(value, value, value, len(values))
+    freedom = total**2 / float((parts**2 / (draws - 1)).sum())
+    width = float(stats.t.ppf(1 - ALPHA / 2, freedom)) * total**0.5
+    return Estimate(value, value - width, value + width, len(values))
+
+
+def between_means(means: Floats, name: str) -> Estimate:
+    """The mean of some means, with Student's interval between them.
+
+    Args:
+        means: One a unit.
+        name: What a unit is called.
+    """
+    value = float(means.mean())
+    if len(means) < 2:
+        why = Unsaid(f"there is one {name} only")
+        return Estimate(value, why, why, len(means))
+    error = float(means.std(ddof=1)) / len(means) ** 0.5
+    width = float(stats.t.ppf(1 - ALPHA / 2, len(means) - 1)) * error
+    return Estimate(value, value - width, value + width, len(means))

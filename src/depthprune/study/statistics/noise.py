@@ -1,0 +1,303 @@
+"""What changing one thing moves, like compared with like, and its interval between draws.
+
+How much a factor moves a response is the mean absolute difference of two cells that differ in that
+factor *and in the draw*. Two calibrations differ by their draws whatever is done, so searches and
+objectives are compared across draws too: under pure noise all figures are then the noise floor,
+which is the same figure of two draws with nothing else changed, and neither factor has a start.
+
+Figures are of the table's balanced core (see `core`), where every pair of levels weighs alike.
+Draws are what is repeated; calibrations, searches and evaluations are those that were chosen. The
+interval is of the jackknife that leaves out one draw at a time (Efron and Stein 1981), its draw's
+calibration keeping its weight, with the degrees of freedom of Satterthwaite (1946).
+
+How much more the calibration moves than the search is nearly a difference of two figures of the
+same noise, for which the jackknife is too wide. Its interval is a studentised parametric bootstrap
+(Efron and Tibshirani 1993, ch. 12): tables are made anew from the means of the levels, shrunk by
+what noise alone would spread them, and normal draws of the residuals' own covariance, and the
+quantiles of (difference − its mean) / jackknife error take the place of Student's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from depthprune.study.statistics.core import Core
+from depthprune.study.statistics.data import Floats, Ints
+from depthprune.study.statistics.estimates import Estimate, Unsaid
+
+ALPHA = 0.05
+_RESAMPLES = 999
+# A spread that few draws show is drawn towards that of all: it weighs as much as this many draws.
+_PRIOR_DRAWS = 4.0
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How much changing one thing moves each response.
+
+    Attributes:
+        mean: Mean absolute difference, shape (responses,).
+        left_out: The same without each draw in turn, shape (draws, responses); NaN where no pair
+            is left.
+        calibration: Of each draw, shape (draws,).
+        pairs: How many pairs of draws.
+    """
+
+    mean: Floats
+    left_out: Floats
+    calibration: Ints
+    pairs: int
+
+
+def moved(of: Core, vary: str) -> Moved | Unsaid:
+    """What changing one thing moves, all else but the draw equal.
+
+    Args:
+        of: A balanced core.
+        vary: `calibration`, `search`, `objective`, or `draw` for the noise floor.
+    """
+    why = _unknown(of, vary)
+    if why is not None:
+        return why
+    weights = _weights(of.calibration, vary)
+    figures = weights @ _gaps(of, of.values, vary)
+    return Moved(figures[0], figures[1:], of.calibration, int((weights[0] > 0).sum()))
+
+
+def _unknown(of: Core, vary: str) -> Unsaid | None:
+    if vary == "calibration":
+        return None if len(of.calibrations) > 1 else Unsaid("there is one calibration only")
+    if (of.draws < 2).all():
+        return Unsaid("no configuration has two draws; run each with draws of several seeds")
+    if vary == "search" and len(of.searches) < 2:
+        return Unsaid("there is one search only that every draw saw")
+    if vary == "objective" and not any(_levels(of, vary)):
+        return Unsaid("there is one objective only that every draw saw")
+    return None
+
+
+def _levels(of: Core, vary: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """The ordered pairs of (search, block) that are compared."""
+    places = list(itertools.product(range(len(of.searches)), range(len(of.blocks))))
+    if vary in ("calibration", "draw"):
+        return [(place, place) for place in places]
+    if vary == "search":
+        return [(a, b) for a in places for b in places if a[1] == b[1] and a[0] != b[0]]
+    return [
+        (a, b)
+        for a in places
+        for b in places
+        if a[0] == b[0] and a[1] != b[1] and of.blocks[a[1]][0] == of.blocks[b[1]][0]
+    ]
+
+
+def _gaps(of: Core, values: Floats, vary: str) -> Floats:
+    """The mean absolute difference of every two draws, shape (pairs, responses).
+
+    Args:
+        of: Says what the axes are.
+        values: Shape (draws, searches, blocks, responses).
+        vary: As in `moved`.
+    """
+    levels = _levels(of, vary)
+    one, other = (tuple(np.asarray(side).T) for side in zip(*levels, strict=True))
+    return np.stack(
+        [
+            np.abs(values[u][one] - values[v][other]).mean(axis=0)
+            for u, v in itertools.combinations(range(len(values)), 2)
+        ]
+    )
+
+
+def _weights(calibration: Ints, vary: str) -> Floats:
+    """What each pair of draws weighs: in all (row 0), and without each draw (the other rows).
+
+    Every pair of calibrations, or every calibration, weighs alike, whichever draw is left out.
+    """
+    one, other = np.triu_indices(len(calibration), 1)
+    a, b = calibration[one], calibration[other]
+    taken = a != b if vary == "calibration" else a == b
+    count = int(calibration.max()) + 1
+    group = np.where(taken, np.minimum(a, b) * count + np.maximum(a, b), -1)
+    names = np.unique(group[taken])
+    rows = []
+    for without in range(-1, len(calibration)):
+        left = taken & (one != without) & (other != without)
+        sizes = np.asarray([(group[left] == name).sum() for name in names])
+        if (sizes == 0).any():
+            rows.append(np.full(len(one), np.nan))
+            continue
+        index = np.searchsorted(names, np.where(left, group, names[0]))
+        rows.append(np.where(left, 1.0 / (len(names) * sizes[index]), 0.0))
+    return np.stack(rows)
+
+
+def interval(moves: Moved, columns: Ints) -> Estimate:
+    """The mean over responses, with its 95% interval between draws.
+
+    Args:
+        moves: What one thing moves.
+        columns: The responses.
+    """
+    value = float(moves.mean[columns].mean())
+    without = moves.left_out[:, columns].mean(axis=1, keepdims=True)
+    if np.bincount(moves.calibration).max() < 2:
+        why = Unsaid("one draw of each calibration gives no interval")
+        return Estimate(value, why, why, moves.pairs)
+    error, freedom = _jackknife(without, moves.calibration)
+    if np.isnan(error[0]):
+        why = Unsaid("too few draws for an interval")
+        return Estimate(value, why, why, moves.pairs)
+    width = float(stats.t.ppf(1 - ALPHA / 2, freedom[0]) * error[0]) if error[0] else 0.0
+    return Estimate(value, max(0.0, value - width), value + width, moves.pairs)
+
+
+def _jackknife(without: Floats, calibration: Ints) -> tuple[Floats, Floats]:
+    """The standard error and its degrees of freedom, of each column.
+
+    Args:
+        without: Shape (draws, columns).
+        calibration: Shape (draws,).
+    """
+    parts, free = [], []
+    for stratum in np.unique(calibration):
+        inside = without[calibration == stratum]
+        if len(inside) > 1:
+            spread = ((inside - inside.mean(axis=0)) ** 2).sum(axis=0)
+            parts.append((len(inside) - 1) / len(inside) * spread)
+            free.append(len(inside) - 1)
+    variance = np.stack(parts)
+    total = variance.sum(axis=0)
+    below = (variance**2 / np.asarray(free, dtype=float)[:, None]).sum(axis=0)
+    whole = np.full_like(total, float(sum(free)))
+    freedom = np.divide(total**2, below, out=whole, where=below > 0)
+    return np.sqrt(total), freedom
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more the calibration moves than the search.
+
+    Attributes:
+        estimate: The difference of the two figures, with its interval.
+        p: Two-sided, that they are equal, by the same bootstrap; or why it is not known.
+    """
+
+    estimate: Estimate
+    p: float | Unsaid
+
+
+def difference(of: Core, *, resamples: int = _RESAMPLES, seed: int = 0) -> Difference | Unsaid:
+    """What the calibration moves, less what the search moves, over all responses of a core.
+
+    Args:
+        of: A balanced core with the responses of one kind.
+        resamples: Tables that are made anew.
+        seed: Of the bootstrap.
+    """
+    for vary in ("calibration", "search", "draw"):
+        why = _unknown(of, vary)
+        if why is not None:
+            return why
+    weights = {vary: _weights(of.calibration, vary) for vary in ("calibration", "search")}
+    found = _differences(of, of.values, weights)
+    value, pairs = float(found[0, 0]), int((weights["calibration"][0] > 0).sum())
+    if np.isnan(found).any():
+        why = Unsaid("two draws of a calibration give no interval; run at least three")
+        return Difference(Estimate(value, why, why, pairs), why)
+    error = float(_jackknife(found[1:], of.calibration)[0][0])
+    if error <= 1e-12 * max(1.0, abs(value)):
+        return Difference(Estimate(value, value, value, pairs), 0.0 if value else 1.0)
+    tables = _made_anew(of, resamples, np.random.default_rng(seed))
+    again = _differences(of, tables, weights, len(of.responses))
+    errors = _jackknife(again[1:], of.calibration)[0]
+    pivots = (again[0] - again[0].mean()) / errors
+    low, high = np.quantile(pivots, [ALPHA / 2, 1 - ALPHA / 2])
+    share = float(np.mean(pivots <= value / error))
+    p = min(1.0, (2 * min(share, 1 - share) * resamples + 1) / (resamples + 1))
+    estimate = Estimate(value, value - float(high) * error, value - float(low) * error, pairs)
+    return Difference(estimate, p)
+
+
+def _differences(
+    of: Core, values: Floats, weights: dict[str, Floats], responses: int | None = None
+) -> Floats:
+    """Calibration's figure less search's: in all, and without each draw, of each table.
+
+    Args:
+        of: Says what the axes are.
+        values: Shape (draws, searches, blocks, tables × responses).
+        weights: By `_weights`.
+        responses: How many a table has; None for one table of all.
+
+    Returns:
+        Shape (1 + draws, tables).
+    """
+    found = [weights[vary] @ _gaps(of, values, vary) for vary in ("calibration", "search")]
+    more = found[0] - found[1]
+    tables: Floats = more.reshape(len(more), -1, responses or more.shape[1]).mean(axis=2)
+    return tables
+
+
+def _made_anew(of: Core, count: int, rng: np.random.Generator) -> Floats:
+    """Tables of the fitted model, shape (draws, searches, blocks, count × responses)."""
+    members, levels = of.calibration, len(of.calibrations)
+    flat = of.values.reshape(len(members), -1)
+    means = np.stack([flat[members == c].mean(axis=0) for c in range(levels)])
+    residuals = flat - means[members]
+    freedom = len(flat) - levels
+    draws = of.draws
+    # Each calibration's draws spread by their own, drawn towards the spread of all.
+    all_of_it = (residuals**2).sum() / freedom
+    own = np.asarray([(residuals[members == c] ** 2).sum() for c in range(levels)])
+    own /= np.maximum(draws - 1, 1) * max(all_of_it, 1e-300)
+    trust = (draws - 1) / (draws - 1 + _PRIOR_DRAWS)
+    scale = np.sqrt(trust * own + 1 - trust)
+    shape = of.values.shape[1:]
+    centre = _shrunk(means.reshape(levels, *shape), residuals, freedom, draws)
+    noise = rng.standard_normal((count, len(flat), len(flat))) @ (residuals / np.sqrt(freedom))
+    tables = centre.reshape(levels, -1)[members] + scale[members][:, None] * noise
+    made = tables.reshape(count, len(flat), *shape)
+    anew: Floats = np.moveaxis(made, 0, -2).reshape(len(flat), *shape[:2], -1)
+    return anew
+
+
+def _shrunk(means: Floats, residuals: Floats, freedom: int, draws: Ints) -> Floats:
+    """Level means, each kind of effect shrunk by what the noise would make of none.
+
+    Args:
+        means: Shape (calibrations, searches, blocks, responses).
+        residuals: Shape (draws, searches × blocks × responses).
+        freedom: Degrees of freedom of the residuals.
+        draws: Of each calibration.
+    """
+    levels, searches = means.shape[:2]
+    grand = means.mean(axis=(0, 1), keepdims=True)
+    of_calibration = means.mean(axis=1, keepdims=True) - grand
+    of_search = means.mean(axis=0, keepdims=True) - grand
+    of_both = means - grand - of_calibration - of_search
+    noise = residuals.reshape(-1, *means.shape[1:])
+    shared = noise.mean(axis=1, keepdims=True)
+    per_draw = float((shared**2).sum()) / freedom
+    within = float(((noise - shared) ** 2).sum()) / freedom / max(1, searches - 1)
+    each = float(np.mean(1 / draws))
+    shrunk: Floats = grand + sum(
+        (
+            _towards_nothing(of_calibration, levels - 1, per_draw * each),
+            _towards_nothing(of_search, searches - 1, within * each / levels),
+            _towards_nothing(of_both, (levels - 1) * (searches - 1), within * each),
+        ),
+        np.zeros_like(means),
+    )
+    return shrunk
+
+
+def _towards_nothing(effect: Floats, freedom: int, noise: float) -> Floats:
+    spread = float((effect**2).sum()) / max(1, freedom)
+    kept = max(0.0, 1 - noise / spread) if spread > 0 else 0.0
+    shrunk: Floats = effect * np.sqrt(kept)
+    return shrunk

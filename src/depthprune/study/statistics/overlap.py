@@ -1,0 +1,201 @@
+"""How far removed sets agree: the Jaccard index, against chance.
+
+|A∩B| / |A∪B| (Jaccard 1901). Two random sets overlap too, so an index alone says nothing: the
+overlap of two sets drawn from the n blocks that may go is hypergeometric, which gives the
+expectation exactly, not by the ratio of expectations.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from depthprune.study.statistics.data import (
+    Floats,
+    Ints,
+    Panel,
+)
+from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.masks import masks
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Mean Jaccard index over pairs of sets, against chance.
+
+    Attributes:
+        mean: Over the pairs.
+        chance: What random sets of the same sizes would have, over the same pairs.
+        pairs: How many.
+        p: Of random sets agreeing as much over the same pairs, by permutation.
+    """
+
+    mean: float
+    chance: float
+    pairs: int
+    p: float
+
+
+def jaccard(a: Sequence[int], b: Sequence[int]) -> float:
+    """|A∩B| / |A∪B|; two empty sets agree wholly."""
+    left, right = set(a), set(b)
+    return len(left & right) / len(left | right) if left | right else 1.0
+
+
+def jaccard_matrix(sets: Sequence[Sequence[int]], blocks: int) -> Floats:
+    """The index of every two sets, shape (sets, sets)."""
+    return _index(masks(sets, blocks))
+
+
+def _index(rows: NDArray[np.bool_]) -> Floats:
+    numbers = rows.astype(np.float64)
+    both = numbers @ numbers.T
+    sizes = numbers.sum(axis=1)
+    either = sizes[:, None] + sizes[None, :] - both
+    index: Floats = np.divide(both, either, out=np.ones_like(both), where=either > 0)
+    return index
+
+
+def expected_jaccard(free: int, a: int, b: int) -> float:
+    """The expected index of two random sets.
+
+    Args:
+        free: Blocks that may go.
+        a: Size of the one set.
+        b: Size of the other.
+
+    Returns:
+        Σ P(x) · x / (a + b − x) over the overlap x, which is hypergeometric.
+    """
+    if a == b == 0:
+        return 1.0
+    overlap = np.arange(max(0, a + b - free), min(a, b) + 1)
+    chance = stats.hypergeom.pmf(overlap, free, a, b)
+    return float(chance @ (overlap / (a + b - overlap)))
+
+
+def overlap_p(free: int, a: int, b: int, shared: int) -> float:
+    """The chance that two random sets share at least this many blocks."""
+    return float(stats.hypergeom.sf(shared - 1, free, a, b))
+
+
+_SAME = {
+    "search": ("model", "k", "kind", "calibration", "objective", "unit"),
+    "calibration": ("model", "k", "kind", "objective", "search", "seed"),
+    "objective": ("model", "k", "kind", "calibration", "unit", "search", "seed"),
+    "draw": ("model", "k", "kind", "calibration", "objective", "search", "seed"),
+}
+_DIFFERS = {"draw": "unit"}
+
+
+def pairs(panel: Panel, vary: str) -> tuple[Ints, Ints]:
+    """Cells that differ in one thing alone.
+
+    Args:
+        panel: The cells.
+        vary: `search` (within a configuration, on the same draw), `calibration` (within a search;
+            its draws differ with it), `objective` (on the same draw), or `draw`.
+
+    Returns:
+        Indices of the one and the other cell of each pair, each pair once.
+    """
+    same, differs = panel.joint(*_SAME[vary]), panel.codes[_DIFFERS.get(vary, vary)]
+    order = np.argsort(same, kind="stable")
+    bounds = np.flatnonzero(np.diff(same[order], prepend=-1, append=-2))
+    left: list[NDArray[np.int64]] = []
+    right: list[NDArray[np.int64]] = []
+    for start, end in itertools.pairwise(bounds):
+        group = order[start:end]
+        one, other = np.triu_indices(len(group), 1)
+        unlike = differs[group[one]] != differs[group[other]]
+        left.append(group[one[unlike]])
+        right.append(group[other[unlike]])
+    empty = np.zeros(0, dtype=np.int64)
+    return np.concatenate([empty, *left]), np.concatenate([empty, *right])
+
+
+def agreement(panel: Panel, vary: str) -> Agreement | Unsaid:
+    """Mean Jaccard index over the cells that differ in `vary` alone, against chance.
+
+    Args:
+        panel: The cells.
+        vary: As in `pairs`.
+    """
+    one, other = pairs(panel, vary)
+    if not len(one):
+        return Unsaid(f"no two cells differ in the {vary} alone")
+    found, chance = [], []
+    known: dict[tuple[int, int, int], float] = {}
+    for i, j in zip(one, other, strict=True):
+        a, b = panel.rows[i], panel.rows[j]
+        size = (a.blocks - len(a.protect), len(a.removed), len(b.removed))
+        if size not in known:
+            known[size] = expected_jaccard(*size)
+        found.append(jaccard(a.removed, b.removed))
+        chance.append(known[size])
+    p = _pairs_p(panel, one, other)
+    return Agreement(float(np.mean(found)), float(np.mean(chance)), len(found), p)
+
+
+def _pairs_p(panel: Panel, one: Ints, other: Ints) -> float:
+    """How often random sets of the same cells agree as much over the same pairs."""
+    blocks = max(row.blocks for row in panel.rows)
+    rows = masks([row.removed for row in panel.rows], blocks)
+    free = np.ones_like(rows)
+    for i, row in enumerate(panel.rows):
+        free[i, list(row.protect)] = False
+        free[i, row.blocks :] = False
+    return _permuted_p(rows, free, (one, other))
+
+
+def _permuted_p(
+    rows: NDArray[np.bool_],
+    free: NDArray[np.bool_],
+    pairs: tuple[Ints, Ints],
+    permutations: int = 999,
+    seed: int = 0,
+) -> float:
+    """The permutation p of the mean index over pairs: every set's blocks are drawn anew.
+
+    Args:
+        rows: Masks of the sets, shape (sets, blocks).
+        free: Which blocks each is drawn from, same shape.
+        pairs: Numbers of the sets that are compared.
+        permutations: How often.
+        seed: Of the permutations.
+    """
+    sizes, rng = rows.sum(axis=1), np.random.default_rng(seed)
+    observed, reached = _index(rows)[pairs].mean(), 0
+    for _ in range(permutations):
+        order = np.argsort(np.where(free, rng.random(free.shape), 2.0), axis=1)
+        drawn = np.zeros_like(rows)
+        np.put_along_axis(drawn, order, np.arange(rows.shape[1]) < sizes[:, None], axis=1)
+        reached += bool(_index(drawn)[pairs].mean() >= observed - 1e-12)
+    return (1 + reached) / (1 + permutations)
+
+
+def random_agreement_p(
+    sets: Sequence[Sequence[int]], free: Sequence[int], *, permutations: int = 999, seed: int = 0
+) -> float | Unsaid:
+    """Whether sets agree more than random ones: the permutation p of their mean pairwise index.
+
+    Args:
+        sets: At least two, of free blocks.
+        free: The blocks that may go.
+        permutations: How often every set's blocks are drawn anew from the free ones.
+        seed: Of the permutations.
+
+    Returns:
+        (1 + permutations at least as high) / (1 + permutations), after Phipson and Smyth (2010).
+    """
+    if len(sets) < 2:
+        return Unsaid("one set has none to agree with")
+    place = {block: i for i, block in enumerate(free)}
+    rows = masks([[place[block] for block in each] for each in sets], len(free))
+    everything = np.ones_like(rows)
+    return _permuted_p(rows, everything, np.triu_indices(len(rows), 1), permutations, seed)

@@ -1,0 +1,86 @@
+"""Whether ranks agree: perplexity with accuracy, and a search's own loss with both.
+
+All are ranked from best to worst, so 1 is full agreement. The paper's cell is one model, k and
+objective; ranks are taken inside it, and pooled over cells.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from depthprune.study.statistics.correlation import (
+    Correlation,
+    averaged,
+    correlate,
+    pooled,
+)
+from depthprune.study.statistics.data import (
+    Floats,
+    Ints,
+    Panel,
+)
+from depthprune.study.statistics.estimates import Unsaid
+
+
+def perplexity_ranks(panel: Panel) -> Correlation | Unsaid:
+    """The agreement of perplexity and accuracy, pooled; means over the texts and over the tasks.
+
+    Args:
+        panel: One model's cells. Draws are resampled whole.
+    """
+    sides = _sides(panel)
+    if isinstance(sides, Unsaid):
+        return sides
+    x, y = sides
+    groups = _groups(panel, "k", "objective")
+    unit = panel.codes["unit"]
+    return pooled([x[g] for g in groups], [y[g] for g in groups], [unit[g] for g in groups])
+
+
+def perplexity_ranks_by_cell(panel: Panel) -> dict[str, Correlation | Unsaid]:
+    """The same for each k and objective apart, by a name such as `k = 6, nll`."""
+    sides = _sides(panel)
+    if isinstance(sides, Unsaid):
+        return {}
+    found = {}
+    for group in _groups(panel, "k", "objective"):
+        row = panel.rows[int(group[0])]
+        clusters = panel.codes["unit"][group]
+        name = f"k = {row.k}, {row.objective}"
+        found[name] = correlate(sides[0][group], sides[1][group], clusters=clusters)
+    return found
+
+
+def objective_ranks(panel: Panel, kind: str) -> Correlation | Unsaid:
+    """Whether the set with the lower calibration loss is the better one on what is judged.
+
+    Losses compare only between searches on one draw under one objective; the agreement of each
+    such group is averaged, and draws are resampled.
+
+    Args:
+        panel: One model's cells.
+        kind: `perplexity` or `accuracy`.
+    """
+    columns = panel.columns(kind)
+    if not len(columns):
+        return Unsaid(f"the cells share no evaluation of {kind}")
+    losses = np.asarray([np.nan if row.loss is None else row.loss for row in panel.rows])
+    if not np.isfinite(losses).all():
+        return Unsaid("the calibration loss of some cells was not kept or is not finite")
+    judged = panel.values[:, columns].mean(axis=1)
+    quality = -judged if kind == "perplexity" else judged
+    groups = _groups(panel, "k", "objective", "unit")
+    units = [int(panel.codes["unit"][group[0]]) for group in groups]
+    return averaged([-losses[g] for g in groups], [quality[g] for g in groups], units)
+
+
+def _sides(panel: Panel) -> tuple[Floats, Floats] | Unsaid:
+    texts, tasks = panel.columns("perplexity"), panel.columns("accuracy")
+    if not len(texts) or not len(tasks):
+        return Unsaid("the cells share no text and task to be compared on")
+    return -panel.values[:, texts].mean(axis=1), panel.values[:, tasks].mean(axis=1)
+
+
+def _groups(panel: Panel, *factors: str) -> list[Ints]:
+    code = panel.joint(*factors)
+    return [np.flatnonzero(code == each) for each in np.unique(code)]

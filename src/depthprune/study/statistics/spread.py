@@ -1,0 +1,57 @@
+"""How far searches spread within a configuration: variance, range, and a robust form.
+
+The paper reports the population variance (ddof 0) of a metric over searches and its range. One
+search that breaks down makes both as large as it likes, so a third figure is given: the median
+absolute deviation of log-perplexity, times 1.4826 to estimate σ where values are normal
+(Hampel 1974).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from depthprune.study.statistics.estimates import Unsaid
+
+_NORMAL = 1.482602218505602
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The spread of one metric over searches.
+
+    Attributes:
+        variance: With ddof 0, in squared units of the metric.
+        range: Largest minus smallest, in units of the metric.
+        robust: 1.4826 × MAD, of the logarithm where the metric is a perplexity.
+        n: How many searches.
+    """
+
+    variance: float
+    range: float
+    robust: float
+    n: int
+
+
+def spread(values: Sequence[float], *, logarithm: bool) -> Spread | Unsaid:
+    """σ², range and robust σ of one configuration's searches.
+
+    Args:
+        values: The metric, one a search.
+        logarithm: Take the logarithm for the robust form; for perplexities.
+    """
+    if len(values) < 2:
+        return Unsaid("one search has no spread")
+    array = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        return Unsaid("a value is not finite")
+    inner = np.log(array) if logarithm else array
+    deviation = np.median(np.abs(inner - np.median(inner)))
+    return Spread(
+        variance=float(array.var()),
+        range=float(np.ptp(array)),
+        robust=_NORMAL * float(deviation),
+        n=len(array),
+    )

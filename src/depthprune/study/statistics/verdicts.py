@@ -1,0 +1,145 @@
+"""The study's question in one sentence: did calibration or search matter more, on one measure?
+
+One mattered more where it can be told from noise and the interval of the difference leaves out 0
+(and its p, adjusted for the part's measures, agrees). They mattered comparably where the whole
+interval lies within the margin stated in `effects.MARGINS`. Where neither holds they cannot be
+separated, or told from noise at all. Difference and interval are always given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from depthprune.study.statistics import formatting as fmt
+from depthprune.study.statistics.effects import (
+    MARGINS,
+    Effect,
+    Part,
+)
+from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.noise import ALPHA, Difference
+
+Verdict: TypeAlias = Literal[
+    "calibration", "search", "comparable", "not separable", "within noise", "unsaid"
+]
+_VERDICTS: dict[Verdict, str] = {
+    "calibration": "Calibration mattered more than search",
+    "search": "Search mattered more than calibration",
+    "comparable": "Calibration and search mattered comparably",
+    "not separable": "Calibration and search cannot be separated",
+    "within noise": "Neither calibration nor search can be told from noise",
+    "unsaid": "Whether calibration or search matters more cannot be said",
+}
+MEASURED = {"perplexity": "log-perplexity", "accuracy": "accuracy"}
+"""What each measure is called in a sentence."""
+
+Numbers: TypeAlias = dict[str, float | tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence for a page.
+
+    Attributes:
+        topic: `verdict`, `rests`, `shares`, `objective`, `interaction`, `gain`, `blocks`, `ranks`,
+            `transfer`, `cost`, `additivity`, or `missing` for what cannot be said.
+        sentence: Plain text with a full stop.
+        numbers: What it rests on, by name; an interval is two values.
+        verdict: On calibration against search, where the sentence is about that.
+        lead: How the sentence begins, where that is the answer in short; empty otherwise.
+    """
+
+    topic: str
+    sentence: str
+    numbers: Numbers
+    verdict: Verdict | None = None
+    lead: str = ""
+
+
+def verdict(part: Part, measure: str) -> Verdict:
+    """What a part says of calibration against search on one measure."""
+    more = part.more.get(measure, Unsaid(""))
+    if isinstance(more, Unsaid) or isinstance(more.p, Unsaid):
+        return "unsaid"
+    ends = more.estimate.interval
+    if isinstance(ends, Unsaid):
+        return "unsaid"
+    if not _anything(part, measure):
+        return "within noise"
+    larger: Literal["calibration", "search"] = "calibration" if ends[0] > 0 else "search"
+    effect = part.effects.get((larger, measure))
+    apart = more.p < ALPHA and not ends[0] <= 0 <= ends[1]
+    if apart and isinstance(effect, Effect) and effect.claimed:
+        return larger
+    margin = MARGINS[measure]
+    return "comparable" if -margin < ends[0] <= ends[1] < margin else "not separable"
+
+
+def _anything(part: Part, measure: str) -> bool:
+    """Whether calibration, search or what they do together can be told from noise."""
+    effects = [part.effects.get((factor, measure)) for factor in ("calibration", "search")]
+    together = part.interactions.get(("calibration × search", measure), Unsaid(""))
+    return any(isinstance(each, Effect) and each.claimed for each in effects) or (
+        not isinstance(together, Unsaid) and together < ALPHA
+    )
+
+
+def verdict_of(part: Part, measure: str, where: str) -> Finding:
+    """The same as a sentence.
+
+    Args:
+        part: Of a table.
+        measure: `perplexity` or `accuracy`.
+        where: What the sentence begins with, where there are several parts.
+    """
+    told = verdict(part, measure)
+    lead = f"{where}{_VERDICTS[told]} for {MEASURED[measure]}"
+    numbers: Numbers = {}
+    said: list[str] = []
+    for name in ("calibration", "search"):
+        effect = part.effects.get((name, measure), Unsaid("no cell was judged on it"))
+        said.append(_moved(name, effect, measure, first=not said))
+        numbers |= of_effect(name, effect)
+    more, floor = part.more.get(measure), part.floors.get(measure)
+    if isinstance(more, Difference):
+        said.append(f"a difference of {fmt.difference(more.estimate, measure)}")
+        numbers |= of_estimate("difference", more.estimate)
+        if not isinstance(more.p, Unsaid):
+            numbers["difference p"] = more.p
+    if isinstance(floor, Estimate):
+        draws = f"two draws of one configuration differ by {fmt.sized(floor, measure)}"
+        numbers |= of_estimate("floor", floor)
+    else:
+        reason = floor.reason if isinstance(floor, Unsaid) else "no cell was judged on it"
+        draws = f"what the draw alone does is not known ({reason})"
+    if told == "comparable":
+        draws += f"; alike means within {fmt.margin(MARGINS[measure], measure)}"
+    return Finding("verdict", f"{lead}: {', '.join(said)}; {draws}.", numbers, told, lead)
+
+
+def _moved(name: str, effect: Effect | Unsaid, measure: str, *, first: bool) -> str:
+    what = f"changing the {name} "
+    if isinstance(effect, Unsaid):
+        return f"{what}was not measured ({effect.reason})"
+    size = fmt.sized(effect.size, measure)
+    moved = f"moved {MEASURED[measure]} by {size}" if first else f"by {size}"
+    if isinstance(effect.p, Unsaid):
+        return f"{what}{moved}, which is not tested ({effect.p.reason})"
+    noise = "" if effect.claimed else f", which is within noise (p = {fmt.p_value(effect.p)})"
+    return f"{what}{moved}{noise}"
+
+
+def of_effect(name: str, effect: Effect | Unsaid) -> Numbers:
+    """What a sentence on an effect rests on: its size and its adjusted p."""
+    if isinstance(effect, Unsaid):
+        return {}
+    more: Numbers = {} if isinstance(effect.p, Unsaid) else {f"{name} p": effect.p}
+    return of_estimate(name, effect.size) | more
+
+
+def of_estimate(name: str, value: Estimate) -> Numbers:
+    """A value, how many it is the mean of, and its interval where there is one."""
+    ends = value.interval
+    more: Numbers = {name: value.value, f"{name} n": value.n}
+    return more if isinstance(ends, Unsaid) else more | {f"{name} interval": ends}

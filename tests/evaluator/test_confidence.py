@@ -1,0 +1,336 @@
+"""Racing keeps the best, says what it saw, and holds its promise on data without a lucky order."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from items import calibration_of, random_text
+
+import depthprune as dp
+from depthprune.errors import UsageError
+from depthprune.evaluator import evaluator as evaluator_module
+from depthprune.evaluator.confidence import (
+    Racing,
+    Strata,
+    bound_for,
+    decide,
+    rounds,
+)
+from depthprune.evaluator.race import Race
+from depthprune.evaluator.score import Weighting, partial_score, score_of
+
+
+class Table:
+    """A combination whose losses are given."""
+
+    scaled, races = False, True
+
+    def __init__(self, groups: list[int], bounds: tuple[float, float] | None = None) -> None:
+        shares = np.bincount(groups) / len(groups)
+        tokens = np.full(len(groups), 10)
+        self.weighting = Weighting(np.asarray(groups), tuple(shares.tolist()), tokens)
+        self.bounds = bounds
+
+    def windows(self, losses: np.ndarray) -> np.ndarray:
+        return losses[0]
+
+    def put_together(self, removed, losses, places=None):
+        if places is None or len(places) == len(losses):
+            return score_of(removed, losses, self.weighting)
+        return partial_score(removed, losses, self.weighting, places)
+
+    def strata(self, places):
+        where = np.asarray(places)
+        groups = self.weighting.groups
+        shares = np.asarray(self.weighting.shares)
+        return Strata(groups[where], np.full(len(where), 10.0), shares, np.bincount(groups))
+
+
+def run_race(losses, keep, order=None, settings=None, groups=None, bounds=None):
+    """Race rows of a table; the answer, and how many losses were looked at."""
+    count = losses.shape[1]
+    sets = [(i,) for i in range(len(losses))]
+    race = Race(
+        sets,
+        keep,
+        settings or Racing(),
+        Table(groups or [0] * count, bounds),  # type: ignore[arg-type]
+        order if order is not None else range(count),
+        1,
+    )
+    looked = 0
+    for places, contenders in race:
+        looked += len(places) * len(contenders)
+        race.tell({s: losses[s[0]][None] for s in contenders})
+    return race.scores(), looked
+
+
+def _best(scores, keep):
+    return sorted(s.removed[0] for s in sorted(scores, key=lambda s: s.loss)[:keep])
+
+
+def test_rounds_are_disjoint_and_grow_and_are_all_windows_in_the_end() -> None:
+    groups = [0] * 40 + [1] * 10
+    order = list(np.random.default_rng(0).permutation(50))
+    found = rounds(groups, order, 2)
+    assert sorted(place for part in found for place in part) == list(range(50))
+    seen = np.cumsum([len(part) for part in found])
+    assert seen[0] <= 8
+    shares = [
+        np.mean([groups[p] for part in found[: i + 1] for p in part]) for i in range(len(found))
+    ]
+    assert all(abs(share - 0.2) <= 1 / size for share, size in zip(shares, seen, strict=True))
+
+
+@pytest.mark.parametrize("keep", [1, 3, 8])
+def test_clear_differences_are_seen_early_and_rightly(keep: int) -> None:
+    rng = np.random.default_rng(0)
+    windows = rng.normal(3, 1, size=64)
+    losses = windows + np.arange(12)[:, None] * 0.2 + rng.normal(0, 0.02, size=(12, 64))
+    scores, looked = run_race(losses, keep)
+    assert _best(scores, keep) == list(range(keep))
+    assert looked < 0.3 * losses.size
+
+
+def test_a_window_s_own_difficulty_does_not_count() -> None:
+    """Losses differ a hundred times more between windows than between sets."""
+    rng = np.random.default_rng(1)
+    losses = rng.normal(0, 10, size=64) + np.array([[0.0], [0.1], [0.2]])
+    losses = losses + rng.normal(0, 0.01, size=losses.shape)
+    scores, looked = run_race(losses, 1, settings=Racing(tolerance=0))
+    assert _best(scores, 1) == [0]
+    assert looked < 0.5 * losses.size
+
+
+def test_ties_need_no_proof_and_other_differences_do() -> None:
+    rng = np.random.default_rng(2)
+    losses = 4 + rng.normal(0, 0.5, size=64) + rng.normal(0, 0.004, size=(6, 64))
+    _, few = run_race(losses, 1, settings=Racing(tolerance=0.01))
+    _, many = run_race(losses, 1, settings=Racing(tolerance=0))
+    assert few < 0.3 * many
+
+
+def test_without_tolerance_the_choice_is_exact_when_all_windows_were_needed() -> None:
+    rng = np.random.default_rng(3)
+    losses = rng.normal(0, 1, size=(8, 32))
+    scores, looked = run_race(losses, 3, settings=Racing(delta=1e-9, tolerance=0))
+    assert looked == losses.size
+    assert _best(scores, 3) == sorted(np.argsort(losses.mean(1))[:3].tolist())
+    for score in scores:
+        assert score.exact
+        assert score.loss == pytest.approx(losses[score.removed[0]].mean())
+
+
+def test_errors_beyond_a_tie_are_rarer_than_delta() -> None:
+    """Heavy-tailed losses, close candidates, random orders; an error is a loss beyond the tie."""
+    rng = np.random.default_rng(4)
+    wrong = looked = total = 0
+    for _ in range(400):
+        heavy = rng.standard_t(4, size=(10, 48)) * 0.05
+        losses = 4 + rng.normal(0, 0.5, 48) + rng.normal(0, 0.03, (10, 1)) + heavy
+        scores, cost = run_race(losses, 1, settings=Racing(delta=0.05))
+        means = losses.mean(1)
+        wrong += means[_best(scores, 1)[0]] > means.min() * 1.001
+        looked, total = looked + cost, total + losses.size
+    assert wrong <= 0.05 * 400
+    assert looked < 0.9 * total
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_what_dropped_out_ranks_behind_what_was_kept(keep: int) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        losses = rng.normal(0, 1, 40) + rng.normal(0, 0.3, (7, 1)) + rng.normal(0, 0.3, (7, 40))
+        scores, _ = run_race(losses, keep)
+        ordered = sorted(scores, key=lambda s: s.loss)
+        assert len({s.loss for s in ordered[: keep + 1]}) == keep + 1
+        assert max(s.windows for s in scores) in {s.windows for s in ordered[:keep]}
+
+
+def test_estimates_are_on_one_scale_however_many_windows_each_saw() -> None:
+    """Early windows are harder; a set that saw only those is not thought worse for it."""
+    hard = np.where(np.arange(64) < 8, 8.0, 2.0)
+    rng = np.random.default_rng(6)
+    offsets = np.array([[0.0], [0.02], [1.0]])
+    losses = hard + offsets + rng.normal(0, 0.01, size=(3, 64))
+    scores, _ = run_race(losses, 1, settings=Racing(tolerance=0))
+    assert scores[2].windows < scores[0].windows
+    assert scores[2].loss - scores[0].loss == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_drops_out_and_ranks_last(bad: float) -> None:
+    rng = np.random.default_rng(7)
+    losses = 3 + rng.normal(0, 0.3, size=(5, 30))
+    losses[0, 17] = bad
+    scores, _ = run_race(losses, 2, settings=Racing(delta=1e-9, tolerance=0))
+    assert not scores[0].finite
+    assert 0 not in _best(scores, 2)
+
+
+def test_if_too_few_are_finite_those_are_kept() -> None:
+    losses = np.full((4, 12), math.nan)
+    losses[2] = 1.0
+    scores, _ = run_race(losses, 2)
+    assert _best(scores, 1) == [2]
+    assert [s.finite for s in scores] == [False, False, True, False]
+
+
+def test_sources_count_by_their_shares() -> None:
+    """One source says 0 is better, the other, of nine times the share, that 1 is."""
+    rng = np.random.default_rng(8)
+    groups = [0] * 20 + [1] * 180
+    gain = np.where(np.arange(200) < 20, 0.5, -0.2)
+    losses = np.stack([np.zeros(200), gain]) + rng.normal(0, 0.02, size=(2, 200)) + 5
+    order = rng.permutation(200).tolist()
+    scores, looked = run_race(losses, 1, order=order, groups=groups)
+    assert _best(scores, 1) == [1]
+    assert looked < losses.size
+
+
+def test_bounded_losses_race_by_a_strict_bound() -> None:
+    rng = np.random.default_rng(9)
+    chances = np.array([[0.1], [0.5], [0.6], [0.9]])
+    losses = (rng.random((4, 2000)) < chances).astype(float)
+    scores, looked = run_race(losses, 1, bounds=(0.0, 1.0))
+    assert _best(scores, 1) == [0]
+    assert looked < 0.6 * losses.size
+
+
+def test_a_strict_bound_is_wider_than_the_asymptotic_one() -> None:
+    strata = Strata(np.zeros(20, dtype=int), np.ones(20), np.ones(1), np.array([200]))
+    spread = np.array([[0.05]])
+    strict = bound_for(Racing(), 10, 1, 200, 1.0).radius(spread, strata)
+    free = bound_for(Racing(), 10, 1, 200, None).radius(spread, strata)
+    assert strict > free
+
+
+def test_when_all_windows_are_seen_nothing_is_uncertain() -> None:
+    losses = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.1], [0.9, 2.0, 3.0]])
+    strata = Strata(np.zeros(3, dtype=int), np.ones(3), np.ones(1), np.array([3]))
+    for width in (None, 10.0):
+        decision = decide(losses, strata, 1, bound_for(Racing(), 3, 1, 3, width), 0.0)
+        assert decision.kept.tolist() == [False, False, True]
+        assert decision.dropped.tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("wrong", [{"delta": 0.0}, {"delta": 1.0}, {"tolerance": -0.1}])
+def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        Racing(**wrong)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama: Path) -> dp.Model:
+    return dp.load(tiny_llama, dtype="float32", device="cpu")
+
+
+def _calibration(count: int = 60):
+    rng = np.random.default_rng(0)
+    return calibration_of([random_text(rng, 16) for _ in range(count)])
+
+
+@pytest.mark.parametrize("name", ["one-shot", "greedy"])
+def test_a_raced_search_chooses_what_the_exact_one_does_for_less(
+    model: dp.Model, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": 64})
+    calibration = _calibration(150)
+    exact = dp.search(name, dp.Evaluator(model, calibration, racing=None), k=2)
+    raced = dp.search(name, dp.Evaluator(model, calibration), k=2)
+    assert raced.removed == exact.removed
+    assert raced.score.loss == pytest.approx(exact.score.loss, rel=1e-6)
+    assert raced.score.exact
+    assert raced.cost.evaluations < exact.cost.evaluations
+
+
+def test_a_race_is_the_same_every_time(model: dp.Model) -> None:
+    sets = [(b,) for b in range(6)]
+    first, second = (dp.Evaluator(model, _calibration()).compare(sets, 1) for _ in range(2))
+    assert first == second
+
+
+def test_some_windows_are_the_first_of_one_order(model: dp.Model) -> None:
+    evaluator = dp.Evaluator(model, _calibration(20))
+    part = evaluator.score([(1,)], windows=5)[0]
+    whole = evaluator.score([(1,)])[0]
+    seen = ~np.isnan(part.window_losses)
+    assert (part.windows, seen.sum(), part.exact) == (5, 5, False)
+    np.testing.assert_array_equal(part.window_losses[seen], whole.window_losses[seen])
+    assert evaluator.cost.evaluations == 1
+    with pytest.raises(UsageError, match="expected 1 to 20"):
+        evaluator.score([(1,)], windows=21)
+
+
+def test_nothing_is_decided_while_a_source_was_not_seen() -> None:
+    losses = np.array([[1.0, 1.01, 0.99, 1.0], [2.0, 2.01, 1.99, 2.0]])
+    strata = Strata(
+        np.zeros(4, dtype=int), np.ones(4), np.array([0.1, 0.9]), totals=np.array([40, 1])
+    )
+    decision = decide(losses, strata, 1, bound_for(Racing(), 2, 1, 41, None), 0.0)
+    assert not decision.kept.any()
+    assert not decision.dropped.any()
+
+
+def test_a_source_of_one_window_is_seen_at_once_and_counts() -> None:
+    """Forty windows say that 0 is better, and one, of as large a share, that 1 is."""
+    rng = np.random.default_rng(11)
+    groups = [0] * 40 + [1]
+    gain = np.where(np.arange(41) < 40, 0.2, -0.5)
+    losses = np.stack([np.zeros(41), gain]) + rng.normal(0, 0.01, size=(2, 41)) + 5
+    table = Table(groups)
+    table.weighting = Weighting(np.asarray(groups), (0.5, 0.5), np.full(41, 10))
+    race = Race([(0,), (1,)], 1, Racing(), table, range(41), 1)  # type: ignore[arg-type]
+    looked = 0
+    for places, contenders in race:
+        looked += len(places) * len(contenders)
+        race.tell({s: losses[s[0]][None] for s in contenders})
+    assert _best(race.scores(), 1) == [1]
+    assert looked < losses.size
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("delta", [0.5, 0.9, 0.999])
+def test_a_large_chance_of_error_decides_early(delta: float) -> None:
+    rng = np.random.default_rng(12)
+    losses = np.array([[4.0], [5.0]]) + rng.normal(0, 0.1, size=(2, 64))
+    scores, looked = run_race(losses, 1, settings=Racing(delta=delta))
+    assert _best(scores, 1) == [0]
+    assert looked < 0.5 * losses.size
+
+
+def test_a_tie_is_a_share_of_the_loss_and_not_of_the_windows_mean() -> None:
+    """A source of nine windows in ten and next to no share has losses of a thousand."""
+    rng = np.random.default_rng(13)
+    groups = np.array([0] * 36 + [1] * 4)
+    losses = np.where(groups == 0, 1000.0, 5 + rng.normal(0, 1, size=(2, 40)))
+    table = Table(groups.tolist())
+    table.weighting = Weighting(groups, (1e-6, 1 - 1e-6), np.full(40, 10))
+    race = Race([(0,), (1,)], 1, Racing(), table, range(40), 1)  # type: ignore[arg-type]
+    looked = 0
+    for places, contenders in race:
+        looked += len(places) * len(contenders)
+        race.tell({s: losses[s[0]][None] for s in contenders})
+    assert looked > 0.5 * losses.size
+    assert _best(race.scores(), 1) == [int(losses[:, groups == 1].mean(1).argmin())]
+
+
+def test_a_strict_bound_knows_what_a_window_counts_for() -> None:
+    """Nothing varies here, so that the radius is the range's part alone."""
+    groups = np.array([0] * 40 + [1] * 360)
+    losses = np.repeat([[0.0], [1.0]], 400, axis=1)
+
+    def looked(shares: tuple[float, float]) -> int:
+        table = Table(groups.tolist(), (0.0, 1.0))
+        table.weighting = Weighting(groups, shares, np.full(400, 1))
+        race = Race([(0,), (1,)], 1, Racing(), table, range(400), 1)  # type: ignore[arg-type]
+        total = 0
+        for places, contenders in race:
+            total += len(places) * len(contenders)
+            race.tell({s: losses[s[0]][None] for s in contenders})
+        return total
+
+    assert looked((0.3, 0.7)) > 1.5 * looked((0.1, 0.9))

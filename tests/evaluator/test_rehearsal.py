@@ -1,0 +1,98 @@
+"""A rehearsal counts what the search then spends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from items import calibration_of, random_text
+
+import depthprune as dp
+from depthprune.evaluator.rehearsal import (
+    Rehearsal,
+    Speed,
+    measure_speed,
+    plan_of,
+)
+from depthprune.searches import Ask, Method
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama: Path) -> dp.Model:
+    return dp.load(tiny_llama, dtype="float32", device="cpu")
+
+
+def _rehearsed(calibration, compares: bool = False) -> Rehearsal:
+    scored = sum(int(w.scored.sum()) for w in calibration.windows)
+    return Rehearsal(6, calibration.tokens, scored, len(calibration.windows), compares=compares)
+
+
+@pytest.mark.parametrize("objective", ["nll", "kl"])
+@pytest.mark.parametrize(("name", "k"), [("one-shot", 3), ("greedy", 1)])
+def test_the_counts_are_those_of_the_exact_search(
+    model: dp.Model, objective: str, name: str, k: int
+) -> None:
+    calibration = calibration_of([random_text(np.random.default_rng(0)) for _ in range(5)])
+    rehearsal = _rehearsed(calibration, compares=objective == "kl")
+    planned = dp.search(name, rehearsal, k=k).cost
+    evaluator = dp.Evaluator(model, calibration, objective, racing=None)
+    spent = dp.search(name, evaluator, k=k).cost
+    for count in ("evaluations", "block_tokens", "head_tokens", "plain_block_tokens"):
+        assert getattr(planned, count) == getattr(spent, count), count
+
+
+def test_greedy_asks_as_often_as_it_will(model: dp.Model) -> None:
+    """Which sets share how much depends on the losses; how many there are does not."""
+    calibration = calibration_of([random_text(np.random.default_rng(0)) for _ in range(5)])
+    rehearsal = _rehearsed(calibration)
+    dp.search("greedy", rehearsal, k=3)
+    evaluator = dp.Evaluator(model, calibration, racing=None)
+    dp.search("greedy", evaluator, k=3)
+    assert rehearsal.cost.evaluations == evaluator.cost.evaluations == 6 + 5 + 4
+    assert rehearsal.cost.block_tokens == pytest.approx(evaluator.cost.block_tokens, rel=0.4)
+
+
+def test_a_plan_adds_up_time_and_memory(model: dp.Model) -> None:
+    calibration = calibration_of([random_text(np.random.default_rng(0)) for _ in range(5)])
+    rehearsal = _rehearsed(calibration)
+    dp.search("one-shot", rehearsal, k=2)
+    plan = plan_of(rehearsal, model, calibration.windows, Speed(1e-3, 1e-2))
+    assert plan.seconds == pytest.approx(plan.block_tokens * 1e-3 + plan.head_tokens * 1e-2)
+    assert plan.weight_bytes == 0
+    # Behind the last block each of the six sets and the dense model has a state of 24 tokens.
+    assert plan.state_bytes == 7 * 24 * 32 * 4
+
+
+def test_speed_is_measured_on_this_machine(model: dp.Model) -> None:
+    speed = measure_speed(model, random_text(np.random.default_rng(0)))
+    assert 0 < speed.block_token < 1
+    assert 0 < speed.head_token < 1
+
+
+def test_a_set_that_is_asked_for_again_is_paid_for_once_in_a_rehearsal_too() -> None:
+    """Otherwise a budget would end the rehearsal where it does not end the search."""
+    calibration = calibration_of([random_text(np.random.default_rng(0)) for _ in range(5)])
+
+    class Twice(Method):
+        method = "twice"
+        summary = "asks for the same sets twice"
+
+        def plan(self, space, rng):
+            sets = tuple((block,) for block in space.free)
+            yield Ask(sets, keep=1)
+            yield Ask(sets, keep=1)
+            return sets[0]
+
+    result = dp.search(Twice(), _rehearsed(calibration), k=1, budget="6")
+    assert not result.stopped
+    assert result.cost.evaluations == 6
+
+
+def test_a_search_after_another_is_counted_as_if_alone_and_pays_for_what_is_new() -> None:
+    rehearsal = Rehearsal(6, tokens=100, scored=90, windows=4)
+    first = dp.search("one-shot", rehearsal, k=2).cost
+    rehearsal.forget_asked()
+    again = dp.search("one-shot", rehearsal, k=2).cost
+    assert (again.evaluations, again.asked_block_tokens) == (6, first.block_tokens)
+    assert again.block_tokens == 0

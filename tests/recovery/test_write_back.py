@@ -1,0 +1,95 @@
+"""What surgery writes is found in the files by value, and a reload gives what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import depthprune as dp
+from depthprune.checkpoints.checkpoint import open_checkpoint
+from depthprune.checkpoints.surgery import write_pruned
+from depthprune.errors import ModelError
+from depthprune.models.parity import reload, verify
+from depthprune.recovery import stored
+from mended import drawn
+from tiny import save_tiny
+
+REMOVED = (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [
+        ("llama", "model.layers.1.mlp.down_proj.weight"),
+        ("gpt2", "transformer.h.1.mlp.c_proj.bias"),
+        ("mixtral", "model.layers.1.block_sparse_moe.experts.3.w2.weight"),
+        ("qwen2_moe", "model.layers.3.mlp.experts.3.down_proj.weight"),
+        ("gpt_oss", "model.layers.1.mlp.experts.down_proj_bias"),
+    ],
+)
+def test_a_written_checkpoint_is_the_recovered_model_to_the_bit(
+    model_type: str, name: str, tmp_path: Path
+) -> None:
+    found = _written(model_type, torch.float32, "float32", tmp_path)
+    assert any(_alike(name, each) for each in found)
+
+
+def _alike(name: str, other: str) -> bool:
+    """The same tensor, whichever of its names this transformers saves a mixture of experts by."""
+    return (
+        name == other
+        or name.replace("block_sparse_moe.", "mlp.") == other
+        or ("experts" in name and "experts" in other and "down_proj" in other)
+    )
+
+
+@pytest.mark.parametrize(
+    ("saved", "measured"),
+    [(torch.float32, "bfloat16"), (torch.bfloat16, "float32"), (torch.bfloat16, "bfloat16")],
+)
+def test_tensors_keep_the_files_dtype(saved: torch.dtype, measured: str, tmp_path: Path) -> None:
+    _written("llama", saved, measured, tmp_path)
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {saved}
+
+
+def _written(model_type: str, saved: torch.dtype, measured: str, folder: Path) -> dict[str, bytes]:
+    source = save_tiny(folder / "model", model_type, dtype=saved)
+    model = dp.load(source, dtype=measured, device="cpu")
+    recovery = dp.recover(model, REMOVED, drawn(folder, model))
+    assert all(run.strength > 0 for run in recovery.runs)
+    checkpoint = open_checkpoint(source)
+    data, as_written = stored(recovery, model, checkpoint)
+    (folder / "out").mkdir()
+    write_pruned(checkpoint, REMOVED, folder / "out", replace=data)
+    with dp.recovered(model, as_written):
+        record = verify(model, reload(folder / "out", measured, "cpu"), REMOVED)
+    assert record.bitwise
+    return data
+
+
+def test_nothing_but_the_named_tensors_is_written_anew(tiny_llama: Path, tmp_path: Path) -> None:
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    recovery = dp.recover(model, REMOVED, drawn(tmp_path, model))
+    checkpoint = open_checkpoint(tiny_llama)
+    data, _ = stored(recovery, model, checkpoint)
+    for name, replace in (("plain", {}), ("mended", data)):
+        (tmp_path / name).mkdir()
+        write_pruned(checkpoint, REMOVED, tmp_path / name, replace=replace)
+    plain, mended = (load_file(tmp_path / n / "model.safetensors") for n in ("plain", "mended"))
+    changed = {name for name in plain if not torch.equal(plain[name], mended[name])}
+    assert changed == {f"model.layers.{i}.mlp.down_proj.weight" for i in (1, 2)}
+
+
+def test_a_parameter_that_no_tensor_holds_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    recovery = dp.recover(model, REMOVED, drawn(tmp_path, model))
+    tensors = load_file(tiny_llama / "model.safetensors")
+    tensors["model.layers.3.mlp.down_proj.weight"] += 1
+    other = save_tiny(tmp_path / "other")
+    save_file(tensors, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"block 3: mlp\.down_proj\.weight has its values in no"):
+        stored(recovery, model, open_checkpoint(other))

@@ -1,0 +1,125 @@
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from depthprune.report import export
+from depthprune.study.report import figures, maps
+from depthprune.study.statistics.data import panel
+from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.quality import quality_against_cost
+from depthprune.study.statistics.transfer import transfer
+from depthprune.study.statistics.variance import decompose
+from study.planted import SEARCHES, calibration_only, noise_only, own_domain_only
+
+SVG = "{http://www.w3.org/2000/svg}"
+FIRST = np.asarray([0])
+
+
+def drawings():
+    made = panel(own_domain_only(noise=0.02))
+    points = quality_against_cost(made, "perplexity")
+    sizes = [
+        figures.Size("calibration", Estimate(0.4, 0.3, 0.5, 20), claimed=True),
+        figures.Size("search", Estimate(0.1, Unsaid("one draw"), 0.2, 20), claimed=False),
+    ]
+    ranks = np.arange(1.0, 9.0)
+    return {
+        "effects": figures.effect_bars([("log-perplexity", sizes, 0.15), ("x", sizes, None)]),
+        "variance": figures.variance_bars(
+            [("log-perplexity", decompose(panel(noise_only()), FIRST))]
+        ),
+        "ranks": figures.rank_scatter(ranks, ranks[::-1], SEARCHES * 2),
+        "cost": figures.cost_front(points, perplexity=True),
+        "masks": maps.mask_map(["a", "b"], np.asarray([[0, 0.5, 1.0], [1.0, 0, 0]])),
+        "jaccard": maps.jaccard_map(["a", "b"], np.asarray([[1, 0.3], [0.3, np.nan]])),
+        "transfer": maps.transfer_map(
+            transfer(panel(own_domain_only()), "perplexity"), perplexity=True
+        ),
+    }
+
+
+NAMES = ("effects", "variance", "ranks", "cost", "masks", "jaccard", "transfer")
+
+
+def svg(figure):
+    return export.svg(figure, "A <title>", "What is seen")
+
+
+def texts(figure):
+    return ["".join(node.itertext()) for node in ET.fromstring(svg(figure)).iter(f"{SVG}text")]
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return drawings()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_takes_its_colours_from_the_page_and_holds_no_image(drawn, name):
+    source = svg(drawn[name])
+    assert ET.fromstring(source).get("viewBox")
+    for colour in ("#1b2129", "#3a6ea8", "#b9481f", "#d9dee4"):
+        assert source.count(colour) == source.count(f", {colour})")
+    assert "#000000" not in source
+    assert "<image" not in source
+
+
+def test_the_same_table_gives_the_same_figures():
+    one, other = drawings(), drawings()
+    assert all(svg(one[name]) == svg(other[name]) for name in NAMES)
+
+
+def test_the_noise_floor_is_named_where_it_is_known(drawn):
+    assert texts(drawn["effects"]).count("noise floor") == 1
+    assert texts(drawn["variance"]).count("noise floor") == 1
+    one_draw = decompose(panel(noise_only(draws=1)), FIRST)
+    assert "noise floor" not in texts(figures.variance_bars([("x", one_draw)]))
+
+
+def test_what_is_not_called_an_effect_is_hatched(drawn):
+    assert "<pattern" in svg(drawn["effects"])
+    claimed = [figures.Size("search", Estimate(0.1, 0.0, 0.2, 9), claimed=True)]
+    assert "<pattern" not in svg(figures.effect_bars([("x", claimed, 0.05)]))
+
+
+def test_a_term_that_one_measure_lacks_is_named(drawn):
+    both = [
+        ("a", decompose(panel(noise_only()), FIRST)),
+        ("b", decompose(panel(noise_only(draws=1)), FIRST)),
+    ]
+    assert "not estimated" in texts(figures.variance_bars(both))
+
+
+def test_a_matrix_carries_its_numbers_and_leaves_out_what_is_not_known(drawn):
+    assert texts(drawn["jaccard"]).count("0.30") == 2
+    assert "NaN" not in texts(drawn["jaccard"])
+    assert texts(drawn["transfer"]).count("54.6") == 10
+
+
+def test_a_shade_is_an_opacity(drawn):
+    source = svg(drawn["masks"])
+    assert "opacity: 0.5" in source
+
+
+def test_every_search_is_in_the_legend_and_on_the_front_s_figure(drawn):
+    assert set(SEARCHES) <= set(texts(drawn["ranks"]))
+    assert set(SEARCHES) <= set(texts(drawn["cost"]))
+
+
+@pytest.mark.parametrize(
+    "label", ["$\\frac{", "a$b$c", "_hidden", "<b>&amp;", "tab\tbell\x07", "x" * 200]
+)
+def test_any_label_can_be_drawn(label):
+    ranks = np.arange(1.0, 4.0)
+    for figure in (
+        figures.rank_scatter(ranks, ranks, [label] * 3),
+        maps.jaccard_map([label, "b"], np.eye(2)),
+    ):
+        shown = " ".join(texts(figure))
+        assert label.replace("\t", " ").replace("\x07", " ")[:12].strip() in shown
+
+
+def test_a_planted_calibration_fills_its_bar():
+    figure = figures.variance_bars([("x", decompose(panel(calibration_only()), FIRST))])
+    assert "100.0" in texts(figure)

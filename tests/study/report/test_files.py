@@ -1,0 +1,51 @@
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from depthprune.study.report.files import write_study
+from depthprune.study.report.page import render_study
+from depthprune.study.table import Table
+from study.planted import noise_only
+
+FEW = {"sources": ("prose", "code"), "searches": ("one-shot", "greedy")}
+
+
+@pytest.fixture(scope="module")
+def table():
+    return Table("b3:1", tuple(noise_only(models=("../../a/b", "x"), **FEW)))
+
+
+@pytest.fixture(scope="module")
+def folder(table, tmp_path_factory):
+    out = tmp_path_factory.mktemp("study")
+    written = write_study(table, out, plan="k: [6]")
+    assert sorted(written.files) == sorted(
+        str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()
+    )
+    return out
+
+
+def test_the_page_is_the_page(folder, table):
+    assert (folder / "report.html").read_text() == render_study(table, plan="k: [6]")
+
+
+def test_every_figure_of_every_part_is_a_file_inside_the_folder(folder):
+    names = {path.name for path in (folder / "figures").iterdir()}
+    assert {"effects-a-b.svg", "effects-x.svg", "transfer-x.svg", "transfer-x-2.svg"} <= names
+    assert len(names) == 2 * 8
+    for path in (folder / "figures").iterdir():
+        assert ET.fromstring(path.read_text()).tag.endswith("svg")
+
+
+def test_the_tables_are_there_for_a_paper(folder):
+    text = (folder / "tables.md").read_text()
+    assert "| Changing the | Moves by |" in text
+    assert "Every cell" not in text
+    assert text.count("\n|--") == (folder / "tables.tex").read_text().count(r"\begin{table}")
+
+
+def test_what_was_there_is_replaced(folder, table):
+    (folder / "report.html").write_text("old")
+    write_study(table, folder)
+    assert (folder / "report.html").read_text().startswith("<!doctype html>")
+    assert not list(folder.glob(".*"))

@@ -1,0 +1,236 @@
+import numpy as np
+import pytest
+
+from depthprune.study.statistics.effects import analyse
+from depthprune.study.statistics.findings import findings
+from study.planted import (
+    SEARCHES,
+    SOURCES,
+    Grid,
+    calibration_only,
+    noise_only,
+    own_domain_only,
+    search_only,
+)
+
+
+def of(rows, topic):
+    return [finding for finding in findings(rows) if finding.topic == topic]
+
+
+def sentences(rows):
+    return " ".join(finding.sentence for finding in findings(rows))
+
+
+def test_a_pure_calibration_effect_is_called_one():
+    perplexity, accuracy = of(calibration_only(), "verdict")
+    assert perplexity.verdict == accuracy.verdict == "calibration"
+    numbers = perplexity.numbers
+    assert perplexity.sentence == (
+        "Calibration mattered more than search for log-perplexity: changing the calibration moved "
+        "log-perplexity by 0.499 (0.496–0.502), changing the search by 0.0046 (0.0007–0.0084), "
+        f"which is within noise (p = {numbers['search p']:.2f}), a difference of 0.494 (0.487 to "
+        "0.498); two draws of one configuration differ by 0.0045 (0.0003–0.0086)."
+    )
+    assert numbers["calibration"] == pytest.approx(0.499, abs=5e-4)
+    assert numbers["difference"] == pytest.approx(numbers["calibration"] - numbers["search"])
+    assert numbers["floor interval"] == pytest.approx((0.0003, 0.0086), abs=5e-5)
+    shares = of(calibration_only(), "shares")[0]
+    assert shares.numbers["calibration η²"] > 0.999
+    assert "the calibration explains 99.99%" in shares.sentence
+
+
+def test_a_pure_search_effect_is_called_one():
+    perplexity, accuracy = of(search_only(), "verdict")
+    assert perplexity.verdict == accuracy.verdict == "search"
+    assert perplexity.sentence.startswith("Search mattered more than calibration")
+    assert of(search_only(), "shares")[0].numbers["search η²"] > 0.999
+
+
+def test_a_verdict_rests_on_its_own_part_alone():
+    """Another kind of calibration in the table changes neither figures nor p."""
+    alone = of(calibration_only(), "verdict")
+    for other in (noise_only(kind="choices"), search_only(kind="choices", draws=5)):
+        beside = [f for f in of(calibration_only() + other, "verdict") if "text" in f.sentence]
+        assert [each.numbers for each in beside] == [each.numbers for each in alone]
+
+
+def test_what_is_not_proven_alike_is_not_called_comparable():
+    rows = Grid(
+        lambda cell: 3.5 + 0.2 * SEARCHES.index(cell.search) + 0.35 * cell.luck + 0.02 * cell.own,
+        seed=0,
+    ).rows()
+    found = of(rows, "verdict")[0]
+    assert found.verdict == "not separable"
+    assert found.sentence.startswith("Calibration and search cannot be separated")
+    assert found.sentence.startswith(found.lead)
+    low, high = found.numbers["difference interval"]
+    assert low < 0 < high
+    assert "a difference of " in found.sentence
+
+
+def test_effects_of_one_size_are_comparable_within_the_margin():
+    rows = Grid(
+        lambda cell: 3.5 + 0.3 * SOURCES.index(cell.source) + 0.3 * SEARCHES.index(cell.search)
+        + 0.02 * cell.luck + 0.01 * cell.own
+    ).rows()  # fmt: skip
+    found = of(rows, "verdict")[0]
+    assert found.verdict == "comparable"
+    assert "alike means within 0.02 in log-perplexity" in found.sentence
+    assert max(map(abs, found.numbers["difference interval"])) < 0.02
+
+
+def test_the_source_that_decides_is_named():
+    """Searches differ by 0.12; three sources are alike, and one is far off."""
+    rows = Grid(
+        lambda c: 3.5 + 0.4 * (c.source == "law") + 0.06 * SEARCHES.index(c.search)
+        + 0.01 * c.luck + 0.005 * c.own,
+    ).rows()  # fmt: skip
+    assert of(rows, "verdict")[0].verdict == "calibration"
+    found = of(rows, "rests")[0]
+    assert found.sentence.startswith("Single sources decide which is larger")
+    assert "without law" in found.sentence
+    assert found.numbers["without law"] < 0 < found.numbers["without code"]
+
+
+def test_an_interaction_alone_is_no_noise():
+    """What is good for one source is bad for the next, and neither is better on the whole."""
+    rows = Grid(
+        lambda c: 3.5 + 0.3 * (-1) ** (SOURCES.index(c.source) + SEARCHES.index(c.search))
+        + 0.02 * c.luck + 0.01 * c.own,
+    ).rows()  # fmt: skip
+    assert of(rows, "verdict")[0].verdict in ("comparable", "not separable")
+    assert "depends on the calibration" in of(rows, "interaction")[0].sentence
+
+
+def test_a_gain_says_what_its_interval_is_of():
+    rows = Grid(
+        lambda c: 3.5 - (c.search == "greedy") * (0.3 if c.objective == "nll" else 0.1)
+        * (1 + 0.2 * SOURCES.index(c.source)) + 0.02 * c.luck + 0.01 * c.own,
+        searches=("one-shot", "greedy"), objectives=("nll", "kl"), lengths=(128, 512),
+    ).rows()  # fmt: skip
+    (found,) = of(rows, "gain")
+    assert found.sentence.startswith("greedy is better than one-shot in log-perplexity")
+    assert all(
+        words in found.sentence
+        for words in ("for further draws", "for further calibrations", "for further sources")
+    )
+    assert "under kl" in found.sentence
+    assert found.numbers["gain"] == pytest.approx(0.26, abs=0.02)
+    assert of(noise_only(), "gain") == []
+
+
+def test_one_draw_speaks_for_no_search_and_against_none():
+    assert of(noise_only(draws=1), "cost") == []
+
+
+def test_noise_is_called_noise():
+    found = findings(noise_only())
+    assert {each.verdict for each in found if each.topic == "verdict"} == {"within noise"}
+    assert not [each for each in found if each.topic == "shares"]
+    assert "cannot be told: ρ" in sentences(noise_only())
+    assert "Nothing here speaks for a dearer search than one-shot" in sentences(noise_only())
+
+
+def test_one_draw_says_what_it_cannot():
+    rows = calibration_only(draws=1)
+    perplexity = of(rows, "verdict")[0]
+    assert perplexity.verdict == "unsaid"
+    assert "what the draw alone does is not known" in perplexity.sentence
+    assert "draws of several seeds" in perplexity.sentence
+    assert not of(rows, "shares")
+    assert "nan" not in sentences(rows).lower()
+
+
+def test_a_single_search_leaves_search_unsaid():
+    text = sentences(calibration_only(searches=("greedy",)))
+    assert "cannot be said" in text
+    assert "there is one search only that every draw saw" in text
+
+
+def test_an_objective_that_moves_is_named():
+    rows = Grid(
+        lambda cell: 3.5 + 0.4 * (cell.objective == "kl") + 0.02 * cell.luck + 0.01 * cell.own,
+        objectives=("nll", "kl"),
+    ).rows()
+    assert of(rows, "objective")[0].numbers["objective"] == pytest.approx(0.4, abs=0.02)
+    assert not of(noise_only(objectives=("nll", "kl")), "objective")
+
+
+def test_models_and_kinds_are_told_apart():
+    rows = calibration_only(models=("a", "b")) + search_only(models=("a",), kind="choices")
+    found = {each.sentence.partition(":")[0]: each.verdict for each in of(rows, "verdict")}
+    assert found == {
+        "a, text calibrations": "calibration",
+        "b, text calibrations": "calibration",
+        "a, choices calibrations": "search",
+    }
+
+
+def test_cells_that_failed_are_counted():
+    rows = calibration_only()
+    rows[3] = rows[3].model_copy(update={"error": "no memory"})
+    assert findings(rows)[-1].sentence == "1 of 48 cells failed and are left out of every figure."
+
+
+def test_a_table_without_a_cell_says_so():
+    failed = [row.model_copy(update={"error": "no memory"}) for row in calibration_only(draws=1)]
+    assert [each.topic for each in findings(failed)] == ["missing"]
+    assert "nothing can be said" in findings(failed)[0].sentence
+    assert findings([])[0].topic == "missing"
+
+
+def test_cells_without_an_evaluation_say_so():
+    assert "share no evaluation" in sentences(calibration_only(changes={"evaluations": ()}))
+
+
+def test_the_answer_stands_first_and_every_sentence_ends():
+    found = findings(calibration_only(models=("a", "b")))
+    assert [each.topic for each in found[:4]] == ["verdict"] * 4
+    assert all(each.sentence.endswith(".") for each in found)
+
+
+def test_a_home_advantage_is_named_only_where_its_interval_leaves_out_nothing():
+    found = of(own_domain_only(noise=0.01), "transfer")[0]
+    assert "own domain made it better: 0.50 (0.50 to 0.50) in log-perplexity" in found.sentence
+    assert found.numbers["gain at home"] == pytest.approx(0.5)
+    made = noise_only(texts=("prose", "code", "poems"))
+    rng = np.random.default_rng(0)
+    noisy = [
+        row.model_copy(
+            update={
+                "evaluations": tuple(
+                    each.model_copy(update={"value": each.value * np.exp(0.1 * rng.normal())})
+                    if each.kind == "perplexity" else each
+                    for each in row.evaluations
+                )
+            }
+        )
+        for row in made
+    ]  # fmt: skip
+    assert "no difference that can be told from noise" in of(noisy, "transfer")[0].sentence
+
+
+def test_the_gap_of_each_objective_is_given():
+    found = of(calibration_only(objectives=("nll", "kl")), "additivity")
+    assert [each.sentence.split()[5] for each in found] == ["kl", "nll"]
+
+
+def test_what_is_not_compared_is_named():
+    rows = [row for row in noise_only() if row.search != "beam" or row.draw == 0]
+    found = of(rows, "missing")[0]
+    assert "36 of 40 cells" in found.sentence
+    assert "search beam" in found.sentence
+
+
+def test_of_noisy_tables_few_claim_anything():
+    claims = [
+        any(each.verdict != "within noise" for each in of(noise_only(seed=seed), "verdict"))
+        for seed in range(60)
+    ]
+    assert np.mean(claims) <= 0.1
+
+
+def test_a_part_without_a_core_says_so():
+    (part,) = analyse(calibration_only(changes={"evaluations": ()}))
+    assert part.effects == {}

@@ -1,0 +1,112 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from depthprune.study.statistics.data import panel
+from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.overlap import (
+    agreement,
+    expected_jaccard,
+    jaccard,
+    jaccard_matrix,
+    overlap_p,
+    pairs,
+    random_agreement_p,
+)
+from study.planted import calibration_only, noise_only
+
+from .test_masks import BY_NLL, BY_OPTIONS
+
+
+def test_jaccard_by_hand():
+    assert jaccard((1, 2, 3), (2, 3, 4)) == 0.5
+    assert jaccard((1,), (2,)) == 0
+    assert jaccard((), ()) == 1
+
+
+def test_the_published_sets_of_two_objectives_share_a_fifth():
+    assert jaccard(BY_NLL, BY_OPTIONS) == 2 / 10
+
+
+def test_the_matrix_is_every_pair():
+    sets = [(0, 1), (1, 2), (0, 1), ()]
+    expected = [[jaccard(a, b) for b in sets] for a in sets]
+    assert jaccard_matrix(sets, 4) == pytest.approx(np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    ("free", "a", "b"), [(6, 3, 3), (5, 2, 4), (4, 3, 3), (7, 1, 3), (4, 0, 2)]
+)
+def test_the_expectation_is_the_mean_over_every_two_sets(free, a, b):
+    every = [
+        jaccard(one, other)
+        for one in itertools.combinations(range(free), a)
+        for other in itertools.combinations(range(free), b)
+    ]
+    assert expected_jaccard(free, a, b) == pytest.approx(np.mean(every))
+
+
+def test_the_chance_of_an_overlap_is_counted():
+    every = [len(set(one) & {0, 1, 2}) for one in itertools.combinations(range(7), 3)]
+    for shared in range(4):
+        assert overlap_p(7, 3, 3, shared) == pytest.approx(np.mean([x >= shared for x in every]))
+
+
+@pytest.mark.parametrize(
+    ("vary", "same", "count"),
+    [
+        ("search", ("calibration", "draw"), 12 * 6),
+        ("calibration", ("search",), 4 * 9 * 6),
+        ("draw", ("calibration", "search"), 16 * 3),
+    ],
+)
+def test_pairs_differ_in_one_thing(vary, same, count):
+    made = panel(noise_only())
+    one, other = pairs(made, vary)
+    assert len(one) == count
+    assert len({frozenset(pair) for pair in zip(one, other, strict=True)}) == count
+
+    def value(row, name):
+        return row.calibration.name if name == "calibration" else getattr(row, name)
+
+    for i, j in zip(one, other, strict=True):
+        a, b = made.rows[i], made.rows[j]
+        assert all(value(a, name) == value(b, name) for name in same)
+        assert value(a, vary) != value(b, vary)
+
+
+def test_sets_that_the_calibration_decides_agree_within_it():
+    made = panel(calibration_only())
+    within, across = agreement(made, "search"), agreement(made, "calibration")
+    assert within.mean > 0.6 > 0.1 > across.mean
+    assert within.chance == pytest.approx(expected_jaccard(29, 6, 6))
+    assert agreement(made, "objective") == Unsaid("no two cells differ in the objective alone")
+
+
+def test_sets_that_agree_do_so_beyond_chance():
+    same = [(1, 2, 3)] * 4
+    assert random_agreement_p(same, range(12), permutations=199) == 1 / 200
+    assert random_agreement_p(same, range(1, 4), permutations=99) == 1
+    assert isinstance(random_agreement_p(same[:1], range(12)), Unsaid)
+
+
+def test_random_sets_reach_each_p_as_often():
+    rng = np.random.default_rng(5)
+    found = [
+        random_agreement_p(
+            [tuple(rng.choice(10, 3, replace=False)) for _ in range(3)],
+            range(10),
+            permutations=39,
+            seed=seed,
+        )
+        for seed in range(200)
+    ]
+    assert np.mean(np.asarray(found) <= 0.1) < 0.16
+
+
+def test_agreement_is_judged_by_permutation_over_the_same_pairs():
+    """Planted sets share all blocks but one within a source, and none between sources."""
+    cells = panel(calibration_only())
+    assert agreement(cells, "search").p == 1 / 1000
+    assert agreement(cells, "calibration").p > 0.9
