@@ -7,7 +7,10 @@ Each type is built tiny, six blocks or more; several sets of blocks are removed 
 saved files; the result is reloaded and must have no missing, unexpected or mismatched key, compute
 the logits of the original with those blocks skipped in place, and generate with a cache what it
 generates without. A type that cannot be cut is refused by its row, with a reason, and the refusal
-is tried. Nothing is left out: a type without a row counts as unexplained. The census runs on any
+is tried. A causal type then goes through the whole job: it
+is loaded, sets are scored and must have the losses of plain masked forwards, a greedy step is
+searched, and its blocks are streamed, with the same losses. Nothing is left out: a type without a
+row counts as unexplained. The census runs on any
 version of transformers and names it; what an older one lacks or does wrongly uncut is skipped, with
 a word.
 
@@ -30,11 +33,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+import depthprune as dp
+from depthprune.calibration import Calibration, CalibrationSpec, Part, Window
 from depthprune.checkpoints.architectures.schema import Architecture
 from depthprune.checkpoints.architectures.table import (
     architectures,
@@ -173,7 +179,41 @@ def _examine(model_type: str, row: Architecture | None, folder: Path) -> tuple[s
     searched = _can_be_searched(running(model))
     if model_type in TYPES and searched is row.why.endswith("not searched"):
         raise Wrong(f"the table's note says otherwise, but it can be searched: {searched}")
+    if searched and model_type in TYPES:
+        detail += f"; {whole_job(model, checkpoint, folder / 'tokenized')}"
     return "exact", detail + ("" if searched else "; cannot be searched")
+
+
+def whole_job(model: Any, checkpoint: Checkpoint, folder: Path) -> str:
+    """Load, score, search a step, and stream; the losses are those of plain masked forwards.
+
+    Raises:
+        Wrong: If a loss is another.
+    """
+    save_tiny(folder, checkpoint.config["model_type"])
+    loaded = dp.load(folder, dtype="float32", device="cpu")
+    sets = [s for s in [(), (2,), (1, 3)] if not s or loaded.refusal(s) is None]
+    ids = probe_ids()
+    windows = [Window(row, np.arange(len(row)) > 0, "census", 0) for row in ids.numpy()]
+    nothing: Any = None
+    spec = CalibrationSpec(source="text", target="census")
+    calibration = Calibration((Part(spec, 1.0, tuple(windows), nothing),))
+    evaluator = dp.Evaluator(loaded, calibration, racing=None)
+    for removed, score in zip(sets, evaluator.score(sets), strict=True):
+        logp = logits_skipping(model, checkpoint, removed)[:, :-1].double().log_softmax(-1)
+        expected = -logp.gather(-1, ids[:, 1:, None])[..., 0].mean(1).numpy()
+        if not np.allclose(score.window_losses, expected, rtol=LIMIT, atol=LIMIT):
+            raise Wrong(f"{removed}: scored {score.window_losses}, and is {expected}")
+    dp.search("greedy", dp.Evaluator(loaded, calibration), k=1)
+    try:
+        streamed = dp.load(folder, dtype="float32", device="cpu", stream=True)
+    except dp.DepthpruneError as error:
+        return f"searched, not streamed ({error})"
+    held = [score.window_losses for score in evaluator.score(sets)]
+    read = [s.window_losses for s in dp.Evaluator(streamed, calibration, racing=None).score(sets)]
+    if not np.allclose(read, held, rtol=LIMIT, atol=LIMIT):
+        raise Wrong(f"streamed losses are {read}, and were {held}")
+    return "searched and streamed"
 
 
 def _try_sets(model: Any, checkpoint: Checkpoint, folder: Path) -> tuple[list[str], list[str]]:
@@ -421,7 +461,9 @@ Every model type that transformers {version} maps to a causal language model: {t
 the last, neighbours, scattered ones, ones that break a period, and every block of one type, and
 requires of the reloaded checkpoint that no key is missing or unexpected, that its float32 logits
 are those of the original with the blocks skipped in place (to {limit:.0e} of their scale), and that
-it generates with a cache what it generates without.
+it generates with a cache what it generates without. Each is then loaded, scored, searched and
+streamed: losses of removed sets are those of plain masked forwards (to {limit:.0e}), held in
+memory or read block by block. What can be cut and not searched says so.
 
 - **verified** ({verified}): exact for every set that is not refused by name.
 - **refused** ({refused}): depth enters in a way that cannot be rewritten.
