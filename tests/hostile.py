@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from depthprune.models.arithmetic import _of_device
+
 aten = torch.ops.aten
 
 
@@ -140,6 +142,8 @@ def hostile_arithmetic(*, restless: bool = False) -> Iterator[HostileArithmetic]
     Args:
         restless: Products round otherwise at each call.
     """
+    # What a device computes is found once a process, and is another here.
+    _of_device.cache_clear()
     rounds = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     try:
@@ -148,3 +152,4 @@ def hostile_arithmetic(*, restless: bool = False) -> Iterator[HostileArithmetic]
     finally:
         _state.calls = 0
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(rounds)
+        _of_device.cache_clear()

@@ -69,8 +69,8 @@ class Evaluator:
         memory: Bytes that hidden states may take; by default half of what is free.
         memo: Store of losses that are computed once for all runs; None keeps them to this object.
         racing: How `compare` races; None makes it exact.
-        plain: Compute attention as transformers does also where products are faster, so that
-            losses are to the bit those of a plain forward.
+        plain: Compute attention as transformers does also where products are faster, so that a
+            window's losses are those of a plain forward of the same shape; in others they round.
         progress: Where long work shows itself.
 
     Raises:
