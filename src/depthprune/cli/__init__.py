@@ -21,7 +21,7 @@ import typer
 
 from depthprune.claims import forget_claims
 from depthprune.cli.app import app
-from depthprune.cli.console import listen
+from depthprune.cli.console import listening
 from depthprune.errors import DepthpruneError, UsageError, one_line
 from depthprune.pruning.standing import forget_standing, what_stands
 
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     forget_standing()
     status = FAILED
     try:
-        status = _run(words, debug)
+        with listening():
+            status = _run(words, debug)
         sys.stdout.flush()
     except OSError:
         # Whoever read our output has gone, or it takes no more, which was said; Python would
@@ -124,6 +125,5 @@ def _stop_on_signals() -> None:
 
 def _terminated(number: int, frame: FrameType | None) -> None:
     # A second one would break off the cleaning up.
-    listen()
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

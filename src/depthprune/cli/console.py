@@ -63,12 +63,18 @@ class _Notes(logging.Handler):
         note(f"{kind}: {record.getMessage()}")
 
 
-def listen() -> None:
-    """Show on stderr what the rooms log; asked for again, once."""
-    log = logging.getLogger("depthprune")
+@contextmanager
+def listening() -> Iterator[None]:
+    """Inside the context, what the rooms log is shown on stderr."""
+    log, handler = logging.getLogger("depthprune"), _Notes()
+    level = log.level
     log.setLevel(logging.INFO)
-    if not any(isinstance(handler, _Notes) for handler in log.handlers):
-        log.addHandler(_Notes())
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def show_json(document: Any) -> None:
