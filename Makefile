@@ -49,7 +49,7 @@ unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow and not gpu"
 
 test-slow: $(STAMP) llama-cpp models $(EVAL_STAMP)
-	$(BIN)/pytest -m "slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "slow and not gpu"
 
 # What rounding could upset, with oneDNN held to AVX2, to AVX-512 with bfloat16, and to nothing.
 test-processors: $(STAMP)

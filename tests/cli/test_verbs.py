@@ -725,7 +725,11 @@ def test_streaming_changes_no_number(
     depthprune: Command, tiny_llama: Path, spec: str, verb: str
 ) -> None:
     words = (verb, tiny_llama, "-c", spec, "--memo", "off", "--json")
-    assert depthprune(*words, "--stream").document == depthprune(*words).document
+    streamed, held = depthprune(*words, "--stream").document, depthprune(*words).document
+    # What rounding does is not measured of a streamed model, whose blocks would be read once more.
+    assert streamed.pop("rounding", None) is None
+    held.pop("rounding", None)
+    assert streamed == held
 
 
 def test_a_streamed_prune_writes_and_proves_the_same_checkpoint(
