@@ -208,7 +208,7 @@ def whole_job(model: Any, checkpoint: Checkpoint, folder: Path) -> str:
     try:
         streamed = dp.load(folder, dtype="float32", device="cpu", stream=True)
     except dp.DepthpruneError as error:
-        return f"searched, not streamed ({error})"
+        raise Wrong(f"cannot be streamed: {error}") from error
     held = [score.window_losses for score in evaluator.score(sets)]
     read = [s.window_losses for s in dp.Evaluator(streamed, calibration, racing=None).score(sets)]
     if not np.allclose(read, held, rtol=LIMIT, atol=LIMIT):

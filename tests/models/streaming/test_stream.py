@@ -404,6 +404,7 @@ def _hooked(accelerate: Any, second: str) -> Any:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_blocks_on_two_devices_compute_what_they_do_on_one() -> None:
     accelerate = pytest.importorskip("accelerate")
     one, two = (find_anatomy(module) for module in (tiny_model(), _hooked(accelerate, "cuda")))
@@ -416,6 +417,7 @@ def test_blocks_on_two_devices_compute_what_they_do_on_one() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_model_streamed_to_a_gpu_computes_what_the_one_held_there_does(
     tiny_llama: Path, text: Path
 ) -> None:
