@@ -25,7 +25,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo, six blocks removed on a small calibration, in bfloat16."""
     folder = tmp_path_factory.mktemp("demo") / "out"
     specs = ("-c", f"stdlib-prose,{SMALL}", "-c", f"stdlib-code,{SMALL}")
-    words = (*specs, "--search", "one-shot", "-o", str(folder), "--dtype", "bfloat16")
+    words = (*specs, "--search", "one-shot", "--exact", "-o", str(folder), "--dtype", "bfloat16")
     done = run("prune", "demo", "-k", "6", *words)
     assert done.returncode == 0, done.stderr
     assert "perplexity, stdlib-prose" in done.stdout

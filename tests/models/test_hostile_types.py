@@ -125,6 +125,12 @@ def test_every_type_is_found_searched_cut_and_proven(model_type: str, tmp_path: 
         find_anatomy(load(tmp_path / "tried", dtype="float32", device="cpu").module)
     except (ValueError, ModelError) as error:
         pytest.skip(f"not searched on any machine ({error})"[:120])
+    if model_type == "xlstm":
+        # Its own chunks mix dtypes from 64 tokens on, which parity reads.
+        module = load(tmp_path / "tried", dtype="bfloat16", device="cpu").module
+        with pytest.raises(RuntimeError, match="same dtype"), torch.no_grad():
+            module(input_ids=torch.ones(1, 96, dtype=torch.int64), use_cache=False)
+        pytest.skip("transformers does not run it in bfloat16")
     _whole_job(model_type, tmp_path)
 
 
