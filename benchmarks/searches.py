@@ -117,7 +117,7 @@ def panel(options: argparse.Namespace) -> None:
         place = Path(options.memo) if options.memo else Path(folder) / "memo.sqlite"
         with dp.Memo.open(place) as memo:
             shared = None if options.apart else memo
-            judge = dp.Evaluator(model, test, options.objective, memo=memo, plain=True)
+            held_out_scorer = dp.Evaluator(model, test, options.objective, memo=memo, plain=True)
             for name in in_order(options.searches or SEARCHES.names()):
                 evaluator = dp.Evaluator(
                     model, calibration, options.objective, memo=shared, racing=racing
@@ -134,7 +134,7 @@ def panel(options: argparse.Namespace) -> None:
                 cost = result.cost
                 total = max(1.0, (cost.evaluations + 1) * windows)
                 asked, recalled = asked + total, recalled + min(total, cost.recalled)
-                held_out = judge.score([result.removed])[0]
+                held_out = held_out_scorer.score([result.removed])[0]
                 print(
                     f"| {name} | {','.join(map(str, result.removed))} | {result.score.loss:.4f} | "
                     f"{held_out.loss:.4f} ± {held_out.stderr:.4f} | {cost.evaluations:.1f} | "

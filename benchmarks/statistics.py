@@ -19,7 +19,7 @@ import numpy as np
 
 from depthprune.study.statistics import noise
 from depthprune.study.statistics.core import Core
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.joint import (
     FACTORS,
     holm,
@@ -65,7 +65,7 @@ def truth(design: Design, means: np.ndarray, rng: np.random.Generator) -> dict[s
         core = design.core(rng, means)
         for name in SIZES:
             moves = noise.moved(core, name)
-            if not isinstance(moves, Unsaid):
+            if not isinstance(moves, NotEstimable):
                 found[name] += float(moves.mean.mean()) / count
     return found | {"difference": found["calibration"] - found["search"]}
 
@@ -74,14 +74,14 @@ def intervals(core: Core) -> Iterator[tuple[str, tuple[float, float]]]:
     """Every interval that is printed of a table."""
     for name in SIZES:
         moves = noise.moved(core, name)
-        if not isinstance(moves, Unsaid):
+        if not isinstance(moves, NotEstimable):
             ends = noise.interval(moves, np.arange(len(core.responses))).interval
-            if not isinstance(ends, Unsaid):
+            if not isinstance(ends, NotEstimable):
                 yield name, ends
     more = noise.difference(core, resamples=199)
-    if not isinstance(more, Unsaid):
+    if not isinstance(more, NotEstimable):
         ends = more.estimate.interval
-        if not isinstance(ends, Unsaid):
+        if not isinstance(ends, NotEstimable):
             yield "difference", ends
 
 
@@ -106,10 +106,16 @@ def claims(design: Design, tables: int, seed: int) -> dict[str, float]:
     for _ in range(tables):
         core = design.core(rng)
         tests = joint_tests(core, permutations=199)
-        p = holm(np.asarray([p if not isinstance(p := tests[f], Unsaid) else 1 for f in FACTORS]))
+        p = holm(
+            np.asarray([p if not isinstance(p := tests[f], NotEstimable) else 1 for f in FACTORS])
+        )
         made = dict(zip(FACTORS, p < noise.ALPHA, strict=True))
         more = noise.difference(core, resamples=199)
-        if not isinstance(more, Unsaid) and not isinstance(more.p, Unsaid) and more.p < noise.ALPHA:
+        if (
+            not isinstance(more, NotEstimable)
+            and not isinstance(more.p, NotEstimable)
+            and more.p < noise.ALPHA
+        ):
             larger = "calibration" if more.estimate.value > 0 else "search"
             found[f"{larger} more"] += bool(made[larger])
         for factor in FACTORS:

@@ -18,7 +18,7 @@ from depthprune.study.finalists import FinalRow, FinalScore
 from depthprune.study.grid import read_grid
 from depthprune.study.statistics import formatting as fmt
 from depthprune.study.statistics.effects import analyse
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.findings import findings
 from depthprune.study.statistics.overlap import agreement
 from depthprune.study.statistics.quality import quality_against_cost
@@ -108,13 +108,13 @@ def test_the_study_is_what_its_recipe_and_its_table_say() -> None:
     assert _known(greedy.interaction) is not None
     for each in (*greedy.by_objective.values(), _known(greedy.interaction)):
         assert fmt.difference(each, "perplexity") in text
-    points = quality_against_cost(part.panel, "perplexity")
-    assert not isinstance(points, Unsaid)
+    points = quality_against_cost(part.data, "perplexity")
+    assert not isinstance(points, NotEstimable)
     for point in points:
         assert f"| {point.search} | {point.cost:,.0f} | {math.exp(point.quality):.2f} |" in text
 
 
 def _known(value: Any) -> Any:
     assert value is not None
-    assert not isinstance(value, Unsaid)
+    assert not isinstance(value, NotEstimable)
     return value

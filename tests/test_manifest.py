@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from depthprune import manifest
 from depthprune.manifest import (
-    Cost,
+    CostRecord,
     Estimate,
     Manifest,
     PathPoint,
@@ -39,7 +39,7 @@ def _manifest(loss: float = 2.5, stderr: float = 0.1) -> Manifest:
             k=2,
             protect=[],
             trace=[Step(evaluations=6, block_tokens=100, removed=[2], loss=loss)],
-            cost=Cost(
+            cost=CostRecord(
                 evaluations=11, block_tokens=9, head_tokens=8, plain_block_tokens=7, seconds=0.5
             ),
             not_finite=[[1], [1, 2]],

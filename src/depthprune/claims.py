@@ -28,7 +28,7 @@ from depthprune.outputs import (
 )
 from depthprune.publishing import COMMIT, OLD, move_files, publish_folder
 from depthprune.staging import (
-    Held,
+    LockedError,
     abandoned,
     hidden_folder,
     hidden_names,
@@ -173,7 +173,7 @@ def held(folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(folder.resolve()))
-        except Held:
+        except LockedError:
             raise OutputError(
                 f"-o {folder}: another process is writing there; let it end, or choose another "
                 "folder"
@@ -207,7 +207,7 @@ def _sole_stage(out: Path, held: ExitStack) -> Path:
                         attempt.enter_context(locked(out))
                     held.push(attempt.pop_all())
                     return stage
-            except Held:
+            except LockedError:
                 pass
         if tries < _TRIES - 1:
             time.sleep(_WAIT * (0.5 + random.random()))
@@ -219,7 +219,7 @@ def _is_held(path: Path) -> bool:
     try:
         with locked(path):
             return False
-    except Held:
+    except LockedError:
         return True
 
 

@@ -115,7 +115,7 @@ class PathPoint(_Record):
     held_out_stderr: float | None = None
 
 
-class Cost(_Record):
+class CostRecord(_Record):
     """What the search spent: counted, not estimated, except for `seconds`."""
 
     evaluations: float = Field(
@@ -166,7 +166,7 @@ class SearchRecord(_Record):
         default=None, description="Null where it was not measured, as of a streamed model."
     )
     trace: list[Step]
-    cost: Cost
+    cost: CostRecord
     not_finite: list[list[int]] = Field(description="Sets whose loss was NaN or infinite.")
 
 

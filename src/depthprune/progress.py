@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
-class Step(Protocol):
+class ProgressStep(Protocol):
     """One running step of known size."""
 
     def advance(self, amount: float = 1.0) -> None:
@@ -22,7 +22,9 @@ class Step(Protocol):
 class Progress(Protocol):
     """Something that can show steps."""
 
-    def step(self, label: str, total: float | None, unit: str) -> AbstractContextManager[Step]:
+    def step(
+        self, label: str, total: float | None, unit: str
+    ) -> AbstractContextManager[ProgressStep]:
         """Show a step of `total` units (None where the size is not known beforehand)."""
 
 
@@ -33,7 +35,7 @@ class _SilentStep:
 
 class _Silent:
     @contextmanager
-    def step(self, label: str, total: float | None, unit: str) -> Iterator[Step]:
+    def step(self, label: str, total: float | None, unit: str) -> Iterator[ProgressStep]:
         yield _SilentStep()
 
 

@@ -25,7 +25,7 @@ if sys.platform != "win32":
 _LONGEST = 150
 
 
-class Held(Exception):
+class LockedError(Exception):
     """Another process holds what was to be locked."""
 
 
@@ -34,7 +34,7 @@ def locked(path: Path) -> Iterator[bool]:
     """Hold the lock of a file or folder; whether this system has such locks.
 
     Raises:
-        Held: If another process, or this one, holds it already.
+        LockedError: If another process, or this one, holds it already.
     """
     handle = _lock(path)
     try:
@@ -48,7 +48,7 @@ def _lock(path: Path) -> int | None:
     """A handle that holds the lock until it is closed; None where there are no locks.
 
     Raises:
-        Held: If it is held already.
+        LockedError: If it is held already.
     """
     if sys.platform == "win32":
         return None
@@ -60,7 +60,7 @@ def _lock(path: Path) -> int | None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise Held from None
+        raise LockedError from None
     except OSError:
         os.close(handle)
         return None
@@ -118,7 +118,7 @@ def _hidden(parent: Path, name: str, kind: str, make: Callable[[Path], None]) ->
     handle = None
     try:
         make(path)
-        with suppress(Held):
+        with suppress(LockedError):
             handle = _lock(path)
         yield path
     finally:
@@ -148,7 +148,7 @@ def abandoned(path: Path) -> Iterator[bool]:
             known = stack.enter_context(locked(path))
             # One that lives may not have come to lock yet what it has just made.
             dead = known and _mine(path) and not _lives(int(process_of(path)))
-        except (Held, OSError):
+        except (LockedError, OSError):
             dead = False
         yield dead
 

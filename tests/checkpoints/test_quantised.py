@@ -19,9 +19,9 @@ from depthprune.errors import ModelError
 BLOCKS = 12
 LINEAR = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate", "mlp.up_proj")
 
-Packed = dict[str, tuple[str, tuple[int, ...]]]
+PackedTensor = dict[str, tuple[str, tuple[int, ...]]]
 
-FORMATS: dict[str, Packed] = {
+FORMATS: dict[str, PackedTensor] = {
     "compressed-tensors": {
         "weight_packed": ("I32", (8, 1)),
         "weight_scale": ("BF16", (8, 1)),
@@ -69,7 +69,7 @@ def checkpoint(folder: Path, method: str, quantisation: dict[str, Any], **config
     return folder
 
 
-def write(path: Path, names: Packed) -> None:
+def write(path: Path, names: PackedTensor) -> None:
     import random
 
     header, at = {}, 0

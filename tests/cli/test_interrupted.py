@@ -216,7 +216,7 @@ def test_an_interrupted_study_says_what_stands(
     )
     out = tmp_path / "study"
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "make_jury", _interrupt)
+        patch.setattr(runner, "make_suite", _interrupt)
         outcome = depthprune("study", plan, "-o", out)
     table = out / "results.jsonl"
     assert outcome.status == INTERRUPTED

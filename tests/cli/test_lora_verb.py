@@ -138,10 +138,10 @@ def test_an_interrupted_training_is_gone_on_with(
     expected = (tmp_path / "out" / "model.safetensors").read_bytes()
     forward, left = student.Student.forward, iter(range(4 * 12))
 
-    def stop(self: student.Student, lesson: torch.Tensor) -> torch.Tensor:
+    def stop(self: student.Student, distil_batch: torch.Tensor) -> torch.Tensor:
         if next(left) == 5:
             raise KeyboardInterrupt
-        return forward(self, lesson)
+        return forward(self, distil_batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(student.Student, "forward", stop)

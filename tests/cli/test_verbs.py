@@ -37,7 +37,7 @@ from depthprune.cli import (
 from depthprune.evaluator import forward
 from depthprune.models import loading
 from depthprune.pruning import write
-from depthprune.pruning.held_out import Judge
+from depthprune.pruning.held_out import HeldOutScorer
 from tiny import save_tiny
 
 _EXACT = ("--dtype", "float32", "--device", "cpu")
@@ -247,10 +247,10 @@ def test_prune_measures_speed_unless_told_not_to(
 def _plant_held_out(monkeypatch: pytest.MonkeyPatch, each: float) -> None:
     """Let every removed block add `each` to a held-out loss of 2."""
 
-    def mixed(self: Judge, sets: Any) -> list[tuple[float, float]]:
+    def mixed(self: HeldOutScorer, sets: Any) -> list[tuple[float, float]]:
         return [(2.0 + each * len(removed), 0.01) for removed in sets]
 
-    monkeypatch.setattr(Judge, "mixed", mixed)
+    monkeypatch.setattr(HeldOutScorer, "mixed", mixed)
 
 
 @pytest.mark.parametrize("search", ["one-shot", "greedy"])
@@ -328,7 +328,7 @@ def _terminate(*arguments: object, **options: object) -> None:
 @pytest.mark.parametrize("act", [_interrupt, _terminate])
 @pytest.mark.parametrize(
     ("room", "name"),
-    [(forward.Passes, "_group"), (write, "verify"), (write, "write_report")],
+    [(forward.Forward, "_group"), (write, "verify"), (write, "write_report")],
 )
 def test_an_interrupt_leaves_nothing_and_exits_130(
     room: Any,

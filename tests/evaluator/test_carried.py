@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import depthprune as dp
-from depthprune.evaluator.state_store import Vault
+from depthprune.evaluator.state_store import StateStore
 from depthprune.models.blocks.carried import Carried
 from depthprune.models.loading import Model
 from tiny import save_tiny
@@ -135,9 +135,9 @@ def test_a_vault_gives_back_what_is_carried_from_memory_and_from_the_file() -> N
         return torch.full(shape, float(next(numbers)))
 
     states = [Carried(some(2, 3), {"kv": {"a": (some(4), some(5))}, "x": some(1)}) for _ in "123"]
-    vault = Vault(budget=64)
-    held = [vault.put(state) for state in states]
-    assert vault.written > 0
+    store = StateStore(budget=64)
+    held = [store.put(state) for state in states]
+    assert store.written > 0
     for each, state in zip(held, states, strict=True):
         found = each.get()
         assert isinstance(found, Carried)
@@ -146,5 +146,5 @@ def test_a_vault_gives_back_what_is_carried_from_memory_and_from_the_file() -> N
         assert torch.equal(found.rest["x"], state.rest["x"])
     del held, each
     gc.collect()
-    assert vault.in_memory == 0
-    vault.close()
+    assert store.in_memory == 0
+    store.close()

@@ -21,7 +21,7 @@ from depthprune.evaluator import calls as calls_module
 from depthprune.evaluator import evaluator as evaluator_module
 from depthprune.evaluator.batches import reads_packed_items
 from depthprune.evaluator.calls import reads_rows_apart
-from depthprune.evaluator.forward import Passes
+from depthprune.evaluator.forward import Forward
 from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.searches import search
 from tiny import save_tiny
@@ -177,21 +177,21 @@ def test_a_search_that_stopped_is_finished_to_the_bit(
 ) -> None:
     calibration = calibration_of(windows)
     whole = search("greedy", dp.Evaluator(model, calibration), k=2)
-    left, group = after, Passes._group
+    left, group = after, Forward._group
     # What rounding does is measured by passes of its own, before any loss is kept.
     monkeypatch.setattr(evaluator_module, "measure_rounding", lambda *_: None)
 
-    def stopping(self: Passes, *arguments: Any) -> Any:
+    def stopping(self: Forward, *arguments: Any) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
             raise KeyboardInterrupt
         return group(self, *arguments)
 
-    monkeypatch.setattr(Passes, "_group", stopping)
+    monkeypatch.setattr(Forward, "_group", stopping)
     with pytest.raises(KeyboardInterrupt):
         search("greedy", dp.Evaluator(model, calibration, memo=memo), k=2)
-    monkeypatch.setattr(Passes, "_group", group)
+    monkeypatch.setattr(Forward, "_group", group)
     evaluator = dp.Evaluator(model, calibration, memo=memo)
     resumed = search("greedy", evaluator, k=2)
     assert evaluator.cost.recalled > 0

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from depthprune.errors import OutputError, UsageError
 from depthprune.evaluator import memo_file as module
-from depthprune.evaluator.memo import Context, Memo, Remembered, default_path, window_key
+from depthprune.evaluator.memo import Context, KnownLosses, Memo, default_path, window_key
 
 CONTEXT = Context("a1" * 32, "float32", "cpu", "2.8.0", "nll")
 W = [bytes([i]) * 16 for i in range(40)]
@@ -48,11 +48,11 @@ def filled(path: Path) -> Path:
     return path
 
 
-def _one(memo: Memo, removed: tuple[int, ...], windows: list[bytes]) -> Remembered:
+def _one(memo: Memo, removed: tuple[int, ...], windows: list[bytes]) -> KnownLosses:
     return memo.look_up(CONTEXT, [removed], windows)[removed]
 
 
-def _knows_nothing(found: Remembered) -> bool:
+def _knows_nothing(found: KnownLosses) -> bool:
     return not found.known.any() and bool(np.isnan(found.losses).all())
 
 

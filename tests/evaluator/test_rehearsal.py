@@ -11,7 +11,7 @@ from items import calibration_of, random_text
 import depthprune as dp
 from depthprune.evaluator.rehearsal import (
     Rehearsal,
-    Speed,
+    TokenCosts,
     measure_speed,
     plan_of,
 )
@@ -57,7 +57,7 @@ def test_a_plan_adds_up_time_and_memory(model: dp.Model) -> None:
     calibration = calibration_of([random_text(np.random.default_rng(0)) for _ in range(5)])
     rehearsal = _rehearsed(calibration)
     dp.search("one-shot", rehearsal, k=2)
-    plan = plan_of(rehearsal, model, calibration.windows, Speed(1e-3, 1e-2))
+    plan = plan_of(rehearsal, model, calibration.windows, TokenCosts(1e-3, 1e-2))
     assert plan.seconds == pytest.approx(plan.block_tokens * 1e-3 + plan.head_tokens * 1e-2)
     assert plan.weight_bytes == 0
     # Behind the last block each of the six sets and the dense model has a state of 24 tokens.

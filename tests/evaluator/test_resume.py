@@ -14,7 +14,7 @@ import pytest
 
 import depthprune as dp
 from depthprune.evaluator import evaluator as evaluator_module
-from depthprune.evaluator.forward import Passes
+from depthprune.evaluator.forward import Forward
 from depthprune.evaluator.memo import Memo
 from depthprune.searches import search
 
@@ -82,19 +82,19 @@ def test_a_run_that_stops_halfway_is_finished_identically(
     # What rounding does is measured by passes of its own, before any loss is kept.
     monkeypatch.setattr(evaluator_module, "measure_rounding", lambda *_: None)
     walks = 0
-    walk = Passes._group
+    walk = Forward._group
 
-    def stopping(self: Passes, *arguments: Any) -> Any:
+    def stopping(self: Forward, *arguments: Any) -> Any:
         nonlocal walks
         walks += 1
         if walks > 3:
             raise KeyboardInterrupt
         return walk(self, *arguments)
 
-    monkeypatch.setattr(Passes, "_group", stopping)
+    monkeypatch.setattr(Forward, "_group", stopping)
     with Memo.open(place) as memo, pytest.raises(KeyboardInterrupt):
         search("greedy", dp.Evaluator(model, calibration, memo=memo), k=3)
-    monkeypatch.setattr(Passes, "_group", walk)
+    monkeypatch.setattr(Forward, "_group", walk)
     with Memo.open(place) as memo:
         evaluator = dp.Evaluator(model, calibration, memo=memo)
         resumed = search("greedy", evaluator, k=3)
@@ -108,7 +108,7 @@ import sys
 import depthprune as dp
 from depthprune.evaluator import evaluator as evaluator_module
 from depthprune.evaluator.memo import Memo
-from depthprune.evaluator.forward import Passes
+from depthprune.evaluator.forward import Forward
 from pathlib import Path
 from typing import Any
 model = dp.load(sys.argv[1], dtype="bfloat16", device="cpu")

@@ -13,7 +13,7 @@ import torch
 
 from depthprune.errors import EvaluationError
 from depthprune.evaluator import state_store as states_module
-from depthprune.evaluator.state_store import Held, Vault
+from depthprune.evaluator.state_store import StateStore, StoredState
 
 
 def _state(seed: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -23,13 +23,13 @@ def _state(seed: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_past_the_budget_states_go_to_a_file_and_come_back_bit_for_bit(dtype: torch.dtype) -> None:
     size = _state(0, dtype).numel() * _state(0, dtype).element_size()
-    vault = Vault(2 * size)
-    held: list[Held] = [vault.put(_state(seed, dtype)) for seed in range(5)]
-    assert vault.in_memory == 2 * size
-    assert vault.written == 3 * size
+    store = StateStore(2 * size)
+    held: list[StoredState] = [store.put(_state(seed, dtype)) for seed in range(5)]
+    assert store.in_memory == 2 * size
+    assert store.written == 3 * size
     for seed, each in enumerate(held):
         assert torch.equal(each.get(), _state(seed, dtype))
-    vault.close()
+    store.close()
 
 
 class Elsewhere(torch.Tensor):
@@ -43,36 +43,36 @@ def test_what_a_gpu_does_not_hold_waits_in_the_hosts_memory_before_the_file(
 ) -> None:
     monkeypatch.setattr(states_module._OnHost, "get", lambda self: self._copy)
     size = _state(0).numel() * _state(0).element_size()
-    vault = Vault(size, host=2 * size)
-    held = [vault.put(_state(seed).as_subclass(Elsewhere)) for seed in range(4)]
-    assert (vault.in_memory, vault.on_host, vault.written) == (size, 2 * size, size)
+    store = StateStore(size, host=2 * size)
+    held = [store.put(_state(seed).as_subclass(Elsewhere)) for seed in range(4)]
+    assert (store.in_memory, store.on_host, store.written) == (size, 2 * size, size)
     for seed in (1, 2):
         assert torch.equal(held[seed].get(), _state(seed))
     del held[1]
-    assert vault.on_host == size
-    held.append(vault.put(_state(9).as_subclass(Elsewhere)))
-    assert (vault.on_host, vault.written) == (2 * size, size)
-    vault.close()
+    assert store.on_host == size
+    held.append(store.put(_state(9).as_subclass(Elsewhere)))
+    assert (store.on_host, store.written) == (2 * size, size)
+    store.close()
 
 
 def test_states_of_the_processor_are_held_by_the_budget_alone() -> None:
     size = _state(0).numel() * _state(0).element_size()
-    vault = Vault(size, host=10 * size)
-    held = [vault.put(_state(seed)) for seed in range(3)]
-    assert (vault.in_memory, vault.on_host, vault.written) == (size, 0, 2 * size)
+    store = StateStore(size, host=10 * size)
+    held = [store.put(_state(seed)) for seed in range(3)]
+    assert (store.in_memory, store.on_host, store.written) == (size, 0, 2 * size)
     assert len(held) == 3
-    vault.close()
+    store.close()
 
 
 def test_a_state_that_is_let_go_frees_its_place() -> None:
-    vault = Vault(0)
+    store = StateStore(0)
     for seed in range(10):
-        held = vault.put(_state(seed))
+        held = store.put(_state(seed))
         assert torch.equal(held.get(), _state(seed))
         del held
-    assert vault._end == 2 * 5 * 8 * 2
-    vault.close()
-    roomy = Vault(1 << 20)
+    assert store._end == 2 * 5 * 8 * 2
+    store.close()
+    roomy = StateStore(1 << 20)
     held = roomy.put(_state(0))
     assert roomy.in_memory == 2 * 5 * 8 * 2
     del held
@@ -80,11 +80,11 @@ def test_a_state_that_is_let_go_frees_its_place() -> None:
 
 
 def test_what_is_read_may_be_changed_without_changing_what_is_held() -> None:
-    vault = Vault(0)
-    held = vault.put(_state(0))
+    store = StateStore(0)
+    held = store.put(_state(0))
     held.get().zero_()
     assert torch.equal(held.get(), _state(0))
-    vault.close()
+    store.close()
 
 
 @pytest.mark.parametrize("budget", [1 << 30, 0])
@@ -99,14 +99,14 @@ def test_a_state_costs_the_same_however_many_are_held(budget: int) -> None:
             taken += event == "opcode"
             return count_one
 
-        vault = Vault(budget)
+        store = StateStore(budget)
         tensor, before = torch.zeros(1), sys.gettrace()
         sys.settrace(count_one)
         try:
-            held = [vault.put(tensor) for _ in range(count)]
+            held = [store.put(tensor) for _ in range(count)]
         finally:
             sys.settrace(before)
-        vault.close()
+        store.close()
         assert len(held) == count
         return taken
 
@@ -116,11 +116,11 @@ def test_a_state_costs_the_same_however_many_are_held(budget: int) -> None:
 
 def test_the_file_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(states_module, "_folder", lambda: str(tmp_path))
-    vault = Vault(0)
-    held = vault.put(_state(0))
+    store = StateStore(0)
+    held = store.put(_state(0))
     assert list(tmp_path.iterdir()) == []
     assert torch.equal(held.get(), _state(0))
-    vault.close()
+    store.close()
 
 
 def test_a_full_disk_is_an_error_that_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,13 +128,13 @@ def test_a_full_disk_is_an_error_that_names_the_remedy(monkeypatch: pytest.Monke
         def seek(self, place: int) -> Any:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    vault = Vault(0)
-    vault._file = Full()  # type: ignore[assignment]
+    store = StateStore(0)
+    store._file = Full()  # type: ignore[assignment]
     with pytest.raises(EvaluationError, match=r"No space left on device.*raise --memory"):
-        vault.put(_state(0))
+        store.put(_state(0))
 
 
 def test_no_finaliser_runs_when_states_are_let_go() -> None:
     """One would swallow an interrupt: Python ignores what is raised in it."""
-    for kind in (type(Vault().put(_state(0))), *Held.__subclasses__(), Vault):
+    for kind in (type(StateStore().put(_state(0))), *StoredState.__subclasses__(), StateStore):
         assert not hasattr(kind, "__del__")

@@ -13,7 +13,7 @@ import depthprune as dp
 from depthprune.errors import ModelError, UsageError
 from depthprune.evaluator import forward as passes_module
 from depthprune.evaluator import importance as signals_module
-from depthprune.evaluator.state_store import Vault
+from depthprune.evaluator.state_store import StateStore
 
 SETS = [(), *((b,) for b in range(6)), (1, 4)]
 
@@ -44,30 +44,30 @@ def test_all_windows_advance_behind_one_reading_of_each_block(
     assert scores == dp.Evaluator(held, _texts(), objective).score(SETS)
 
 
-def _watched(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Vault]:
-    """Every vault that a module makes from here on."""
-    vaults: list[Vault] = []
+def _watched(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[StateStore]:
+    """Every store that a module makes from here on."""
+    stores: list[StateStore] = []
 
-    class Watched(Vault):
+    class Watched(StateStore):
         def __init__(self, *budgets: int | None) -> None:
             super().__init__(*budgets)
-            vaults.append(self)
+            stores.append(self)
 
-    monkeypatch.setattr(module, "Vault", Watched)
-    return vaults
+    monkeypatch.setattr(module, "StateStore", Watched)
+    return stores
 
 
 def test_states_past_the_budget_go_to_disk_and_change_nothing(
     streamed: dp.Model, held: dp.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vaults = _watched(passes_module, monkeypatch)
+    stores = _watched(passes_module, monkeypatch)
     assert streamed.stream is not None
     state, block = 2 * 32, streamed.anatomy.largest_block_bytes
     evaluator = dp.Evaluator(streamed, _texts(), memory=2 * 900 * state + block)
     before = streamed.stream.bytes_read
     scores = evaluator.score(SETS)
-    assert vaults[0].written > 0
-    assert vaults[0].in_memory == 0
+    assert stores[0].written > 0
+    assert stores[0].in_memory == 0
     assert streamed.stream.bytes_read - before == streamed.stream.bytes_a_pass
     for a, b in zip(scores, dp.Evaluator(held, _texts()).score(SETS), strict=True):
         np.testing.assert_allclose(a.window_losses, b.window_losses, rtol=2e-3)
@@ -77,15 +77,15 @@ def test_states_past_the_budget_go_to_disk_and_change_nothing(
 def test_a_measurement_reads_each_block_once_and_keeps_to_the_memory(
     name: str, streamed: dp.Model, held: dp.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vaults = _watched(signals_module, monkeypatch)
+    stores = _watched(signals_module, monkeypatch)
     assert streamed.stream is not None
     memory = 2 * 900 * 2 * 32 + streamed.anatomy.largest_block_bytes
     before = streamed.stream.bytes_read
     found = dp.Evaluator(streamed, _texts(), memory=memory).measure(name)
     assert streamed.stream.bytes_read - before == streamed.stream.bytes_a_pass
-    (vault,) = vaults
-    assert vault.written > 0
-    assert vault.in_memory == 0
+    (store,) = stores
+    assert store.written > 0
+    assert store.in_memory == 0
     np.testing.assert_allclose(found, dp.Evaluator(held, _texts()).measure(name), rtol=2e-2)
 
 

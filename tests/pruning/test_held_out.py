@@ -16,7 +16,7 @@ from depthprune.evaluator import Evaluator
 from depthprune.evaluator.score import Weighting, score_of
 from depthprune.objectives import NLL
 from depthprune.pruning.held_out import (
-    Judge,
+    HeldOutScorer,
     SizeRule,
     block_scores,
     estimate,
@@ -43,8 +43,8 @@ def calibration(model: dp.Model, tmp_path_factory: pytest.TempPathFactory) -> dp
 
 
 @pytest.fixture(scope="module")
-def judge(model: dp.Model, calibration: dp.Calibration) -> Judge:
-    return Judge(model, calibration, NLL())
+def held_out_scorer(model: dp.Model, calibration: dp.Calibration) -> HeldOutScorer:
+    return HeldOutScorer(model, calibration, NLL())
 
 
 def _stderr(values: np.ndarray) -> float:
@@ -72,9 +72,9 @@ def test_the_increase_of_a_loss_that_is_not_finite_is_infinite() -> None:
 
 
 def test_held_out_losses_are_of_windows_that_no_draw_contains(
-    model: dp.Model, calibration: dp.Calibration, judge: Judge
+    model: dp.Model, calibration: dp.Calibration, held_out_scorer: HeldOutScorer
 ) -> None:
-    for part, record in zip(calibration.parts, judge.held_out((1, 4)), strict=True):
+    for part, record in zip(calibration.parts, held_out_scorer.held_out((1, 4)), strict=True):
         (held,) = dp.Calibration((part,)).held_out()
         dense, pruned = Evaluator(model, held, "nll", plain=True).score([(), (1, 4)])
         paired = pruned.window_losses - dense.window_losses
@@ -86,9 +86,11 @@ def test_held_out_losses_are_of_windows_that_no_draw_contains(
         assert record.increase_stderr == pytest.approx(_stderr(paired))
 
 
-def test_the_mixture_s_held_out_loss_weighs_the_sources_by_share(judge: Judge) -> None:
-    (loss, stderr), (dense, _) = judge.mixed([(1, 4), ()])
-    first, second = judge.held_out((1, 4))
+def test_the_mixture_s_held_out_loss_weighs_the_sources_by_share(
+    held_out_scorer: HeldOutScorer,
+) -> None:
+    (loss, stderr), (dense, _) = held_out_scorer.mixed([(1, 4), ()])
+    first, second = held_out_scorer.held_out((1, 4))
     assert loss == pytest.approx(0.75 * first.pruned.loss + 0.25 * second.pruned.loss)
     assert dense == pytest.approx(0.75 * first.dense.loss + 0.25 * second.dense.loss)
     assert stderr == pytest.approx(
@@ -105,11 +107,11 @@ def test_the_held_out_loss_of_several_objectives_is_a_share_of_the_dense_model_s
     items = dp.calibrate(f"choices:{file},windows=6", model)
     (text, _), (item,) = calibration.parts, items.parts
     both = dp.Calibration((replace(text, share=0.6), replace(item, share=0.4)))
-    judge = Judge(model, both, "nll+option-ce")
-    found = judge.mixed([(), (1, 4)])
+    held_out_scorer = HeldOutScorer(model, both, "nll+option-ce")
+    found = held_out_scorer.mixed([(), (1, 4)])
     assert found is not None
     (dense, _), (loss, _) = found
-    first, second = judge.held_out((1, 4))
+    first, second = held_out_scorer.held_out((1, 4))
     assert (first.objective, second.objective) == ("nll", "option-ce")
     assert dense == pytest.approx(1.0)
     shares = [each.pruned.loss / each.dense.loss for each in (first, second)]
@@ -128,16 +130,16 @@ def test_where_the_dense_model_loses_nothing_there_is_no_share_of_it(
         dp.calibrate(f"choices:{file},windows=6", model).parts,
     )
     both = dp.Calibration((replace(text, share=0.6), replace(item, share=0.4)))
-    judge = Judge(model, both, "nll+accuracy")
-    assert judge.held_out((1,))[1].dense.loss == 0.0
-    assert judge.mixed([(), (1,)]) is None
-    points = path_points([(1,)], table(4, {(): 2.0, (1,): 2.5}), judge)
+    held_out_scorer = HeldOutScorer(model, both, "nll+accuracy")
+    assert held_out_scorer.held_out((1,))[1].dense.loss == 0.0
+    assert held_out_scorer.mixed([(), (1,)]) is None
+    points = path_points([(1,)], table(4, {(): 2.0, (1,): 2.5}), held_out_scorer)
     assert [(p.loss, p.held_out, p.held_out_stderr) for p in points] == [
         (2.0, None, None),
         (2.5, None, None),
     ]
     with pytest.raises(dp.UsageError, match="--max-increase: the dense model loses nothing"):
-        SizeRule(judge, 0.1)
+        SizeRule(held_out_scorer, 0.1)
 
 
 def test_block_scores_are_of_each_block_alone_against_the_dense_model(
@@ -228,7 +230,7 @@ def test_where_the_worst_domain_counts_the_worst_source_is_judged(
         f"{part.spec.short()},length=24,windows=6,reduction=worst-domain,seed={seed},domain={name}"
         for part, (seed, name) in zip(calibration.parts, ((0, "a"), (1, "b")), strict=True)
     ]
-    judge = Judge(model, dp.calibrate(lines, model), NLL())
-    records = judge.held_out((2,))
+    held_out_scorer = HeldOutScorer(model, dp.calibrate(lines, model), NLL())
+    records = held_out_scorer.held_out((2,))
     worst = max((record.pruned for record in records), key=lambda pruned: pruned.loss)
-    assert judge.mixed([(2,)]) == [(worst.loss, worst.stderr)]
+    assert held_out_scorer.mixed([(2,)]) == [(worst.loss, worst.stderr)]

@@ -32,7 +32,7 @@ peft = pytest.importorskip("peft", reason="the extra heal is not installed")
 
 # These import transformers' Trainer, which needs accelerate.
 from depthprune.recovery.adapters import adapted, targets  # noqa: E402
-from depthprune.recovery.distillation_data import lessons  # noqa: E402
+from depthprune.recovery.distillation_data import distillation_data  # noqa: E402
 from depthprune.recovery.student import Student  # noqa: E402
 from depthprune.recovery.training import last_checkpoint  # noqa: E402
 
@@ -127,7 +127,7 @@ def test_the_teacher_is_the_dense_model_and_the_student_the_recovered_one(tmp_pa
     calibration = drawn(tmp_path, model)
     linear = dp.recover(model, [3], calibration)
     settings = replace(SHORT, batch=1)
-    read = lessons(calibration, settings, 1)
+    read = distillation_data(calibration, settings, 1)
     first = read.trained[0]
     theirs = logits(model, first.tokens)
     changed = {model.module.get_parameter(n): model.module.get_parameter(n).data
@@ -149,7 +149,7 @@ def test_running_blocks_again_gives_the_same_gradient(tmp_path: Path) -> None:
     found = []
     for checkpointing in (False, True):
         model = loaded()
-        read = lessons(drawn(tmp_path, model), SHORT, 64)
+        read = distillation_data(drawn(tmp_path, model), SHORT, 64)
         with adapted(model.anatomy, [0, 1, 4, 5], SHORT) as adapters:
             with torch.no_grad():
                 for parameter in adapters.parameters:
@@ -167,13 +167,13 @@ def test_running_blocks_again_gives_the_same_gradient(tmp_path: Path) -> None:
 def test_lessons_weigh_the_sources_by_their_shares(tmp_path: Path) -> None:
     model = loaded()
     calibration = drawn(tmp_path, model)
-    read = lessons(calibration, SHORT, 64)
+    read = distillation_data(calibration, SHORT, 64)
     for kind in (read.trained, read.choosing, read.held_out):
-        assert sum(lesson.share for lesson in kind) == pytest.approx(1.0)
-    assert sum(len(lesson.tokens) for lesson in read.choosing) == 6
-    assert sum(len(lesson.tokens) for lesson in read.trained) == 18
-    trained = {tuple(row.tolist()) for lesson in read.trained for row in lesson.tokens}
-    others = {tuple(row.tolist()) for lesson in read.choosing for row in lesson.tokens}
+        assert sum(distil_batch.share for distil_batch in kind) == pytest.approx(1.0)
+    assert sum(len(distil_batch.tokens) for distil_batch in read.choosing) == 6
+    assert sum(len(distil_batch.tokens) for distil_batch in read.trained) == 18
+    trained = {tuple(row.tolist()) for distil_batch in read.trained for row in distil_batch.tokens}
+    others = {tuple(row.tolist()) for distil_batch in read.choosing for row in distil_batch.tokens}
     assert not trained & others
     count = len(read.trained)
     assert sorted(read.order(count, 0)) == list(range(count))
@@ -185,11 +185,11 @@ def interrupted(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = {"left": after}
     forward = Student.forward
 
-    def stop(self: Student, lesson: torch.Tensor) -> torch.Tensor:
+    def stop(self: Student, distil_batch: torch.Tensor) -> torch.Tensor:
         calls["left"] -= 1
         if calls["left"] < 0:
             raise KeyboardInterrupt
-        return forward(self, lesson)
+        return forward(self, distil_batch)
 
     monkeypatch.setattr(Student, "forward", stop)
 
@@ -202,7 +202,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(
     calibration = drawn(tmp_path, model)
     settings = replace(SHORT, start=start, nll=0.5)
     whole = distil(model, [2, 3], calibration, settings)
-    per_step = lessons(calibration, settings, 1024).accumulated(settings.batch)
+    per_step = distillation_data(calibration, settings, 1024).accumulated(settings.batch)
     with monkeypatch.context() as patch:
         interrupted(5 * per_step, patch)
         with pytest.raises(KeyboardInterrupt):

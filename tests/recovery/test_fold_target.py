@@ -13,9 +13,9 @@ from torch import nn
 from depthprune.models.blocks.replay import hidden_of
 from depthprune.recovery.fold import folded, swapped
 from depthprune.recovery.fold_target import (
-    Absorber,
-    CannotAbsorbError,
-    find_absorber,
+    CannotFoldError,
+    FoldTarget,
+    find_fold_target,
 )
 from mended import loaded, logits
 
@@ -24,7 +24,7 @@ TOKENS = torch.arange(3, 35)[None]
 
 
 @contextmanager
-def explicit(block: nn.Module, absorber: Absorber, matrix: torch.Tensor) -> Iterator[None]:
+def explicit(block: nn.Module, target: FoldTarget, matrix: torch.Tensor) -> Iterator[None]:
     """A module T behind each term."""
 
     def through(module: nn.Module, args: Any, output: Any) -> Any:
@@ -32,7 +32,7 @@ def explicit(block: nn.Module, absorber: Absorber, matrix: torch.Tensor) -> Iter
         return moved if isinstance(output, torch.Tensor) else (moved, *output[1:])
 
     with ExitStack() as stack:
-        for name in absorber.terms:
+        for name in target.terms:
             stack.callback(block.get_submodule(name).register_forward_hook(through).remove)
         yield
 
@@ -52,8 +52,8 @@ def explicit(block: nn.Module, absorber: Absorber, matrix: torch.Tensor) -> Iter
 def test_a_map_folded_into_a_dense_mlp_is_a_map_behind_it(
     model_type: str, weights: dict[str, int]
 ) -> None:
-    absorber = _check_fold(model_type)
-    assert {weight.name: weight.axis for weight in absorber.weights} == weights
+    target = _check_fold(model_type)
+    assert {weight.name: weight.axis for weight in target.weights} == weights
 
 
 @pytest.mark.parametrize(
@@ -63,46 +63,46 @@ def test_a_map_folded_into_a_dense_mlp_is_a_map_behind_it(
 def test_a_map_folded_into_every_expert_and_the_shared_one_is_a_map_behind_them(
     model_type: str,
 ) -> None:
-    absorber = _check_fold(model_type)
-    names = " ".join(weight.name for weight in absorber.weights)
+    target = _check_fold(model_type)
+    names = " ".join(weight.name for weight in target.weights)
     assert "shared" in names or model_type in ("mixtral", "qwen3_moe", "gpt_oss")
 
 
-def _check_fold(model_type: str, **settings: Any) -> Absorber:
+def _check_fold(model_type: str, **settings: Any) -> FoldTarget:
     model = loaded(model_type, **settings)
     block = model.anatomy.blocks.modules[BLOCK]
-    absorber = find_absorber(model.anatomy, BLOCK)
+    target = find_fold_target(model.anatomy, BLOCK)
     change = torch.randn(32, 32, generator=torch.Generator().manual_seed(1)).double() / 8
-    with explicit(block, absorber, (torch.eye(32) + change).float()):
+    with explicit(block, target, (torch.eye(32) + change).float()):
         expected = logits(model, TOKENS)
     new = {
         weight.name: folded(block.get_parameter(weight.name).data, change, weight.axis)
-        for weight in absorber.weights
+        for weight in target.weights
     }
     before = logits(model, TOKENS)
     with swapped(block, new):
         torch.testing.assert_close(logits(model, TOKENS), expected, rtol=1e-5, atol=2e-5)
     assert not torch.allclose(before, expected, atol=1e-2)
     assert torch.equal(logits(model, TOKENS), before)
-    return absorber
+    return target
 
 
 def test_the_factor_before_the_residual_stream_is_measured() -> None:
-    absorber = _check_fold("granite", residual_multiplier=0.3)
-    assert absorber.scale == pytest.approx(0.3, rel=1e-4)
+    target = _check_fold("granite", residual_multiplier=0.3)
+    assert target.scale == pytest.approx(0.3, rel=1e-4)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt_neox", "granitemoeshared"])
 def test_what_is_watched_is_what_the_mlp_adds(model_type: str) -> None:
     model = loaded(model_type)
     anatomy = model.anatomy
-    absorber = find_absorber(anatomy, BLOCK)
+    target = find_fold_target(anatomy, BLOCK)
     inputs = anatomy.record(TOKENS)
     block = anatomy.blocks.modules[BLOCK]
-    with absorber.watching(block) as added:
+    with target.watching(block) as added:
         output = anatomy.call(BLOCK, inputs.states, inputs)
         share = added()
-    nothing = {w.name: torch.zeros_like(block.get_parameter(w.name)) for w in absorber.weights}
+    nothing = {w.name: torch.zeros_like(block.get_parameter(w.name)) for w in target.weights}
     with swapped(block, nothing):
         rest = anatomy.call(BLOCK, inputs.states, inputs)
     torch.testing.assert_close((output - rest)[0].double(), share, rtol=1e-4, atol=1e-5)
@@ -118,13 +118,13 @@ def test_what_is_watched_is_what_the_mlp_adds(model_type: str) -> None:
     ],
 )
 def test_a_norm_behind_the_mlp_is_named(model_type: str, norm: str) -> None:
-    with pytest.raises(CannotAbsorbError, match=rf"a norm \({norm}\) follows the MLP"):
-        find_absorber(loaded(model_type).anatomy, BLOCK)
+    with pytest.raises(CannotFoldError, match=rf"a norm \({norm}\) follows the MLP"):
+        find_fold_target(loaded(model_type).anatomy, BLOCK)
 
 
 def test_weights_that_another_block_has_too_are_left_alone() -> None:
     model = loaded()
     layers = model.module.model.layers
     layers[4].mlp.down_proj = layers[BLOCK].mlp.down_proj
-    with pytest.raises(CannotAbsorbError, match=r"block 3 shares .*down_proj.weight with another"):
-        find_absorber(model.anatomy, BLOCK)
+    with pytest.raises(CannotFoldError, match=r"block 3 shares .*down_proj.weight with another"):
+        find_fold_target(model.anatomy, BLOCK)

@@ -14,12 +14,12 @@ from torch.nn.functional import cross_entropy
 
 import depthprune as dp
 from depthprune.errors import CalibrationError, EvaluationError, ModelError, UsageError
-from depthprune.evaluator.state_store import Vault
+from depthprune.evaluator.state_store import StateStore
 from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.objectives import parse_objective
 from depthprune.recovery import RecoveringRehearsal, RecoveringScorer
 from depthprune.recovery.fold import swapped
-from depthprune.recovery.fold_target import find_absorber
+from depthprune.recovery.fold_target import find_fold_target
 from depthprune.recovery.massive_activations import massive
 from depthprune.recovery.result import new_weights, runs_of
 from hostile import hostile_arithmetic
@@ -63,16 +63,16 @@ def test_states_that_memory_does_not_hold_wait_in_a_file_and_change_nothing(
     model = loaded()
     calibration = drawn(tmp_path, model)
     held = dp.recover(model, (1, 3, 4), calibration)
-    vaults: list[Vault] = []
+    stores: list[StateStore] = []
 
-    def small(budget: int, host: int) -> Vault:
-        vaults.append(Vault(4096, host))
-        return vaults[0]
+    def small(budget: int, host: int) -> StateStore:
+        stores.append(StateStore(4096, host))
+        return stores[0]
 
-    monkeypatch.setattr(sys.modules["depthprune.recovery.recover"], "Vault", small)
+    monkeypatch.setattr(sys.modules["depthprune.recovery.recover"], "StateStore", small)
     filed = dp.recover(model, (1, 3, 4), calibration)
-    assert vaults[0].written > 0
-    assert vaults[0]._file is None
+    assert stores[0].written > 0
+    assert stores[0]._file is None
     assert filed.runs == held.runs
     for name, weight in held.weights.items():
         assert torch.equal(filed.weights[name], weight)
@@ -304,14 +304,14 @@ def test_removed_blocks_fall_into_runs() -> None:
 
 def test_an_absorber_is_found_in_bfloat16_as_in_float32() -> None:
     wide, narrow = (
-        find_absorber(loaded(dtype=kind).anatomy, 2) for kind in (torch.float32, torch.bfloat16)
+        find_fold_target(loaded(dtype=kind).anatomy, 2) for kind in (torch.float32, torch.bfloat16)
     )
     assert (wide.terms, wide.weights) == (narrow.terms, narrow.weights)
 
 
 @pytest.mark.parametrize("restless", [False, True])
 def test_an_absorber_is_found_whatever_a_product_rounds_by(restless: bool) -> None:
-    plain = find_absorber(loaded().anatomy, 2)
+    plain = find_fold_target(loaded().anatomy, 2)
     with hostile_arithmetic(restless=restless):
-        found = find_absorber(loaded(dtype=torch.bfloat16).anatomy, 2)
+        found = find_fold_target(loaded(dtype=torch.bfloat16).anatomy, 2)
     assert (found.terms, found.weights) == (plain.terms, plain.weights)

@@ -8,7 +8,7 @@ from typing import Any
 from depthprune.manifest import (
     BlockScore,
     CalibrationRecord,
-    Cost,
+    CostRecord,
     Estimate,
     HeldOut,
     Manifest,
@@ -109,7 +109,7 @@ def search() -> SearchRecord:
             Step(evaluations=55, block_tokens=6_328_320, removed=[13, 14], loss=3.262),
             Step(evaluations=153, block_tokens=15_851_520, removed=REMOVED, loss=3.741),
         ],
-        cost=Cost(
+        cost=CostRecord(
             evaluations=153,
             block_tokens=15_851_520,
             head_tokens=1_261_568,

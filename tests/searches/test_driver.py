@@ -16,7 +16,7 @@ from depthprune.errors import EvaluationError, UsageError
 from depthprune.evaluator import Score
 from depthprune.searches import (
     Ask,
-    Grown,
+    ChosenSize,
     Measure,
     Result,
     Space,
@@ -191,7 +191,7 @@ def test_a_search_that_returns_what_it_must_not_is_stopped_by_name(removed: Any,
         (((1,),), "asks for nothing"),
         (None, "asks for nothing"),
         (Ask(((1,), (0, 1)), keep=2, windows=1), "gave .0, 1., which is no sorted tuple"),
-        (Grown((0,)), "gave .0,., which is no sorted tuple"),
+        (ChosenSize((0,)), "gave .0,., which is no sorted tuple"),
     ],
 )
 def test_a_search_that_asks_what_it_must_not_is_stopped_by_name(event: Any, message: str) -> None:

@@ -11,7 +11,7 @@ from depthprune.evaluator import Score
 from depthprune.searches import (
     SEARCHES,
     Ask,
-    Grown,
+    ChosenSize,
     Measure,
     Search,
     Space,
@@ -72,7 +72,7 @@ def test_a_search_that_grows_reports_every_size_in_turn(name: str) -> None:
         answer = None
         while True:
             event = plan.send(answer)
-            if isinstance(event, Grown):
+            if isinstance(event, ChosenSize):
                 sizes.append(len(event.removed))
                 answer = False
             elif isinstance(event, Measure):

@@ -10,7 +10,7 @@ import yaml
 
 import depthprune as dp
 from depthprune.errors import UsageError
-from depthprune.evaluator.rehearsal import Speed
+from depthprune.evaluator.rehearsal import TokenCosts
 from depthprune.progress import SILENT
 from depthprune.study import forecast as forecast_module
 from depthprune.study import runner as runner_module
@@ -57,8 +57,8 @@ def test_each_model_is_told_at_its_own_speed(
 ) -> None:
     short = save_tiny(tmp_path / "short", blocks=4)
 
-    def speed(model: dp.Model, window: Any) -> Speed:
-        return Speed(1.0, 10.0) if model.blocks == 4 else Speed(100.0, 1000.0)
+    def speed(model: dp.Model, window: Any) -> TokenCosts:
+        return TokenCosts(1.0, 10.0) if model.blocks == 4 else TokenCosts(100.0, 1000.0)
 
     monkeypatch.setattr(forecast_module, "measure_speed", speed)
     texts = {"code": "stdlib-code,windows=3,length=48"}
@@ -96,7 +96,7 @@ def test_protected_blocks_and_the_budget_are_rehearsed(tmp_path: Path, tiny_llam
 def test_a_budget_of_seconds_bounds_the_seconds(
     tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forecast_module, "measure_speed", lambda *_: Speed(1.0, 1.0))
+    monkeypatch.setattr(forecast_module, "measure_speed", lambda *_: TokenCosts(1.0, 1.0))
     grid = _grid(tmp_path, [tiny_llama], budget="10s")
     assert forecast(grid, SILENT).searching.seconds == 10.0 * len(grid.cells)
 
@@ -108,15 +108,15 @@ def test_judging_costs_at_most_what_is_told(
     grid = _grid(tmp_path, [tiny_llama], texts=texts, choices={"quiz": items})
     juries = []
 
-    def make_jury(*arguments: Any) -> Any:
-        juries.append(runner_jury(*arguments))
+    def make_suite(*arguments: Any) -> Any:
+        juries.append(runner_suite(*arguments))
         return juries[-1]
 
-    runner_jury = runner_module.make_jury
-    monkeypatch.setattr(runner_module, "make_jury", make_jury)
+    runner_suite = runner_module.make_suite
+    monkeypatch.setattr(runner_module, "make_suite", make_suite)
     Study(grid, tmp_path).run()
-    (jury,) = juries
-    evaluators = (*jury.texts.values(), *jury.items.values())
+    (suite,) = juries
+    evaluators = (*suite.texts.values(), *suite.items.values())
     told = forecast(grid, SILENT).judging
     spent = sum(evaluator.cost.block_tokens for evaluator in evaluators)
     heads = sum(evaluator.cost.head_tokens for evaluator in evaluators)

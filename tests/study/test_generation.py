@@ -14,7 +14,7 @@ import depthprune as dp
 from depthprune.calibration import Window
 from depthprune.errors import EvaluationError
 from depthprune.study import generation
-from depthprune.study.generation import Answered, answer, answer_all, final_number
+from depthprune.study.generation import AnswerScore, answer, answer_all, final_number
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_share_of_right_numbers_has_its_standard_error(
     windows = [_problem(model, "How many?", f" so #### {n}") for n in (7, 8, 9, 1000)]
     found = answer_all(model.module, model.tokenizer, windows, max_new_tokens=4, stop=[])
     right = np.array([1.0, 0.0, 0.0, 1.0])
-    assert found == Answered(0.5, pytest.approx(right.std(ddof=1) / 2), 4, 1)
+    assert found == AnswerScore(0.5, pytest.approx(right.std(ddof=1) / 2), 4, 1)
 
 
 def test_a_problem_whose_answer_has_no_number_is_refused(model: dp.Model) -> None:

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @dataclass(frozen=True)
-class Seen(TokenObjective):
+class ObservedRun(TokenObjective):
     """Keeps the log-likelihood of every option of every item, and what accuracy makes of it."""
 
     options: dict[int, TokenLosses] = field(default_factory=dict)
@@ -87,7 +87,7 @@ def compare(
     samples = sorted(found["samples"]["ours"], key=lambda sample: sample["doc_id"])
     drawn = dp.calibrate(f"choices:{file},windows={items},order=first", model)
     assert len(samples) == len(drawn.windows) == items
-    seen = Seen()
+    seen = ObservedRun()
     dp.Evaluator(model, drawn, seen, racing=None).score([removed])
     told = {score.metric: score for score in scores_of(found)}
     for by, metric in _COUNTED.items():

@@ -72,7 +72,7 @@ class TextPool:
 
 
 @dataclass(frozen=True)
-class Material:
+class LoadedSource:
     """A source that was read: everything a draw needs but the spec.
 
     Attributes:
@@ -115,7 +115,7 @@ class Part:
     spec: CalibrationSpec
     share: float
     windows: tuple[Window, ...]
-    material: Material = field(repr=False, compare=False)
+    material: LoadedSource = field(repr=False, compare=False)
     overlap: Overlap | None = None
 
     @property
@@ -370,13 +370,13 @@ def _is_generated(spec: CalibrationSpec) -> bool:
     return SOURCES.get(spec.source).kind == "generated"
 
 
-def _material(spec: CalibrationSpec, model: HasTokenizer) -> Material:
+def _material(spec: CalibrationSpec, model: HasTokenizer) -> LoadedSource:
     source = SOURCES.get(spec.source)
     tokenizer = model.tokenizer
     if source.kind == "generated":
         from depthprune.calibration.generated import generated_pool
 
-        return Material(generated_pool(model), tokenizer, {}, 0)
+        return LoadedSource(generated_pool(model), tokenizer, {}, 0)
     lead = lead_of(spec.bos, tokenizer, spec.short())
     documents = read_documents(source, spec.source, spec.target, spec.options)
     kept = without_repeats(documents) if spec.dedupe else documents
@@ -387,7 +387,9 @@ def _material(spec: CalibrationSpec, model: HasTokenizer) -> Material:
         pool = ExamplePool(kept, tokenizer, lead)
     else:
         pool = TextPool(Tokenising(kept, tokenizer), lead)
-    return Material(pool, tokenizer, domains, len(documents) - len(kept), lead, _notes(documents))
+    return LoadedSource(
+        pool, tokenizer, domains, len(documents) - len(kept), lead, _notes(documents)
+    )
 
 
 def _require_form(spec: CalibrationSpec, source: Source, documents: Sequence[Document]) -> None:

@@ -21,7 +21,7 @@ from depthprune.errors import CalibrationError
 HELD_OUT = 10
 """One part in so many of a source is held out from every draw."""
 
-Place = tuple[str, int, Ids]
+RequiredType = tuple[str, int, Ids]
 
 
 def draw_windows(
@@ -132,7 +132,7 @@ def _cut_packed(
     split: Split,
     lead: int,
     rng: np.random.Generator,
-) -> list[Place]:
+) -> list[RequiredType]:
     total, length = len(stream.tokens), spec.length - lead
     if split == "held-out":
         length = min(length, high - low)
@@ -169,7 +169,7 @@ def _cut_documents(
     split: Split,
     lead: int,
     rng: np.random.Generator,
-) -> list[Place]:
+) -> list[RequiredType]:
     total, length = len(stream.names), spec.length - lead
     border = document_border(total)
     chosen: Sequence[int] = documents_of(spec, split, total)

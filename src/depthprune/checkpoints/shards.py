@@ -36,7 +36,7 @@ from depthprune.checkpoints.safetensors import (
     read_header,
 )
 from depthprune.errors import CheckpointError, ModelError
-from depthprune.progress import SILENT, Progress, Step
+from depthprune.progress import SILENT, Progress, ProgressStep
 from depthprune.untrusted import parse_json
 
 _SIDE_BY_SIDE = 4
@@ -85,7 +85,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShardPlan:
     """All new weight files.
 
     Attributes:
@@ -117,7 +117,7 @@ def plan_shards(
     prefix: str,
     kept: tuple[int, ...],
     data: Mapping[str, bytes] | None = None,
-) -> Plan:
+) -> ShardPlan:
     """Decide what each new file holds.
 
     Args:
@@ -139,7 +139,7 @@ def plan_shards(
             f"{checkpoint.folder}: expected {checkpoint.blocks} blocks named {prefix}*, block "
             f"{min(missing)} has no tensor; check the number of blocks in config.json"
         )
-    return Plan(tuple(shard for shard in shards if shard.pieces), len(names.extra))
+    return ShardPlan(tuple(shard for shard in shards if shard.pieces), len(names.extra))
 
 
 def _check_names(checkpoint: Checkpoint, prefix: str, shards: Sequence[Shard]) -> None:
@@ -265,7 +265,7 @@ def _by_number(name: str) -> tuple[str, int, str]:
 
 def write_shards(
     checkpoint: Checkpoint,
-    plan: Plan,
+    plan: ShardPlan,
     stage: Path,
     *,
     link: bool = False,
@@ -305,7 +305,7 @@ def write_shards(
     return [*names, INDEX], linked
 
 
-def _read_back(plan: Plan, stage: Path, names: Sequence[str]) -> None:
+def _read_back(plan: ShardPlan, stage: Path, names: Sequence[str]) -> None:
     """Read the headers that were written, as the next reader will, before anyone else may."""
     for name, shard in zip(names, plan.shards, strict=True):
         found = {(t.name, t.dtype, t.shape) for t in read_header(stage / name).tensors}
@@ -321,7 +321,7 @@ class _StoppedError(Exception):
     """Ends a copy beside which another one failed."""
 
 
-def _copy(files: Sequence[tuple[Path, Shard]], step: Step) -> None:
+def _copy(files: Sequence[tuple[Path, Shard]], step: ProgressStep) -> None:
     """Write files side by side; when one fails, or on Ctrl-C, the others stop within a moment."""
     stop, lock = threading.Event(), threading.Lock()
 
@@ -346,7 +346,7 @@ def _copy(files: Sequence[tuple[Path, Shard]], step: Step) -> None:
             raise
 
 
-def _write_index(checkpoint: Checkpoint, plan: Plan, names: list[str], path: Path) -> None:
+def _write_index(checkpoint: Checkpoint, plan: ShardPlan, names: list[str], path: Path) -> None:
     metadata = dict(checkpoint.index_metadata) | {"total_size": plan.bytes}
     # What counts as a parameter is known only where the original counted elements, as we do.
     if metadata.pop("total_parameters", None) == checkpoint.parameters:

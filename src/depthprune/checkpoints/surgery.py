@@ -28,7 +28,7 @@ from depthprune.checkpoints.config.module_names import ModuleNames, naming_field
 from depthprune.checkpoints.config.sections import text_section
 from depthprune.checkpoints.safetensors import Piece
 from depthprune.checkpoints.shards import (
-    Plan,
+    ShardPlan,
     plan_shards,
     write_shards,
 )
@@ -183,7 +183,7 @@ def _fitting(checkpoint: Checkpoint, replace: Mapping[str, bytes]) -> Mapping[st
 def _config(
     checkpoint: Checkpoint,
     gone: tuple[int, ...],
-    plan: Plan,
+    plan: ShardPlan,
     modules: ModuleNames,
 ) -> tuple[dict[str, Any], list[str]]:
     cut = cut_config(checkpoint.config, gone)

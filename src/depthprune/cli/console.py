@@ -30,7 +30,7 @@ from rich.progress import (
 
 from depthprune.claims import published
 from depthprune.errors import OutputError, one_line
-from depthprune.progress import Step
+from depthprune.progress import ProgressStep
 from depthprune.report.numbers import duration, format_count
 
 _SHOW_AFTER = 2.0
@@ -185,7 +185,7 @@ class TerminalProgress:
     """Shows steps on stderr."""
 
     @contextmanager
-    def step(self, label: str, total: float | None, unit: str) -> Iterator[Step]:
+    def step(self, label: str, total: float | None, unit: str) -> Iterator[ProgressStep]:
         """See `depthprune.progress.Progress.step`."""
         rate = _Rate(total, unit)
         if sys.stderr.isatty():

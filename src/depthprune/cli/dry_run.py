@@ -13,7 +13,7 @@ from depthprune.pruning.rehearse import rehearse
 from depthprune.report.numbers import duration, format_bytes, format_count
 
 if TYPE_CHECKING:
-    from depthprune.evaluator.rehearsal import Plan
+    from depthprune.evaluator.rehearsal import CostEstimate
     from depthprune.pruning.options import PruneJob
 
 
@@ -31,7 +31,7 @@ def tell(job: PruneJob, *, json: bool) -> None:
     show(_table(plan, job, task.calibration.tokens))
 
 
-def _table(plan: Plan, job: PruneJob, tokens: int) -> Table:
+def _table(plan: CostEstimate, job: PruneJob, tokens: int) -> Table:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column()

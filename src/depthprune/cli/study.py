@@ -22,7 +22,7 @@ from depthprune.pruning.standing import if_interrupted
 
 if TYPE_CHECKING:
     from depthprune.study.grid import Grid
-    from depthprune.study.report.files import Written
+    from depthprune.study.report.files import WrittenReport
 
 PLAN_NAME = "plan.yaml"
 
@@ -99,7 +99,7 @@ def _refuse_failed(cells: int, total: int, finalists: int) -> None:
         )
 
 
-def write_page(folder: Path) -> Written | None:
+def write_page(folder: Path) -> WrittenReport | None:
     """Write a study's page, figures and tables; None where no cell has run."""
     from depthprune.study.finalist_runner import FINALS_NAME
     from depthprune.study.finalists import FINALS

@@ -1,9 +1,9 @@
-"""Sheets: windows laid out to be run together, and which state predicts which token.
+"""Batches: windows laid out to be run together, and which state predicts which token.
 
-Windows of text of one length are rows of a sheet. An item is a row too: its options stand behind
+Windows of text of one length are rows of a batch. An item is a row too: its options stand behind
 its prompt, an attention mask lets an option see the prompt and itself, and positions continue from
 the prompt, so the prompt is computed once for all options. Where a model cannot read such a row
-exactly, each option is a row of its own behind a copy of the prompt. Which windows share a sheet is
+exactly, each option is a row of its own behind a copy of the prompt. Which windows share a batch is
 decided in `calls`.
 
 Whether a model reads packed items exactly, shown on the items themselves.
@@ -34,7 +34,7 @@ from depthprune.objectives.nll import token_nll
 
 
 @dataclass(frozen=True)
-class Sheet:
+class Batch:
     """Windows that are run together.
 
     Attributes:
@@ -64,12 +64,12 @@ class Sheet:
         return self.tokens.numel()
 
 
-def text_rows(windows: Sequence[Window], places: tuple[int, ...], rows: int) -> Sheet:
+def text_rows(windows: Sequence[Window], places: tuple[int, ...], rows: int) -> Batch:
     """Windows of text of one length, a row each, and copies of the last up to so many rows."""
     tokens = torch.from_numpy(np.stack([windows[p].tokens for p in places]))
     scored = torch.from_numpy(np.stack([windows[p].scored for p in places]))
     scoring, columns = scored.nonzero(as_tuple=True)
-    return Sheet(
+    return Batch(
         places=places,
         tokens=_filled(tokens, rows),
         rows=scoring,
@@ -91,7 +91,7 @@ def packed_rows(
     dtype: torch.dtype,
     rows: int,
     length: int,
-) -> Sheet:
+) -> Batch:
     """Items, a row each with its prompt once, filled up to a length and to so many rows.
 
     Args:
@@ -108,7 +108,7 @@ def packed_rows(
     mask = torch.zeros(visible.shape, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
     columns = [item[3] for item in items]
     counts = tuple(len(each) for each in columns)
-    return Sheet(
+    return Batch(
         places=places,
         tokens=_filled(tokens, rows),
         rows=torch.from_numpy(np.repeat(np.arange(len(places)), counts)),
@@ -141,7 +141,7 @@ def _packed(
     return tokens, visible, positions, before[window.scored]
 
 
-def option_rows(windows: Sequence[Window], place: int) -> Sheet:
+def option_rows(windows: Sequence[Window], place: int) -> Batch:
     """One item, a row an option; what fills shorter rows stands behind, where no token sees it."""
     window = windows[place]
     spans = _spans(window)
@@ -156,7 +156,7 @@ def option_rows(windows: Sequence[Window], place: int) -> Sheet:
         inside = np.flatnonzero(window.scored[first:last])
         rows.append(np.full(len(inside), row))
         columns.append(prompt - 1 + inside)
-    return Sheet(
+    return Batch(
         places=(place,),
         tokens=torch.from_numpy(tokens),
         rows=torch.from_numpy(np.concatenate(rows)),
@@ -192,8 +192,8 @@ def reads_packed_items(model: Model, windows: Sequence[Window]) -> bool:
     length = len(windows[longest].tokens)
     try:
         with widened(model.module, model.anatomy.blocks.modules):
-            sheet = packed_rows(windows, places, torch.float32, len(places), length)
-            together = _losses(model, sheet)
+            batch = packed_rows(windows, places, torch.float32, len(places), length)
+            together = _losses(model, batch)
             apart = torch.cat([_losses(model, option_rows(windows, place)) for place in places])
     except (RuntimeError, TypeError, ValueError, IndexError, ModelError):
         # No mask and positions are taken, or memory holds no block in float32: an option a row
@@ -202,13 +202,13 @@ def reads_packed_items(model: Model, windows: Sequence[Window]) -> bool:
     return bool((together - apart).abs().mean() <= _LIMIT)
 
 
-def _losses(model: Model, sheet: Sheet) -> Tensor:
+def _losses(model: Model, batch: Batch) -> Tensor:
     """−log p of the scored tokens under the dense model, shape (scored,)."""
-    inputs = model.anatomy.record(sheet.tokens, sheet.arguments)
+    inputs = model.anatomy.record(batch.tokens, batch.arguments)
     states = inputs.states
     for block in range(model.blocks):
         states = model.anatomy.call(block, states, inputs)
     states = hidden(states)
-    before = states[sheet.rows.to(states.device), sheet.columns.to(states.device)]
+    before = states[batch.rows.to(states.device), batch.columns.to(states.device)]
     logits = model.anatomy.head(before.unsqueeze(0))[0]
-    return token_nll(logits, sheet.targets.to(logits.device))
+    return token_nll(logits, batch.targets.to(logits.device))

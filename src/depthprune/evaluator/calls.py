@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from depthprune.calibration import Window
 from depthprune.evaluator.batches import (
-    Sheet,
+    Batch,
     option_rows,
     packed_rows,
     text_rows,
@@ -60,7 +60,7 @@ class Shape:
 
 
 class Calls:
-    """Lays windows out on sheets of their shapes.
+    """Lays windows out on batches of their shapes.
 
     Args:
         model: The model that is to run them.
@@ -101,7 +101,7 @@ class Calls:
         """The most windows that share a call."""
         return max(self._rows.values())
 
-    def sheets(self, places: Sequence[int], spare: Iterable[int] = ()) -> Iterator[Sheet]:
+    def batches(self, places: Sequence[int], spare: Iterable[int] = ()) -> Iterator[Batch]:
         """Lay some windows out.
 
         Args:
@@ -119,15 +119,15 @@ class Calls:
             missing = -len(wanted) % rows
             wanted += fill.get(shape, [])[:missing]
             for first in range(0, len(wanted), rows):
-                yield self._sheet(shape, tuple(wanted[first : first + rows]), rows)
+                yield self._batch(shape, tuple(wanted[first : first + rows]), rows)
 
-    def alone(self, places: Iterable[int]) -> Iterator[Sheet]:
-        """Some windows, each on a sheet of its own."""
+    def alone(self, places: Iterable[int]) -> Iterator[Batch]:
+        """Some windows, each on a batch of its own."""
         for place in places:
-            yield self._sheet(self._shapes[place], (place,), 1)
+            yield self._batch(self._shapes[place], (place,), 1)
 
     def tokens(self) -> int:
-        """Tokens of all sheets that hold all windows, those in copies too."""
+        """Tokens of all batches that hold all windows, those in copies too."""
         counts = Counter(self._shapes)
         texts = sum(
             -(-count // self._rows[shape]) * self._rows[shape] * shape.length
@@ -146,7 +146,7 @@ class Calls:
         self._rows[shape] = max(1, self._rows[shape] // 2)
         return self._rows[shape]
 
-    def _sheet(self, shape: Shape, places: tuple[int, ...], rows: int) -> Sheet:
+    def _batch(self, shape: Shape, places: tuple[int, ...], rows: int) -> Batch:
         if shape.kind == "text":
             return text_rows(self._windows, places, rows)
         if shape.kind == "packed":

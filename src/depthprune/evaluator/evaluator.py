@@ -22,18 +22,18 @@ from depthprune.calibration import Calibration, require_positions
 from depthprune.checkpoints.refusals import Refusal
 from depthprune.errors import UsageError
 from depthprune.evaluator.aggregate import Combination
-from depthprune.evaluator.batches import Sheet, reads_packed_items
+from depthprune.evaluator.batches import Batch, reads_packed_items
 from depthprune.evaluator.calls import Calls
 from depthprune.evaluator.confidence import Racing
 from depthprune.evaluator.cost import Cost
 from depthprune.evaluator.forward import (
+    BatchTooLargeError,
     Changed,
-    Passes,
-    SheetTooLargeError,
+    Forward,
 )
 from depthprune.evaluator.importance import measure
-from depthprune.evaluator.loss_table import Ledger
-from depthprune.evaluator.losses import Heads
+from depthprune.evaluator.loss_table import LossTable
+from depthprune.evaluator.losses import Losses
 from depthprune.evaluator.measurements import Measurements
 from depthprune.evaluator.memo import Context, Memo, window_key
 from depthprune.evaluator.memory import state_budget
@@ -100,14 +100,14 @@ class Evaluator:
         judged = np.array(self.objective.judged(windows))
         self._judged = judged
         self._combination = Combination(self.objective, judged, calibration)
-        self._heads = Heads(model, self.objective, windows, judged)
+        self._heads = Losses(model, self.objective, windows, judged)
         budget = state_budget(model, windows, memory, _call_tokens(model))
-        self._passes = Passes(model, self._heads, budget.bytes)
+        self._passes = Forward(model, self._heads, budget.bytes)
         self._memory = budget.bytes
-        self._sheet_tokens = min(budget.sheet_tokens, _call_tokens(model))
+        self._batch_tokens = min(budget.batch_tokens, _call_tokens(model))
         self._products = not plain and _attends_by_products(model)
         contexts = _contexts(model, self.objective, self._products) if memo is not None else []
-        self._ledger = Ledger(windows, judged, memo, contexts, self._call_key)
+        self._loss_table = LossTable(windows, judged, memo, contexts, self._call_key)
         self._memo = memo
         self._measured: set[str] = set()
         self._order = _order(calibration)
@@ -141,7 +141,7 @@ class Evaluator:
             block_tokens=self._passes.block_tokens,
             head_tokens=self._heads.head_tokens,
             plain_block_tokens=self._plain_block_tokens,
-            recalled=self._ledger.recalled,
+            recalled=self._loss_table.recalled,
             asked_block_tokens=self._asked_block_tokens,
             seconds=self._seconds,
         )
@@ -166,15 +166,15 @@ class Evaluator:
 
     def known(self, removed: Sequence[RemovedSet]) -> list[Score]:
         """Scores of sorted sets over the windows that they were scored on; over all if on none."""
-        unseen = [s for s in removed if not self._ledger.known(s).any()]
+        unseen = [s for s in removed if not self._loss_table.known(s).any()]
         self._scored(unseen)
         return [self._at_hand(s) for s in removed]
 
     def _at_hand(self, removed: RemovedSet) -> Score:
-        if removed in self._scores or self._ledger.known(removed).all():
+        if removed in self._scores or self._loss_table.known(removed).all():
             return self._scored([removed])[0]
-        places = np.flatnonzero(self._ledger.known(removed)).tolist()
-        return self._combination.score(removed, self._ledger.losses(removed), places)
+        places = np.flatnonzero(self._loss_table.known(removed)).tolist()
+        return self._combination.score(removed, self._loss_table.losses(removed), places)
 
     def score(self, removed: Iterable[Sequence[int]], *, windows: int | None = None) -> list[Score]:
         """Score removed sets exactly.
@@ -199,7 +199,7 @@ class Evaluator:
         self._scale()
         places = sorted(self._order[:windows])
         self._compute(sets, places)
-        return [self._combination.score(s, self._ledger.losses(s), places) for s in sets]
+        return [self._combination.score(s, self._loss_table.losses(s), places) for s in sets]
 
     def score_changed(self, removed: Sequence[int], changed: Changed) -> Score:
         """Score a removed set in a model of which some weights are changed; nothing is kept.
@@ -222,19 +222,19 @@ class Evaluator:
         while losses is None:
             try:
                 losses = self._changed_losses(wanted, changed)
-            except SheetTooLargeError as error:
+            except BatchTooLargeError as error:
                 self._share_less(error)
         self._seconds += time.monotonic() - began
         return self._combination.score(wanted, losses)
 
     def _changed_losses(self, removed: RemovedSet, changed: Changed) -> NDArray[np.float64]:
         losses = np.full((len(self.objective.components), self.windows), np.nan)
-        sheets = list(self._calls.sheets(range(self.windows)))
-        total = self._passes.planned(sheets, [removed], changed)
+        batches = list(self._calls.batches(range(self.windows)))
+        total = self._passes.planned(batches, [removed], changed)
         with self.progress.step(_label(1), total, "block-tokens") as step, self._attention():
-            for sheet, found in self._passes.run(sheets, [removed], step, changed):
-                self._count_plain(sheet, found)
-                losses[:, sheet.places] = found[removed]
+            for batch, found in self._passes.run(batches, [removed], step, changed):
+                self._count_plain(batch, found)
+                losses[:, batch.places] = found[removed]
         return losses
 
     def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
@@ -263,7 +263,7 @@ class Evaluator:
         race = Race(sets, keep, settings, self._combination, self._order, self._least())
         for places, contenders in race:
             self._compute([(), *contenders], places)
-            race.tell({s: self._ledger.losses(s) for s in contenders})
+            race.tell({s: self._loss_table.losses(s) for s in contenders})
         return race.scores()
 
     @cached_property
@@ -296,8 +296,8 @@ class Evaluator:
         signal = self._measurements.find(name)
         if signal is None:
             with self.progress.step(f"measuring {name}", None, ""):
-                sheets = self._calls.alone(range(self.windows))
-                signal = measure(self.model, self.calibration, name, sheets, self._memory)
+                batches = self._calls.alone(range(self.windows))
+                signal = measure(self.model, self.calibration, name, batches, self._memory)
             self._measurements.keep(name, signal)
             self._passes.block_tokens += signal.block_tokens
             self._plain_block_tokens += signal.block_tokens
@@ -331,7 +331,7 @@ class Evaluator:
         if missing:
             self._compute(missing, range(len(self.calibration.windows)))
             for removed in missing:
-                losses = self._ledger.losses(removed)
+                losses = self._loss_table.losses(removed)
                 self._scores[removed] = self._combination.score(removed, losses)
         return [self._scores[s] for s in sets]
 
@@ -343,43 +343,43 @@ class Evaluator:
         """For a mixture, have the dense model's losses, which the components are divided by."""
         if self._combination.scaled:
             self._compute([()], range(len(self.calibration.windows)))
-            self._combination.scale_by(self._ledger.losses(()))
+            self._combination.scale_by(self._loss_table.losses(()))
 
     def _compute(self, sets: Iterable[RemovedSet], places: Sequence[int]) -> None:
         """Make every loss of these sets on these windows known."""
         began = time.monotonic()
         sets = list(sets)
         self._note_asked(sets, places)
-        while missing := self._ledger.missing(sets, places):
+        while missing := self._loss_table.missing(sets, places):
             try:
                 self._compute_missing(missing)
-            except SheetTooLargeError as error:
+            except BatchTooLargeError as error:
                 self._share_less(error)
         self._seconds += time.monotonic() - began
 
     def _compute_missing(self, missing: Mapping[tuple[int, ...], list[RemovedSet]]) -> None:
         work = [
-            (list(self._calls.sheets(unknown, self._spare(unknown, members))), sorted(members))
+            (list(self._calls.batches(unknown, self._spare(unknown, members))), sorted(members))
             for unknown, members in missing.items()
         ]
-        total = sum(self._passes.planned(sheets, members) for sheets, members in work)
+        total = sum(self._passes.planned(batches, members) for batches, members in work)
         count = len({removed for _, members in work for removed in members})
         with self.progress.step(_label(count), total, "block-tokens") as step, self._attention():
-            for sheets, members in work:
-                for sheet, found in self._passes.run(sheets, members, step):
-                    self._count_plain(sheet, found)
-                    self._ledger.note(sheet.places, found)
+            for batches, members in work:
+                for batch, found in self._passes.run(batches, members, step):
+                    self._count_plain(batch, found)
+                    self._loss_table.note(batch.places, found)
 
     def _spare(self, places: Sequence[int], sets: Sequence[RemovedSet]) -> list[int]:
         """Further windows, on which none of the sets is known: those that a race comes to next."""
         taken = set(places)
-        known = np.any([self._ledger.known(removed) for removed in sets], axis=0)
+        known = np.any([self._loss_table.known(removed) for removed in sets], axis=0)
         return [place for place in self._order if place not in taken and not known[place]]
 
-    def _share_less(self, error: SheetTooLargeError) -> None:
+    def _share_less(self, error: BatchTooLargeError) -> None:
         """Halve how many windows share a call; what is computed from here on is kept apart."""
         self._calls.shrink(error.places)
-        self._ledger.rename()
+        self._loss_table.rename()
 
     def _note_asked(self, sets: Sequence[RemovedSet], places: Sequence[int]) -> None:
         """Count what is asked for, whoever computes it, so that a resumed run agrees."""
@@ -392,13 +392,13 @@ class Evaluator:
                 self._asked_windows += len(new) if removed else 0
                 asked[new] = True
         self._asked_block_tokens += sum(
-            self._passes.asked(list(self._calls.sheets(new)), members)
+            self._passes.asked(list(self._calls.batches(new)), members)
             for new, members in fresh.items()
         )
 
-    def _count_plain(self, sheet: Sheet, sets: Iterable[RemovedSet]) -> None:
-        """What plain forwards for these sets on this sheet would cost."""
-        tokens = sum(_plain_tokens(self.calibration, place) for place in sheet.places)
+    def _count_plain(self, batch: Batch, sets: Iterable[RemovedSet]) -> None:
+        """What plain forwards for these sets on this batch would cost."""
+        tokens = sum(_plain_tokens(self.calibration, place) for place in batch.places)
         self._plain_block_tokens += sum(tokens * (self.blocks - len(s)) for s in sets)
 
     @cached_property
@@ -408,7 +408,7 @@ class Evaluator:
         packs = reads_packed_items(self.model, windows)
         attention = "products" if self._products else ""
         with self._attention():
-            return Calls(self.model, windows, self._sheet_tokens, packs=packs, attention=attention)
+            return Calls(self.model, windows, self._batch_tokens, packs=packs, attention=attention)
 
     def _least(self) -> int:
         """Windows that fill half a call."""

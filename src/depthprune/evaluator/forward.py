@@ -1,9 +1,9 @@
-"""Running sheets of windows through the blocks, and going on when memory runs out.
+"""Running batches of windows through the blocks, and going on when memory runs out.
 
-Where the model is in memory, sheets are run one after the other, each through all blocks. Where its
-blocks are read from disk, all sheets advance together behind one reading of each block. States of
-different prefixes never share a call: how many there are follows what is asked for, and a product
-rounds by the shape of its call (see `calls`).
+Where the model is in memory, batches are run one after the other, each through all blocks. Where
+its blocks are read from disk, all batches advance together behind one reading of each block. States
+of different prefixes never share a call: how many there are follows what is asked for, and a
+product rounds by the shape of its call (see `calls`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from depthprune.errors import EvaluationError
-from depthprune.evaluator.batches import Sheet
-from depthprune.evaluator.losses import Found, Heads
+from depthprune.evaluator.batches import Batch
+from depthprune.evaluator.losses import Found, Losses
 from depthprune.evaluator.memory import host_bytes
 from depthprune.evaluator.prefix_walk import (
     RemovedSet,
@@ -25,7 +25,7 @@ from depthprune.evaluator.prefix_walk import (
     split_to_fit,
     walk,
 )
-from depthprune.evaluator.state_store import Held, Vault
+from depthprune.evaluator.state_store import StateStore, StoredState
 from depthprune.models.blocks.anatomy import MissingError
 from depthprune.models.blocks.carried import (
     State,
@@ -36,17 +36,17 @@ from depthprune.models.blocks.replay import Inputs
 from depthprune.models.devices import plain_products
 from depthprune.models.free_memory import out_of_memory
 from depthprune.models.loading import Model
-from depthprune.progress import Step
+from depthprune.progress import ProgressStep
 
 Changed: TypeAlias = Callable[[], AbstractContextManager[None]]
 """Gives a context inside which the model has other weights."""
 
 
-class SheetTooLargeError(Exception):
-    """Memory ran out with two states of a sheet on which windows share the call.
+class BatchTooLargeError(Exception):
+    """Memory ran out with two states of a batch on which windows share the call.
 
     Attributes:
-        places: The windows of the sheet.
+        places: The windows of the batch.
     """
 
     def __init__(self, places: tuple[int, ...]) -> None:
@@ -54,8 +54,8 @@ class SheetTooLargeError(Exception):
         self.places = places
 
 
-class Passes:
-    """Runs sheets through a model for many sets.
+class Forward:
+    """Runs batches through a model for many sets.
 
     Args:
         model: The model.
@@ -66,53 +66,53 @@ class Passes:
         block_tokens: Tokens times blocks run so far.
     """
 
-    def __init__(self, model: Model, heads: Heads, budget: int) -> None:
+    def __init__(self, model: Model, heads: Losses, budget: int) -> None:
         self.block_tokens = 0
         self._model = model
         self._heads = heads
         self._budget = budget
 
     def planned(
-        self, sheets: Sequence[Sheet], sets: Sequence[RemovedSet], changed: Changed | None = None
+        self, batches: Sequence[Batch], sets: Sequence[RemovedSet], changed: Changed | None = None
     ) -> int:
         """Block-tokens that `run` will spend, if memory does not run out."""
         total = 0
-        for group in self._groups(sheets):
-            size = sum(sheet.size for sheet in group)
+        for group in self._groups(batches):
+            size = sum(batch.size for batch in group)
             walks = self._walks(group, sets)
             parts = [part for walk in walks for part, _ in _parts(walk, changed)]
             total += sum(size * block_runs(part, self._model.blocks) for part in parts)
         return total
 
-    def asked(self, sheets: Sequence[Sheet], sets: Sequence[RemovedSet]) -> int:
+    def asked(self, batches: Sequence[Batch], sets: Sequence[RemovedSet]) -> int:
         """The same where memory never makes it walk a prefix twice, as on any machine."""
         walked = dict.fromkeys([(), *sets] if self._heads.compares else sets)
-        size = sum(sheet.size for sheet in sheets)
+        size = sum(batch.size for batch in batches)
         return size * block_runs(list(walked), self._model.blocks)
 
     def run(
         self,
-        sheets: Sequence[Sheet],
+        batches: Sequence[Batch],
         sets: Sequence[RemovedSet],
-        step: Step,
+        step: ProgressStep,
         changed: Changed | None = None,
-    ) -> Iterator[tuple[Sheet, Found]]:
-        """Run all sets on all sheets.
+    ) -> Iterator[tuple[Batch, Found]]:
+        """Run all sets on all batches.
 
         Args:
-            sheets: Windows.
+            batches: Windows.
             sets: Removed sets.
             step: Is told of block-tokens.
             changed: Weights for all sets but the dense model, with which they may be compared.
 
         Yields:
-            A sheet with the losses of some of the sets; all have come when it ends.
+            A batch with the losses of some of the sets; all have come when it ends.
 
         Raises:
-            SheetTooLargeError: If memory runs out with one sheet and two states.
-            EvaluationError: The same, if one window is alone on the sheet.
+            BatchTooLargeError: If memory runs out with one batch and two states.
+            EvaluationError: The same, if one window is alone on the batch.
         """
-        waiting = list(reversed(self._groups(sheets)))
+        waiting = list(reversed(self._groups(batches)))
         while waiting:
             group = waiting.pop()
             try:
@@ -122,15 +122,17 @@ class Passes:
                     raise
                 waiting.extend(reversed(self._smaller(group, error)))
 
-    def _groups(self, sheets: Sequence[Sheet]) -> list[list[Sheet]]:
-        """Sheets that advance together."""
-        return [list(sheets)] if self._model.streamed and sheets else [[s] for s in sheets]
+    def _groups(self, batches: Sequence[Batch]) -> list[list[Batch]]:
+        """Batches that advance together."""
+        return [list(batches)] if self._model.streamed and batches else [[s] for s in batches]
 
-    def _walks(self, sheets: Sequence[Sheet], sets: Sequence[RemovedSet]) -> list[list[RemovedSet]]:
+    def _walks(
+        self, batches: Sequence[Batch], sets: Sequence[RemovedSet]
+    ) -> list[list[RemovedSet]]:
         """Sets that are walked together; the dense model is among each, if it is compared with."""
         limit = len(sets) + 1
         if not self._model.streamed:
-            size = sum(sheet.size * self._state_bytes(sheet) for sheet in sheets)
+            size = sum(batch.size * self._state_bytes(batch) for batch in batches)
             limit = max(2, self._budget // size)
         if not self._heads.compares:
             return split_to_fit(sets, self._model.blocks, limit)
@@ -140,87 +142,93 @@ class Passes:
 
     def _group(
         self,
-        sheets: Sequence[Sheet],
+        batches: Sequence[Batch],
         sets: Sequence[RemovedSet],
-        step: Step,
+        step: ProgressStep,
         changed: Changed | None,
-    ) -> Iterator[tuple[Sheet, Found]]:
+    ) -> Iterator[tuple[Batch, Found]]:
         anatomy = self._model.anatomy
-        inputs = [anatomy.record(sheet.tokens, sheet.arguments) for sheet in sheets]
-        vault = Vault(self._budget, host_bytes(self._model)) if self._model.streamed else Vault()
+        inputs = [anatomy.record(batch.tokens, batch.arguments) for batch in batches]
+        store = (
+            StateStore(self._budget, host_bytes(self._model))
+            if self._model.streamed
+            else StateStore()
+        )
         try:
-            yield from self._walked(sheets, inputs, sets, vault, step, changed)
+            yield from self._walked(batches, inputs, sets, store, step, changed)
         finally:
-            vault.close()
+            store.close()
 
     def _walked(
         self,
-        sheets: Sequence[Sheet],
+        batches: Sequence[Batch],
         inputs: Sequence[Inputs],
         sets: Sequence[RemovedSet],
-        vault: Vault,
-        step: Step,
+        store: StateStore,
+        step: ProgressStep,
         changed: Changed | None,
-    ) -> Iterator[tuple[Sheet, Found]]:
+    ) -> Iterator[tuple[Batch, Found]]:
         anatomy = self._model.anatomy
         wanted = set(sets)
-        for members in self._walks(sheets, sets):
-            start = tuple(vault.put(each.states) for each in inputs)
+        for members in self._walks(batches, sets):
+            start = tuple(store.put(each.states) for each in inputs)
 
-            def advance(block: int, states: list[tuple[Held, ...]]) -> list[tuple[Held, ...]]:
+            def advance(
+                block: int, states: list[tuple[StoredState, ...]]
+            ) -> list[tuple[StoredState, ...]]:
                 if not states:
                     return []
                 columns = []
                 with anatomy.holding(block):
-                    for place, (sheet, each) in enumerate(zip(sheets, inputs, strict=True)):
+                    for place, (batch, each) in enumerate(zip(batches, inputs, strict=True)):
                         column = [state[place] for state in states]
-                        columns.append(self._advance(block, sheet, each, column, vault))
-                        step.advance(sheet.size * len(states))
+                        columns.append(self._advance(block, batch, each, column, store))
+                        step.advance(batch.size * len(states))
                 return list(zip(*columns, strict=True))
 
-            finals: list[tuple[RemovedSet, tuple[Held, ...]]] = []
+            finals: list[tuple[RemovedSet, tuple[StoredState, ...]]] = []
             for part, context in _parts(members, changed):
                 with context():
                     finals += list(walk(part, self._model.blocks, start, advance))
             del start
-            for place, sheet in enumerate(sheets):
-                found = self._heads.losses(sheet, _released(finals, place))
-                yield sheet, {removed: row for removed, row in found.items() if removed in wanted}
+            for place, batch in enumerate(batches):
+                found = self._heads.losses(batch, _released(finals, place))
+                yield batch, {removed: row for removed, row in found.items() if removed in wanted}
 
     def _advance(
-        self, block: int, sheet: Sheet, inputs: Inputs, states: list[Held], vault: Vault
-    ) -> list[Held]:
-        """One block on the states of one sheet."""
-        answers = [vault.put(self._called(block, state.get(), inputs)) for state in states]
-        self.block_tokens += sheet.size * len(states)
+        self, block: int, batch: Batch, inputs: Inputs, states: list[StoredState], store: StateStore
+    ) -> list[StoredState]:
+        """One block on the states of one batch."""
+        answers = [store.put(self._called(block, state.get(), inputs)) for state in states]
+        self.block_tokens += batch.size * len(states)
         return answers
 
     def _called(self, block: int, state: State, inputs: Inputs) -> State:
-        """A block on the state of a sheet; what cannot be computed is not a number."""
+        """A block on the state of a batch; what cannot be computed is not a number."""
         try:
             with plain_products():
                 return self._model.anatomy.call(block, state, inputs)
         except MissingError:
             return with_hidden(state, torch.full_like(hidden(state), torch.nan))
 
-    def _state_bytes(self, sheet: Sheet) -> int:
-        return self._model.anatomy.state_bytes(sheet.tokens.shape[1])
+    def _state_bytes(self, batch: Batch) -> int:
+        return self._model.anatomy.state_bytes(batch.tokens.shape[1])
 
-    def _smaller(self, sheets: list[Sheet], error: BaseException) -> list[list[Sheet]]:
+    def _smaller(self, batches: list[Batch], error: BaseException) -> list[list[Batch]]:
         """The same work in smaller pieces."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if len(sheets) > 1:
-            middle = len(sheets) // 2
-            return [sheets[:middle], sheets[middle:]]
-        state = max(sheet.size * self._state_bytes(sheet) for sheet in sheets)
+        if len(batches) > 1:
+            middle = len(batches) // 2
+            return [batches[:middle], batches[middle:]]
+        state = max(batch.size * self._state_bytes(batch) for batch in batches)
         if self._budget >= 4 * state and not self._model.streamed:
             self._budget = max(2 * state, self._budget // 2)
-            return [sheets]
-        if sheets[0].shared:
-            raise SheetTooLargeError(sheets[0].places) from error
+            return [batches]
+        if batches[0].shared:
+            raise BatchTooLargeError(batches[0].places) from error
         raise EvaluationError(
-            f"one window of {sheets[0].size} tokens does not fit in the memory of "
+            f"one window of {batches[0].size} tokens does not fit in the memory of "
             f"{self._model.device}; take a shorter length=, another --device, or --stream"
         ) from error
 
@@ -237,7 +245,7 @@ def _parts(
 
 
 def _released(
-    finals: list[tuple[RemovedSet, tuple[Held, ...]]], place: int
+    finals: list[tuple[RemovedSet, tuple[StoredState, ...]]], place: int
 ) -> Iterator[tuple[RemovedSet, Tensor]]:
     for removed, states in finals:
         yield removed, hidden(states[place].get())

@@ -2,8 +2,8 @@
 
 Each is a mean over the positions whose states predict scored tokens (of a text window, all but the
 last), windows and sources weighted as in the loss. Only running sums are kept, and the states of
-the sheet at hand: one state for what compares a block's input with its output, all of them where
-distant blocks are compared or gradients are taken. Where blocks are read from disk all sheets go
+the batch at hand: one state for what compares a block's input with its output, all of them where
+distant blocks are compared or gradients are taken. Where blocks are read from disk all batches go
 through a block before the next is read, and past the memory their states wait in a file.
 Arithmetic on states is in float32, sums in float64.
 """
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from depthprune.calibration import Calibration, Window
 from depthprune.errors import ModelError, unknown
-from depthprune.evaluator.batches import Sheet
+from depthprune.evaluator.batches import Batch
 from depthprune.evaluator.score import Weighting
-from depthprune.evaluator.state_store import Held, Vault
+from depthprune.evaluator.state_store import StateStore, StoredState
 from depthprune.models.blocks.carried import (
     State,
     changed,
@@ -59,7 +59,7 @@ def measure(
     model: Model,
     calibration: Calibration,
     name: str,
-    sheets: Iterable[Sheet],
+    batches: Iterable[Batch],
     memory: int | None = None,
 ) -> Signal:
     """Measure the dense model on a calibration.
@@ -68,7 +68,7 @@ def measure(
         model: The model.
         calibration: Its windows are run once.
         name: One of `SIGNALS`.
-        sheets: All windows, laid out; the states behind every block are held for one sheet, or for
+        batches: All windows, laid out; the states behind every block are held for one batch, or for
             all where blocks are read from disk.
         memory: Bytes of states that may be held then; None for no limit.
 
@@ -80,19 +80,19 @@ def measure(
         raise unknown("measurement", name, SIGNALS)
     windows = calibration.windows
     weights = Weighting.of(calibration).weights()
-    vault = Vault(memory if model.streamed else None)
+    store = StateStore(memory if model.streamed else None)
     try:
-        return SIGNALS[name](model, [_Weighted(s, weights, windows) for s in sheets], vault)
+        return SIGNALS[name](model, [_Weighted(s, weights, windows) for s in batches], store)
     finally:
-        vault.close()
+        store.close()
 
 
 class _Weighted:
-    """A sheet, and what each of its positions counts."""
+    """A batch, and what each of its positions counts."""
 
-    def __init__(self, sheet: Sheet, weights: Values, windows: Sequence[Window]) -> None:
-        self.sheet = sheet
-        self.size = sheet.size
+    def __init__(self, batch: Batch, weights: Values, windows: Sequence[Window]) -> None:
+        self.batch = batch
+        self.size = batch.size
         self._weights = weights
         self._windows = windows
 
@@ -101,7 +101,7 @@ class _Weighted:
         """Of each position that predicts a scored token in the mean over all, shape (scored,)."""
         parts = [
             np.full(count, self._weights[place] / count)
-            for place, count in zip(self.sheet.places, self.sheet.counts, strict=True)
+            for place, count in zip(self.batch.places, self.batch.counts, strict=True)
         ]
         return np.concatenate(parts)
 
@@ -109,7 +109,7 @@ class _Weighted:
     def loss_shares(self) -> Values:
         """Of each scored token in the NLL, where an item's wrong options count nothing."""
         parts = []
-        for place, count in zip(self.sheet.places, self.sheet.counts, strict=True):
+        for place, count in zip(self.batch.places, self.batch.counts, strict=True):
             item = self._windows[place].item
             counts = np.ones(count)
             if item is not None:
@@ -121,8 +121,8 @@ class _Weighted:
 
     def at_positions(self, state: State) -> Tensor:
         """The states that predict scored tokens, shape (scored, width); streams side by side."""
-        sheet, states = self.sheet, hidden(state)
-        at = states[sheet.rows.to(states.device), sheet.columns.to(states.device)]
+        batch, states = self.batch, hidden(state)
+        at = states[batch.rows.to(states.device), batch.columns.to(states.device)]
         return at.flatten(1)
 
 
@@ -130,65 +130,65 @@ def _length(span: tuple[int, int]) -> int:
     return span[1] - span[0]
 
 
-def _groups(model: Model, sheets: Sequence[_Weighted]) -> list[list[_Weighted]]:
-    """Sheets that go through a block together."""
-    return [list(sheets)] if model.streamed else [[sheet] for sheet in sheets]
+def _groups(model: Model, batches: Sequence[_Weighted]) -> list[list[_Weighted]]:
+    """Batches that go through a block together."""
+    return [list(batches)] if model.streamed else [[batch] for batch in batches]
 
 
 def _recorded(
-    model: Model, sheets: Sequence[_Weighted], vault: Vault
-) -> tuple[list[Inputs], list[Held]]:
+    model: Model, batches: Sequence[_Weighted], store: StateStore
+) -> tuple[list[Inputs], list[StoredState]]:
     """What blocks are called with, and the states before the first."""
     inputs: list[Inputs] = []
-    states: list[Held] = []
+    states: list[StoredState] = []
     known: list[Tensor] = []
-    for sheet in sheets:
-        found = model.anatomy.record(sheet.sheet.tokens, sheet.sheet.arguments)
-        states.append(vault.put(found.states))
+    for batch in batches:
+        found = model.anatomy.record(batch.batch.tokens, batch.batch.arguments)
+        states.append(store.put(found.states))
         inputs.append(found.lean(known))
     return inputs, states
 
 
 def _passes(
-    model: Model, sheets: Sequence[_Weighted], vault: Vault
+    model: Model, batches: Sequence[_Weighted], store: StateStore
 ) -> Iterator[tuple[int, _Weighted, State, State]]:
-    """Run sheets through the model: each block with each sheet's states before and behind it."""
-    for group in _groups(model, sheets):
-        inputs, states = _recorded(model, group, vault)
+    """Run batches through the model: each block with each batch's states before and behind it."""
+    for group in _groups(model, batches):
+        inputs, states = _recorded(model, group, store)
         for block in range(model.blocks):
             with model.anatomy.holding(block):
-                for place, sheet in enumerate(group):
+                for place, batch in enumerate(group):
                     before = states[place].get()
                     behind = model.anatomy.call(block, before, inputs[place])
-                    states[place] = vault.put(behind)
-                    yield block, sheet, before, behind
+                    states[place] = store.put(behind)
+                    yield block, batch, before, behind
 
 
 def _one_pass(
     model: Model,
-    sheets: Sequence[_Weighted],
-    vault: Vault,
+    batches: Sequence[_Weighted],
+    store: StateStore,
     compare: Callable[[Tensor, Tensor], Tensor],
 ) -> Signal:
     """The weighted mean of a comparison of each block's input with its output."""
     values = np.zeros(model.blocks)
     with torch.inference_mode():
-        for block, sheet, before, behind in _passes(model, sheets, vault):
-            found = compare(sheet.at_positions(before), sheet.at_positions(behind))
-            values[block] += sheet.shares @ found.cpu().double().numpy()
-    return Signal(values, model.blocks * sum(sheet.size for sheet in sheets))
+        for block, batch, before, behind in _passes(model, batches, store):
+            found = compare(batch.at_positions(before), batch.at_positions(behind))
+            values[block] += batch.shares @ found.cpu().double().numpy()
+    return Signal(values, model.blocks * sum(batch.size for batch in batches))
 
 
-def block_influence(model: Model, sheets: Sequence[_Weighted], vault: Vault) -> Signal:
+def block_influence(model: Model, batches: Sequence[_Weighted], store: StateStore) -> Signal:
     """1 − mean cos(h_in, h_out) of each block: 0 for one that turns no state. Source: ShortGPT."""
 
     def compare(before: Tensor, behind: Tensor) -> Tensor:
         return 1 - torch.cosine_similarity(before.float(), behind.float(), dim=-1)
 
-    return _one_pass(model, sheets, vault, compare)
+    return _one_pass(model, batches, store, compare)
 
 
-def relative_magnitude(model: Model, sheets: Sequence[_Weighted], vault: Vault) -> Signal:
+def relative_magnitude(model: Model, batches: Sequence[_Weighted], store: StateStore) -> Signal:
     """Mean ‖f(x)‖ / ‖x + f(x)‖ of each block, f(x) what it adds. Source: arXiv 2604.24938."""
 
     def compare(before: Tensor, behind: Tensor) -> Tensor:
@@ -196,36 +196,36 @@ def relative_magnitude(model: Model, sheets: Sequence[_Weighted], vault: Vault) 
         answer: Tensor = added / behind.float().norm(dim=-1)
         return answer
 
-    return _one_pass(model, sheets, vault, compare)
+    return _one_pass(model, batches, store, compare)
 
 
-def angular(model: Model, sheets: Sequence[_Weighted], vault: Vault) -> Signal:
+def angular(model: Model, batches: Sequence[_Weighted], store: StateStore) -> Signal:
     """Mean arccos(cos(h_l, h_{l+n}))/π at [l, n]; NaN where there is no state l + n.
 
     h_l is the state before block l, h_N the one behind the last. Source: Gromov et al.
     """
     count = model.blocks + 1
     sums = np.zeros((count, count))
-    for group in _groups(model, sheets):
-        kept: dict[_Weighted, list[Held]] = {sheet: [] for sheet in group}
+    for group in _groups(model, batches):
+        kept: dict[_Weighted, list[StoredState]] = {batch: [] for batch in group}
         with torch.inference_mode():
-            for block, sheet, before, behind in _passes(model, group, vault):
+            for block, batch, before, behind in _passes(model, group, store):
                 if block == 0:
-                    kept[sheet].append(vault.put(sheet.at_positions(before)))
-                kept[sheet].append(vault.put(sheet.at_positions(behind)))
-            for sheet in group:
-                sums += _angles(sheet, [hidden(state.get()) for state in kept.pop(sheet)])
+                    kept[batch].append(store.put(batch.at_positions(before)))
+                kept[batch].append(store.put(batch.at_positions(behind)))
+            for batch in group:
+                sums += _angles(batch, [hidden(state.get()) for state in kept.pop(batch)])
     values = np.full((model.blocks, count), np.nan)
     for block in range(model.blocks):
         values[block, : count - block] = sums[block, block:]
         values[block, 0] = 0.0
-    return Signal(values, model.blocks * sum(sheet.size for sheet in sheets))
+    return Signal(values, model.blocks * sum(batch.size for batch in batches))
 
 
-def _angles(sheet: _Weighted, states: Sequence[Tensor]) -> Values:
+def _angles(batch: _Weighted, states: Sequence[Tensor]) -> Values:
     """The weighted sum of the angles between all pairs of states, shape (states, states)."""
     sums = np.zeros((len(states), len(states)))
-    shares = torch.from_numpy(sheet.shares)
+    shares = torch.from_numpy(batch.shares)
     for first in range(0, len(shares), _POSITIONS):
         part = torch.stack([s[first : first + _POSITIONS].float() for s in states], dim=1)
         unit = torch.nn.functional.normalize(part, dim=-1)
@@ -235,11 +235,11 @@ def _angles(sheet: _Weighted, states: Sequence[Tensor]) -> Values:
     return sums
 
 
-def taylor(model: Model, sheets: Sequence[_Weighted], vault: Vault) -> Signal:
+def taylor(model: Model, batches: Sequence[_Weighted], store: StateStore) -> Signal:
     """|∂L/∂g_i| of each block at a gate g_i = 1 on what it adds, L the NLL of the dense model.
 
     With h_{i+1} = h_i + g_i · f_i(h_i), ∂L/∂g_i = Σ ⟨∂L/∂h_{i+1}, f_i(h_i)⟩ over all positions. The
-    states before each block are kept for one sheet; going backwards each block is run again for its
+    states before each block are kept for one batch; going backwards each block is run again for its
     own gradient, so that no more than one block's activations are held.
 
     Raises:
@@ -251,20 +251,20 @@ def taylor(model: Model, sheets: Sequence[_Weighted], vault: Vault) -> Signal:
             "weights; load it whole without --stream, or take another search"
         )
     gates = np.zeros(model.blocks)
-    for sheet in sheets:
-        inputs = outside_inference(model.anatomy.record(sheet.sheet.tokens, sheet.sheet.arguments))
+    for batch in batches:
+        inputs = outside_inference(model.anatomy.record(batch.batch.tokens, batch.batch.arguments))
         states = [inputs.states]
         with torch.no_grad():
             for block in range(model.blocks):
                 with model.anatomy.holding(block):
                     states.append(model.anatomy.with_gradient(block, states[-1], inputs))
-        gradient = _Gradient(_head_gradient(model, sheet, hidden(states[-1])))
+        gradient = _Gradient(_head_gradient(model, batch, hidden(states[-1])))
         for block in reversed(range(model.blocks)):
             behind, before = states.pop(), changed(states[-1], Tensor.detach)
             gates[block] += _slope(gradient.hidden, hidden(behind), hidden(before))
             with model.anatomy.holding(block), torch.enable_grad():
                 gradient = gradient.before(model, block, before, inputs)
-    tokens = sum(sheet.size for sheet in sheets)
+    tokens = sum(batch.size for batch in batches)
     return Signal(np.abs(gates), model.blocks * tokens * (1 + _BACKWARD))
 
 
@@ -309,10 +309,10 @@ class _Gradient:
         return _Gradient(torch.zeros_like(hidden(state)) if own is None else own, rest)
 
 
-def _head_gradient(model: Model, sheet: _Weighted, final: Tensor) -> Tensor:
+def _head_gradient(model: Model, batch: _Weighted, final: Tensor) -> Tensor:
     """∂L/∂h of the states behind the last block, a few positions of the head at a time."""
-    shares = torch.from_numpy(sheet.loss_shares).float().to(final.device)
-    rows, columns = (each.to(final.device) for each in (sheet.sheet.rows, sheet.sheet.columns))
+    shares = torch.from_numpy(batch.loss_shares).float().to(final.device)
+    rows, columns = (each.to(final.device) for each in (batch.batch.rows, batch.batch.columns))
     at = final[rows, columns]
     parts: list[Tensor] = []
     for first in range(0, len(at), _HEAD_TOKENS):
@@ -320,7 +320,7 @@ def _head_gradient(model: Model, sheet: _Weighted, final: Tensor) -> Tensor:
         states = at[part].detach().requires_grad_()
         with torch.enable_grad():
             logits = model.anatomy.head.with_gradient(states.unsqueeze(0))[0]
-            targets = sheet.sheet.targets[part].to(logits.device)
+            targets = batch.batch.targets[part].to(logits.device)
             loss = (token_nll(logits, targets) * shares[part].to(logits.device)).sum()
             parts += torch.autograd.grad(loss, states)
     gradient = torch.zeros_like(final)
@@ -328,7 +328,7 @@ def _head_gradient(model: Model, sheet: _Weighted, final: Tensor) -> Tensor:
     return gradient.index_put_((rows, columns), torch.cat(parts), accumulate=True)
 
 
-SIGNALS: dict[str, Callable[[Model, Sequence[_Weighted], Vault], Signal]] = {
+SIGNALS: dict[str, Callable[[Model, Sequence[_Weighted], StateStore], Signal]] = {
     "block-influence": block_influence,
     "relative-magnitude": relative_magnitude,
     "angular": angular,

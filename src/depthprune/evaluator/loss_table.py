@@ -1,7 +1,7 @@
 """What is known: the loss of each set on each window, kept for this evaluator and in the memo.
 
 A set is looked up in the memo when it is first met, on all windows at once, and what is computed is
-stored as soon as a sheet has been walked. Each objective of a mixture has losses of its own, so a
+stored as soon as a batch has been walked. Each objective of a mixture has losses of its own, so a
 mixture shares what its objectives were computed for alone.
 """
 
@@ -19,7 +19,7 @@ from depthprune.evaluator.prefix_walk import RemovedSet
 Losses = NDArray[np.float64]
 
 
-class Ledger:
+class LossTable:
     """Losses of sets on windows, by component of the objective.
 
     Args:

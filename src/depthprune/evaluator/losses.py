@@ -19,7 +19,7 @@ from torch import Tensor
 
 from depthprune.calibration import Window
 from depthprune.errors import DepthpruneError, EvaluationError, failure
-from depthprune.evaluator.batches import Sheet
+from depthprune.evaluator.batches import Batch
 from depthprune.evaluator.memory import head_tokens
 from depthprune.evaluator.prefix_walk import RemovedSet
 from depthprune.models.devices import plain_products, uploaded
@@ -29,25 +29,25 @@ from depthprune.objectives import Mixture, Objective
 
 T = TypeVar("T")
 Found = dict[RemovedSet, NDArray[np.float64]]
-"""Losses by set, shape (components, windows of the sheet); NaN where a component does not judge."""
+"""Losses by set, shape (components, windows of the batch); NaN where a component does not judge."""
 
 _CHUNK_LEAST = 16
 
 
 @dataclass(frozen=True)
 class _Scored:
-    """Which states of a sheet are scored, and against what, on the device of the states."""
+    """Which states of a batch are scored, and against what, on the device of the states."""
 
     rows: Tensor
     columns: Tensor
     targets: Tensor
 
     @classmethod
-    def of(cls, sheet: Sheet, device: torch.device) -> _Scored:
-        return cls(*(uploaded(each, device) for each in (sheet.rows, sheet.columns, sheet.targets)))
+    def of(cls, batch: Batch, device: torch.device) -> _Scored:
+        return cls(*(uploaded(each, device) for each in (batch.rows, batch.columns, batch.targets)))
 
 
-class Heads:
+class Losses:
     """Turns final states into losses.
 
     Args:
@@ -93,25 +93,25 @@ class Heads:
 
     @torch.inference_mode()
     @plain_products()
-    def losses(self, sheet: Sheet, finals: Iterator[tuple[RemovedSet, Tensor]]) -> Found:
-        """The losses of each set on a sheet's windows.
+    def losses(self, batch: Batch, finals: Iterator[tuple[RemovedSet, Tensor]]) -> Found:
+        """The losses of each set on a batch's windows.
 
         Args:
-            sheet: The windows.
+            batch: The windows.
             finals: Each set with its state behind the last block; with a comparing objective the
                 dense model, `()`, is among them.
         """
         if not self.compares:
             found: Found = {}
             for removed, state in finals:
-                found |= self._windows_of(sheet, {removed: state})
+                found |= self._windows_of(batch, {removed: state})
             return found
-        return self._windows_of(sheet, dict(finals))
+        return self._windows_of(batch, dict(finals))
 
-    def _windows_of(self, sheet: Sheet, states: Mapping[RemovedSet, Tensor]) -> Found:
+    def _windows_of(self, batch: Batch, states: Mapping[RemovedSet, Tensor]) -> Found:
         while True:
             try:
-                found = self._chunks_of(sheet, states)
+                found = self._chunks_of(batch, states)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or self.chunk <= _CHUNK_LEAST or not self.runs_head:
@@ -121,31 +121,31 @@ class Heads:
             self.chunk //= 2
         # The device is waited for once a set, when all of it is under way.
         return {
-            removed: self._window_losses(sheet, losses.cpu().double().numpy())
+            removed: self._window_losses(batch, losses.cpu().double().numpy())
             for removed, losses in found.items()
         }
 
     def _chunks_of(
-        self, sheet: Sheet, states: Mapping[RemovedSet, Tensor]
+        self, batch: Batch, states: Mapping[RemovedSet, Tensor]
     ) -> dict[RemovedSet, Tensor]:
         """Each set's token losses, shape (components, scored tokens)."""
-        scored = _Scored.of(sheet, next(iter(states.values())).device)
+        scored = _Scored.of(batch, next(iter(states.values())).device)
         tokens: dict[RemovedSet, list[Tensor]] = {removed: [] for removed in states}
-        for part in self._parts(sheet):
-            for removed, losses in self._tokens_of(sheet, scored, states, part):
+        for part in self._parts(batch):
+            for removed, losses in self._tokens_of(batch, scored, states, part):
                 tokens[removed].append(losses)
         return {removed: torch.cat(parts, dim=1) for removed, parts in tokens.items()}
 
-    def _parts(self, sheet: Sheet) -> Iterator[slice]:
+    def _parts(self, batch: Batch) -> Iterator[slice]:
         """Chunks, each of one window: a product rounds by its rows, which follow no company."""
         first = 0
-        for count in sheet.counts:
+        for count in batch.counts:
             for start in range(first, first + count, self.chunk):
                 yield slice(start, min(start + self.chunk, first + count))
             first += count
 
     def _tokens_of(
-        self, sheet: Sheet, scored: _Scored, states: Mapping[RemovedSet, Tensor], part: slice
+        self, batch: Batch, scored: _Scored, states: Mapping[RemovedSet, Tensor], part: slice
     ) -> Iterator[tuple[RemovedSet, Tensor]]:
         """Each set's token losses of one chunk, shape (components, tokens)."""
         dense = self._outputs(states[()], scored, part) if self.compares else {}
@@ -168,12 +168,12 @@ class Heads:
             self.head_tokens += len(before)
         return outputs
 
-    def _window_losses(self, sheet: Sheet, tokens: NDArray[np.float64]) -> NDArray[np.float64]:
-        ends = np.cumsum(sheet.counts)
-        answer = np.full((len(tokens), len(sheet.places)), np.nan)
+    def _window_losses(self, batch: Batch, tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+        ends = np.cumsum(batch.counts)
+        answer = np.full((len(tokens), len(batch.places)), np.nan)
         for row, objective in enumerate(self._objectives):
             for column, (place, losses) in enumerate(
-                zip(sheet.places, np.split(tokens[row], ends[:-1]), strict=True)
+                zip(batch.places, np.split(tokens[row], ends[:-1]), strict=True)
             ):
                 if self._judged[row, place]:
                     answer[row, column] = _window_loss(objective, losses, self._windows[place])

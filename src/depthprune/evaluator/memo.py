@@ -35,8 +35,8 @@ from depthprune.evaluator.memo_file import (
 from depthprune.evaluator.memo_records import (
     Context,
     ContextStatistics,
+    KnownLosses,
     MemoStatistics,
-    Remembered,
     default_path,
     window_key,
 )
@@ -45,9 +45,9 @@ from depthprune.evaluator.prefix_walk import RemovedSet
 __all__ = [
     "Context",
     "ContextStatistics",
+    "KnownLosses",
     "Memo",
     "MemoStatistics",
-    "Remembered",
     "default_path",
     "window_key",
 ]
@@ -107,7 +107,7 @@ class Memo:
 
     def look_up(
         self, context: Context, removed_sets: Sequence[RemovedSet], windows: Sequence[bytes]
-    ) -> dict[RemovedSet, Remembered]:
+    ) -> dict[RemovedSet, KnownLosses]:
         """What is known of some removed sets on some windows.
 
         Args:
@@ -135,7 +135,7 @@ class Memo:
             self._touch(context.key())
         places = [columns[w] for w in windows]
         return {
-            s: Remembered(losses[rows[set_key(s)], places], known[rows[set_key(s)], places])
+            s: KnownLosses(losses[rows[set_key(s)], places], known[rows[set_key(s)], places])
             for s in removed_sets
         }
 

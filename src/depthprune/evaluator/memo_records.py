@@ -45,7 +45,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Remembered:
+class KnownLosses:
     """The losses of one removed set on the windows asked for, and where they are known.
 
     The losses are NaN where they are not known; a known one may be NaN or infinite too.

@@ -22,7 +22,7 @@ _FLOAT = 4
 
 
 @dataclass(frozen=True)
-class Budget:
+class MemoryBudget:
     """What hidden states may take.
 
     Attributes:
@@ -31,12 +31,12 @@ class Budget:
     """
 
     bytes: int
-    sheet_tokens: int
+    batch_tokens: int
 
 
 def state_budget(
     model: Model, windows: Sequence[Window], memory: int | None, call_tokens: int
-) -> Budget:
+) -> MemoryBudget:
     """What hidden states may take, and how much may be run at once within that.
 
     Args:
@@ -55,7 +55,7 @@ def state_budget(
     if memory is None:
         free = min(available_memory(device) for device in _devices(model))
         room = max(0, free - head_bytes(model))
-        return Budget(int(room * _SHARE), max(longest, call_tokens))
+        return MemoryBudget(int(room * _SHARE), max(longest, call_tokens))
     block = model.anatomy.largest_block_bytes if model.streamed else 0
     least = 2 * longest * state + block
     if memory < least:
@@ -65,7 +65,7 @@ def state_budget(
             "a shorter length="
         )
     left = memory - block
-    return Budget(left, max(longest, min(call_tokens, left // (2 * state))))
+    return MemoryBudget(left, max(longest, min(call_tokens, left // (2 * state))))
 
 
 def host_bytes(model: Model) -> int:

@@ -39,7 +39,7 @@ _REPEATS = 5
 
 
 @dataclass(frozen=True)
-class Speed:
+class TokenCosts:
     """What one token costs on this machine, in seconds."""
 
     block_token: float
@@ -47,7 +47,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CostEstimate:
     """What a search is expected to cost, every set scored on every window.
 
     Attributes:
@@ -178,7 +178,7 @@ _ONE = Weighting(np.zeros(1, dtype=np.int64), (1.0,), np.ones(1, dtype=np.int64)
 
 
 @torch.inference_mode()
-def measure_speed(model: Model, window: Window) -> Speed:
+def measure_speed(model: Model, window: Window) -> TokenCosts:
     """Time a block and a chunk of the head, each the median of a few runs."""
     tokens = torch.from_numpy(window.tokens)[None]
     inputs = model.anatomy.record(tokens)
@@ -187,7 +187,7 @@ def measure_speed(model: Model, window: Window) -> Speed:
         seconds = _median(lambda: model.anatomy.call(block, inputs.states, inputs), model)
     chunk = hidden(inputs.states)[:, :256]
     head = _median(lambda: model.anatomy.head(chunk), model)
-    return Speed(seconds / tokens.numel(), head / chunk.shape[1])
+    return TokenCosts(seconds / tokens.numel(), head / chunk.shape[1])
 
 
 def _median(work: Callable[[], object], model: Model) -> float:
@@ -201,7 +201,9 @@ def _median(work: Callable[[], object], model: Model) -> float:
     return statistics.median(times[1:])
 
 
-def plan_of(rehearsal: Rehearsal, model: Model, windows: Sequence[Window], speed: Speed) -> Plan:
+def plan_of(
+    rehearsal: Rehearsal, model: Model, windows: Sequence[Window], speed: TokenCosts
+) -> CostEstimate:
     """What a rehearsed search will cost.
 
     Args:
@@ -218,7 +220,7 @@ def plan_of(rehearsal: Rehearsal, model: Model, windows: Sequence[Window], speed
         for block in model.anatomy.blocks.modules
         for p in block.parameters()
     )
-    return Plan(
+    return CostEstimate(
         evaluations=cost.evaluations,
         block_tokens=cost.block_tokens,
         head_tokens=cost.head_tokens,

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from depthprune.calibration import Window
 from depthprune.errors import EvaluationError, ModelError
 from depthprune.evaluator.calls import Calls
-from depthprune.evaluator.forward import Passes
-from depthprune.evaluator.losses import Heads
+from depthprune.evaluator.forward import Forward
+from depthprune.evaluator.losses import Losses
 from depthprune.evaluator.prefix_walk import RemovedSet
 from depthprune.models.devices import DTYPES
 from depthprune.models.loading import Model
@@ -32,7 +32,7 @@ from depthprune.objectives import Mixture
 from depthprune.progress import SILENT
 
 if TYPE_CHECKING:
-    from depthprune.evaluator.batches import Sheet
+    from depthprune.evaluator.batches import Batch
 
 _TOKENS, _WINDOWS = 1024, 4
 """Tokens and windows that are tried, at most; one window in any case."""
@@ -86,16 +86,16 @@ def measure_rounding(
         return None
     places = _few(windows, order)
     sets = _sets(model.blocks)
-    heads = Heads(model, objective, windows, judged)
+    heads = Losses(model, objective, windows, judged)
     with attention:
-        ours = _losses(model, heads, memory, list(calls.sheets(places)), sets, judged.shape)
+        ours = _losses(model, heads, memory, list(calls.batches(places)), sets, judged.shape)
     apart = Calls(model, windows, 1, packs=False)
     narrow = is_narrow(DTYPES[model.dtype])
     wide = widened(model.module, model.anatomy.blocks.modules) if narrow else nullcontext()
     try:
         with wide:
-            sheets = list(apart.alone(places))
-            theirs = _losses(model, heads, memory, sheets, sets, judged.shape)
+            batches = list(apart.alone(places))
+            theirs = _losses(model, heads, memory, batches, sets, judged.shape)
     except (ModelError, EvaluationError):
         return None
     against = "float32" if narrow else "calls of one window"
@@ -120,18 +120,18 @@ def _sets(blocks: int) -> list[RemovedSet]:
 
 def _losses(
     model: Model,
-    heads: Heads,
+    heads: Losses,
     memory: int,
-    sheets: list[Sheet],
+    batches: list[Batch],
     sets: list[RemovedSet],
     shape: tuple[int, ...],
 ) -> dict[RemovedSet, NDArray[np.float64]]:
     """Each set's losses, shape (components, windows); NaN where nothing was tried."""
     losses = {removed: np.full(shape, np.nan) for removed in sets}
     with SILENT.step("", None, "") as step:
-        for sheet, found in Passes(model, heads, memory).run(sheets, sets, step):
+        for batch, found in Forward(model, heads, memory).run(batches, sets, step):
             for removed, rows in found.items():
-                losses[removed][:, list(sheet.places)] = rows
+                losses[removed][:, list(batch.places)] = rows
     return losses
 
 

@@ -1,6 +1,6 @@
 """Where hidden states wait for their next block: on the device, then in memory, then in a file.
 
-A walk that must read each block once holds every state of every sheet, which may be more than fits.
+A walk that must read each block once holds every state of every batch, which may be more than fits.
 Each block visits all states in turn, so which of them lie in the file makes no difference to how
 much is read and written; those that came first stay where they are. What a GPU does not hold waits
 in the host's memory, which is faster than any disk, and in the file only what that does not hold.
@@ -27,7 +27,7 @@ from depthprune.models.blocks.carried import (
 )
 
 
-class Held:
+class StoredState:
     """One state; `get` gives it as it was put."""
 
     def get(self) -> State:
@@ -35,7 +35,7 @@ class Held:
         raise NotImplementedError
 
 
-class _InMemory(Held):
+class _InMemory(StoredState):
     def __init__(self, state: State) -> None:
         self._state = state
 
@@ -43,7 +43,7 @@ class _InMemory(Held):
         return self._state
 
 
-class _OnHost(Held):
+class _OnHost(StoredState):
     """A state of a GPU's, in the host's memory, from where it is copied without waiting."""
 
     def __init__(self, tensor: Tensor) -> None:
@@ -56,30 +56,30 @@ class _OnHost(Held):
         return self._copy.to(self._device, non_blocking=True)
 
 
-class _Several(Held):
+class _Several(StoredState):
     """A state of several tensors, each held by itself."""
 
-    def __init__(self, state: Carried, put: Callable[[Tensor], Held]) -> None:
+    def __init__(self, state: Carried, put: Callable[[Tensor], StoredState]) -> None:
         self._parts = changed(state, put)
 
     def get(self) -> State:
-        state: State = changed(self._parts, lambda held: held.get(), kind=Held)
+        state: State = changed(self._parts, lambda held: held.get(), kind=StoredState)
         return state
 
 
-class _InFile(Held):
-    def __init__(self, tensor: Tensor, vault: Vault) -> None:
+class _InFile(StoredState):
+    def __init__(self, tensor: Tensor, store: StateStore) -> None:
         self._shape, self._dtype, self._device = tensor.shape, tensor.dtype, tensor.device
-        self._vault = vault
+        self._store = store
         self.bytes = tensor.numel() * tensor.element_size()
-        self.place = vault.write(tensor)
+        self.place = store.write(tensor)
 
     def get(self) -> State:
-        raw = self._vault.read(self.place, self.bytes)
+        raw = self._store.read(self.place, self.bytes)
         return raw.view(self._dtype).view(self._shape).to(self._device)
 
 
-class Vault:
+class StateStore:
     """Holds states.
 
     States that are gone are told by weak references, whose callback is `list.append`, and counted
@@ -98,8 +98,8 @@ class Vault:
         self.written = 0
         self._budget = budget
         self._host = host
-        self._held: dict[weakref.ref[Held], tuple[int, int | None, bool]] = {}
-        self._gone: list[weakref.ref[Held]] = []
+        self._held: dict[weakref.ref[StoredState], tuple[int, int | None, bool]] = {}
+        self._gone: list[weakref.ref[StoredState]] = []
         self._in_memory = 0
         self._on_host = 0
         self._file: BinaryIO | None = None
@@ -118,7 +118,7 @@ class Vault:
         self._sweep()
         return self._on_host
 
-    def put(self, state: State) -> Held:
+    def put(self, state: State) -> StoredState:
         """Hold a state until the answer is dropped.
 
         Raises:
@@ -130,10 +130,10 @@ class Vault:
             return _Several(state, self._put)
         return self._put(state)
 
-    def _put(self, tensor: Tensor) -> Held:
+    def _put(self, tensor: Tensor) -> StoredState:
         assert self._budget is not None
         size = tensor.numel() * tensor.element_size()
-        held: Held
+        held: StoredState
         place, moved = None, False
         if self.in_memory + size <= self._budget:
             held = _InMemory(tensor)

@@ -19,7 +19,7 @@ from depthprune.objectives import Mixture, Objective, parse_objective
 from depthprune.progress import SILENT, Progress
 
 
-class Judge:
+class HeldOutScorer:
     """Scores removed sets on held-out windows, each source apart.
 
     Args:
@@ -134,11 +134,13 @@ class SizeRule:
         UsageError: If the dense model's loss is 0 where losses are counted in shares of it.
     """
 
-    def __init__(self, judge: Judge, max_increase: float, *, patience: int = 2) -> None:
-        self._judge = judge
+    def __init__(
+        self, held_out_scorer: HeldOutScorer, max_increase: float, *, patience: int = 2
+    ) -> None:
+        self._held_out_scorer = held_out_scorer
         self._patience = patience
         self._above = 0
-        found = judge.mixed([()])
+        found = held_out_scorer.mixed([()])
         if found is None:
             raise UsageError(
                 "--max-increase: the dense model loses nothing on the held-out part of a source, "
@@ -152,7 +154,7 @@ class SizeRule:
 
     def __call__(self, removed: RemovedSet) -> bool:
         """Judge the next size; True if the search has gone far enough."""
-        found = self._judge.mixed([removed])
+        found = self._held_out_scorer.mixed([removed])
         loss = math.inf if found is None else found[0][0]
         if loss <= self.limit:
             self.chosen = removed
@@ -204,7 +206,9 @@ def block_scores(evaluator: Evaluator, blocks: Sequence[int]) -> list[BlockScore
     return rows
 
 
-def path_points(path: Sequence[RemovedSet], evaluator: Evaluator, judge: Judge) -> list[PathPoint]:
+def path_points(
+    path: Sequence[RemovedSet], evaluator: Evaluator, held_out_scorer: HeldOutScorer
+) -> list[PathPoint]:
     """Calibration and held-out loss at each size of a path, the dense model first."""
     sets = [(), *path]
     scores = evaluator.score(sets)
@@ -218,6 +222,6 @@ def path_points(path: Sequence[RemovedSet], evaluator: Evaluator, judge: Judge) 
             held_out_stderr=stderr,
         )
         for removed, score, (loss, stderr) in zip(
-            sets, scores, judge.mixed(sets) or nothing, strict=True
+            sets, scores, held_out_scorer.mixed(sets) or nothing, strict=True
         )
     ]

@@ -11,13 +11,13 @@ from depthprune.evaluator import Evaluator, Memo, RemovedSet
 from depthprune.manifest import BlockScore, DrawRecord, Estimate, HeldOut, PathPoint
 from depthprune.pruning.draws import search_over_draws
 from depthprune.pruning.held_out import (
-    Judge,
+    HeldOutScorer,
     SizeRule,
     block_scores,
     estimate,
     path_points,
 )
-from depthprune.pruning.prepare import Task
+from depthprune.pruning.prepare import PruneTask
 from depthprune.pruning.recovery_step import Recovered, fit_and_judge
 from depthprune.recovery import RecoveringScorer, parse_method
 from depthprune.searches import Result
@@ -42,7 +42,7 @@ class Measured:
 
 def measure_task(
     job: PruneJob,
-    task: Task,
+    task: PruneTask,
     memo: Memo | None,
 ) -> Measured:
     """Search, and judge what was found.
@@ -58,12 +58,14 @@ def measure_task(
     model, calibration, objective = task.model, task.calibration, task.objective
     shared: dict[str, Any] = {"memory": job.memory, "memo": memo, "progress": job.progress}
     evaluator = Evaluator(model, calibration, objective, racing=job.racing, **shared)
-    judge = Judge(model, calibration, objective, **shared)
-    rule = None if job.max_increase is None else SizeRule(judge, job.max_increase)
+    held_out_scorer = HeldOutScorer(model, calibration, objective, **shared)
+    rule = None if job.max_increase is None else SizeRule(held_out_scorer, job.max_increase)
     result = _searched(job, task, evaluator, rule)
     # A path that the search did not score itself is worth its cost only to a size rule.
     known = bool(result.path) and all(evaluator.has_asked(s) for s in result.path)
-    path = path_points(result.path, evaluator, judge) if known or rule is not None else None
+    path = (
+        path_points(result.path, evaluator, held_out_scorer) if known or rule is not None else None
+    )
     free = [block for block in range(model.blocks) if block not in task.protect]
     found = None
     if job.recover is not None:
@@ -83,14 +85,16 @@ def measure_task(
         evaluator=evaluator,
         dense=estimate(evaluator.dense, objective),
         blocks=block_scores(evaluator, free),
-        held_out=found.held_out if found else judge.held_out(result.removed),
+        held_out=found.held_out if found else held_out_scorer.held_out(result.removed),
         path=path,
         recovered=found,
         draws=_other_draws(job, task, memo, result.removed),
     )
 
 
-def _searched(job: PruneJob, task: Task, evaluator: Evaluator, rule: SizeRule | None) -> Result:
+def _searched(
+    job: PruneJob, task: PruneTask, evaluator: Evaluator, rule: SizeRule | None
+) -> Result:
     """What the search found, as long as the rule allows, with its loss on all windows."""
     scorer: Evaluator | RecoveringScorer = evaluator
     if job.search_with_recovery:
@@ -102,14 +106,14 @@ def _searched(job: PruneJob, task: Task, evaluator: Evaluator, rule: SizeRule | 
     return result if rule is None else _shortened(job, result, rule, evaluator)
 
 
-def _recovering(job: PruneJob, task: Task, calibration: Calibration) -> RecoveringScorer:
+def _recovering(job: PruneJob, task: PruneTask, calibration: Calibration) -> RecoveringScorer:
     return RecoveringScorer(
         task.model, calibration, task.objective, memory=job.memory, progress=job.progress
     )
 
 
 def _other_draws(
-    job: PruneJob, task: Task, memo: Memo | None, chosen: RemovedSet
+    job: PruneJob, task: PruneTask, memo: Memo | None, chosen: RemovedSet
 ) -> list[DrawRecord] | None:
     """The same search on further draws, for sets of the size that was chosen."""
     if job.draws == 1:

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Task:
+class PruneTask:
     """What is to be searched, checked and loaded."""
 
     model: Model
@@ -96,7 +96,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ParsedJob:
     """What a job's words mean, as far as they can be read without the model."""
 
     objective: Mixture
@@ -105,7 +105,7 @@ class Asked:
     specs: tuple[CalibrationSpec, ...]
 
 
-def check(job: PruneJob) -> Asked:
+def check(job: PruneJob) -> ParsedJob:
     """Read what was asked for, and refuse what no model could do.
 
     Raises:
@@ -121,10 +121,10 @@ def check(job: PruneJob) -> Asked:
     check_draws(specs, job.draws)
     if job.out is not None:
         check_target(job.out, overwrite=job.overwrite)
-    return Asked(objective, algorithm, budget, tuple(specs))
+    return ParsedJob(objective, algorithm, budget, tuple(specs))
 
 
-def prepare(job: PruneJob, asked_for: Asked) -> Task:
+def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
     """Check everything that the model's files tell, draw the calibration and load the model.
 
     Args:
@@ -161,7 +161,7 @@ def prepare(job: PruneJob, asked_for: Asked) -> Task:
     _note_needed(source, asked, protect)
     if job.recover is not None:
         check_enough(model, calibration, parse_method(job.recover), further)
-    return Task(model, calibration, objective, algorithm, budget, k, protect, refusal, further)
+    return PruneTask(model, calibration, objective, algorithm, budget, k, protect, refusal, further)
 
 
 def _find_search(job: PruneJob) -> Search:

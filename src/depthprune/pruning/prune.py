@@ -23,7 +23,7 @@ from depthprune.pruning.held_out import estimate
 from depthprune.pruning.measure import Measured, measure_task
 from depthprune.pruning.options import PruneJob
 from depthprune.pruning.prepare import (
-    Task,
+    PruneTask,
     check,
     prepare,
 )
@@ -36,7 +36,7 @@ from depthprune.pruning.records import (
 from depthprune.pruning.rehearse import foretell
 from depthprune.pruning.session import Loading, open_memo
 from depthprune.pruning.training_runs import forget
-from depthprune.pruning.write import BENCH_SECONDS, PROMPT, Writing, Written
+from depthprune.pruning.write import BENCH_SECONDS, PROMPT, Writing, WrittenCheckpoint
 
 
 def prune(
@@ -181,7 +181,7 @@ def run(job: PruneJob) -> Manifest:
         return _write(job, claim, task)
 
 
-def _write(job: PruneJob, claim: Claim, task: Task) -> Manifest:
+def _write(job: PruneJob, claim: Claim, task: PruneTask) -> Manifest:
     with open_memo(job.memo, task.model.source) as memo:
         measured = measure_task(job, task, memo)
     writing = Writing(
@@ -208,7 +208,7 @@ def _manifest(
     model: Model,
     calibration: Calibration,
     measured: Measured,
-    written: Written,
+    written: WrittenCheckpoint,
 ) -> Manifest:
     evaluator, result = measured.evaluator, measured.result
     return Manifest(

@@ -10,7 +10,7 @@ from depthprune.checkpoints.surgery import Surgery
 from depthprune.evaluator import Racing, Rounding
 from depthprune.manifest import (
     CalibrationRecord,
-    Cost,
+    CostRecord,
     RacingRecord,
     RoundingRecord,
     SearchRecord,
@@ -80,7 +80,7 @@ def search_record(
             )
             for point in result.trace
         ],
-        cost=Cost(
+        cost=CostRecord(
             evaluations=result.cost.evaluations,
             block_tokens=result.cost.block_tokens,
             head_tokens=result.cost.head_tokens,

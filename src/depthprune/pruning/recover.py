@@ -45,7 +45,7 @@ from depthprune.pruning.write import (
     BENCH_SECONDS,
     PROMPT,
     Writing,
-    Written,
+    WrittenCheckpoint,
 )
 from depthprune.recovery import Method, parse_method, refuse_quantized_config
 from depthprune.removed_sets import check_removed
@@ -202,7 +202,7 @@ class RecoverJob:
         )
 
     def _recovered(
-        self, before: Manifest, model: Model, found: Recovered, written: Written
+        self, before: Manifest, model: Model, found: Recovered, written: WrittenCheckpoint
     ) -> Manifest:
         """The checkpoint's manifest with what was measured now in place of what was then."""
         return before.model_copy(

@@ -23,7 +23,7 @@ from depthprune.pruning.held_out_recovered import (
     judge_recovered,
 )
 from depthprune.pruning.records import calibration_record
-from depthprune.pruning.session import Reader
+from depthprune.pruning.session import TextReader
 from depthprune.pruning.training_runs import (
     check_way,
     heal,
@@ -100,7 +100,7 @@ def further_specs(also: Sequence[str]) -> list[CalibrationSpec]:
     return list(parse_calibration(also)) if also else []
 
 
-def further_texts(also: Sequence[str], reader: Reader) -> list[Calibration]:
+def further_texts(also: Sequence[str], reader: TextReader) -> list[Calibration]:
     """The texts that `--also` names, each apart."""
     return [calibrate(spec, reader, split="whole") for spec in further_specs(also)]
 
@@ -165,7 +165,7 @@ def fit_and_judge(
     return Recovered(recovery, held_out, record)
 
 
-class Mended:
+class RecoveredModel:
     """What surgery replaces of a loaded model, and the model with the same weights in place.
 
     Args:

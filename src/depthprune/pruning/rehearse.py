@@ -9,15 +9,15 @@ from depthprune.report.numbers import duration
 from depthprune.threads import busy_words
 
 if TYPE_CHECKING:
-    from depthprune.evaluator.rehearsal import Plan
+    from depthprune.evaluator.rehearsal import CostEstimate
     from depthprune.pruning.options import PruneJob
-    from depthprune.pruning.prepare import Task
+    from depthprune.pruning.prepare import PruneTask
 
 
 _LONG = 30.0
 
 
-def foretell(job: PruneJob, task: Task) -> None:
+def foretell(job: PruneJob, task: PruneTask) -> None:
     """Say before a search how long it takes, if that is long and simply found out."""
     if not task.search.grows or (task.budget is not None and task.budget.seconds is not None):
         return
@@ -33,7 +33,7 @@ def foretell(job: PruneJob, task: Task) -> None:
     note(f"{'; '.join(words)}")
 
 
-def rehearse(job: PruneJob, task: Task) -> Plan:
+def rehearse(job: PruneJob, task: PruneTask) -> CostEstimate:
     """What the search of a job would cost on this machine."""
     from depthprune.evaluator.rehearsal import (
         Rehearsal,

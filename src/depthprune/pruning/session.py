@@ -80,7 +80,7 @@ class Loading:
 
 
 @dataclass(frozen=True)
-class Reader:
+class TextReader:
     """A tokenizer before its model is loaded, and a way to load it for text that it writes itself.
 
     Attributes:
@@ -106,7 +106,7 @@ class Reader:
 
 def read_tokenizer(
     source: ModelSource, progress: Progress, loading: Loading | None = None
-) -> Reader:
+) -> TextReader:
     """A model's tokenizer; one inside a GGUF takes a few seconds.
 
     Args:
@@ -124,7 +124,7 @@ def read_tokenizer(
         for value in map(sizes.get, ("max_position_embeddings", "vocab_size"))
     )
     load = None if loading is None else partial(loading.load, source, tokenizer, progress)
-    return Reader(tokenizer, context, rows, load, progress)
+    return TextReader(tokenizer, context, rows, load, progress)
 
 
 @contextmanager
@@ -184,7 +184,7 @@ def reading(
     return progress.step("reading and tokenising the calibration text", None, "")
 
 
-def mixture(specs: Sequence[str] | None, reader: Reader, progress: Progress) -> Calibration:
+def mixture(specs: Sequence[str] | None, reader: TextReader, progress: Progress) -> Calibration:
     """The calibration that `-c` flags name, mixed, with a word about one that is too small."""
     from depthprune.calibration import calibrate
 

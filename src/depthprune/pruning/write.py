@@ -30,7 +30,7 @@ from depthprune.models.speed import (
 from depthprune.outputs import MANIFEST_NAME, placed
 from depthprune.progress import Progress, note, warn
 from depthprune.pruning.output import pruned_output
-from depthprune.pruning.recovery_step import Mended, Recovered
+from depthprune.pruning.recovery_step import Recovered, RecoveredModel
 from depthprune.pruning.session import Loading
 from depthprune.report.publish import report_files, write_report
 
@@ -41,7 +41,7 @@ _SAMPLE_TOKENS = 40
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenCheckpoint:
     """A checkpoint that was written and proven."""
 
     surgery: Surgery
@@ -75,7 +75,7 @@ class Writing:
         model: Model,
         removed: RemovedSet,
         recovered: Recovered | None,
-        manifest: Callable[[Written], Manifest],
+        manifest: Callable[[WrittenCheckpoint], Manifest],
         dense: Checkpoint | None = None,
     ) -> Manifest:
         """Cut and prove, publish if both went well, and measure what was published.
@@ -93,7 +93,7 @@ class Writing:
         Raises:
             DepthpruneError: If it cannot be cut, proven or published; then OUT is as it was before.
         """
-        mended = Mended(recovered, model)
+        mended = RecoveredModel(recovered, model)
         with pruned_output(
             model,
             removed,
@@ -107,7 +107,7 @@ class Writing:
             module = self._reload(model, stage)
             with mended.in_place():
                 parity = verify(model, module, removed, progress=self.progress)
-            record = write_report(manifest(Written(surgery, parity)), stage)
+            record = write_report(manifest(WrittenCheckpoint(surgery, parity)), stage)
             record.write(placed(stage, MANIFEST_NAME))
         return self._measure(model, module, record)
 

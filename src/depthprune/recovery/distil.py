@@ -28,7 +28,7 @@ from depthprune.models.loading import Model
 from depthprune.outputs import whole_file
 from depthprune.progress import SILENT, Progress
 from depthprune.recovery.adapters import adapted
-from depthprune.recovery.distillation_data import Lessons, lessons
+from depthprune.recovery.distillation_data import DistillationData, distillation_data
 from depthprune.recovery.fold import swapped
 from depthprune.recovery.low_rank import LowRank
 from depthprune.recovery.methods import LoRA
@@ -83,7 +83,7 @@ def distil(
     require_trainable(model)
     for each in (calibration, *calibration.held_out()):
         require_positions(model, each)
-    read = lessons(calibration, settings, _call_tokens(model))
+    read = distillation_data(calibration, settings, _call_tokens(model))
     start = Recovery(gone, (), {})
     if settings.start == "linear":
         start = recover(model, gone, calibration, progress=progress)
@@ -155,7 +155,7 @@ class _Task:
 
     model: Model
     removed: tuple[int, ...]
-    lessons: Lessons
+    distillation_data: DistillationData
     start: Recovery
     settings: LoRA
 
@@ -166,7 +166,7 @@ class _Task:
         kept = [b for b in range(self.model.blocks) if b not in self.removed]
         changed = [module.get_parameter(name) for name in self.start.weights]
         originals = {parameter: parameter.data for parameter in changed}
-        order = self.lessons.order(settings.steps * self._accumulated, settings.seed)
+        order = self.distillation_data.order(settings.steps * self._accumulated, settings.seed)
         with (
             swapped(module, self.start.weights),
             adapted(self.model.anatomy, kept, settings) as adapters,
@@ -176,7 +176,7 @@ class _Task:
                 self.model,
                 self.removed,
                 adapters,
-                self.lessons,
+                self.distillation_data,
                 originals,
                 nll=settings.nll,
                 checkpointing=self._checkpointing,
@@ -193,7 +193,7 @@ class _Task:
             before = weights.get(name, self.model.module.get_parameter(name).data)
             weights[name] = change.added_to(before)
         steps = history.points[-1].step
-        place = self.lessons.order(steps * self._accumulated, self.settings.seed)
+        place = self.distillation_data.order(steps * self._accumulated, self.settings.seed)
         training = Training(
             settings=self.settings,
             points=history.points,
@@ -202,14 +202,14 @@ class _Task:
             stopped=history.stopped,
             resumed=history.resumed,
             parameters=parameters,
-            tokens=sum(self.lessons.trained[p].tokens.numel() for p in place),
+            tokens=sum(self.distillation_data.trained[p].tokens.numel() for p in place),
             folder=folder,
         )
         return replace(self.start, weights=weights, low_rank=low_rank, training=training)
 
     @property
     def _accumulated(self) -> int:
-        return self.lessons.accumulated(self.settings.batch)
+        return self.distillation_data.accumulated(self.settings.batch)
 
     @property
     def _checkpointing(self) -> bool:

@@ -21,12 +21,12 @@ from depthprune.recovery.splits import choosing_places, stacked
 
 
 @dataclass(frozen=True)
-class Lesson:
+class DistillationBatch:
     """Windows of one source that are run together.
 
     Attributes:
         tokens: Shape (windows, length), int64.
-        share: What they count for, the lessons of one kind summing to 1.
+        share: What they count for, the training batches of one kind summing to 1.
     """
 
     tokens: Tensor
@@ -34,7 +34,7 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Lessons:
+class DistillationData:
     """All that a student reads.
 
     Attributes:
@@ -43,18 +43,18 @@ class Lessons:
         held_out: What is shown.
     """
 
-    trained: tuple[Lesson, ...]
-    choosing: tuple[Lesson, ...]
-    held_out: tuple[Lesson, ...]
+    trained: tuple[DistillationBatch, ...]
+    choosing: tuple[DistillationBatch, ...]
+    held_out: tuple[DistillationBatch, ...]
 
     @property
     def tokens(self) -> int:
         """Tokens of one round over what is trained on."""
-        return sum(lesson.tokens.numel() for lesson in self.trained)
+        return sum(distil_batch.tokens.numel() for distil_batch in self.trained)
 
     def accumulated(self, batch: int) -> int:
-        """How many lessons come to about `batch` windows."""
-        windows = sum(len(lesson.tokens) for lesson in self.trained)
+        """How many training batches come to about `batch` windows."""
+        windows = sum(len(distil_batch.tokens) for distil_batch in self.trained)
         return max(1, round(batch * len(self.trained) / windows))
 
     def order(self, count: int, seed: int) -> list[int]:
@@ -66,7 +66,9 @@ class Lessons:
         return places[:count]
 
 
-def lessons(calibration: Calibration, settings: LoRA, call_tokens: int) -> Lessons:
+def distillation_data(
+    calibration: Calibration, settings: LoRA, call_tokens: int
+) -> DistillationData:
     """The windows of a calibration, laid out.
 
     Args:
@@ -94,17 +96,19 @@ def lessons(calibration: Calibration, settings: LoRA, call_tokens: int) -> Lesso
         for part, windows in zip(calibration.parts, shown, strict=True)
     ]
     laid = (_laid(each, call_tokens, settings.batch) for each in (trained, choosing, held_out))
-    return Lessons(*laid)
+    return DistillationData(*laid)
 
 
 def _laid(
     sources: Sequence[tuple[Part, Sequence[Window]]], call_tokens: int, most: int
-) -> tuple[Lesson, ...]:
+) -> tuple[DistillationBatch, ...]:
     found = []
     for part, windows in sources:
         for tokens in stacked(windows, call_tokens):
             shares = part.share / len(windows)
-            found += [Lesson(few, shares * len(few)) for few in torch.split(tokens, most)]
+            found += [
+                DistillationBatch(few, shares * len(few)) for few in torch.split(tokens, most)
+            ]
     return tuple(found)
 
 

@@ -6,7 +6,7 @@ architecture and no module is named. A *term* is a module whose output reaches t
 unchanged but for a constant factor (a perturbation of the one shows in the other, multiplied by
 one number), and which works token by token, so that attention beside a parallel MLP is none. Its
 *weights* are the parameters with which T commutes: mapping their output axis by T maps what they
-contribute to the term. All of them together must map the whole term, or the block cannot absorb.
+contribute to the term. All of them together must map the whole term, or the block cannot take it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _LIMIT = 1e-3
 """Relative differences in float32 that rounding explains, of changes that it makes larger."""
 
 
-class CannotAbsorbError(Exception):
+class CannotFoldError(Exception):
     """Why a block cannot take a map; the run above it is left alone."""
 
 
 @dataclass(frozen=True)
-class Absorber:
-    """How one block absorbs a map of what its MLP adds.
+class FoldTarget:
+    """How one block folds a map of what its MLP adds.
 
     Attributes:
         block: Original number.
@@ -80,28 +80,26 @@ class Absorber:
                 handle.remove()
 
 
-def find_absorber(anatomy: Anatomy, block: int) -> Absorber:
-    """Find and prove how a block absorbs a map.
+def find_fold_target(anatomy: Anatomy, block: int) -> FoldTarget:
+    """Find and prove how a block folds a map.
 
     Args:
         anatomy: Of the model; the block's weights must be in memory.
         block: Original number.
 
     Raises:
-        CannotAbsorbError: If it cannot, saying why.
+        CannotFoldError: If it cannot, saying why.
     """
     try:
         with plain_products():
-            found = _Search(Probe(anatomy, block)).absorber()
+            found = _Search(Probe(anatomy, block)).target()
     except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise CannotAbsorbError(
-            f"block {block} could not be probed ({first_line(error)})"
-        ) from error
+        raise CannotFoldError(f"block {block} could not be probed ({first_line(error)})") from error
     _refuse_shared(anatomy, found)
     return found
 
 
-def _refuse_shared(anatomy: Anatomy, found: Absorber) -> None:
+def _refuse_shared(anatomy: Anatomy, found: FoldTarget) -> None:
     block = anatomy.blocks.modules[found.block]
     ours = {id(block.get_parameter(weight.name)) for weight in found.weights}
     holders = [
@@ -110,7 +108,7 @@ def _refuse_shared(anatomy: Anatomy, found: Absorber) -> None:
         if id(parameter) in ours
     ]
     if len(holders) > len(ours):
-        raise CannotAbsorbError(f"block {found.block} shares {holders[0]} with another module")
+        raise CannotFoldError(f"block {found.block} shares {holders[0]} with another module")
 
 
 class _Search:
@@ -123,7 +121,7 @@ class _Search:
         self.finished: list[nn.Module] = []
 
     @torch.inference_mode()
-    def absorber(self) -> Absorber:
+    def target(self) -> FoldTarget:
         base = self._observe()
         passing = {
             module: scale
@@ -134,13 +132,13 @@ class _Search:
         for module in self._outermost(passing):
             terms |= self._terms(module, passing)
         if not terms:
-            raise CannotAbsorbError(self._reason(passing))
+            raise CannotFoldError(self._reason(passing))
         scales = [passing[module] for module in terms]
         if max(scales) - min(scales) > _LIMIT * max(map(abs, scales)):
-            raise CannotAbsorbError(
+            raise CannotFoldError(
                 f"block {self.probe.number} adds several terms by different factors"
             )
-        return Absorber(
+        return FoldTarget(
             block=self.probe.number,
             terms=tuple(self.names[module] for module in terms),
             scale=scales[0],

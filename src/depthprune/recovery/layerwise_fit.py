@@ -1,7 +1,7 @@
 """The dense and the pruned model walked side by side, and one run of removed blocks mended.
 
 One block at a time over all windows: of each model only the states at one place are kept, in a
-vault that memory bounds, and of the activations only sums.
+store that memory bounds, and of the activations only sums.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from depthprune.errors import CalibrationError, EvaluationError
-from depthprune.evaluator.state_store import Held, Vault
+from depthprune.evaluator.state_store import StateStore, StoredState
 from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.blocks.carried import State, hidden
 from depthprune.models.blocks.replay import Inputs
-from depthprune.progress import Step
+from depthprune.progress import ProgressStep
 from depthprune.recovery.fit import Fit, fit
 from depthprune.recovery.fold import swapped
 from depthprune.recovery.fold_target import (
-    Absorber,
-    CannotAbsorbError,
-    find_absorber,
+    CannotFoldError,
+    FoldTarget,
+    find_fold_target,
 )
 from depthprune.recovery.massive_activations import massive
 from depthprune.recovery.normal_equations import Sums, wide
 from depthprune.recovery.result import Change, RunRecovery, new_weights
-from depthprune.recovery.splits import Batch
+from depthprune.recovery.splits import FitBatch
 
 
 @dataclass(frozen=True)
-class Passed:
+class RunFit:
     """What was done for a run, and what it changed.
 
     Attributes:
@@ -49,28 +49,28 @@ class Walk:
     """The dense and the pruned model, side by side, at the same place."""
 
     def __init__(
-        self, anatomy: Anatomy, made: Sequence[Batch], shares: Sequence[float], vault: Vault
+        self, anatomy: Anatomy, made: Sequence[FitBatch], shares: Sequence[float], store: StateStore
     ) -> None:
         self.anatomy = anatomy
-        self.vault = vault
+        self.store = store
         self.batches = made
         self.shares = shares
-        self.step: Step | None = None
+        self.step: ProgressStep | None = None
         self.at = 0
-        self.dense: list[Held] = []
+        self.dense: list[StoredState] = []
         self.inputs: list[Inputs] = []
         known: list[Tensor] = []
         for batch in made:
             inputs = anatomy.record(batch.tokens)
             states = inputs.states
-            self.dense.append(vault.put(states))
+            self.dense.append(store.put(states))
             self.inputs.append(inputs.lean(known))
         self.pruned = list(self.dense)
         self.streams = hidden(states).dim() > 3
         self.device = hidden(states).device
         self.width = int(hidden(states).shape[-1])
 
-    def pass_run(self, run: tuple[int, ...]) -> Passed:
+    def pass_run(self, run: tuple[int, ...]) -> RunFit:
         """Bring both models behind a run, the pruned one with what recovers it."""
         into = run[0] - 1
         while self.at < into:
@@ -80,42 +80,42 @@ class Walk:
         self.at = run[-1] + 1
         if into < 0:
             reason = "the run is at the very bottom, and no block before it could take its part"
-            return Passed(RunRecovery(run, None, reason))
+            return RunFit(RunRecovery(run, None, reason))
         with self.anatomy.holding(into):
             passed = self._mended(run)
             with swapped(self.anatomy.module, passed.weights):
                 self._through(into, self.pruned)
         return passed
 
-    def _mended(self, run: tuple[int, ...]) -> Passed:
+    def _mended(self, run: tuple[int, ...]) -> RunFit:
         """What recovers a run, found while the block before it is held."""
         into = run[0] - 1
         try:
             if self.streams:
-                raise CannotAbsorbError(f"block {into} works on several streams of states at once")
-            absorber = find_absorber(self.anatomy, into)
-        except CannotAbsorbError as error:
-            return Passed(RunRecovery(run, into, str(error)))
-        done, change = self._fit(run, absorber)
+                raise CannotFoldError(f"block {into} works on several streams of states at once")
+            target = find_fold_target(self.anatomy, into)
+        except CannotFoldError as error:
+            return RunFit(RunRecovery(run, into, str(error)))
+        done, change = self._fit(run, target)
         if change is None:
-            return Passed(done)
+            return RunFit(done)
         weights = new_weights(self.anatomy, change)
         if self.anatomy.stream is not None:
             weights = {name: weight.cpu() for name, weight in weights.items()}
-        return Passed(done, change, weights)
+        return RunFit(done, change, weights)
 
-    def _fit(self, run: tuple[int, ...], absorber: Absorber) -> tuple[RunRecovery, Change | None]:
+    def _fit(self, run: tuple[int, ...], target: FoldTarget) -> tuple[RunRecovery, Change | None]:
         apart = massive(*((hidden(s.get()) for s in each) for each in (self.pruned, self.dense)))
-        fitted, choosing = self._sums(absorber, apart)
+        fitted, choosing = self._sums(target, apart)
         found: Fit = fit(fitted, choosing, self.shares)
         why = None
         if not found.rank:
-            why = f"the system is singular: the MLP of block {absorber.block} adds nothing to map"
+            why = f"the system is singular: the MLP of block {target.block} adds nothing to map"
         elif not found.strength:
             why = "on windows that were not fitted no change came nearer to the dense model"
         done = RunRecovery(
             blocks=run,
-            into=absorber.block,
+            into=target.block,
             why_not=why,
             ridge=found.ridge if found.strength else None,
             strength=found.strength,
@@ -126,11 +126,11 @@ class Walk:
             before=found.before,
             after=found.after,
         )  # fmt: skip
-        return done, Change(absorber, found.change.cpu()) if found.strength else None
+        return done, Change(target, found.change.cpu()) if found.strength else None
 
-    def _sums(self, absorber: Absorber, apart: list[Tensor]) -> tuple[Sums, list[Sums]]:
+    def _sums(self, target: FoldTarget, apart: list[Tensor]) -> tuple[Sums, list[Sums]]:
         """The sums of the fitted windows, all sources weighted, and of each source's others."""
-        into = absorber.block
+        into = target.block
         fitted = Sums.empty(self.width, self.device)
         choosing = [Sums.empty(self.width, self.device) for _ in self.shares]
         counts = [0] * len(self.shares)
@@ -139,7 +139,7 @@ class Walk:
                 counts[batch.part] += int((~away).sum())
         self._refuse_empty(counts)
         module = self.anatomy.blocks.modules[into]
-        with absorber.watching(module) as added:
+        with target.watching(module) as added:
             for place, (batch, away) in enumerate(zip(self.batches, apart, strict=True)):
                 output = hidden(self._call(into, place, self.pruned[place].get()))
                 m = added()
@@ -174,14 +174,14 @@ class Walk:
                 self._through(block, self.pruned)
         self.at = block + 1
 
-    def _through(self, block: int, states: list[Held]) -> None:
+    def _through(self, block: int, states: list[StoredState]) -> None:
         """Bring states behind a block, each in the place of the one before it."""
         with self.anatomy.holding(block):
             for place, each in enumerate(states):
                 behind = self._call(block, place, each.get())
                 if not hidden(behind).isfinite().all():
                     raise _not_finite(block)
-                states[place] = self.vault.put(behind)
+                states[place] = self.store.put(behind)
                 del each  # or its room would be held while the next batch looks for some
 
     def _call(self, block: int, place: int, states: State) -> State:

@@ -24,7 +24,7 @@ from depthprune.calibration import Calibration, require_positions
 from depthprune.errors import ModelError
 from depthprune.evaluator.memory import host_bytes
 from depthprune.evaluator.prefix_walk import RemovedSet
-from depthprune.evaluator.state_store import Vault
+from depthprune.evaluator.state_store import StateStore
 from depthprune.models.blocks.carried import hidden
 from depthprune.models.free_memory import available_memory
 from depthprune.models.loading import Model
@@ -78,13 +78,13 @@ def recover(
     require_positions(model, calibration)
     device = torch.device(model.device)
     made = batches(calibration, _CALL_TOKENS.get(device.type, _CALL_TOKENS_ELSEWHERE))
-    vault = Vault(int(available_memory(device) * _SHARE), host_bytes(model))
+    store = StateStore(int(available_memory(device) * _SHARE), host_bytes(model))
     try:
-        walk = Walk(model.anatomy, made, [part.share for part in calibration.parts], vault)
+        walk = Walk(model.anatomy, made, [part.share for part in calibration.parts], store)
         require_enough(made, calibration, walk.width)
         return _recovered(walk, gone, progress)
     finally:
-        vault.close()
+        store.close()
 
 
 def _recovered(walk: Walk, gone: RemovedSet, progress: Progress) -> Recovery:

@@ -13,12 +13,12 @@ from torch import Tensor
 from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.loading import Model
 from depthprune.recovery.fold import folded, swapped
-from depthprune.recovery.fold_target import Absorber
+from depthprune.recovery.fold_target import FoldTarget
 from depthprune.recovery.low_rank import LowRank
 from depthprune.recovery.methods import LoRA
 
 if TYPE_CHECKING:
-    from depthprune.recovery.training import Point
+    from depthprune.recovery.training import StudentPoint
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Change:
     """T − I for one kept block, and where it is written.
 
     Attributes:
-        absorber: The block and its weights.
+        fold target: The block and its weights.
         matrix: T − I, shape (width, width), float64, held by the processor.
     """
 
-    absorber: Absorber
+    target: FoldTarget
     matrix: Tensor
 
 
@@ -82,7 +82,7 @@ class Training:
     """
 
     settings: LoRA
-    points: tuple[Point, ...]
+    points: tuple[StudentPoint, ...]
     best: int
     steps: int
     stopped: bool
@@ -154,11 +154,11 @@ def new_weights(anatomy: Anatomy, change: Change) -> dict[str, Tensor]:
 
     The block must have its own weights.
     """
-    number = change.absorber.block
+    number = change.target.block
     block = anatomy.blocks.modules[number]
     return {
         f"{anatomy.blocks.path}.{number}.{weight.name}": folded(
             block.get_parameter(weight.name).data, change.matrix, weight.axis
         )
-        for weight in change.absorber.weights
+        for weight in change.target.weights
     }

@@ -22,7 +22,7 @@ _EVERY = 4
 
 
 @dataclass(frozen=True)
-class Batch:
+class FitBatch:
     """Windows of one length and one source that are run together.
 
     Attributes:
@@ -36,7 +36,7 @@ class Batch:
     chooses: bool
 
 
-def batches(calibration: Calibration, call_tokens: int) -> list[Batch]:
+def batches(calibration: Calibration, call_tokens: int) -> list[FitBatch]:
     """All windows of a calibration, in batches.
 
     Args:
@@ -46,12 +46,12 @@ def batches(calibration: Calibration, call_tokens: int) -> list[Batch]:
     Raises:
         CalibrationError: If a source has a single window.
     """
-    made: list[Batch] = []
+    made: list[FitBatch] = []
     for index, part in enumerate(calibration.parts):
         chosen = choosing_places(part)
         for chooses in (False, True):
             windows = [w for i, w in enumerate(part.windows) if (i in chosen) == chooses]
-            made += [Batch(t, index, chooses) for t in stacked(windows, call_tokens)]
+            made += [FitBatch(t, index, chooses) for t in stacked(windows, call_tokens)]
     return made
 
 
@@ -70,7 +70,7 @@ def choosing_places(part: Part) -> set[int]:
     return set(range(_EVERY - 1, count, _EVERY)) or {count - 1}
 
 
-def require_enough(made: Sequence[Batch], calibration: Calibration, width: int) -> None:
+def require_enough(made: Sequence[FitBatch], calibration: Calibration, width: int) -> None:
     """Refuse a calibration with too few tokens for the width.
 
     Raises:

@@ -4,8 +4,8 @@ The student is the model with its removed blocks passed over and adapters on the
 teacher is the same modules with every block, the adapters off and, where a linear recovery came
 first, the original values in place of those that it changed. Blocks are called one by one, as in
 every measurement here, and in evaluation mode, so what is trained is what is measured: no dropout
-is ever on. What the teacher's last block gives for a lesson is kept, as far as memory goes, since
-lessons come again.
+is ever on. What the teacher's last block gives for a training batch is kept, as far as memory
+goes, since training batches come again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from depthprune.models.blocks.carried import State, hidden
 from depthprune.models.blocks.replay import Inputs, outside_inference
 from depthprune.models.loading import Model
 from depthprune.recovery.adapters import Adapters
-from depthprune.recovery.distillation_data import Lesson, Lessons
+from depthprune.recovery.distillation_data import DistillationBatch, DistillationData
 from depthprune.recovery.divergence import divergence, losses
 
 _KEPT_BYTES = 1 << 30
@@ -30,7 +30,7 @@ _KEPT_BYTES = 1 << 30
 
 
 class Student(nn.Module):
-    """The trainable part of a pruned model; calling it gives the loss of one lesson.
+    """The trainable part of a pruned model; calling it gives the loss of one training batch.
 
     Its parameters are the adapters' alone: the model itself is no part of it, so that a checkpoint
     holds the adapters and nothing else.
@@ -51,7 +51,7 @@ class Student(nn.Module):
         model: Model,
         removed: Sequence[int],
         adapters: Adapters,
-        read: Lessons,
+        read: DistillationData,
         originals: Mapping[nn.Parameter, Tensor],
         *,
         nll: float,
@@ -62,24 +62,24 @@ class Student(nn.Module):
         self._layers = adapters
         self._model = model
         self._kept = [b for b in range(model.blocks) if b not in set(removed)]
-        self._lessons = read
+        self._distillation_data = read
         self._originals = originals
         self._nll = nll
         self._checkpointing = checkpointing
         self._dense: dict[int, Tensor] = {}
         self._room = _KEPT_BYTES
 
-    def forward(self, lesson: Tensor) -> Tensor:
-        """The loss of one lesson, weighted such that the mean over all is the mixture's.
+    def forward(self, distil_batch: Tensor) -> Tensor:
+        """The loss of one training batch, weighted such that the mean over all is the mixture's.
 
         Args:
-            lesson: Its place among those that are trained on, a whole number.
+            distil_batch: Its place among those that are trained on, a whole number.
 
         Raises:
             EvaluationError: If the loss is NaN or infinite.
         """
-        place = int(lesson)
-        read = self._lessons.trained[place]
+        place = int(distil_batch)
+        read = self._distillation_data.trained[place]
         inputs = outside_inference(self._model.anatomy.record(read.tokens))
         dense = self._teacher(place, inputs)
         state = inputs.states
@@ -88,10 +88,10 @@ class Student(nn.Module):
         ours, theirs, targets = _predicting(hidden(state), dense, read)
         loss = divergence(self._model.anatomy.head, ours, theirs, targets, self._nll)
         _require_finite(loss.item())
-        return loss * read.share * len(self._lessons.trained)
+        return loss * read.share * len(self._distillation_data.trained)
 
     def judged(self, kind: str) -> tuple[float, float]:
-        """The loss as it is trained, and the text's own, over lessons that are not trained on.
+        """The loss as it is trained, and the text's own, on training batches that are held back.
 
         Args:
             kind: `choosing` or `held_out`.
@@ -100,19 +100,21 @@ class Student(nn.Module):
             EvaluationError: If a loss is NaN or infinite.
         """
         total = own = 0.0
-        read: tuple[Lesson, ...] = getattr(self._lessons, kind)
-        first = len(self._lessons.trained)
+        read: tuple[DistillationBatch, ...] = getattr(self._distillation_data, kind)
+        first = len(self._distillation_data.trained)
         if kind == "held_out":
-            first += len(self._lessons.choosing)
-        for place, lesson in enumerate(read):
-            inputs = self._model.anatomy.record(lesson.tokens)
+            first += len(self._distillation_data.choosing)
+        for place, distil_batch in enumerate(read):
+            inputs = self._model.anatomy.record(distil_batch.tokens)
             state = inputs.states
             dense = self._teacher(first + place, inputs)
             for block in self._kept:
                 state = self._model.anatomy.call(block, state, inputs)
-            kl, text = losses(self._model.anatomy.head, *_predicting(hidden(state), dense, lesson))
-            total += lesson.share * ((1.0 - self._nll) * kl + self._nll * text)
-            own += lesson.share * text
+            kl, text = losses(
+                self._model.anatomy.head, *_predicting(hidden(state), dense, distil_batch)
+            )
+            total += distil_batch.share * ((1.0 - self._nll) * kl + self._nll * text)
+            own += distil_batch.share * text
         _require_finite(total)
         return total, own
 
@@ -151,11 +153,13 @@ class Student(nn.Module):
                 parameter.data = value
 
 
-def _predicting(states: Tensor, dense: Tensor, lesson: Lesson) -> tuple[Tensor, Tensor, Tensor]:
+def _predicting(
+    states: Tensor, dense: Tensor, distil_batch: DistillationBatch
+) -> tuple[Tensor, Tensor, Tensor]:
     """Both models' states at the positions that predict a token, and those tokens."""
     ours = states[:, :-1].flatten(0, 1)
     theirs = dense.to(states.device)[:, :-1].flatten(0, 1)
-    return ours, theirs, lesson.tokens[:, 1:].flatten().to(states.device)
+    return ours, theirs, distil_batch.tokens[:, 1:].flatten().to(states.device)
 
 
 def _require_finite(loss: float) -> None:

@@ -1,9 +1,10 @@
 """Training a student with transformers' own Trainer: schedule, checkpoints, resume, best step.
 
-The order of lessons is laid out beforehand, so what a resumed run reads is what an uninterrupted
-one would have. The Trainer writes a checkpoint (adapters, optimizer, schedule, random states) at
-every judgement; one counts only once its mark is there, so a kill while it is written costs that
-one alone. Nothing is printed: the Trainer's bars and logs are off, and the caller's step advances.
+The order of training batches is laid out beforehand, so what a resumed run reads is what an
+uninterrupted one would have. The Trainer writes a checkpoint (adapters, optimizer, schedule, random
+states) at every judgement; one counts only once its mark is there, so a kill while it is written
+costs that one alone. Nothing is printed: the Trainer's bars and logs are off, and the caller's step
+advances.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback
 from depthprune.errors import CheckpointError, OutputError, first_line
 from depthprune.models.loading import quiet_transformers
 from depthprune.outputs import whole_file
-from depthprune.progress import Step
+from depthprune.progress import ProgressStep
 from depthprune.recovery.methods import LoRA
 from depthprune.recovery.student import Student
 
@@ -40,7 +41,7 @@ _NOTED = ("global_step", "log_history", "stateful_callbacks")
 
 
 @dataclass(frozen=True)
-class Point:
+class StudentPoint:
     """What a student was worth after some steps.
 
     Attributes:
@@ -69,14 +70,14 @@ class History:
         resumed: The step that it went on from; 0 if it began anew.
     """
 
-    points: tuple[Point, ...]
+    points: tuple[StudentPoint, ...]
     best: int
     stopped: bool
     resumed: int
 
 
-class _Places(Dataset[dict[str, torch.Tensor]]):
-    """The lessons of every step, in order."""
+class _TrainingOrder(Dataset[dict[str, torch.Tensor]]):
+    """The training batches of every step, in order."""
 
     def __init__(self, places: Sequence[int]) -> None:
         self._places = places
@@ -85,7 +86,7 @@ class _Places(Dataset[dict[str, torch.Tensor]]):
         return len(self._places)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"lesson": torch.tensor(self._places[index])}
+        return {"distil_batch": torch.tensor(self._places[index])}
 
 
 class _Trainer(Trainer):  # type: ignore[misc]
@@ -117,7 +118,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     No training at all is the first best that later steps are held against.
     """
 
-    def __init__(self, shown: Step, baseline: float) -> None:
+    def __init__(self, shown: ProgressStep, baseline: float) -> None:
         self._shown = shown
         self._baseline = baseline
 
@@ -136,13 +137,13 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             mark.write_text("", encoding="utf-8")
 
 
-def train(student: Student, order: Sequence[int], settings: LoRA, folder: Path, shown: Step
+def train(student: Student, order: Sequence[int], settings: LoRA, folder: Path, shown: ProgressStep
           ) -> History:  # fmt: skip
     """Train a student, going on from the last whole checkpoint; it is left at its best step.
 
     Args:
         student: Its parameters are trained in place.
-        order: The lessons of all steps, as many for each.
+        order: The training batches of all steps, as many for each.
         settings: Of the training.
         folder: Where checkpoints are written and found.
         shown: Advances by one a step.
@@ -249,7 +250,7 @@ def _trainer(
         use_cpu=student.adapters[0].device.type == "cpu",
     )
     _hold_to(arguments, student.adapters[0].device)
-    places = _Places(order)
+    places = _TrainingOrder(order)
     trainer = _Trainer(
         model=student,
         args=arguments,
@@ -292,12 +293,12 @@ def _baseline(student: Student, folder: Path) -> dict[str, float]:
     return found
 
 
-def _points(first: dict[str, float], log: Sequence[dict[str, float]]) -> list[Point]:
+def _points(first: dict[str, float], log: Sequence[dict[str, float]]) -> list[StudentPoint]:
     """The judgements in a Trainer's log, each with the training loss that was logged with it."""
     trained = {int(row["step"]): row["loss"] for row in log if "loss" in row}
     rows = [{"step": 0, **first}, *(row for row in log if "eval_loss" in row)]
     points = {
-        int(row["step"]): Point(
+        int(row["step"]): StudentPoint(
             step=int(row["step"]),
             trained=trained.get(int(row["step"])),
             choosing=row["eval_loss"],

@@ -52,7 +52,7 @@ def stored(
     data: dict[str, bytes] = {}
     weights: dict[str, Tensor] = {}
     for change in recovery.changes:
-        number = change.absorber.block
+        number = change.target.block
         tensors = tensors_of(checkpoint, prefix, number)
         with model.anatomy.holding(number):
             for name, value in _rewritten(change, model, tensors, data).items():
@@ -65,7 +65,7 @@ def _rewritten(
     change: Change, model: Model, tensors: Mapping[str, Tensor], data: dict[str, bytes]
 ) -> dict[str, Tensor]:
     """One block's parameters as a reload gives them; the bytes go into `data`."""
-    block = model.anatomy.blocks.modules[change.absorber.block]
+    block = model.anatomy.blocks.modules[change.target.block]
     matrix = change.matrix
 
     def write(value: Tensor, name: str, axis: int) -> Tensor:
@@ -74,7 +74,7 @@ def _rewritten(
         found = find(value, name, tensors)
         if found is None:
             raise ModelError(
-                f"block {change.absorber.block}: {name} has its values in no tensor of the "
+                f"block {change.target.block}: {name} has its values in no tensor of the "
                 "checkpoint, so its recovery cannot be written; prune without --recover"
             )
         old = tensors[found.name]
@@ -83,7 +83,7 @@ def _rewritten(
         return new
 
     values = {}
-    for weight in change.absorber.weights:
+    for weight in change.target.weights:
         value = block.get_parameter(weight.name).data.cpu()
         whole = not value.any() or find(value, weight.name, tensors) is not None
         if weight.axis > 0 and not whole:

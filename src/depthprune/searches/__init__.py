@@ -4,7 +4,7 @@ from depthprune.searches.budget import Budget, parse_budget
 from depthprune.searches.common.base import Method
 from depthprune.searches.common.protocol import (
     Ask,
-    Grown,
+    ChosenSize,
     Loss,
     Measure,
     Refusal,
@@ -26,7 +26,7 @@ __all__ = [
     "SEARCHES",
     "Ask",
     "Budget",
-    "Grown",
+    "ChosenSize",
     "Loss",
     "Measure",
     "Method",

@@ -1,4 +1,4 @@
-"""Window: the best k blocks in a row. A control."""
+"""ContiguousWindow: the best k blocks in a row. A control."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from depthprune.searches.common.protocol import (
 
 
 @dataclass(frozen=True)
-class Window(Method):
+class ContiguousWindow(Method):
     """Every contiguous window of k blocks that may go; the best by its loss.
 
     Source: AMD Quark, which scores such windows by perplexity.

@@ -14,7 +14,7 @@ from depthprune.searches.common.moves import (
 )
 from depthprune.searches.common.protocol import (
     Ask,
-    Grown,
+    ChosenSize,
     Plan,
     RemovedSet,
     Space,
@@ -44,6 +44,6 @@ class Greedy(Method):
             if not sets:
                 raise dead_end(space, [removed])
             removed = ranked(sets, (yield Ask(sets, keep=1)))[0]
-            if (yield Grown(removed)):
+            if (yield ChosenSize(removed)):
                 break
         return removed

@@ -10,7 +10,7 @@ from depthprune.searches.common.base import Method
 from depthprune.searches.common.moves import grown, ranked
 from depthprune.searches.common.protocol import (
     Ask,
-    Grown,
+    ChosenSize,
     Plan,
     RemovedSet,
     Space,
@@ -40,6 +40,6 @@ class OneShot(Method):
         scores = yield Ask(sets, keep=space.k)
         removed: RemovedSet = ()
         for removed in grown(space, [block for (block,) in ranked(sets, scores)]):
-            if (yield Grown(removed)):
+            if (yield ChosenSize(removed)):
                 break
         return removed

@@ -16,7 +16,7 @@ from depthprune.searches.beam import Beam
 from depthprune.searches.block_influence import BlockInfluence
 from depthprune.searches.cbo import CBO
 from depthprune.searches.common.protocol import Search, Space
-from depthprune.searches.contiguous import Window
+from depthprune.searches.contiguous import ContiguousWindow
 from depthprune.searches.evolution import Evolution
 from depthprune.searches.exhaustive import Exhaustive
 from depthprune.searches.fast_block_select import FastBlockSelect
@@ -41,7 +41,7 @@ _OWN: tuple[Callable[..., Search], ...] = (
     LocalSearch,
     Annealing,
     RandomSets,
-    Window,
+    ContiguousWindow,
     LastK,
     BlockInfluence,
     Angular,

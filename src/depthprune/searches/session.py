@@ -20,8 +20,8 @@ from depthprune.evaluator import Cost, RemovedSet, Score, unscored
 from depthprune.searches.budget import Budget
 from depthprune.searches.common.protocol import (
     Ask,
+    ChosenSize,
     DeadEndError,
-    Grown,
     Measure,
     Plan,
     Search,
@@ -132,7 +132,7 @@ class Run:
                 event = self._guarded(lambda: plan.send(answer))  # noqa: B023 - called at once
             except StopIteration as stop:
                 return self._savable(self._checked(stop.value, final=True))
-            if isinstance(event, Grown):
+            if isinstance(event, ChosenSize):
                 self.path.append(self._savable(self._checked(event.removed)))
                 answer = self.enough(event.removed) if self.enough else False
             elif isinstance(event, Ask) and event.sets:

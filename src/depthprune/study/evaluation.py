@@ -20,7 +20,7 @@ from depthprune.study.table import Evaluation
 
 
 @dataclass(frozen=True)
-class Jury:
+class EvaluationSuite:
     """Judges sets of one model on every text and choices file of a study.
 
     Attributes:
@@ -60,7 +60,7 @@ class Jury:
         )
 
 
-def make_jury(
+def make_suite(
     model: Model,
     texts: Mapping[str, Specs],
     choices: Mapping[str, Specs],
@@ -68,7 +68,7 @@ def make_jury(
     homes: Mapping[str, str],
     memo: Memo | None,
     split_of: Callable[[Specs], Split],
-) -> Jury:
+) -> EvaluationSuite:
     """Draw what is judged on.
 
     Args:
@@ -89,7 +89,7 @@ def make_jury(
         return Evaluator(model, drawn, objective, memo=memo, racing=None, plain=True)
 
     accuracy = "accuracy" if by == "sum" else f"accuracy:by={by}"
-    return Jury(
+    return EvaluationSuite(
         {name: evaluator(specs, "nll") for name, specs in texts.items()},
         {name: evaluator(specs, accuracy) for name, specs in choices.items()},
         dict(homes),

@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from depthprune.evaluator import RemovedSet
-from depthprune.study.jsonl import Lines, Record
+from depthprune.study.jsonl import JsonLines, Record
 from depthprune.study.table import Row
 
 SCHEMA = 1
@@ -66,7 +66,7 @@ class FinalRow(Record):
         return self
 
 
-FINALS = Lines(
+FINALS = JsonLines(
     KIND, SCHEMA, "a study's table of finalists", FinalRow, lambda row: row.key, "finalist"
 )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from depthprune.calibration import Calibration, Window, calibrate
 from depthprune.evaluator.rehearsal import (
     Rehearsal,
-    Speed,
+    TokenCosts,
     measure_speed,
 )
 from depthprune.models.loading import Model, load
@@ -41,7 +41,7 @@ class Spent:
         )
 
     @classmethod
-    def at(cls, speed: Speed, block_tokens: int, head_tokens: int) -> Spent:
+    def at(cls, speed: TokenCosts, block_tokens: int, head_tokens: int) -> Spent:
         """With the seconds that a model of this speed takes."""
         seconds = block_tokens * speed.block_token + head_tokens * speed.head_token
         return cls(block_tokens, head_tokens, seconds)
@@ -85,7 +85,7 @@ def forecast(grid: Grid, progress: Progress) -> Forecast:
 def _searching(
     grid: Grid,
     model: Model,
-    speed: Speed,
+    speed: TokenCosts,
     drawn: Mapping[str, Calibration],
     cells: Sequence[Cell],
 ) -> Spent:
@@ -115,7 +115,7 @@ def _searching(
     return total
 
 
-def _judging(grid: Grid, model: Model, speed: Speed, cells: Sequence[Cell]) -> Spent:
+def _judging(grid: Grid, model: Model, speed: TokenCosts, cells: Sequence[Cell]) -> Spent:
     left = sum(model.blocks - cell.k for cell in cells)
     tokens = scored = 0
     for specs in (*grid.texts.values(), *grid.choices.values()):

@@ -32,7 +32,7 @@ _MARK = "####"
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnswerScore:
     """How a set of problems was answered.
 
     Attributes:
@@ -68,7 +68,7 @@ def answer_all(
     stop: Sequence[str],
     context: int | None = None,
     progress: Progress = SILENT,
-) -> Answered:
+) -> AnswerScore:
     """Let a model answer problems, greedily.
 
     Args:
@@ -106,7 +106,7 @@ def answer_all(
     share = float(np.mean(right))
     n = len(right)
     stderr = math.sqrt(share * (1 - share) / (n - 1)) if n > 1 else None
-    return Answered(share, stderr, n, unanswered)
+    return AnswerScore(share, stderr, n, unanswered)
 
 
 @torch.inference_mode()

@@ -38,7 +38,7 @@ def _agree(first: Record, second: Record) -> bool:
 
 
 @dataclass(frozen=True)
-class Lines(Generic[R]):
+class JsonLines(Generic[R]):
     """A kind of table.
 
     Attributes:

@@ -20,7 +20,7 @@ from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet, increase
 from depthprune.models.loading import Model, load
 from depthprune.progress import SILENT, Progress
 from depthprune.searches import Result, search
-from depthprune.study.evaluation import Jury, make_jury
+from depthprune.study.evaluation import EvaluationSuite, make_suite
 from depthprune.study.grid import Calibrated, Cell, Grid, only_line
 from depthprune.study.table import TABLE_NAME, CellCalibration, CellCost, Key, Row, append, resume
 
@@ -86,7 +86,7 @@ class Study:
         for name, of_model in itertools.groupby(cells, key=lambda cell: cell.model):
             group = list(of_model)
             # Let the last model go before the next one is loaded beside it.
-            model = jury = None
+            model = suite = None
             gc.collect()
             try:
                 model = self.loader(
@@ -94,7 +94,7 @@ class Study:
                     dtype=self.grid.plan.dtype,
                     device=self.grid.plan.device,
                 )
-                jury = make_jury(
+                suite = make_suite(
                     model,
                     self.grid.texts,
                     self.grid.choices,
@@ -106,9 +106,11 @@ class Study:
             except DepthpruneError as error:
                 yield from (self._failed(cell, None, None, error) for cell in group)
                 continue
-            yield from self._rows_of(model, jury, group)
+            yield from self._rows_of(model, suite, group)
 
-    def _rows_of(self, model: Model, jury: Jury, cells: Sequence[Cell]) -> Iterator[Row]:
+    def _rows_of(
+        self, model: Model, suite: EvaluationSuite, cells: Sequence[Cell]
+    ) -> Iterator[Row]:
         """The cells of one model; those of one draw share what is drawn, and an evaluator."""
         for (name, draw), of_draw in itertools.groupby(
             cells, key=lambda c: (c.calibration, c.draw)
@@ -121,12 +123,12 @@ class Study:
                 yield from (self._failed(cell, model, None, error) for cell in group)
                 continue
             for objective, of_objective in itertools.groupby(group, key=lambda c: c.objective):
-                yield from self._rows_on(model, jury, drawn, objective, list(of_objective))
+                yield from self._rows_on(model, suite, drawn, objective, list(of_objective))
 
     def _rows_on(
         self,
         model: Model,
-        jury: Jury,
+        suite: EvaluationSuite,
         drawn: Calibration,
         objective: str,
         cells: Sequence[Cell],
@@ -137,11 +139,11 @@ class Study:
             try:
                 if evaluator is None:
                     evaluator = Evaluator(model, drawn, objective, memo=self.memo, racing=racing)
-                yield self._row(cell, evaluator, jury)
+                yield self._row(cell, evaluator, suite)
             except DepthpruneError as error:
                 yield self._failed(cell, model, drawn, error)
 
-    def _row(self, cell: Cell, evaluator: Evaluator, jury: Jury) -> Row:
+    def _row(self, cell: Cell, evaluator: Evaluator, suite: EvaluationSuite) -> Row:
         protect = self.grid.protect
         # Cells of a draw share losses; their costs and budgets are those of each alone.
         evaluator.forget_asked()
@@ -163,7 +165,7 @@ class Study:
             dense_loss=dense.loss,
             alone=_alone(evaluator, result),
             cost=_cost(result),
-            evaluations=jury.judge(result.removed),
+            evaluations=suite.judge(result.removed),
         )
 
     def _failed(

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from depthprune.study.jsonl import Lines, Record
+from depthprune.study.jsonl import JsonLines, Record
 
 TABLE_NAME = "results.jsonl"
 SCHEMA = 1
@@ -139,11 +139,11 @@ class Table:
         return tuple(row for row in self.rows if row.error is None)
 
 
-_LINES = Lines(KIND, SCHEMA, "a study's results table", Row, lambda row: row.key, "cell")
+_LINES = JsonLines(KIND, SCHEMA, "a study's results table", Row, lambda row: row.key, "cell")
 
 
 def write(path: Path, plan: str, rows: Sequence[Row] = ()) -> None:
-    """Write a table as a whole; see `Lines.write`."""
+    """Write a table as a whole; see `JsonLines.write`."""
     _LINES.write(path, plan, rows)
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from depthprune.report import export
 from depthprune.study.report import figures, maps
-from depthprune.study.statistics.data import panel
-from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.data import data
+from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 from depthprune.study.statistics.quality import quality_against_cost
 from depthprune.study.statistics.transfer import transfer
 from depthprune.study.statistics.variance import decompose
@@ -17,24 +17,26 @@ FIRST = np.asarray([0])
 
 
 def drawings():
-    made = panel(own_domain_only(noise=0.02))
+    made = data(own_domain_only(noise=0.02))
     points = quality_against_cost(made, "perplexity")
     sizes = [
-        figures.Size("calibration", Estimate(0.4, 0.3, 0.5, 20), claimed=True),
-        figures.Size("search", Estimate(0.1, Unsaid("one draw"), 0.2, 20), claimed=False),
+        figures.EffectBar("calibration", IntervalEstimate(0.4, 0.3, 0.5, 20), claimed=True),
+        figures.EffectBar(
+            "search", IntervalEstimate(0.1, NotEstimable("one draw"), 0.2, 20), claimed=False
+        ),
     ]
     ranks = np.arange(1.0, 9.0)
     return {
         "effects": figures.effect_bars([("log-perplexity", sizes, 0.15), ("x", sizes, None)]),
         "variance": figures.variance_bars(
-            [("log-perplexity", decompose(panel(noise_only()), FIRST))]
+            [("log-perplexity", decompose(data(noise_only()), FIRST))]
         ),
         "ranks": figures.rank_scatter(ranks, ranks[::-1], SEARCHES * 2),
         "cost": figures.cost_front(points, perplexity=True),
         "masks": maps.mask_map(["a", "b"], np.asarray([[0, 0.5, 1.0], [1.0, 0, 0]])),
         "jaccard": maps.jaccard_map(["a", "b"], np.asarray([[1, 0.3], [0.3, np.nan]])),
         "transfer": maps.transfer_map(
-            transfer(panel(own_domain_only()), "perplexity"), perplexity=True
+            transfer(data(own_domain_only()), "perplexity"), perplexity=True
         ),
     }
 
@@ -73,20 +75,20 @@ def test_the_same_table_gives_the_same_figures():
 def test_the_noise_floor_is_named_where_it_is_known(drawn):
     assert texts(drawn["effects"]).count("noise floor") == 1
     assert texts(drawn["variance"]).count("noise floor") == 1
-    one_draw = decompose(panel(noise_only(draws=1)), FIRST)
+    one_draw = decompose(data(noise_only(draws=1)), FIRST)
     assert "noise floor" not in texts(figures.variance_bars([("x", one_draw)]))
 
 
 def test_what_is_not_called_an_effect_is_hatched(drawn):
     assert "<pattern" in svg(drawn["effects"])
-    claimed = [figures.Size("search", Estimate(0.1, 0.0, 0.2, 9), claimed=True)]
+    claimed = [figures.EffectBar("search", IntervalEstimate(0.1, 0.0, 0.2, 9), claimed=True)]
     assert "<pattern" not in svg(figures.effect_bars([("x", claimed, 0.05)]))
 
 
 def test_a_term_that_one_measure_lacks_is_named(drawn):
     both = [
-        ("a", decompose(panel(noise_only()), FIRST)),
-        ("b", decompose(panel(noise_only(draws=1)), FIRST)),
+        ("a", decompose(data(noise_only()), FIRST)),
+        ("b", decompose(data(noise_only(draws=1)), FIRST)),
     ]
     assert "not estimated" in texts(figures.variance_bars(both))
 
@@ -121,5 +123,5 @@ def test_any_label_can_be_drawn(label):
 
 
 def test_a_planted_calibration_fills_its_bar():
-    figure = figures.variance_bars([("x", decompose(panel(calibration_only()), FIRST))])
+    figure = figures.variance_bars([("x", decompose(data(calibration_only()), FIRST))])
     assert "100.0" in texts(figure)

@@ -11,7 +11,7 @@ import pytest
 from depthprune.report.templating import source
 from depthprune.study.finalists import FinalRow, FinalScore
 from depthprune.study.report import cells, tables
-from depthprune.study.report.effects import effect_sheet, gain_sheet
+from depthprune.study.report.effects import effect_table, gain_table
 from depthprune.study.report.page import render_study
 from depthprune.study.statistics.effects import analyse
 from depthprune.study.statistics.quality import quality_against_cost
@@ -211,31 +211,31 @@ def test_a_large_study_stays_under_six_megabytes():
 def test_the_sheet_of_cells_has_a_row_a_cell_and_names_what_failed():
     rows = noise_only()
     rows[2] = rows[2].model_copy(update={"error": "no memory"})
-    sheet = cells.cell_sheet(rows)
-    assert len(sheet.rows) == len(rows)
-    assert all(len(row) == len(sheet.head) for row in sheet.rows)
-    assert sheet.rows[2][6].text == "failed: no memory"
+    text_table = cells.cell_table(rows)
+    assert len(text_table.rows) == len(rows)
+    assert all(len(row) == len(text_table.head) for row in text_table.rows)
+    assert text_table.rows[2][6].text == "failed: no memory"
 
 
 def test_every_sheet_has_a_cell_a_column():
     part = analyse(own_domain_only(noise=0.02))[0]
-    panel = part.panel
-    for sheet in (
-        effect_sheet(part),
-        gain_sheet(part),
-        tables.variance_sheet("perplexity", part.variance["perplexity"]),
-        tables.contiguity_sheet(panel),
-        tables.agreement_sheet(panel),
-        tables.pattern_sheet(part),
-        tables.spread_sheet(panel),
+    data = part.data
+    for text_table in (
+        effect_table(part),
+        gain_table(part),
+        tables.variance_table("perplexity", part.variance["perplexity"]),
+        tables.contiguity_table(data),
+        tables.agreement_table(data),
+        tables.pattern_table(part),
+        tables.spread_table(data),
     ):
-        assert sheet.rows
-        assert all(len(row) == len(sheet.head) for row in sheet.rows)
+        assert text_table.rows
+        assert all(len(row) == len(text_table.head) for row in text_table.rows)
 
 
 def test_the_sheet_of_patterns_tells_what_the_sets_follow():
     """Planted masks follow the source, and never the search."""
-    found = {row[0].text: row for row in tables.pattern_sheet(
+    found = {row[0].text: row for row in tables.pattern_table(
         analyse(calibration_only())[0]).rows}  # fmt: skip
     assert found["calibration, k = 6"][1].value > 0.6
     assert found["calibration, k = 6"][3].value < 0.01
@@ -246,9 +246,9 @@ def test_the_sheet_of_spread_is_as_published():
     """σ² with ddof 0 over the searches, the mean of the draws."""
     values = {"one-shot": 3.0, "greedy": 3.2, "beam": 3.1, "genetic": 3.1}
     grid = Grid(lambda cell: math.log(values[cell.search]), sources=("prose",), draws=2)
-    sheet = tables.spread_sheet(analyse(grid.rows())[0].panel)
-    assert sheet.rows[0][2].value == pytest.approx(0.02 / 4)
-    assert sheet.rows[0][3].value == pytest.approx(0.2)
+    text_table = tables.spread_table(analyse(grid.rows())[0].data)
+    assert text_table.rows[0][2].value == pytest.approx(0.02 / 4)
+    assert text_table.rows[0][3].value == pytest.approx(0.2)
 
 
 def test_the_sheet_of_spread_counts_searches_and_not_their_seeds():
@@ -258,16 +258,16 @@ def test_the_sheet_of_spread_counts_searches_and_not_their_seeds():
     )
     rows = grid.rows()
     rows += [row.model_copy(update={"search_seed": 1}) for row in rows if row.search == "greedy"]
-    sheet = tables.spread_sheet(analyse(rows)[0].panel)
-    assert sheet.rows[0][2].value == pytest.approx(0.01)
+    text_table = tables.spread_table(analyse(rows)[0].data)
+    assert text_table.rows[0][2].value == pytest.approx(0.01)
 
 
 def test_regrets_of_two_objectives_stand_apart():
     part = analyse(noise_only(objectives=("nll", "kl"), **FEW))[0]
-    points = quality_against_cost(part.panel, "perplexity")
-    sheet = cells.cost_sheet(points, part.panel.rows, perplexity=True)
-    assert sheet.head[4:6] == ("Mean regret, kl", "Mean regret, nll")
-    assert all(len(row) == len(sheet.head) for row in sheet.rows)
+    points = quality_against_cost(part.data, "perplexity")
+    text_table = cells.cost_table(points, part.data.rows, perplexity=True)
+    assert text_table.head[4:6] == ("Mean regret, kl", "Mean regret, nll")
+    assert all(len(row) == len(text_table.head) for row in text_table.rows)
 
 
 SCRIPT = """

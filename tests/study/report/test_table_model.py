@@ -3,20 +3,23 @@ import math
 import pytest
 
 from depthprune.study.report.table_model import (
-    Cell,
-    Sheet,
+    TableCell,
+    TextTable,
     interval,
     latex,
     markdown,
     number,
     p_value,
 )
-from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 
-SHEET = Sheet(
+SHEET = TextTable(
     "What_it is",
     ("Search", "σ² of 5%"),
-    ((Cell("one-shot"), Cell("0.25", 0.25)), (Cell("a|b & <c>"), Cell("− 1", -1.0))),
+    (
+        (TableCell("one-shot"), TableCell("0.25", 0.25)),
+        (TableCell("a|b & <c>"), TableCell("− 1", -1.0)),
+    ),
 )
 
 
@@ -40,13 +43,13 @@ def test_latex_by_hand():
 
 
 def test_a_command_in_a_name_is_not_run():
-    sheet = Sheet("x", ("\\input{/etc/passwd}",), ())
-    assert r"\textbackslash{}input\{/etc/passwd\}" in latex(sheet)
+    text_table = TextTable("x", ("\\input{/etc/passwd}",), ())
+    assert r"\textbackslash{}input\{/etc/passwd\}" in latex(text_table)
 
 
 def test_a_line_break_does_not_end_a_row():
-    sheet = Sheet("x", ("a",), ((Cell("two\nlines"),),))
-    assert "| two lines |" in markdown(sheet)
+    text_table = TextTable("x", ("a",), ((TableCell("two\nlines"),),))
+    assert "| two lines |" in markdown(text_table)
 
 
 @pytest.mark.parametrize(
@@ -55,14 +58,14 @@ def test_a_line_break_does_not_end_a_row():
         (number(0.12345), "0.123", 0.12345),
         (number(0.12345, 1, scale=100), "12.3", 12.345),
         (number(None), "–", None),
-        (number(Unsaid("one draw only")), "one draw only", None),
+        (number(NotEstimable("one draw only")), "one draw only", None),
         (number(math.inf), "∞", math.inf),
         (p_value(0.0004), "< 0.001", 0.0004),
         (p_value(0.25), "0.250", 0.25),
-        (p_value(Unsaid("not tested")), "not tested", None),
-        (interval(Estimate(0.2, 0.1, 0.3, 9)), "0.100 to 0.300", None),
-        (interval(Estimate(0.2, Unsaid("one draw"), 0.3, 9)), "one draw", None),
-        (interval(Unsaid("no pairs")), "no pairs", None),
+        (p_value(NotEstimable("not tested")), "not tested", None),
+        (interval(IntervalEstimate(0.2, 0.1, 0.3, 9)), "0.100 to 0.300", None),
+        (interval(IntervalEstimate(0.2, NotEstimable("one draw"), 0.3, 9)), "one draw", None),
+        (interval(NotEstimable("no pairs")), "no pairs", None),
     ],
 )
 def test_cells_are_words_that_sort_by_their_value(cell, text, value):

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from depthprune.study.statistics.core import core
-from depthprune.study.statistics.data import panel
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.data import data
+from depthprune.study.statistics.estimates import NotEstimable
 from study.planted import Grid, noise_only
 
 
 def test_a_full_grid_is_its_own_core():
-    made = panel(noise_only(ks=(3, 6), objectives=("nll", "kl")))
+    made = data(noise_only(ks=(3, 6), objectives=("nll", "kl")))
     found = core(made)
     assert found.values.shape == (12, 4, 4, 2)
     assert found.blocks == ((3, "kl"), (3, "nll"), (6, "kl"), (6, "nll"))
@@ -29,7 +29,7 @@ def test_what_few_draws_saw_is_left_out_and_named():
         if (row.search != "beam" or (row.calibration.name, row.draw) == ("prose", 0))
         and (row.k == 3 or row.calibration.name in ("prose", "code", "law"))
     ]  # fmt: skip
-    found = core(panel(rows))
+    found = core(data(rows))
     assert found.left_out == {"search": ("beam",), "calibration": ("news",)}
     assert found.searches == ("genetic", "greedy", "one-shot")
     assert found.values.shape == (9, 3, 2, 2)
@@ -38,15 +38,15 @@ def test_what_few_draws_saw_is_left_out_and_named():
 def test_one_failed_cell_costs_its_draw_and_no_more():
     rows = noise_only()
     rows[5] = rows[5].model_copy(update={"error": "no memory"})
-    found = core(panel(rows))
+    found = core(data(rows))
     assert sorted(found.draws) == [2, 3, 3, 3]
     assert found.left_out == {}
 
 
 def test_a_calibration_with_one_draw_has_nothing_to_be_compared_by():
     rows = [row for row in noise_only() if row.calibration.name != "law" or row.draw == 0]
-    assert core(panel(rows)).left_out == {"calibration": ("law",)}
-    assert len(core(panel(noise_only(draws=1))).calibrations) == 4
+    assert core(data(rows)).left_out == {"calibration": ("law",)}
+    assert len(core(data(noise_only(draws=1))).calibrations) == 4
 
 
 def test_seeds_of_a_search_are_averaged():
@@ -63,7 +63,7 @@ def test_seeds_of_a_search_are_averaged():
         )
         for row in again
     ]  # fmt: skip
-    one, both = core(panel(rows)), core(panel([*rows, *changed]))
+    one, both = core(data(rows)), core(data([*rows, *changed]))
     place = one.searches.index("genetic")
     difference = both.values - one.values
     assert difference[:, place, :, 0] == pytest.approx(0.1)
@@ -73,12 +73,12 @@ def test_seeds_of_a_search_are_averaged():
 def test_the_choice_looks_at_no_result():
     rows = [row for row in noise_only() if row.search != "beam" or row.draw == 0]
     other = [row for row in noise_only(seed=9) if row.search != "beam" or row.draw == 0]
-    assert core(panel(rows)).left_out == core(panel(other)).left_out
-    assert core(panel(rows)).cells.tolist() == core(panel(other)).cells.tolist()
+    assert core(data(rows)).left_out == core(data(other)).left_out
+    assert core(data(rows)).cells.tolist() == core(data(other)).cells.tolist()
 
 
 def test_a_source_is_taken_out_with_all_its_calibrations():
-    found = core(panel(noise_only(lengths=(128, 512))))
+    found = core(data(noise_only(lengths=(128, 512))))
     without = found.without_source("code")
     assert set(without.sources) == {"prose", "news", "law"}
     assert len(without.calibrations) == 6
@@ -88,5 +88,7 @@ def test_a_source_is_taken_out_with_all_its_calibrations():
 
 
 def test_without_an_evaluation_there_is_none():
-    assert isinstance(core(panel([])), Unsaid)
-    assert isinstance(core(panel(Grid(lambda c: 3.0, changes={"evaluations": ()}).rows())), Unsaid)
+    assert isinstance(core(data([])), NotEstimable)
+    assert isinstance(
+        core(data(Grid(lambda c: 3.0, changes={"evaluations": ()}).rows())), NotEstimable
+    )

@@ -7,7 +7,7 @@ from depthprune.study.statistics.correlation import (
     correlate,
     pooled,
 )
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.estimates import NotEstimable
 
 # The worked example of Spearman's coefficient in Wikipedia: IQ against hours of television.
 IQ = np.asarray([106, 100, 86, 101, 99, 103, 97, 113, 112, 110], dtype=float)
@@ -84,14 +84,14 @@ def test_groups_weigh_by_their_cells():
     ("x", "y"), [([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [4, 4, 4])]
 )
 def test_what_does_not_vary_has_no_rank(x, y):
-    assert isinstance(correlate(np.asarray(x, float), np.asarray(y, float)), Unsaid)
+    assert isinstance(correlate(np.asarray(x, float), np.asarray(y, float)), NotEstimable)
 
 
 def test_two_draws_give_no_interval():
     x = np.asarray([1.0, 2, 3, 4])
     found = correlate(x, x, clusters=np.asarray([0, 0, 1, 1])).spearman
     assert found.value == 1
-    assert isinstance(found.interval, Unsaid)
+    assert isinstance(found.interval, NotEstimable)
 
 
 def test_a_draw_that_two_groups_share_is_resampled_in_both_at_once():

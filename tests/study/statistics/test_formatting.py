@@ -3,19 +3,19 @@ import math
 import pytest
 
 from depthprune.study.statistics import formatting as fmt
-from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 
 
 @pytest.mark.parametrize(
     ("size", "measure", "expected"),
     [
-        (Estimate(0.4362, 0.408, 0.4633, 9), "perplexity", "0.436 (0.408–0.463)"),
-        (Estimate(0.0451, 0.0311, 0.0582, 9), "perplexity", "0.045 (0.031–0.058)"),
-        (Estimate(0.0403, 0.034, 0.0471, 9), "accuracy", "4.0 points (3.4–4.7)"),
-        (Estimate(12.3, 2.0, 21.9, 9), "perplexity", "12 (2–22)"),
-        (Estimate(0.4362, Unsaid("x"), Unsaid("x"), 9), "perplexity", "0.436"),
-        (Estimate(0.0, 0.0, 0.0, 9), "accuracy", "0.00 points (0.00–0.00)"),
-        (Estimate(math.inf, Unsaid("x"), Unsaid("x"), 9), "perplexity", "inf"),
+        (IntervalEstimate(0.4362, 0.408, 0.4633, 9), "perplexity", "0.436 (0.408–0.463)"),
+        (IntervalEstimate(0.0451, 0.0311, 0.0582, 9), "perplexity", "0.045 (0.031–0.058)"),
+        (IntervalEstimate(0.0403, 0.034, 0.0471, 9), "accuracy", "4.0 points (3.4–4.7)"),
+        (IntervalEstimate(12.3, 2.0, 21.9, 9), "perplexity", "12 (2–22)"),
+        (IntervalEstimate(0.4362, NotEstimable("x"), NotEstimable("x"), 9), "perplexity", "0.436"),
+        (IntervalEstimate(0.0, 0.0, 0.0, 9), "accuracy", "0.00 points (0.00–0.00)"),
+        (IntervalEstimate(math.inf, NotEstimable("x"), NotEstimable("x"), 9), "perplexity", "inf"),
     ],
 )
 def test_a_size_is_written_to_what_its_interval_supports(size, measure, expected):

@@ -3,8 +3,8 @@ import pytest
 from scipy import stats
 
 from depthprune.study.statistics.core import core
-from depthprune.study.statistics.data import panel
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.data import data
+from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.gains import (
     between_draws,
     between_means,
@@ -14,13 +14,13 @@ from study.planted import Grid, noise_only
 
 
 def test_with_one_calibration_draws_are_a_paired_t_test():
-    of = core(panel(noise_only(sources=("prose",), searches=("one-shot", "greedy"), draws=5)))
+    of = core(data(noise_only(sources=("prose",), searches=("one-shot", "greedy"), draws=5)))
     found = gain(of.of("perplexity"), "greedy", "one-shot", lower_is_better=True)
     values = of.of("perplexity").values[:, :, 0, 0]
     gaps = values[:, of.searches.index("one-shot")] - values[:, of.searches.index("greedy")]
     width = stats.t.ppf(0.975, 4) * stats.sem(gaps)
     assert found.draws.interval == pytest.approx((gaps.mean() - width, gaps.mean() + width))
-    assert found.calibrations.interval == Unsaid("there is one calibration only")
+    assert found.calibrations.interval == NotEstimable("there is one calibration only")
 
 
 def test_draws_calibrations_and_sources_are_three_errors_of_one_mean():
@@ -29,7 +29,7 @@ def test_draws_calibrations_and_sources_are_three_errors_of_one_mean():
         lambda c: 3.5 - (c.search == "greedy") * 0.1 * len(c.source) + 0.001 * c.own,
         searches=("one-shot", "greedy"), lengths=(128, 512),
     ).rows()  # fmt: skip
-    found = gain(core(panel(rows)).of("perplexity"), "greedy", "one-shot", lower_is_better=True)
+    found = gain(core(data(rows)).of("perplexity"), "greedy", "one-shot", lower_is_better=True)
     assert found.draws.value == found.calibrations.value
     assert found.draws.value == pytest.approx(found.sources.value)
     widths = [np.ptp(each.interval) for each in (found.draws, found.calibrations, found.sources)]
@@ -46,12 +46,12 @@ def test_a_gain_that_depends_on_the_objective_is_told_apart():
         lambda c: 0.4 + (c.search == "greedy") * 0.02,
         searches=("one-shot", "greedy"), objectives=("nll", "kl"),
     ).rows()  # fmt: skip
-    found = gain(core(panel(rows)).of("perplexity"), "greedy", "one-shot", lower_is_better=True)
+    found = gain(core(data(rows)).of("perplexity"), "greedy", "one-shot", lower_is_better=True)
     assert found.by_objective["nll"].value == pytest.approx(0.2, abs=0.01)
     assert found.by_objective["kl"].value == pytest.approx(0.05, abs=0.01)
     assert found.interaction.value == pytest.approx(-0.15, abs=0.01)
     assert found.interaction.high < -0.13
-    points = gain(core(panel(rows)).of("accuracy"), "greedy", "one-shot", lower_is_better=False)
+    points = gain(core(data(rows)).of("accuracy"), "greedy", "one-shot", lower_is_better=False)
     assert points.draws.value == pytest.approx(0.02)
 
 
@@ -62,7 +62,7 @@ def test_between_draws_is_welchs_with_two_calibrations():
     found = between_draws(values, np.repeat([0, 1], [4, 7]))
     welch = stats.ttest_ind(one, other, equal_var=False)
     assert found.interval == pytest.approx(tuple(welch.confidence_interval()))
-    assert between_draws(values[[0, 4]], np.asarray([0, 1])).interval == Unsaid(
+    assert between_draws(values[[0, 4]], np.asarray([0, 1])).interval == NotEstimable(
         "one draw of a calibration gives no interval"
     )
 

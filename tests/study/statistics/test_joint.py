@@ -6,8 +6,8 @@ from scipy import stats
 
 from depthprune.study.statistics import joint
 from depthprune.study.statistics.core import core
-from depthprune.study.statistics.data import panel
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.data import data
+from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.simulation import Design
 from study.planted import Grid, calibration_only, noise_only, search_only
 
@@ -90,23 +90,23 @@ def test_holm_by_hand():
     ],
 )
 def test_what_cannot_be_tested_is_said(changes, factor, reason):
-    found = joint.joint_tests(core(panel(noise_only(**changes))))[factor]
-    assert isinstance(found, Unsaid)
+    found = joint.joint_tests(core(data(noise_only(**changes))))[factor]
+    assert isinstance(found, NotEstimable)
     assert reason in found.reason
 
 
 def test_planted_effects_are_found_where_they_are():
-    of = core(panel(calibration_only())).of("perplexity")
+    of = core(data(calibration_only())).of("perplexity")
     found = joint.joint_tests(of)
     assert found["calibration"] < 0.002
     assert found["search"] > 0.05
-    found = joint.joint_tests(core(panel(search_only())).of("perplexity"))
+    found = joint.joint_tests(core(data(search_only())).of("perplexity"))
     assert found["search"] < 0.002
     assert found["calibration"] > 0.05
 
 
 def test_an_effect_without_any_noise_is_as_sure_as_the_permutations():
-    found = joint.joint_tests(core(panel(Grid(lambda c: 3.0 + 0.1 * len(c.source)).rows())))
+    found = joint.joint_tests(core(data(Grid(lambda c: 3.0 + 0.1 * len(c.source)).rows())))
     assert found["calibration"] < 0.002
     assert found["search"] == 1.0
 

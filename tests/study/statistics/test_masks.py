@@ -1,6 +1,6 @@
 import pytest
 
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.masks import (
     Contiguity,
     block_frequency,
@@ -44,5 +44,5 @@ def test_contiguity_by_hand(removed, blocks, expected):
 
 
 def test_nothing_is_said_of_nothing():
-    assert isinstance(contiguity((), 8), Unsaid)
-    assert isinstance(block_frequency([], 8), Unsaid)
+    assert isinstance(contiguity((), 8), NotEstimable)
+    assert isinstance(block_frequency([], 8), NotEstimable)

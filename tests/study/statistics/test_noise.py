@@ -6,8 +6,8 @@ from scipy import stats
 
 from depthprune.study.statistics import noise
 from depthprune.study.statistics.core import core
-from depthprune.study.statistics.data import panel
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.data import data
+from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.simulation import Design
 from study.planted import Grid, calibration_only, noise_only, search_only
 
@@ -22,7 +22,7 @@ BY_HAND = {
 def planted(values, **changes):
     grid = {"draws": 2, "sources": ("prose", "code"), "searches": ("one-shot", "greedy")}
     made = Grid(lambda c: values[c.source, c.draw, c.search], **(grid | changes)).rows()
-    return core(panel(made))
+    return core(data(made))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def slowly(of, vary, without=None):
 def test_figures_and_what_is_left_without_a_draw_are_those_of_the_slow_way(vary):
     rows = noise_only(ks=(3, 6), objectives=("nll", "kl"), searches=("greedy", "beam"))
     lost = [row for row in rows if (row.calibration.name, row.draw) != ("law", 2)]
-    of = core(panel(lost))
+    of = core(data(lost))
     assert sorted(of.draws) == [2, 3, 3, 3]
     moves = noise.moved(of, vary)
     assert moves.mean == pytest.approx(slowly(of, vary))
@@ -116,9 +116,9 @@ def test_calibrations_of_unequal_spread_have_the_degrees_of_freedom_of_satterthw
 
 
 def test_two_draws_of_one_calibration_give_no_interval_of_the_floor():
-    of = core(panel(noise_only(draws=2, sources=("prose",))))
+    of = core(data(noise_only(draws=2, sources=("prose",))))
     found = noise.interval(noise.moved(of, "draw"), np.asarray([0]))
-    assert found.interval == Unsaid("too few draws for an interval")
+    assert found.interval == NotEstimable("too few draws for an interval")
     assert found.value > 0
 
 
@@ -133,13 +133,13 @@ def test_two_draws_of_one_calibration_give_no_interval_of_the_floor():
     ],
 )
 def test_what_cannot_be_measured_is_said(changes, vary, reason):
-    found = noise.moved(core(panel(noise_only(**changes))), vary)
-    assert isinstance(found, Unsaid)
+    found = noise.moved(core(data(noise_only(**changes))), vary)
+    assert isinstance(found, NotEstimable)
     assert reason in found.reason
 
 
 def test_the_difference_is_that_of_the_figures_and_the_same_each_time():
-    of = core(panel(noise_only(texts=("prose", "code")))).of("perplexity")
+    of = core(data(noise_only(texts=("prose", "code")))).of("perplexity")
     found = noise.difference(of)
     figures = [noise.moved(of, vary).mean.mean() for vary in ("calibration", "search")]
     assert found.estimate.value == pytest.approx(figures[0] - figures[1])
@@ -149,22 +149,22 @@ def test_the_difference_is_that_of_the_figures_and_the_same_each_time():
 
 def test_a_difference_as_plain_as_day_is_seen():
     for rows, sign in ((calibration_only(), 1), (search_only(), -1)):
-        found = noise.difference(core(panel(rows)).of("perplexity"))
+        found = noise.difference(core(data(rows)).of("perplexity"))
         assert found.p < 0.01
         assert sign * found.estimate.low > 0
         assert sign * found.estimate.high > 0
 
 
 def test_without_any_noise_a_difference_is_certain():
-    of = core(panel(Grid(lambda cell: 3.0 + 0.1 * len(cell.source), draws=3).rows()))
+    of = core(data(Grid(lambda cell: 3.0 + 0.1 * len(cell.source), draws=3).rows()))
     found = noise.difference(of)
     assert found.p == 0
     assert found.estimate.interval == (found.estimate.value, found.estimate.value)
 
 
 def test_two_draws_give_a_difference_without_an_interval():
-    found = noise.difference(core(panel(noise_only(draws=2))).of("perplexity"))
-    assert isinstance(found.p, Unsaid)
+    found = noise.difference(core(data(noise_only(draws=2))).of("perplexity"))
+    assert isinstance(found.p, NotEstimable)
     assert "run at least three" in found.p.reason
 
 

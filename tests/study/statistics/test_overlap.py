@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from depthprune.study.statistics.data import panel
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.data import data
+from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.overlap import (
     agreement,
     expected_jaccard,
@@ -62,7 +62,7 @@ def test_the_chance_of_an_overlap_is_counted():
     ],
 )
 def test_pairs_differ_in_one_thing(vary, same, count):
-    made = panel(noise_only())
+    made = data(noise_only())
     one, other = pairs(made, vary)
     assert len(one) == count
     assert len({frozenset(pair) for pair in zip(one, other, strict=True)}) == count
@@ -77,18 +77,20 @@ def test_pairs_differ_in_one_thing(vary, same, count):
 
 
 def test_sets_that_the_calibration_decides_agree_within_it():
-    made = panel(calibration_only())
+    made = data(calibration_only())
     within, across = agreement(made, "search"), agreement(made, "calibration")
     assert within.mean > 0.6 > 0.1 > across.mean
     assert within.chance == pytest.approx(expected_jaccard(29, 6, 6))
-    assert agreement(made, "objective") == Unsaid("no two cells differ in the objective alone")
+    assert agreement(made, "objective") == NotEstimable(
+        "no two cells differ in the objective alone"
+    )
 
 
 def test_sets_that_agree_do_so_beyond_chance():
     same = [(1, 2, 3)] * 4
     assert random_agreement_p(same, range(12), permutations=199) == 1 / 200
     assert random_agreement_p(same, range(1, 4), permutations=99) == 1
-    assert isinstance(random_agreement_p(same[:1], range(12)), Unsaid)
+    assert isinstance(random_agreement_p(same[:1], range(12)), NotEstimable)
 
 
 def test_random_sets_reach_each_p_as_often():
@@ -107,6 +109,6 @@ def test_random_sets_reach_each_p_as_often():
 
 def test_agreement_is_judged_by_permutation_over_the_same_pairs():
     """Planted sets share all blocks but one within a source, and none between sources."""
-    cells = panel(calibration_only())
+    cells = data(calibration_only())
     assert agreement(cells, "search").p == 1 / 1000
     assert agreement(cells, "calibration").p > 0.9

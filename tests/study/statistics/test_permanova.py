@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.overlap import jaccard_matrix
 from depthprune.study.statistics.permanova import permanova
 
@@ -87,9 +87,11 @@ def test_what_cannot_be_tested_is_said(groups, units, reason):
     distances = 1 - np.eye(4)
     units = None if units is None else np.asarray(units)
     found = permanova(distances, np.asarray(groups), units=units)
-    assert isinstance(found, Unsaid)
+    assert isinstance(found, NotEstimable)
     assert reason in found.reason
 
 
 def test_sets_that_are_all_alike_have_no_pattern():
-    assert permanova(np.zeros((4, 4)), np.asarray([0, 0, 1, 1])) == Unsaid("all sets are alike")
+    assert permanova(np.zeros((4, 4)), np.asarray([0, 0, 1, 1])) == NotEstimable(
+        "all sets are alike"
+    )

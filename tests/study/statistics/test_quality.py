@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from depthprune.study.statistics.data import panel
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.data import data
+from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.quality import (
     additivity_gap,
     pareto,
@@ -36,8 +36,8 @@ def test_the_additivity_gap_by_hand():
         update={"loss": 3.9, "dense_loss": 3.0, "alone": (0.1, 0.1, 0.1, 0.1, 0.1, 0.15)}
     )
     assert additivity_gap(row) == pytest.approx(0.9 - 0.65)
-    assert isinstance(additivity_gap(row.model_copy(update={"alone": None})), Unsaid)
-    assert isinstance(additivity_gap(row.model_copy(update={"loss": math.inf})), Unsaid)
+    assert isinstance(additivity_gap(row.model_copy(update={"alone": None})), NotEstimable)
+    assert isinstance(additivity_gap(row.model_copy(update={"loss": math.inf})), NotEstimable)
 
 
 def test_regret_is_against_the_best_on_the_same_draw():
@@ -49,13 +49,13 @@ def test_regret_is_against_the_best_on_the_same_draw():
 
 def test_regret_says_where_there_is_nothing_to_compare_with():
     rows = search_only(searches=("greedy",), draws=1)
-    assert set(regret(rows).values()) == {Unsaid("no other search was run there")}
+    assert set(regret(rows).values()) == {NotEstimable("no other search was run there")}
     broken = search_only(sources=("prose",), draws=1)
     broken[0] = broken[0].model_copy(update={"loss": math.inf})
     broken[1] = broken[1].model_copy(update={"error": "no memory"})
     found = regret(broken)
     assert broken[1] not in found
-    assert found[broken[0]] == Unsaid("its loss is not finite")
+    assert found[broken[0]] == NotEstimable("its loss is not finite")
     assert found[broken[2]] == 0
 
 
@@ -64,7 +64,7 @@ def test_quality_against_cost_marks_the_front():
         lambda cell: {"one-shot": 4.0, "greedy": 3.5, "beam": 3.6, "genetic": 3.4}[cell.search]
     )
     points = {
-        point.search: point for point in quality_against_cost(panel(grid.rows()), "perplexity")
+        point.search: point for point in quality_against_cost(data(grid.rows()), "perplexity")
     }
     assert {name for name, point in points.items() if point.front} == {
         "one-shot",
@@ -78,13 +78,15 @@ def test_quality_against_cost_marks_the_front():
 
 def test_searches_are_compared_where_all_were_run():
     rows = [r for r in search_only() if r.search != "beam" or r.calibration.name == "prose"]
-    points = quality_against_cost(panel(rows), "perplexity")
+    points = quality_against_cost(data(rows), "perplexity")
     assert {point.cells for point in points} == {3}
 
 
 def test_a_cost_that_was_not_kept_is_said():
     rows = noise_only(changes={"cost": None})
-    assert quality_against_cost(panel(rows), "perplexity") == Unsaid(
+    assert quality_against_cost(data(rows), "perplexity") == NotEstimable(
         "the cost of some cells was not kept"
     )
-    assert isinstance(quality_against_cost(panel(Grid(lambda c: 3.0).rows()), "accuracy"), Unsaid)
+    assert isinstance(
+        quality_against_cost(data(Grid(lambda c: 3.0).rows()), "accuracy"), NotEstimable
+    )

@@ -3,8 +3,8 @@ import pytest
 from scipy import stats
 
 from depthprune.study.statistics.correlation import averaged
-from depthprune.study.statistics.data import panel
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.data import data
+from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.ranks import (
     objective_ranks,
     perplexity_ranks,
@@ -23,8 +23,8 @@ def opposed(**changes):
 
 
 def test_ranks_run_from_best_to_worst():
-    assert perplexity_ranks(panel(calibration_only())).spearman.value > 0.8
-    assert perplexity_ranks(panel(opposed())).spearman.value == pytest.approx(-1)
+    assert perplexity_ranks(data(calibration_only())).spearman.value > 0.8
+    assert perplexity_ranks(data(opposed())).spearman.value == pytest.approx(-1)
 
 
 def test_sizes_and_objectives_are_ranked_apart():
@@ -35,14 +35,14 @@ def test_sizes_and_objectives_are_ranked_apart():
         ks=(3, 9),
         objectives=("nll", "kl"),
     ).rows()
-    assert perplexity_ranks(panel(rows)).kendall.value == pytest.approx(-1)
-    apart = perplexity_ranks_by_cell(panel(rows))
+    assert perplexity_ranks(data(rows)).kendall.value == pytest.approx(-1)
+    apart = perplexity_ranks_by_cell(data(rows))
     assert list(apart) == ["k = 3, kl", "k = 3, nll", "k = 9, kl", "k = 9, nll"]
     assert all(each.spearman.value == pytest.approx(-1) for each in apart.values())
 
 
 def test_a_cell_apart_is_scipy_s():
-    made = panel(noise_only())
+    made = data(noise_only())
     found = perplexity_ranks_by_cell(made)["k = 6, nll"]
     usual = stats.spearmanr(-made.values[:, 0], made.values[:, 1]).statistic
     assert found.spearman.value == pytest.approx(usual)
@@ -50,13 +50,13 @@ def test_a_cell_apart_is_scipy_s():
 
 def test_a_loss_is_compared_on_its_own_draw_only():
     """The planted loss is the judged log-perplexity less a constant."""
-    made = panel(noise_only())
+    made = data(noise_only())
     assert objective_ranks(made, "perplexity").spearman.value == pytest.approx(1)
     apart = [
         row.model_copy(update={"loss": SEARCHES.index(row.search) - 50.0 * row.draw})
         for row in Grid(lambda cell: 3 + 0.1 * SEARCHES.index(cell.search)).rows()
     ]
-    found = objective_ranks(panel(apart), "perplexity")
+    found = objective_ranks(data(apart), "perplexity")
     assert found.spearman.value == pytest.approx(1)
     assert found.spearman.interval == pytest.approx((1, 1))
 
@@ -79,11 +79,11 @@ def test_too_few_draws_have_no_interval():
 
 
 def test_what_cannot_be_ranked_is_said():
-    no_task = panel(Grid(lambda cell: 3.5 + cell.own).rows())
-    assert isinstance(perplexity_ranks(no_task), Unsaid)
+    no_task = data(Grid(lambda cell: 3.5 + cell.own).rows())
+    assert isinstance(perplexity_ranks(no_task), NotEstimable)
     assert perplexity_ranks_by_cell(no_task) == {}
-    assert isinstance(objective_ranks(no_task, "accuracy"), Unsaid)
-    two = panel(noise_only(searches=("one-shot", "greedy")))
+    assert isinstance(objective_ranks(no_task, "accuracy"), NotEstimable)
+    two = data(noise_only(searches=("one-shot", "greedy")))
     assert "three cells" in objective_ranks(two, "perplexity").reason
-    no_loss = panel(noise_only(changes={"loss": None}))
+    no_loss = data(noise_only(changes={"loss": None}))
     assert "not kept" in objective_ranks(no_loss, "accuracy").reason

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.spread import spread
 
 # WikiText-2 perplexity of seven searches, Llama-3-8B, k = 7, C4 objective (arXiv 2604.24938).
@@ -36,4 +36,4 @@ def test_an_accuracy_is_not_logged():
 
 @pytest.mark.parametrize("values", [[], [13.1], [13.1, math.nan], [13.1, math.inf]])
 def test_what_has_no_spread_is_said(values):
-    assert isinstance(spread(values, logarithm=True), Unsaid)
+    assert isinstance(spread(values, logarithm=True), NotEstimable)

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from depthprune.study.statistics.core import core
-from depthprune.study.statistics.data import panel
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.data import data
+from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.transfer import home, transfer
 from study.planted import Grid, calibration_only, noise_only, own_domain_only
 
 
 def test_the_matrix_is_calibrations_by_texts():
-    found = transfer(panel(own_domain_only()), "perplexity")
+    found = transfer(data(own_domain_only()), "perplexity")
     assert found.calibrations == ("code", "law", "news", "prose")
     assert found.evaluations == ("prose", "code", "poems")
     assert found.mean == pytest.approx(np.asarray([[4, 3.5, 4], [4, 4, 4], [4, 4, 4], [3.5, 4, 4]]))
@@ -20,7 +20,7 @@ def test_the_matrix_is_calibrations_by_texts():
 
 
 def of_home(rows, kind="perplexity"):
-    made = panel(rows)
+    made = data(rows)
     return home(core(made).of(kind), made, lower_is_better=kind == "perplexity")
 
 
@@ -37,7 +37,7 @@ def test_the_interval_of_home_is_that_of_its_draws():
     assert np.ptp(loud.interval) == pytest.approx(10 * np.ptp(quiet.interval))
     # Luck that a draw's texts share is no luck of being at home.
     assert np.ptp(loud.interval) < 1e-9
-    rng, made = np.random.default_rng(0), panel(own_domain_only())
+    rng, made = np.random.default_rng(0), data(own_domain_only())
     of = core(made).of("perplexity")
     covered = 0
     for _ in range(200):
@@ -55,19 +55,19 @@ def test_a_calibration_that_is_good_everywhere_has_no_advantage_at_home():
 
 def test_with_one_text_home_is_the_calibration_itself():
     found = of_home(calibration_only(texts=("prose",)))
-    assert found == Unsaid("the own domain cannot be told from the calibrations themselves")
+    assert found == NotEstimable("the own domain cannot be told from the calibrations themselves")
 
 
 def test_only_what_every_calibration_was_run_with_is_averaged():
     rows = [
         row for row in own_domain_only() if row.search != "beam" or row.calibration.name == "prose"
     ]
-    found = transfer(panel(rows), "perplexity")
+    found = transfer(data(rows), "perplexity")
     assert found.cells == (9, 9, 9, 9)
 
 
 def test_what_was_not_measured_is_said():
-    assert isinstance(transfer(panel(Grid(lambda cell: 3.5).rows()), "accuracy"), Unsaid)
-    assert isinstance(of_home(noise_only(), "accuracy"), Unsaid)
+    assert isinstance(transfer(data(Grid(lambda cell: 3.5).rows()), "accuracy"), NotEstimable)
+    assert isinstance(of_home(noise_only(), "accuracy"), NotEstimable)
     apart = [r for r in noise_only() if (r.calibration.name == "prose") == (r.search == "beam")]
-    assert isinstance(transfer(panel(apart), "perplexity"), Unsaid)
+    assert isinstance(transfer(data(apart), "perplexity"), NotEstimable)

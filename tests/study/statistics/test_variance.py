@@ -3,8 +3,8 @@ import warnings
 import numpy as np
 import pytest
 
-from depthprune.study.statistics.data import panel
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.data import data
+from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.variance import decompose
 from study.planted import SOURCES, Grid, calibration_only, noise_only, search_only
 
@@ -12,7 +12,7 @@ FIRST = np.asarray([0])
 
 
 def terms(rows):
-    found = decompose(panel(rows), FIRST)
+    found = decompose(data(rows), FIRST)
     return {term.name: term for term in found.terms}
 
 
@@ -46,7 +46,7 @@ def test_sums_of_squares_are_those_of_statsmodels(rows):
     pandas = pytest.importorskip("pandas")
     formula = pytest.importorskip("statsmodels.formula.api")
     anova = pytest.importorskip("statsmodels.stats.anova")
-    made = panel(rows)
+    made = data(rows)
     frame = pandas.DataFrame(
         {name: made.codes[name].astype(str) for name in ("k", "source", "search", "unit")}
     ).assign(y=made.values[:, 0])
@@ -70,7 +70,7 @@ def test_sums_of_squares_are_those_of_statsmodels(rows):
 
 
 def test_in_a_crossed_design_the_parts_are_the_whole():
-    found = decompose(panel(noise_only(ks=(3, 6), lengths=(256, 512))), FIRST)
+    found = decompose(data(noise_only(ks=(3, 6), lengths=(256, 512))), FIRST)
     assert sum(term.eta2 for term in found.terms) + found.residual == pytest.approx(1)
     assert sum(term.df for term in found.terms) + found.residual_df == found.cells - 1
     parts = [t.within for t in found.terms if t.name in ("source", "length", "source × length")]
@@ -78,14 +78,14 @@ def test_in_a_crossed_design_the_parts_are_the_whole():
 
 
 def test_a_planted_calibration_effect_is_all_the_calibration_s():
-    found = decompose(panel(calibration_only(lengths=(256, 512))), FIRST)
+    found = decompose(data(calibration_only(lengths=(256, 512))), FIRST)
     assert found.share("calibration") > 0.999
     assert found.share("search") < 1e-3
     assert terms(calibration_only())["source"].omega2 > 0.999
 
 
 def test_a_planted_search_effect_is_all_the_search_s():
-    found = decompose(panel(search_only()), FIRST)
+    found = decompose(data(search_only()), FIRST)
     assert found.share("search") > 0.999
     assert found.share("calibration") < 1e-3
 
@@ -105,7 +105,7 @@ def test_a_planted_interaction_is_found_between_its_factors():
 def test_size_takes_none_of_the_share_of_the_rest():
     grid = {"sources": ("prose", "code"), "ks": (3, 9)}
     rows = Grid(lambda cell: cell.k + 0.01 * (cell.source == "code") + 1e-4 * cell.own, **grid)
-    found = decompose(panel(rows.rows()), FIRST)
+    found = decompose(data(rows.rows()), FIRST)
     shares = {term.name: term for term in found.terms}
     assert shares["k"].eta2 > 0.999
     assert shares["k"].within is None
@@ -114,12 +114,12 @@ def test_size_takes_none_of_the_share_of_the_rest():
 
 
 def test_opposite_effects_on_two_texts_do_not_cancel():
-    made = panel(calibration_only())
+    made = data(calibration_only())
     both = made.with_values(np.stack([made.values[:, 0], 10 - made.values[:, 0]], axis=1))
     found = decompose(both, np.asarray([0, 1]))
     assert found.calibration > 0.999
     assert found.responses == 2
-    assert isinstance(found.terms[0].p, Unsaid)
+    assert isinstance(found.terms[0].p, NotEstimable)
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,8 @@ def test_opposite_effects_on_two_texts_do_not_cancel():
     ],
 )
 def test_what_the_table_cannot_tell_is_named(changes, term, reason):
-    found = decompose(panel(noise_only(**changes)), FIRST)
-    assert reason in found.unsaid[term].reason
+    found = decompose(data(noise_only(**changes)), FIRST)
+    assert reason in found.not_estimable[term].reason
     assert term not in {each.name for each in found.terms}
 
 
@@ -141,9 +141,9 @@ def test_confounded_factors_are_named_and_their_calibration_is_not():
     rows = noise_only(sources=("prose",), lengths=(256,)) + noise_only(
         sources=("code",), lengths=(512,), seed=1
     )
-    found = decompose(panel(rows), FIRST)
-    assert "confounded" in found.unsaid["source"].reason
-    assert "confounded" in found.unsaid["length"].reason
+    found = decompose(data(rows), FIRST)
+    assert "confounded" in found.not_estimable["source"].reason
+    assert "confounded" in found.not_estimable["length"].reason
     assert "calibration" in {term.name for term in found.terms}
     assert 0 < found.share("calibration") < 1
 
@@ -153,29 +153,31 @@ def test_an_interaction_run_in_part_is_named():
         row for row in noise_only()
         if row.search in ("one-shot", "greedy") or row.calibration.name == "prose"
     ]  # fmt: skip
-    found = decompose(panel(rows), FIRST)
-    assert found.unsaid["source × search"].reason.startswith("the grid separates 3 of its 9")
+    found = decompose(data(rows), FIRST)
+    assert found.not_estimable["source × search"].reason.startswith("the grid separates 3 of its 9")
     assert {"source", "search", "draw"} <= {term.name for term in found.terms}
 
 
 def test_an_objective_that_goes_with_one_search_is_not_told_from_it():
     rows = [row for row in noise_only(objectives=("nll", "kl"))
             if (row.objective == "kl") == (row.search == "beam")]  # fmt: skip
-    found = decompose(panel(rows), FIRST)
-    assert {"objective", "search"} <= set(found.unsaid)
+    found = decompose(data(rows), FIRST)
+    assert {"objective", "search"} <= set(found.not_estimable)
 
 
 def test_text_and_choices_are_taken_apart():
     rows = noise_only() + noise_only(sources=("arc",), kind="choices", objectives=("margin",))
-    assert "one kind at a time" in decompose(panel(rows), FIRST).reason
+    assert "one kind at a time" in decompose(data(rows), FIRST).reason
 
 
 def test_values_that_are_all_equal_have_no_variance():
-    assert decompose(panel(Grid(lambda cell: 3.5).rows()), FIRST) == Unsaid("all values are equal")
-    assert isinstance(decompose(panel([]), FIRST), Unsaid)
+    assert decompose(data(Grid(lambda cell: 3.5).rows()), FIRST) == NotEstimable(
+        "all values are equal"
+    )
+    assert isinstance(decompose(data([]), FIRST), NotEstimable)
 
 
 def test_a_saturated_design_says_what_it_cannot():
     found = terms(noise_only(draws=1, searches=("one-shot", "greedy"), sources=("prose", "code")))
-    assert isinstance(found["source"].omega2, Unsaid)
-    assert isinstance(found["source"].f, Unsaid)
+    assert isinstance(found["source"].omega2, NotEstimable)
+    assert isinstance(found["source"].f, NotEstimable)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from depthprune.checkpoints.architectures.schema import (
     Architecture,
-    Lead,
-    Need,
+    LeadingBlocks,
     Pattern,
     Prefix,
+    RequiredList,
 )
 
 _APPLY = "; such a model can be cut by apply and not searched"
@@ -148,7 +148,7 @@ MULTIMODAL_ROWS: tuple[Architecture, ...] = (
             name,
             tower=tower,
             loader=_PICTURES,
-            lead=Lead("vision_config.deepstack_visual_indexes", 3, _FEEDS),
+            lead=LeadingBlocks("vision_config.deepstack_visual_indexes", 3, _FEEDS),
         )
         for name, tower in _FED.items()
     ),
@@ -158,7 +158,7 @@ MULTIMODAL_ROWS: tuple[Architecture, ...] = (
     Architecture("kosmos_2_5_text_model", count="layers"),
     Architecture(
         "mllama_text_model",
-        needs=(Need("cross_attention_layers"),),
+        needs=(RequiredList("cross_attention_layers"),),
         why="blocks of cross-attention run only beside a picture" + _APPLY,
     ),
     Architecture("kosmos-2.5", tower="kosmos_2_5_text_model", loader=_PICTURES),
@@ -170,7 +170,7 @@ MULTIMODAL_ROWS: tuple[Architecture, ...] = (
             "qwen2_vl_text": 80,
         }.items()
     ),
-    Architecture("deepseek_ocr2_text", needs=(Need("mlp_layer_types"),)),
+    Architecture("deepseek_ocr2_text", needs=(RequiredList("mlp_layer_types"),)),
     Architecture("ernie4_5_vl_moe_text", patterns=(Prefix("mlp_layer_types", 1),)),
     # The second is the name that transformers 4 gave it.
     *(
@@ -183,20 +183,20 @@ MULTIMODAL_ROWS: tuple[Architecture, ...] = (
             Pattern("layer_types", 4, special="indexed_attention", usual="linear_attention"),
             Prefix("mlp_layer_types", 3),
         ),
-        needs=(Need("indexer_types", unless="index_topk_pattern"),),
+        needs=(RequiredList("indexer_types", unless="index_topk_pattern"),),
         why="with shared entries in indexer_types, blocks pass on what they index",
     ),
     Architecture(
         "hy_v4_vl_text",
         patterns=(Prefix("mlp_layer_types", 1),),
-        needs=(Need("indexer_types"),),
+        needs=(RequiredList("indexer_types"),),
         why="with shared entries in indexer_types, blocks pass on what they index",
     ),
     *(
-        Architecture(name, needs=(Need("layer_types"), Need("layer_rope_theta")))
+        Architecture(name, needs=(RequiredList("layer_types"), RequiredList("layer_rope_theta")))
         for name in ("muse_glimmer_text", "muse_spark_text")
     ),
-    Architecture("step3p5", needs=(Need("layer_types"), Need("mlp_layer_types"))),
+    Architecture("step3p5", needs=(RequiredList("layer_types"), RequiredList("mlp_layer_types"))),
     Architecture(
         "unlimited_ocr_text",
         patterns=(Prefix("mlp_layer_types", "first_k_dense_replace", default=1),),

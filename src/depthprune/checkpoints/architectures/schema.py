@@ -73,7 +73,7 @@ class Cycle:
 
 
 @dataclass(frozen=True)
-class Lead:
+class LeadingBlocks:
     """Blocks at the start that are given something by number, and so must stay.
 
     Attributes:
@@ -88,7 +88,7 @@ class Lead:
 
 
 @dataclass(frozen=True)
-class Need:
+class RequiredList:
     """A list that must be in the file, because its derivation is not worth expressing.
 
     Attributes:
@@ -103,7 +103,7 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Place:
+class RequiredType:
     """A block type that must stand somewhere in what is kept.
 
     Attributes:
@@ -120,7 +120,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedTensor:
     """A tensor that holds every block's part side by side.
 
     Attributes:
@@ -158,12 +158,12 @@ class Architecture:
     status: Status = "verified"
     count: str = "num_hidden_layers"
     patterns: tuple[Pattern | Prefix | Cycle, ...] = ()
-    needs: tuple[Need, ...] = ()
+    needs: tuple[RequiredList, ...] = ()
     defaults: Mapping[str, int | float] = field(default_factory=dict)
     keep: tuple[int, ...] = ()
-    places: tuple[Place, ...] = ()
-    packed: tuple[Packed, ...] = ()
-    lead: Lead | None = None
+    places: tuple[RequiredType, ...] = ()
+    packed: tuple[PackedTensor, ...] = ()
+    lead: LeadingBlocks | None = None
     tower: str = ""
     loader: str = "AutoModelForCausalLM"
     why: str = ""

@@ -10,11 +10,11 @@ from __future__ import annotations
 from depthprune.checkpoints.architectures.schema import (
     Architecture,
     Cycle,
-    Need,
-    Packed,
+    PackedTensor,
     Pattern,
-    Place,
     Prefix,
+    RequiredList,
+    RequiredType,
 )
 
 _BY_FIELD = """
@@ -55,12 +55,12 @@ _GROUPS = "each block attends over outputs of groups of blocks by place"
 
 _LEADING_DENSE = Prefix("mlp_layer_types", "first_k_dense_replace", default=1)
 _PER_LAYER = (
-    Packed("embed_tokens_per_layer.weight", axis=1),
-    Packed("per_layer_model_projection.weight", axis=0),
+    PackedTensor("embed_tokens_per_layer.weight", axis=1),
+    PackedTensor("per_layer_model_projection.weight", axis=0),
     # As transformers 4.56 names the same tensor when it saves a model.
-    Packed("per_layer_model.language_model_projection.weight", axis=0),
+    PackedTensor("per_layer_model.language_model_projection.weight", axis=0),
 )
-_LAST_FULL = Place(
+_LAST_FULL = RequiredType(
     "last", "full_attention", "its config class makes the last block one", forced=True
 )
 
@@ -97,7 +97,9 @@ ROWS: tuple[Architecture, ...] = (
     Architecture(
         "cohere2", patterns=(Pattern("layer_types", "sliding_window_pattern", default=4),)
     ),
-    Architecture("cohere2_moe", needs=(Need("layer_types"), Need("mlp_layer_types"))),
+    Architecture(
+        "cohere2_moe", needs=(RequiredList("layer_types"), RequiredList("mlp_layer_types"))
+    ),
     Architecture("cwm", patterns=(Pattern("layer_types", 4, offset=0),)),
     Architecture(
         "exaone4",
@@ -112,7 +114,7 @@ ROWS: tuple[Architecture, ...] = (
             Pattern("layer_types", "sliding_window_pattern", default=4, when="sliding_window"),
         ),
     ),
-    Architecture("flint", needs=(Need("layer_types"),)),
+    Architecture("flint", needs=(RequiredList("layer_types"),)),
     Architecture("gemma2", patterns=(Pattern("layer_types", 2),)),
     Architecture(
         "gemma3_text", patterns=(Pattern("layer_types", "sliding_window_pattern", default=6),)
@@ -126,9 +128,9 @@ ROWS: tuple[Architecture, ...] = (
         )
         for name, patterns, needs in (
             ("axk1", (), ()),
-            ("dots3_note_text", (), (Need("layer_types"),)),
-            ("kimi_linear", (), (Need("layer_types", unless="linear_attn_config"),)),
-            ("hy_v4", (), (Need("indexer_types"),)),
+            ("dots3_note_text", (), (RequiredList("layer_types"),)),
+            ("kimi_linear", (), (RequiredList("layer_types", unless="linear_attn_config"),)),
+            ("hy_v4", (), (RequiredList("indexer_types"),)),
             ("mimo_v2_flash", (Pattern("layer_types", 6, also=(0,)),), ()),
         )
     ),
@@ -143,12 +145,12 @@ ROWS: tuple[Architecture, ...] = (
     Architecture(
         "deepseek_v4",
         patterns=(Prefix("mlp_layer_types", "num_hash_layers", "hash_moe", "moe", default=3),),
-        needs=(Need("layer_types", unless="compress_ratios"),),
+        needs=(RequiredList("layer_types", unless="compress_ratios"),),
     ),
     Architecture(
         "glm_moe_dsa",
         patterns=(Prefix("mlp_layer_types", "first_k_dense_replace", default=3),),
-        needs=(Need("indexer_types", when="index_topk_freq", unless="index_topk_pattern"),),
+        needs=(RequiredList("indexer_types", when="index_topk_freq", unless="index_topk_pattern"),),
         why=_SHARED_INDEX,
         defaults={"first_k_dense_replace": 3},
     ),
@@ -174,7 +176,7 @@ ROWS: tuple[Architecture, ...] = (
     Architecture(
         "gemma3n_text",
         patterns=(Pattern("layer_types", 5),),
-        needs=(Need("activation_sparsity_pattern"),),
+        needs=(RequiredList("activation_sparsity_pattern"),),
         defaults={"num_kv_shared_layers": 15},
         packed=_PER_LAYER,
         why="blocks work on several streams of states at once",
@@ -208,8 +210,10 @@ ROWS: tuple[Architecture, ...] = (
             ),
         ),
     ),
-    Architecture("lfm2_moe", needs=(Need("layer_types"),), defaults={"num_dense_layers": 2}),
-    Architecture("lfm3", needs=(Need("layer_types"),)),
+    Architecture(
+        "lfm2_moe", needs=(RequiredList("layer_types"),), defaults={"num_dense_layers": 2}
+    ),
+    Architecture("lfm3", needs=(RequiredList("layer_types"),)),
     Architecture(
         "llama4_text",
         patterns=(
@@ -220,7 +224,9 @@ ROWS: tuple[Architecture, ...] = (
     Architecture(
         "minimax",
         patterns=(Pattern("layer_types", 2, special="linear_attention", usual="full_attention"),),
-        places=(Place("first", "full_attention", "its cache counts tokens in the first block"),),
+        places=(
+            RequiredType("first", "full_attention", "its cache counts tokens in the first block"),
+        ),
     ),
     Architecture(
         "modernbert-decoder",
@@ -233,13 +239,13 @@ ROWS: tuple[Architecture, ...] = (
     ),
     Architecture(
         "olmo_hybrid",
-        needs=(Need("layer_types"),),
-        places=(Place("some", "linear_attention", "its config class asks for one"),),
+        needs=(RequiredList("layer_types"),),
+        places=(RequiredType("some", "linear_attention", "its config class asks for one"),),
     ),
     Architecture("olmo3", patterns=(Pattern("layer_types", 4),)),
     Architecture(
         "qwen2_moe",
-        needs=(Need("layer_types", when="use_sliding_window"),),
+        needs=(RequiredList("layer_types", when="use_sliding_window"),),
         defaults={"max_window_layers": 28},
     ),
     *(

@@ -29,7 +29,7 @@ def _speaks(name: str) -> bool:
 
 
 @dataclass
-class Cut:
+class SectionCut:
     """One section of a config while it is rewritten.
 
     Attributes:
@@ -66,7 +66,7 @@ class Cut:
             if value is not None:
                 self.section[name] = _DO[action](self, name, value)
         elif name in NESTED and isinstance(value, dict):
-            Cut(value, self.blocks, self.kept, self.notes).rewrite_all()
+            SectionCut(value, self.blocks, self.kept, self.notes).rewrite_all()
         elif isinstance(value, list) and name not in NOT_PER_BLOCK and not name.startswith("mtp_"):
             self._unknown_list(name, value)
         elif isinstance(value, dict) and value and _speaks(name):
@@ -209,21 +209,21 @@ class Cut:
         )
 
 
-_DO: Mapping[Action, Callable[[Cut, str, Any], Any]] = {
-    "slice": Cut._slice,
-    "remap": Cut._remap,
-    "remap-from-1": Cut._remap_from_1,
-    "remap-keys": Cut._remap_keys,
-    "slice-lent": Cut._slice,
-    "slice-longer": Cut._slice_longer,
-    "slice-matching": Cut._slice_matching,
-    "recount": Cut._recount,
-    "recount-shared": Cut._recount_shared,
-    "last": Cut._last,
-    "repeat": Cut._repeat,
-    "attention-types": Cut._attention_types,
-    "sparse-step": Cut._sparse_step,
-    "scale-depth": Cut._scale_depth,
-    "refuse-true": Cut._refuse_true,
-    "refuse-above-1": Cut._refuse_above_1,
+_DO: Mapping[Action, Callable[[SectionCut, str, Any], Any]] = {
+    "slice": SectionCut._slice,
+    "remap": SectionCut._remap,
+    "remap-from-1": SectionCut._remap_from_1,
+    "remap-keys": SectionCut._remap_keys,
+    "slice-lent": SectionCut._slice,
+    "slice-longer": SectionCut._slice_longer,
+    "slice-matching": SectionCut._slice_matching,
+    "recount": SectionCut._recount,
+    "recount-shared": SectionCut._recount_shared,
+    "last": SectionCut._last,
+    "repeat": SectionCut._repeat,
+    "attention-types": SectionCut._attention_types,
+    "sparse-step": SectionCut._sparse_step,
+    "scale-depth": SectionCut._scale_depth,
+    "refuse-true": SectionCut._refuse_true,
+    "refuse-above-1": SectionCut._refuse_above_1,
 }

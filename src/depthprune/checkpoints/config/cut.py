@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from depthprune.checkpoints.architectures.schema import (
     Architecture,
     Cycle,
-    Need,
     Pattern,
     Prefix,
+    RequiredList,
 )
 from depthprune.checkpoints.architectures.table import find, require_prunable
-from depthprune.checkpoints.config.actions import Cut
+from depthprune.checkpoints.config.actions import SectionCut
 from depthprune.checkpoints.config.checks import check_kept, check_lead
 from depthprune.checkpoints.config.fields import (
     COPIED_COUNTS,
@@ -82,7 +82,7 @@ def cut_config(config: Config, removed: Iterable[int]) -> ConfigCut:
     gone = frozenset(check_removed(removed, blocks))
     new = copy.deepcopy(config)
     section = text_section(new)
-    cut = Cut(section, blocks, tuple(b for b in range(blocks) if b not in gone))
+    cut = SectionCut(section, blocks, tuple(b for b in range(blocks) if b not in gone))
     for each in rows_of(new):
         check_lead(config, each, cut.kept)
     row = row_of(new)
@@ -103,14 +103,14 @@ def cut_config(config: Config, removed: Iterable[int]) -> ConfigCut:
     return ConfigCut(new, tuple(cut.notes))
 
 
-def _cut_copies(config: Config, cut: Cut) -> None:
+def _cut_copies(config: Config, cut: SectionCut) -> None:
     """Rewrite what a config repeats of its language model's section, as transformers 4 wrote it."""
     types = config.get("layer_types")
     speaks = isinstance(types, list) and len(types) == cut.blocks
     if not speaks and cut.blocks not in counts(config).values():
         return
     copies = {name: config[name] for name in FIELDS if name in config}
-    Cut(copies, cut.blocks, cut.kept).rewrite_all()
+    SectionCut(copies, cut.blocks, cut.kept).rewrite_all()
     config.update(copies)
 
 
@@ -153,7 +153,7 @@ def row_of(config: Config) -> Architecture | None:
     return (find(row.tower) or row) if own in ("", row.model_type) else None
 
 
-def apply_row(cut: Cut, row: Architecture) -> None:
+def apply_row(cut: SectionCut, row: Architecture) -> None:
     """Write out what the type's config class would derive, and refuse what must not go.
 
     Args:
@@ -182,7 +182,7 @@ def apply_row(cut: Cut, row: Architecture) -> None:
         types[-1] = next(place.entry for place in row.places if place.forced)
 
 
-def _check_need(cut: Cut, need: Need) -> None:
+def _check_need(cut: SectionCut, need: RequiredList) -> None:
     flag = cut.section.get(need.when)
     alike = not flag if flag is None or isinstance(flag, bool) else flag in (0, 1)
     if cut.section.get(need.field) or (need.when and alike):
@@ -195,7 +195,7 @@ def _check_need(cut: Cut, need: Need) -> None:
     )
 
 
-def _spell_out(cut: Cut, pattern: Pattern | Prefix | Cycle) -> None:
+def _spell_out(cut: SectionCut, pattern: Pattern | Prefix | Cycle) -> None:
     """Write out a list that the config class would otherwise derive from the block's number."""
     section = cut.section
     if isinstance(pattern, Cycle):

@@ -17,7 +17,7 @@ _WINDOW = "attention.sliding_window"
 
 
 @dataclass(frozen=True)
-class Rhythm:
+class LayerPattern:
     """Blocks at regular places that are of another kind than the rest.
 
     Attributes:
@@ -57,7 +57,7 @@ class GgufArchitecture:
     """
 
     name: str
-    rhythms: tuple[Rhythm, ...] = ()
+    rhythms: tuple[LayerPattern, ...] = ()
     depths: tuple[frozenset[int], ...] = ()
     needs: str = ""
     refused: str = ""
@@ -93,22 +93,24 @@ stablelm starcoder starcoder2 step35 xverse
 """Architectures whose blocks differ by nothing but what the file says of each."""
 
 
-def _window(period: int, when: str = _WINDOW, *, first: bool = False) -> Rhythm:
-    return Rhythm("full attention", period, f"{_WINDOW}_pattern", when=when, first=first)
+def _window(period: int, when: str = _WINDOW, *, first: bool = False) -> LayerPattern:
+    return LayerPattern("full attention", period, f"{_WINDOW}_pattern", when=when, first=first)
 
 
-def _recurrent() -> Rhythm:
-    return Rhythm("full attention", 4, "full_attention_interval", "attention.recurrent_layers")
+def _recurrent() -> LayerPattern:
+    return LayerPattern(
+        "full attention", 4, "full_attention_interval", "attention.recurrent_layers"
+    )
 
 
 _NO_ROPE = "no rotary positions"
-_EXPERTS = Rhythm("experts", 1, "interleave_moe_layer_step")
+_EXPERTS = LayerPattern("experts", 1, "interleave_moe_layer_step")
 _BY_DEPTH = "llama.cpp tells how to compute from the number of blocks"
 _TIES = "its blocks share caches or embeddings by position"
 
 _ROWS: tuple[GgufArchitecture, ...] = (
     *(GgufArchitecture(name) for name in _PLAIN.split()),
-    GgufArchitecture("afmoe", (Rhythm(_NO_ROPE, 4), _window(4))),
+    GgufArchitecture("afmoe", (LayerPattern(_NO_ROPE, 4), _window(4))),
     GgufArchitecture("cohere2", (_window(4, ""),)),
     GgufArchitecture("cohere2moe", (_window(4, "", first=True),)),
     GgufArchitecture("deepseek2", depths=(frozenset({26, 27}), frozenset({47}), frozenset({48}))),
@@ -120,7 +122,7 @@ _ROWS: tuple[GgufArchitecture, ...] = (
     GgufArchitecture("gemma3", (_window(6),), (frozenset({62}),)),
     GgufArchitecture("gpt-oss", (_window(2, ""),)),
     GgufArchitecture("laguna", (_window(4, first=True),)),
-    GgufArchitecture("llama4", (Rhythm(_NO_ROPE, 4), _window(4, ""), _EXPERTS)),
+    GgufArchitecture("llama4", (LayerPattern(_NO_ROPE, 4), _window(4, ""), _EXPERTS)),
     GgufArchitecture("mellum", (_window(4),)),
     GgufArchitecture("minicpm", needs="residual_scale"),
     GgufArchitecture("olmo2", (_window(4),)),
@@ -130,9 +132,9 @@ _ROWS: tuple[GgufArchitecture, ...] = (
     GgufArchitecture("qwen3next", (_recurrent(),)),
     GgufArchitecture(
         "smallthinker",
-        (Rhythm(_NO_ROPE, 4, when=_WINDOW, first=True), _window(4, first=True)),
+        (LayerPattern(_NO_ROPE, 4, when=_WINDOW, first=True), _window(4, first=True)),
     ),
-    GgufArchitecture("smollm3", (Rhythm(_NO_ROPE, 4),)),
+    GgufArchitecture("smollm3", (LayerPattern(_NO_ROPE, 4),)),
     *(
         GgufArchitecture(name, refused=why)
         for name, why in {

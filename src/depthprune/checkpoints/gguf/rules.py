@@ -9,7 +9,7 @@ from depthprune.checkpoints.gguf.architectures import (
     LEADING,
     TIED,
     GgufArchitecture,
-    Rhythm,
+    LayerPattern,
 )
 from depthprune.checkpoints.gguf.file import GgufFile
 from depthprune.errors import ModelError
@@ -82,7 +82,7 @@ def _row(file: GgufFile) -> GgufArchitecture:
     return GGUF_ARCHITECTURES.get(file.architecture, GgufArchitecture(file.architecture))
 
 
-def _rhythms(file: GgufFile, row: GgufArchitecture) -> Iterator[tuple[Rhythm, int]]:
+def _rhythms(file: GgufFile, row: GgufArchitecture) -> Iterator[tuple[LayerPattern, int]]:
     """The rhythms that hold for this file, with their periods; what is spelled out is none."""
     prefix = file.architecture
     for rhythm in row.rhythms:

@@ -28,7 +28,7 @@ from depthprune.models.blocks.carried import (
     hidden,
 )
 from depthprune.models.blocks.exchange import (
-    Seen,
+    ObservedRun,
     Tree,
     learn,
 )
@@ -47,8 +47,8 @@ from depthprune.models.blocks.replay import (
     stacked_call,
 )
 from depthprune.models.blocks.stacking import (
-    Room,
     Stacking,
+    StateLayout,
     learn_stacking,
 )
 from depthprune.models.blocks.stacking_proof import StackingProof
@@ -286,11 +286,11 @@ def _learn_stacking(anatomy: Anatomy, tokens: Tensor) -> Stacking:
     longer = _probe(anatomy.module, 3, _LONGER)
     inputs = [_record(anatomy.module, anatomy.blocks, each) for each in (tokens, longer)]
     states = [each.states for each in inputs]
-    rooms = [(Room.of(states[0], tokens), Room.of(states[1], longer))]
+    rooms = [(StateLayout.of(states[0], tokens), StateLayout.of(states[1], longer))]
     for block in range(len(anatomy.blocks)):
         with anatomy.holding(block):
             states = [anatomy.call(block, *pair) for pair in zip(states, inputs, strict=True)]
-        rooms.append((Room.of(states[0], tokens), Room.of(states[1], longer)))
+        rooms.append((StateLayout.of(states[0], tokens), StateLayout.of(states[1], longer)))
     return learn_stacking(rooms)
 
 
@@ -311,7 +311,7 @@ def _find_blocks(module: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Blo
     """The model's logits, the output of its last block, and its blocks."""
     order: dict[nn.Module, list[int]] = {}
     lengths: dict[nn.Module, int] = {}
-    seen: dict[nn.Module, Seen] = {}
+    seen: dict[nn.Module, ObservedRun] = {}
     clock = iter(range(1 << 30))
 
     def enter(member: nn.Module, args: Any, kwargs: Any) -> None:
@@ -319,7 +319,7 @@ def _find_blocks(module: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Blo
         with suppress(ModelError):
             call, states = Call.of(args, kwargs)
             if _may_be_states(states, tokens):
-                seen[member] = Seen.before(call.tree, states)
+                seen[member] = ObservedRun.before(call.tree, states)
 
     def leave(member: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if member not in seen:

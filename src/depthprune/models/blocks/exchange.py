@@ -115,7 +115,7 @@ def _own(value: Any, *, clone: bool) -> Any:
 
 
 @dataclass
-class Seen:
+class ObservedRun:
     """One block's run, as it was watched.
 
     Attributes:
@@ -133,7 +133,7 @@ class Seen:
     written: dict[int, bool] = field(default_factory=dict)
 
     @classmethod
-    def before(cls, call: Tree, states: Tensor) -> Seen:
+    def before(cls, call: Tree, states: Tensor) -> ObservedRun:
         """Note what a block is about to be called with."""
         seen = cls(call, (states, states.clone()))
         for _, value in _writable(call):
@@ -176,7 +176,7 @@ def _writable(call: Tree) -> Iterator[tuple[Path, Any]]:
             yield path, value
 
 
-def learn(blocks: Sequence[nn.Module], seen: Sequence[Seen]) -> Exchange | None:
+def learn(blocks: Sequence[nn.Module], seen: Sequence[ObservedRun]) -> Exchange | None:
     """What blocks handed on in one run of their model; None where it was hidden states alone.
 
     Args:
@@ -218,7 +218,7 @@ def learn(blocks: Sequence[nn.Module], seen: Sequence[Seen]) -> Exchange | None:
     )
 
 
-def _stores(seen: Sequence[Seen]) -> dict[int, bool]:
+def _stores(seen: Sequence[ObservedRun]) -> dict[int, bool]:
     """By identity, what more than one block is given and some write into, outermost alone."""
     times = Counter(key for each in seen for key in each.kept)
     written: dict[int, bool] = {}
@@ -236,7 +236,7 @@ def _stores(seen: Sequence[Seen]) -> dict[int, bool]:
     return {key: in_place for key, in_place in written.items() if key not in inner}
 
 
-def _links(seen: Sequence[Seen]) -> list[dict[int, Path]]:
+def _links(seen: Sequence[ObservedRun]) -> list[dict[int, Path]]:
     """For each block, where in its call the one before's outputs stand, by their place there."""
     links: list[dict[int, Path]] = [{}]
     for before, each in pairwise(seen):
@@ -250,7 +250,7 @@ def _links(seen: Sequence[Seen]) -> list[dict[int, Path]]:
     return links
 
 
-def _hands_on_its_own(seen: Seen, given: Mapping[int, Path]) -> bool:
+def _hands_on_its_own(seen: ObservedRun, given: Mapping[int, Path]) -> bool:
     """Whether a block returns something else than it was given, at a place that is handed on."""
     for place, path in given.items():
         try:

@@ -23,7 +23,7 @@ from depthprune.models.blocks.trees import mapped
 
 
 @dataclass(frozen=True)
-class Room:
+class StateLayout:
     """The tensors of one state, in shape and size.
 
     Attributes:
@@ -39,7 +39,7 @@ class Room:
     sizes: Mapping[str, int]
 
     @classmethod
-    def of(cls, state: State, tokens: Tensor) -> Room:
+    def of(cls, state: State, tokens: Tensor) -> StateLayout:
         """Of a state for some token ids, shape (batch, length)."""
         found = {"": hidden(state), **rest_leaves(state)}
         return cls(
@@ -114,7 +114,7 @@ def _rest(state: State) -> Mapping[str, object]:
     return state.rest if isinstance(state, Carried) else {}
 
 
-def learn_stacking(rooms: Sequence[tuple[Room, Room]]) -> Stacking:
+def learn_stacking(rooms: Sequence[tuple[StateLayout, StateLayout]]) -> Stacking:
     """How states are stacked, from those of two shapes of token ids.
 
     Args:
@@ -144,7 +144,7 @@ def _batch_axis(shape: torch.Size, other: torch.Size | None, batch: int, larger:
     return follow[0] if len(follow) == 1 else None
 
 
-def _form(small: Room, large: Room) -> tuple[tuple[float, int], ...]:
+def _form(small: StateLayout, large: StateLayout) -> tuple[tuple[float, int], ...]:
     """For each tensor, bytes of a window by powers of its length; too much rather than too little.
 
     An axis that grows with the length, however slowly, is taken to grow as fast as it.

@@ -40,7 +40,7 @@ _SPARE = 4
 
 
 @dataclass(frozen=True)
-class Kept:
+class UnpackedModel:
     """One kept model.
 
     Attributes:
@@ -136,7 +136,7 @@ def keep(file: Path, fingerprint: str, dtype: str, module: nn.Module) -> None:
             shutil.rmtree(stage, ignore_errors=True)
 
 
-def kept_models() -> tuple[Kept, ...]:
+def kept_models() -> tuple[UnpackedModel, ...]:
     """What is kept, what was used last first."""
     try:
         found = list(_entries(unpacked_folder()))
@@ -150,7 +150,7 @@ def forget_kept(
     older_than_days: float | None = None,
     weights: str | None = None,
     everything: bool = False,
-) -> tuple[Kept, ...]:
+) -> tuple[UnpackedModel, ...]:
     """Delete kept models; all conditions that are given must hold.
 
     Args:
@@ -189,7 +189,7 @@ def forget_oldest(limit: int) -> None:
             forget(kept.place)
 
 
-def _entries(folder: Path) -> Iterator[Kept]:
+def _entries(folder: Path) -> Iterator[UnpackedModel]:
     if not folder.is_dir():
         return
     for place in folder.iterdir():
@@ -200,7 +200,7 @@ def _entries(folder: Path) -> Iterator[Kept]:
             stated = json.loads(record.read_text(encoding="utf-8"))
             name, fingerprint, dtype = (str(stated[k]) for k in ("name", "fingerprint", "dtype"))
             size = sum(file.stat().st_size for file in place.iterdir())
-            yield Kept(place, name, fingerprint, dtype, size, record.stat().st_mtime)
+            yield UnpackedModel(place, name, fingerprint, dtype, size, record.stat().st_mtime)
 
 
 def _sweep(folder: Path) -> None:

@@ -26,7 +26,7 @@ def converts() -> bool:
 
 
 @dataclass(frozen=True)
-class Join:
+class JoinedTensor:
     """Stored tensors that make tensors of the model together.
 
     Attributes:
@@ -72,7 +72,7 @@ class Sources:
     """
 
     single: Mapping[str, Stored]
-    joins: tuple[Join, ...]
+    joins: tuple[JoinedTensor, ...]
     unused: tuple[str, ...]
 
 
@@ -99,7 +99,7 @@ def sources_of(module: nn.Module, tensors: Mapping[str, Stored]) -> Sources:
         else:
             parts.setdefault(target, []).append((pattern, tensors[name]))
     joins = [
-        Join(
+        JoinedTensor(
             first=target,
             patterns=tuple(pattern for pattern, _ in found),
             sources=tuple(stored for _, stored in found),

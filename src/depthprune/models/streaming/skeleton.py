@@ -31,9 +31,9 @@ from depthprune.models.streaming.conversion import converts, sources_of
 from depthprune.models.streaming.proof import initialise
 from depthprune.models.streaming.stream import (
     STORED_DTYPES,
-    Reader,
     Slot,
     Stream,
+    TensorReader,
 )
 
 
@@ -148,7 +148,7 @@ def stream_into(
     for target, slot in slots.items():
         number = target.removeprefix(f"{path}.").partition(".")[0]
         (inside[int(number)] if target.startswith(f"{path}.") else outside).append(slot)
-    reader = Reader()
+    reader = TensorReader()
     held = [slot.room(device) for slot in outside]
     reader.read(outside, held)
     for slot, tensor in zip(outside, held, strict=True):

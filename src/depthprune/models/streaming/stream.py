@@ -25,7 +25,7 @@ from torch import nn
 
 from depthprune.checkpoints.safetensors import Tensor as Stored
 from depthprune.errors import CheckpointError, ModelError
-from depthprune.models.streaming.conversion import Join
+from depthprune.models.streaming.conversion import JoinedTensor
 
 STORED_DTYPES = {
     "F64": torch.float64,
@@ -63,7 +63,7 @@ class Slot:
     name: str
     files: tuple[Path, ...]
     stored: tuple[Stored, ...]
-    join: Join | None = None
+    join: JoinedTensor | None = None
 
     @property
     def content(self) -> torch.Tensor:
@@ -158,7 +158,7 @@ class _Stage:
         self._sent.record(torch.cuda.current_stream(tensor.device))
 
 
-class Reader:
+class TensorReader:
     """Reads stored tensors into given ones, and counts the bytes."""
 
     def __init__(self) -> None:
@@ -243,7 +243,7 @@ class Stream:
         path: str,
         blocks: Sequence[nn.Module],
         slots: Sequence[Sequence[Slot]],
-        reader: Reader,
+        reader: TensorReader,
         device: torch.device,
     ) -> None:
         self.path = path

@@ -1,10 +1,10 @@
 """What a search is: something that asks for scores of removed sets and is told them.
 
 A search is a generator. It yields an `Ask` and is sent the scores, in the order asked; it returns
-the set it chose. One whose sets grow block by block also yields `Grown` for each size, and stops
-there if it is told that no more is wanted. One that ranks blocks by what they do to the hidden
-states yields `Measure` and is sent the measurement. It sees numbers and nothing of models, so that
-any of them runs on any landscape, planted ones included.
+the set it chose. One whose sets grow block by block also yields `ChosenSize` for each size, and
+stops there if it is told that no more is wanted. One that ranks blocks by what they do to the
+hidden states yields `Measure` and is sent the measurement. It sees numbers and nothing of models,
+so that any of them runs on any landscape, planted ones included.
 
 Some sets make no model that could be saved: a hybrid needs a block of attention, whichever it is.
 The space knows them, and no search asks for one.
@@ -89,7 +89,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Grown:
+class ChosenSize:
     """The chosen set at one size, on the way to `k`. The answer is True if that is enough."""
 
     removed: RemovedSet
@@ -108,7 +108,7 @@ class Measure:
     name: str
 
 
-Plan: TypeAlias = Generator[Ask | Grown | Measure, Any, RemovedSet]
+Plan: TypeAlias = Generator[Ask | ChosenSize | Measure, Any, RemovedSet]
 
 
 class Search(Protocol):
@@ -124,7 +124,7 @@ class Search(Protocol):
 
     @property
     def grows(self) -> bool:
-        """Whether its sets at all sizes up to `k` are nested and reported as `Grown`."""
+        """Whether its sets at all sizes up to `k` are nested and reported as `ChosenSize`."""
 
     def plan(self, space: Space, rng: random.Random) -> Plan:
         """Start a search; `rng` is its only source of chance."""

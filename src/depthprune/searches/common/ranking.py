@@ -15,7 +15,7 @@ from depthprune.searches.common.base import Method
 from depthprune.searches.common.moves import grown
 from depthprune.searches.common.protocol import (
     Ask,
-    Grown,
+    ChosenSize,
     Measure,
     Plan,
     RemovedSet,
@@ -37,11 +37,11 @@ class Ranking(Method):
         return (yield from in_order(space, order))
 
 
-def in_order(space: Space, order: Sequence[int]) -> Generator[Ask | Grown, Any, RemovedSet]:
+def in_order(space: Space, order: Sequence[int]) -> Generator[Ask | ChosenSize, Any, RemovedSet]:
     """Grow a set by the blocks in this order that may go, up to size k, and score it."""
     removed: RemovedSet = ()
     for removed in grown(space, order):
-        if (yield Grown(removed)):
+        if (yield ChosenSize(removed)):
             break
     yield Ask((removed,), keep=1)
     return removed

@@ -14,18 +14,18 @@ from depthprune.study.report import figures, maps
 from depthprune.study.statistics.data import (
     Floats,
     Ints,
-    Panel,
+    StudyData,
 )
 from depthprune.study.statistics.effects import (
     FACTORS,
     Effect,
-    Part,
+    StudyPart,
 )
-from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 from depthprune.study.statistics.masks import masks
 from depthprune.study.statistics.noise import Difference
 from depthprune.study.statistics.overlap import jaccard_matrix
-from depthprune.study.statistics.quality import Point
+from depthprune.study.statistics.quality import CostQuality
 from depthprune.study.statistics.transfer import Transfer
 from depthprune.study.statistics.variance import Decomposition
 from depthprune.study.statistics.verdicts import verdict
@@ -36,7 +36,7 @@ _MOST_GROUPS = 16
 _LABELS = {"perplexity": "log-perplexity", "accuracy": "points of accuracy"}
 
 
-def effects(part: Part) -> str:
+def effects(part: StudyPart) -> str:
     """What changing each factor moves, against the noise floor, and the difference asked for."""
     panels, words = [], []
     for measure in part.measures:
@@ -46,16 +46,16 @@ def effects(part: Part) -> str:
             effect = part.effects.get((factor, measure))
             if isinstance(effect, Effect):
                 size = _scaled(effect.size, scale)
-                sizes.append(figures.Size(factor, size, effect.claimed))
+                sizes.append(figures.EffectBar(factor, size, effect.claimed))
                 words.append(f"{factor}, {_LABELS[measure]}: {numbers.fixed(size.value, 3)}")
         more = part.more.get(measure)
         if isinstance(more, Difference):
             size = _scaled(more.estimate, scale)
             told = verdict(part, measure) in ("calibration", "search")
-            sizes.append(figures.Size(_DIFFERENCE, size, told, signed=True))
+            sizes.append(figures.EffectBar(_DIFFERENCE, size, told, signed=True))
             words.append(f"{_DIFFERENCE}, {_LABELS[measure]}: {numbers.fixed(size.value, 3)}")
         floor = part.floors.get(measure)
-        line = scale * floor.value if isinstance(floor, Estimate) else None
+        line = scale * floor.value if isinstance(floor, IntervalEstimate) else None
         if line is not None:
             words.append(f"noise floor, {_LABELS[measure]}: {numbers.fixed(line, 3)}")
         panels.append((_LABELS[measure], sizes, line))
@@ -65,9 +65,9 @@ def effects(part: Part) -> str:
 _DIFFERENCE = "calibration less search"
 
 
-def _scaled(value: Estimate, scale: float) -> Estimate:
+def _scaled(value: IntervalEstimate, scale: float) -> IntervalEstimate:
     ends = value.interval
-    if isinstance(ends, Unsaid):
+    if isinstance(ends, NotEstimable):
         return replace(value, value=scale * value.value)
     return replace(value, value=scale * value.value, low=scale * ends[0], high=scale * ends[1])
 
@@ -85,12 +85,12 @@ def variance(known: Mapping[str, Decomposition]) -> str:
     return svg(figures.variance_bars(panels), "Share of variance by factor", "; ".join(words))
 
 
-def mask_map(panel: Panel) -> tuple[str, int]:
+def mask_map(data: StudyData) -> tuple[str, int]:
     """The masks of the first configurations, and how many more there are."""
     names: dict[str, list[tuple[int, ...]]] = {}
-    for row in sorted(panel.rows, key=_configuration):
-        names.setdefault(_mask_label(panel, row), []).append(row.removed)
-    blocks = max(row.blocks for row in panel.rows)
+    for row in sorted(data.rows, key=_configuration):
+        names.setdefault(_mask_label(data, row), []).append(row.removed)
+    blocks = max(row.blocks for row in data.rows)
     shown = list(names)[:_MOST_ROWS]
     shares = np.stack([masks(names[name], blocks).mean(axis=0) for name in shown])
     always = [
@@ -106,24 +106,24 @@ def _configuration(row: Row) -> tuple[int, str, str, str]:
     return row.k, row.calibration.name, row.objective, row.search
 
 
-def _mask_label(panel: Panel, row: Row) -> str:
+def _mask_label(data: StudyData, row: Row) -> str:
     """What tells a row of the map from the others; a long name is cut, and never the search."""
-    lead = f"k = {row.k}, " if panel.count("k") > 1 else ""
-    tail = (f", {row.objective}" if panel.count("objective") > 1 else "") + f", {row.search}"
+    lead = f"k = {row.k}, " if data.count("k") > 1 else ""
+    tail = (f", {row.objective}" if data.count("objective") > 1 else "") + f", {row.search}"
     return f"{lead}{maps.shortened(row.calibration.name, 54 - len(lead + tail))}{tail}"
 
 
-def jaccard_map(panel: Panel) -> str:
+def jaccard_map(data: StudyData) -> str:
     """Mean Jaccard indices between groups of cells: by calibration and search if few enough."""
     factors = ["calibration", "search"]
-    if panel.count("calibration") * panel.count("search") > _MOST_GROUPS:
+    if data.count("calibration") * data.count("search") > _MOST_GROUPS:
         factors = ["calibration"]
-    groups = panel.joint(*factors)
+    groups = data.joint(*factors)
     labels = []
     for group in range(int(groups.max()) + 1):
         first = int(np.flatnonzero(groups == group)[0])
-        labels.append(", ".join(panel.levels[f][panel.codes[f][first]] for f in factors))
-    matrix = _group_means(panel, groups)
+        labels.append(", ".join(data.levels[f][data.codes[f][first]] for f in factors))
+    matrix = _group_means(data, groups)
     between = matrix[~np.eye(len(matrix), dtype=bool)]
     known = between[np.isfinite(between)]
     words = (
@@ -135,10 +135,10 @@ def jaccard_map(panel: Panel) -> str:
     return svg(maps.jaccard_map(labels, matrix), "Mean Jaccard index between groups", words)
 
 
-def _group_means(panel: Panel, groups: Ints) -> Floats:
-    sets = [row.removed for row in panel.rows]
-    index = jaccard_matrix(sets, max(row.blocks for row in panel.rows))
-    alike = panel.codes["k"][:, None] == panel.codes["k"][None, :]
+def _group_means(data: StudyData, groups: Ints) -> Floats:
+    sets = [row.removed for row in data.rows]
+    index = jaccard_matrix(sets, max(row.blocks for row in data.rows))
+    alike = data.codes["k"][:, None] == data.codes["k"][None, :]
     np.fill_diagonal(alike, val=False)
     belongs = np.eye(int(groups.max()) + 1)[groups]
     sums, counts = belongs.T @ (index * alike) @ belongs, belongs.T @ alike @ belongs
@@ -146,13 +146,13 @@ def _group_means(panel: Panel, groups: Ints) -> Floats:
     return means
 
 
-def rank_scatter(panel: Panel) -> str:
+def rank_scatter(data: StudyData) -> str:
     """Ranks by mean log-perplexity and mean accuracy, 1 the best."""
-    texts, tasks = panel.columns("perplexity"), panel.columns("accuracy")
-    x = stats.rankdata(panel.values[:, texts].mean(axis=1))
-    y = stats.rankdata(-panel.values[:, tasks].mean(axis=1))
-    figure = figures.rank_scatter(x, y, [row.search for row in panel.rows])
-    best = panel.rows[int(np.argmin(x))]
+    texts, tasks = data.columns("perplexity"), data.columns("accuracy")
+    x = stats.rankdata(data.values[:, texts].mean(axis=1))
+    y = stats.rankdata(-data.values[:, tasks].mean(axis=1))
+    figure = figures.rank_scatter(x, y, [row.search for row in data.rows])
+    best = data.rows[int(np.argmin(x))]
     words = (
         f"{len(x)} cells. The best by perplexity, {best.calibration.name} under {best.search}, has "
         f"rank {numbers.fixed(float(y[np.argmin(x)]), 0)} by accuracy."
@@ -172,7 +172,7 @@ def transfer_map(matrix: Transfer, measure: str) -> str:
     return svg(figure, f"Transfer matrix, {measure}", "; ".join(best))
 
 
-def cost_front(points: Sequence[Point], measure: str) -> str:
+def cost_front(points: Sequence[CostQuality], measure: str) -> str:
     """Quality against cost."""
     front = [point.search for point in points if point.front]
     figure = figures.cost_front(points, perplexity=measure == "perplexity")

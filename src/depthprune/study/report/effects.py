@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from depthprune.report import numbers
 from depthprune.study.report.table_model import (
-    Cell,
-    Sheet,
+    TableCell,
+    TextTable,
     interval,
     number,
     p_value,
@@ -14,53 +14,55 @@ from depthprune.study.statistics.effects import (
     FACTORS,
     INTERACTIONS,
     Effect,
-    Part,
+    StudyPart,
 )
-from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 from depthprune.study.statistics.noise import ALPHA
 from depthprune.study.statistics.verdicts import MEASURED, verdict
 
 
-def effect_sheet(part: Part) -> Sheet:
+def effect_table(part: StudyPart) -> TextTable:
     """What each factor moves, its interval and joint test, and the difference asked for."""
     rows = []
     for measure in part.measures:
         scale, places = (100, 2) if measure == "accuracy" else (1, 3)
         unit = "points of accuracy" if measure == "accuracy" else "log-perplexity"
-        named: list[tuple[str, Estimate | Unsaid, float | Unsaid | None, str]] = [
-            ("draw", part.floors.get(measure, _NOTHING), None, "the noise floor")
-        ]
+        named: list[
+            tuple[str, IntervalEstimate | NotEstimable, float | NotEstimable | None, str]
+        ] = [("draw", part.floors.get(measure, _NOTHING), None, "the noise floor")]
         for factor in FACTORS:
             effect = part.effects.get((factor, measure), _NOTHING)
-            if isinstance(effect, Unsaid):
+            if isinstance(effect, NotEstimable):
                 named.append((factor, effect, effect, f"cannot be said: {effect.reason}"))
             else:
                 named.append((factor, effect.size, effect.p, _claim(effect)))
         more = part.more.get(measure, _NOTHING)
-        if isinstance(more, Unsaid):
+        if isinstance(more, NotEstimable):
             named.append(("calibration less search", more, more, f"cannot be said: {more.reason}"))
         else:
             told = _VERDICT_WORDS[verdict(part, measure)]
             named.append(("calibration less search", more.estimate, more.p, told))
         for name, size, p, claim in named:
-            value = size if isinstance(size, Unsaid) else size.value
+            value = size if isinstance(size, NotEstimable) else size.value
             cells = (
                 number(value, places, scale=scale),
                 interval(size, scale),
                 number(p) if p is None else p_value(p),
             )
-            rows.append((Cell(f"{name}, {unit}"), *cells, Cell(claim)))
+            rows.append((TableCell(f"{name}, {unit}"), *cells, TableCell(claim)))
         for name in INTERACTIONS:
             p = part.interactions.get((name, measure), _NOTHING)
-            claim = "cannot be said" if isinstance(p, Unsaid) else "yes" if p < ALPHA else "no"
-            dash = Cell(numbers.DASH)
-            rows.append((Cell(f"{name}, {unit}"), dash, dash, p_value(p), Cell(claim)))
+            claim = (
+                "cannot be said" if isinstance(p, NotEstimable) else "yes" if p < ALPHA else "no"
+            )
+            dash = TableCell(numbers.DASH)
+            rows.append((TableCell(f"{name}, {unit}"), dash, dash, p_value(p), TableCell(claim)))
     head = ("Changing the", "Moves by", "95% interval", "p, adjusted", "Called an effect")
     caption = "What changing one thing and the draw moves, all else equal; intervals between draws"
-    return Sheet(caption, head, tuple(rows))
+    return TextTable(caption, head, tuple(rows))
 
 
-_NOTHING = Unsaid("it was not measured")
+_NOTHING = NotEstimable("it was not measured")
 _VERDICT_WORDS = {
     "calibration": "calibration mattered more",
     "search": "search mattered more",
@@ -72,14 +74,14 @@ _VERDICT_WORDS = {
 
 
 def _claim(effect: Effect) -> str:
-    if isinstance(effect.p, Unsaid):
+    if isinstance(effect.p, NotEstimable):
         return f"cannot be said: {effect.p.reason}"
     return "yes" if effect.claimed else "no"
 
 
-def gain_sheet(part: Part) -> Sheet:
+def gain_table(part: StudyPart) -> TextTable:
     """What searches gain on the cheapest, and what each interval is of."""
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[tuple[TableCell, ...]] = []
     for measure in part.measures:
         scale, places = (100, 2) if measure == "accuracy" else (1, 3)
         for each in part.gains.get(measure, ()):
@@ -95,6 +97,6 @@ def gain_sheet(part: Part) -> Sheet:
             for name, of in found.items():
                 label = f"{each.search} on {each.against}, {MEASURED[measure]}"
                 cells = (number(of.value, places, scale=scale), interval(of, scale))
-                rows.append((Cell(label), Cell(name), *cells, Cell(str(of.n), of.n)))
+                rows.append((TableCell(label), TableCell(name), *cells, TableCell(str(of.n), of.n)))
     head = ("Gain of", "Interval for", "Gain", "95% interval", "Units")
-    return Sheet("What a search gains on another, on the same draws", head, tuple(rows))
+    return TextTable("What a search gains on another, on the same draws", head, tuple(rows))

@@ -19,8 +19,8 @@ from depthprune.report.export import INK, KEPT, MUTED, PAPER, REMOVED, RULE
 from depthprune.report.figures import own_style
 from depthprune.study.report.maps import plain
 from depthprune.study.statistics.data import Floats
-from depthprune.study.statistics.estimates import Estimate, Unsaid
-from depthprune.study.statistics.quality import Point
+from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
+from depthprune.study.statistics.quality import CostQuality
 from depthprune.study.statistics.variance import DRAW, Decomposition
 
 _WIDTH = 7.2
@@ -29,7 +29,7 @@ _MARKERS = "osD^vPX*<>hp"
 
 
 @dataclass(frozen=True)
-class Size:
+class EffectBar:
     """A bar of `effect_bars`: what changing one thing does.
 
     Attributes:
@@ -40,13 +40,13 @@ class Size:
     """
 
     name: str
-    estimate: Estimate
+    estimate: IntervalEstimate
     claimed: bool
     signed: bool = False
 
 
 @own_style
-def effect_bars(panels: Sequence[tuple[str, Sequence[Size], float | None]]) -> Figure:
+def effect_bars(panels: Sequence[tuple[str, Sequence[EffectBar], float | None]]) -> Figure:
     """What changing each factor moves, as bars with intervals against the noise floor.
 
     Args:
@@ -64,7 +64,7 @@ def effect_bars(panels: Sequence[tuple[str, Sequence[Size], float | None]]) -> F
             else:
                 _bar(axes, place, size.estimate.value, hollow=not size.claimed)
             ends = size.estimate.interval
-            if not isinstance(ends, Unsaid):
+            if not isinstance(ends, NotEstimable):
                 axes.plot(ends, [place, place], color=INK, lw=1.2, solid_capstyle="butt", zorder=3)
         axes.set_yticks(range(len(names)), list(reversed(names)))
         _bar_axes(axes, label)
@@ -197,7 +197,7 @@ def rank_scatter(perplexity: Floats, accuracy: Floats, searches: Sequence[str]) 
 
 
 @own_style
-def cost_front(points: Sequence[Point], *, perplexity: bool) -> Figure:
+def cost_front(points: Sequence[CostQuality], *, perplexity: bool) -> Figure:
     """Mean quality of each search against its mean cost, and the Pareto front.
 
     Args:
@@ -207,7 +207,7 @@ def cost_front(points: Sequence[Point], *, perplexity: bool) -> Figure:
     figure = Figure((_WIDTH, 3.0), layout="constrained")
     axes = figure.add_subplot()
 
-    def height(point: Point) -> float:
+    def height(point: CostQuality) -> float:
         return float(np.exp(point.quality)) if perplexity else 100 * point.quality
 
     front = sorted((point for point in points if point.front), key=lambda point: point.cost)

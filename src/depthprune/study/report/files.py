@@ -28,7 +28,7 @@ TABLES_MARKDOWN, TABLES_LATEX, FIGURES = "tables.md", "tables.tex", "figures"
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenReport:
     """What was written, and what it says.
 
     Attributes:
@@ -47,7 +47,7 @@ def write_study(
     plan: str = "",
     title: str = "",
     finals: Sequence[FinalRow] = (),
-) -> Written:
+) -> WrittenReport:
     """Write the page, every figure as SVG, and every table as Markdown and LaTeX.
 
     The table of all cells is left to the page and the results themselves.
@@ -69,19 +69,19 @@ def write_study(
     found = findings_of(parts, table.rows)
     sections = sections_of(parts, table.rows, finals)
     files = {PAGE_NAME: page_of(table, found, sections, plan=plan, title=title)}
-    sheets = [
-        sheet for section in sections if section.name != "cells"
-        for shown in section.shown for sheet in shown.sheets
+    text_tables = [
+        text_table for section in sections if section.name != "cells"
+        for shown in section.shown for text_table in shown.text_tables
     ]  # fmt: skip
-    files[TABLES_MARKDOWN] = "\n".join(markdown(sheet) for sheet in sheets)
-    files[TABLES_LATEX] = "\n".join(latex(sheet) for sheet in sheets)
+    files[TABLES_MARKDOWN] = "\n".join(markdown(text_table) for text_table in text_tables)
+    files[TABLES_LATEX] = "\n".join(latex(text_table) for text_table in text_tables)
     files |= dict(_figures(sections))
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial:
             partial.write_text(content, encoding="utf-8")
-    return Written(tuple(files), tuple(found))
+    return WrittenReport(tuple(files), tuple(found))
 
 
 def _figures(sections: Sequence[Section]) -> Iterator[tuple[str, str]]:

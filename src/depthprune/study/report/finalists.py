@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from depthprune.report import numbers
 from depthprune.study.finalists import FinalRow, FinalScore
-from depthprune.study.report.table_model import Cell, Sheet
+from depthprune.study.report.table_model import TableCell, TextTable
 
 
-def final_sheet(finals: Sequence[FinalRow]) -> Sheet:
+def final_table(finals: Sequence[FinalRow]) -> TextTable:
     """A row a set and metric, the whole model's value beside it; what failed, with its error.
 
     Args:
@@ -21,33 +21,37 @@ def final_sheet(finals: Sequence[FinalRow]) -> Sheet:
         if not row.removed
         for score in row.scores
     }
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[tuple[TableCell, ...]] = []
     for row in finals:
         set_ = numbers.block_list(row.removed) if row.removed else "none: the whole model"
-        lead = (Cell(row.model), Cell(str(row.k), row.k), Cell(set_))
+        lead = (TableCell(row.model), TableCell(str(row.k), row.k), TableCell(set_))
         if row.error is not None:
-            dash = Cell(numbers.DASH)
-            rows.append((*lead, Cell(row.name), dash, Cell(f"failed: {row.error}"), dash, dash))
+            dash = TableCell(numbers.DASH)
+            rows.append(
+                (*lead, TableCell(row.name), dash, TableCell(f"failed: {row.error}"), dash, dash)
+            )
         for score in row.scores:
             dense = whole.get((row.model, row.name, *_metric(score)))
             name = score.metric if score.filter == "none" else f"{score.metric}, {score.filter}"
             rows.append(
                 (
                     *lead,
-                    Cell(score.task),
-                    Cell(name),
+                    TableCell(score.task),
+                    TableCell(name),
                     _value(score),
-                    Cell(numbers.DASH) if dense is None else _value(dense),
-                    Cell(f"{score.n:,}", score.n),
+                    TableCell(numbers.DASH) if dense is None else _value(dense),
+                    TableCell(f"{score.n:,}", score.n),
                 )
             )
     head = ("Model", "k", "Removed", "Task", "Metric", "Value", "Whole model", "Items")
-    return Sheet("Finalists on tasks and problems, each beside the whole model", head, tuple(rows))
+    return TextTable(
+        "Finalists on tasks and problems, each beside the whole model", head, tuple(rows)
+    )
 
 
 def _metric(score: FinalScore) -> tuple[str, str, str]:
     return score.task, score.metric, score.filter
 
 
-def _value(score: FinalScore) -> Cell:
-    return Cell(numbers.with_error(score.value, score.stderr or 0.0), score.value)
+def _value(score: FinalScore) -> TableCell:
+    return TableCell(numbers.with_error(score.value, score.stderr or 0.0), score.value)

@@ -19,12 +19,12 @@ from depthprune.report.templating import environment, source
 from depthprune.study.finalists import FinalRow
 from depthprune.study.report import captions as views
 from depthprune.study.report import tables
-from depthprune.study.report.cells import cell_sheet, cost_sheet
-from depthprune.study.report.effects import effect_sheet, gain_sheet
-from depthprune.study.report.finalists import final_sheet
-from depthprune.study.report.table_model import Sheet
-from depthprune.study.statistics.effects import Part, analyse
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.report.cells import cell_table, cost_table
+from depthprune.study.report.effects import effect_table, gain_table
+from depthprune.study.report.finalists import final_table
+from depthprune.study.report.table_model import TextTable
+from depthprune.study.statistics.effects import StudyPart, analyse
+from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.findings import findings_of
 from depthprune.study.statistics.quality import quality_against_cost
 from depthprune.study.statistics.ranks import perplexity_ranks
@@ -34,21 +34,21 @@ from depthprune.study.table import Row, Table
 
 
 @dataclass(frozen=True)
-class Shown:
+class FigureWithTables:
     """One figure and its tables, for one part of the study.
 
     Attributes:
         part: Which part; empty where there is one only.
         figure: An SVG; empty where there is none.
         caption: Of the figure.
-        sheets: Tables.
+        tables: Tables.
         missing: Why there is neither; empty otherwise.
     """
 
     part: str
     figure: Markup
     caption: str
-    sheets: tuple[Sheet, ...]
+    text_tables: tuple[TextTable, ...]
     missing: str = ""
 
 
@@ -58,7 +58,7 @@ class Section:
 
     name: str
     title: str
-    shown: tuple[Shown, ...]
+    shown: tuple[FigureWithTables, ...]
 
 
 def render_study(
@@ -83,7 +83,7 @@ def page_of(
     """The same, of findings and sections that are made already."""
     script = source("study.js")
     verdicts = [each for each in found if each.topic == "verdict"]
-    unsaid = [each for each in verdicts if each.verdict == "unsaid"]
+    not_estimable = [each for each in verdicts if each.verdict == "unsaid"]
     answers = [each for each in verdicts if each.verdict != "unsaid"]
     missing = [each for each in found if each.topic == "missing"]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -92,9 +92,9 @@ def page_of(
         .get_template("study.html.jinja")
         .render(
             title=title or ", ".join(dict.fromkeys(row.model for row in table.rows)) or "no model",
-            answers=answers or unsaid,
+            answers=answers or not_estimable,
             more=[each for each in found if each.topic not in ("verdict", "missing")],
-            missing=[*(unsaid if answers else []), *missing],
+            missing=[*(not_estimable if answers else []), *missing],
             facts=_facts(table),
             sections=sections,
             numbers_of=_numbers_of,
@@ -141,7 +141,7 @@ def _numbers_of(finding: Finding) -> list[tuple[str, str]]:
 
 
 def sections_of(
-    parts: Sequence[Part], rows: Sequence[Row], finals: Sequence[FinalRow] = ()
+    parts: Sequence[StudyPart], rows: Sequence[Row], finals: Sequence[FinalRow] = ()
 ) -> list[Section]:
     """The figures and tables of the page, in its order."""
     several = len({part.model for part in parts}) > 1, len({part.kind for part in parts}) > 1
@@ -149,28 +149,30 @@ def sections_of(
     for name, (title, make) in _SECTIONS.items():
         shown = []
         for part in parts:
-            if not part.panel.rows:
+            if not part.data.rows:
                 continue
             words = [part.model] * several[0] + [f"{part.kind} calibrations"] * several[1]
             shown += [
-                Shown(", ".join(words), Markup(figure), caption, tuple(sheets), missing)
-                for figure, caption, sheets, missing in make(part)
+                FigureWithTables(
+                    ", ".join(words), Markup(figure), caption, tuple(text_tables), missing
+                )
+                for figure, caption, text_tables, missing in make(part)
             ]
         if shown:
             found.append(Section(name, title, tuple(shown)))
     if finals:
-        sheet = Shown("", Markup(""), "", (final_sheet(finals),))
-        found.append(Section("finalists", "Finalists on tasks and problems", (sheet,)))
+        text_table = FigureWithTables("", Markup(""), "", (final_table(finals),))
+        found.append(Section("finalists", "Finalists on tasks and problems", (text_table,)))
     if rows:
-        every = Shown("", Markup(""), "", (cell_sheet(rows),))
+        every = FigureWithTables("", Markup(""), "", (cell_table(rows),))
         found.append(Section("cells", "Every cell", (every,)))
     return found
 
 
-_Made = Iterator[tuple[str, str, list[Sheet], str]]
+_Made = Iterator[tuple[str, str, list[TextTable], str]]
 
 
-def _effects(part: Part) -> _Made:
+def _effects(part: StudyPart) -> _Made:
     if part.measures:
         yield (
             views.effects(part),
@@ -178,84 +180,84 @@ def _effects(part: Part) -> _Made:
             "with its 95% interval between draws. Dashed: what the draw alone does. Solid: told "
             "from noise by a joint test; hatched: not. Below, how much more the calibration moves "
             "than the search: filled where its interval leaves out 0.",
-            [effect_sheet(part), gain_sheet(part)],
+            [effect_table(part), gain_table(part)],
             "",
         )
 
 
-def _masks(part: Part) -> _Made:
-    figure, left = views.mask_map(part.panel)
+def _masks(part: StudyPart) -> _Made:
+    figure, left = views.mask_map(part.data)
     more = f" {left:,} more configurations are in the table of cells." if left else ""
     yield (
         figure,
         "The blocks that go, a row a configuration; the stronger, the more of its draws remove the "
         f"block.{more}",
-        [tables.contiguity_sheet(part.panel)],
+        [tables.contiguity_table(part.data)],
         "",
     )
 
 
-def _overlap(part: Part) -> _Made:
+def _overlap(part: StudyPart) -> _Made:
     yield (
-        views.jaccard_map(part.panel),
+        views.jaccard_map(part.data),
         "The mean Jaccard index of sets of the same k; on the diagonal, of different cells of the "
         "same group. A column is the group of the same number.",
-        [tables.agreement_sheet(part.compared), tables.pattern_sheet(part)],
+        [tables.agreement_table(part.compared), tables.pattern_table(part)],
         "",
     )
 
 
-def _variance(part: Part) -> _Made:
-    known = {m: v for m, v in part.variance.items() if not isinstance(v, Unsaid)}
-    sheets = [tables.variance_sheet(measure, found) for measure, found in known.items()]
+def _variance(part: StudyPart) -> _Made:
+    known = {m: v for m, v in part.variance.items() if not isinstance(v, NotEstimable)}
+    text_tables = [tables.variance_table(measure, found) for measure, found in known.items()]
     if known:
         caption = (
             "Where the differences between cells of one model and k come from. Dashed: the share "
             "that the draw alone explains. Hatched: the draw, and what no term explains. Where the "
             "grid has gaps, terms overlap and the shares do not add up to 100."
         )
-        yield views.variance(known), caption, sheets, ""
+        yield views.variance(known), caption, text_tables, ""
     for measure, why in part.variance.items():
-        if isinstance(why, Unsaid):
+        if isinstance(why, NotEstimable):
             yield "", "", [], f"Variance of {MEASURED[measure]}: {why.reason}."
 
 
-def _ranks(part: Part) -> _Made:
-    found = perplexity_ranks(part.panel)
-    if isinstance(found, Unsaid):
+def _ranks(part: StudyPart) -> _Made:
+    found = perplexity_ranks(part.data)
+    if isinstance(found, NotEstimable):
         yield "", "", [], f"Perplexity against accuracy: {found.reason}."
     else:
         caption = (
             "Each cell's rank by the mean log-perplexity and by the mean accuracy, over all k. On "
             "the line both agree. The coefficients rank each k and objective apart."
         )
-        yield views.rank_scatter(part.panel), caption, [tables.rank_sheet(part.panel)], ""
+        yield views.rank_scatter(part.data), caption, [tables.rank_table(part.data)], ""
 
 
-def _transfer(part: Part) -> _Made:
+def _transfer(part: StudyPart) -> _Made:
     for measure in part.measures:
-        matrix, perplexity = transfer(part.panel, measure), measure == "perplexity"
-        if isinstance(matrix, Unsaid):
+        matrix, perplexity = transfer(part.data, measure), measure == "perplexity"
+        if isinstance(matrix, NotEstimable):
             yield "", "", [], f"Transfer, {MEASURED[measure]}: {matrix.reason}."
         else:
             caption = (
                 "Chosen on the row, judged on the column; the stronger the shade, the further "
                 "from the best of its column. Framed: both of one domain."
             )
-            sheets = [tables.transfer_sheet(matrix, perplexity=perplexity)]
-            yield views.transfer_map(matrix, measure), caption, sheets, ""
+            text_tables = [tables.transfer_table(matrix, perplexity=perplexity)]
+            yield views.transfer_map(matrix, measure), caption, text_tables, ""
 
 
-def _spread(part: Part) -> _Made:
-    sheet = tables.spread_sheet(part.panel)
-    if sheet.rows:
-        yield "", "", [sheet], ""
+def _spread(part: StudyPart) -> _Made:
+    text_table = tables.spread_table(part.data)
+    if text_table.rows:
+        yield "", "", [text_table], ""
 
 
-def _cost(part: Part) -> _Made:
+def _cost(part: StudyPart) -> _Made:
     for measure in part.measures[:1]:
-        points = quality_against_cost(part.panel, measure)
-        if isinstance(points, Unsaid):
+        points = quality_against_cost(part.data, measure)
+        if isinstance(points, NotEstimable):
             yield "", "", [], f"Quality against cost: {points.reason}."
         else:
             perplexity = measure == "perplexity"
@@ -263,11 +265,11 @@ def _cost(part: Part) -> _Made:
                 "Mean quality against mean cost, over the configurations that every search was run "
                 "on. Filled and joined: the Pareto front."
             )
-            sheet = cost_sheet(points, part.panel.rows, perplexity=perplexity)
-            yield views.cost_front(points, measure), caption, [sheet], ""
+            text_table = cost_table(points, part.data.rows, perplexity=perplexity)
+            yield views.cost_front(points, measure), caption, [text_table], ""
 
 
-_SECTIONS: dict[str, tuple[str, Callable[[Part], _Made]]] = {
+_SECTIONS: dict[str, tuple[str, Callable[[StudyPart], _Made]]] = {
     "effects": ("What moves what", _effects),
     "masks": ("Which blocks went", _masks),
     "overlap": ("How far the sets agree", _overlap),

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from depthprune.report import numbers
-from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A cell of a table.
 
     Attributes:
@@ -28,7 +28,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class TextTable:
     """A table in words.
 
     Attributes:
@@ -39,38 +39,38 @@ class Sheet:
 
     caption: str
     head: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[TableCell, ...], ...]
 
 
-def markdown(sheet: Sheet) -> str:
+def markdown(text_table: TextTable) -> str:
     """A table as GitHub's Markdown, its caption above it; what others wrote is escaped."""
 
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(_MARKDOWN.sub(_escape, ' '.join(c.split())) for c in cells)} |"
 
-    rule = "|" + "|".join("---:" if right else "---" for right in _numeric(sheet)) + "|"
-    lines = [line(sheet.head), rule]
-    lines += [line([cell.text for cell in row]) for row in sheet.rows]
-    return f"{_MARKDOWN.sub(_escape, sheet.caption)}\n\n" + "\n".join(lines) + "\n"
+    rule = "|" + "|".join("---:" if right else "---" for right in _numeric(text_table)) + "|"
+    lines = [line(text_table.head), rule]
+    lines += [line([cell.text for cell in row]) for row in text_table.rows]
+    return f"{_MARKDOWN.sub(_escape, text_table.caption)}\n\n" + "\n".join(lines) + "\n"
 
 
-def latex(sheet: Sheet) -> str:
+def latex(text_table: TextTable) -> str:
     """A table as LaTeX's `table` with rules of `booktabs`; what others wrote is escaped."""
 
     def line(cells: Sequence[str]) -> str:
         return " & ".join(_tex(cell) for cell in cells) + r" \\"
 
-    columns = "".join("r" if right else "l" for right in _numeric(sheet))
+    columns = "".join("r" if right else "l" for right in _numeric(text_table))
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_tex(sheet.caption)}}}",
+            rf"\caption{{{_tex(text_table.caption)}}}",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
-            line(sheet.head),
+            line(text_table.head),
             r"\midrule",
-            *[line([cell.text for cell in row]) for row in sheet.rows],
+            *[line([cell.text for cell in row]) for row in text_table.rows],
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
@@ -97,34 +97,34 @@ def _tex(text: str) -> str:
     return "".join(_TEX.get(sign, sign) for sign in " ".join(text.split()))
 
 
-def _numeric(sheet: Sheet) -> list[bool]:
+def _numeric(text_table: TextTable) -> list[bool]:
     """Which columns hold a number in some row."""
     return [
-        any(row[column].value is not None for row in sheet.rows)
-        for column in range(len(sheet.head))
+        any(row[column].value is not None for row in text_table.rows)
+        for column in range(len(text_table.head))
     ]
 
 
-def number(value: float | Unsaid | None, places: int = 3, *, scale: float = 1.0) -> Cell:
+def number(value: float | NotEstimable | None, places: int = 3, *, scale: float = 1.0) -> TableCell:
     """A value as a cell; why there is none, where there is none."""
     if value is None:
-        return Cell(numbers.DASH)
-    if isinstance(value, Unsaid):
-        return Cell(value.reason)
-    return Cell(numbers.fixed(scale * value, places), scale * value)
+        return TableCell(numbers.DASH)
+    if isinstance(value, NotEstimable):
+        return TableCell(value.reason)
+    return TableCell(numbers.fixed(scale * value, places), scale * value)
 
 
-def interval(value: Estimate | Unsaid, scale: float = 1.0) -> Cell:
+def interval(value: IntervalEstimate | NotEstimable, scale: float = 1.0) -> TableCell:
     """The two ends of an interval as a cell."""
-    ends = value if isinstance(value, Unsaid) else value.interval
-    if isinstance(ends, Unsaid):
-        return Cell(ends.reason)
+    ends = value if isinstance(value, NotEstimable) else value.interval
+    if isinstance(ends, NotEstimable):
+        return TableCell(ends.reason)
     low, high = (numbers.fixed(scale * end, 2 if scale > 1 else 3) for end in ends)
-    return Cell(f"{low} to {high}")
+    return TableCell(f"{low} to {high}")
 
 
-def p_value(p: float | Unsaid) -> Cell:
+def p_value(p: float | NotEstimable) -> TableCell:
     """A p value: three decimals, and `< 0.001` below."""
     if isinstance(p, float) and p < 0.001:
-        return Cell("< 0.001", p)
+        return TableCell("< 0.001", p)
     return number(p)

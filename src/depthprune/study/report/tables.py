@@ -11,15 +11,15 @@ import numpy as np
 
 from depthprune.report import numbers
 from depthprune.study.report.table_model import (
-    Cell,
-    Sheet,
+    TableCell,
+    TextTable,
     interval,
     number,
     p_value,
 )
-from depthprune.study.statistics.data import Panel
-from depthprune.study.statistics.effects import Part
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.data import StudyData
+from depthprune.study.statistics.effects import StudyPart
+from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.masks import contiguity
 from depthprune.study.statistics.overlap import agreement, jaccard_matrix
 from depthprune.study.statistics.permanova import permanova
@@ -35,46 +35,51 @@ from depthprune.study.statistics.verdicts import MEASURED
 from depthprune.study.table import Row
 
 
-def variance_sheet(measure: str, found: Decomposition) -> Sheet:
+def variance_table(measure: str, found: Decomposition) -> TextTable:
     """Every estimated term, and those that are not with the reason."""
-    rows: list[tuple[Cell, ...]] = [
+    rows: list[tuple[TableCell, ...]] = [
         (
-            Cell(term.name),
-            Cell(str(term.df), term.df),
+            TableCell(term.name),
+            TableCell(str(term.df), term.df),
             number(term.eta2, scale=1),
             number(term.within),
             number(term.omega2),
-            Cell(_judged(term)),
+            TableCell(_judged(term)),
         )
         for term in found.terms
     ]
     rows.append(
         (
-            Cell("residual"),
-            Cell(str(found.residual_df), found.residual_df),
+            TableCell("residual"),
+            TableCell(str(found.residual_df), found.residual_df),
             number(found.residual),
-            *[Cell(numbers.DASH)] * 3,
+            *[TableCell(numbers.DASH)] * 3,
         )
     )
     rows += [
-        (Cell(name), Cell("not estimated"), *[Cell(numbers.DASH)] * 3, Cell(why.reason))
-        for name, why in found.unsaid.items()
+        (
+            TableCell(name),
+            TableCell("not estimated"),
+            *[TableCell(numbers.DASH)] * 3,
+            TableCell(why.reason),
+        )
+        for name, why in found.not_estimable.items()
     ]
     head = ("Term", "df", "η²", "η² within model and k", "ω²", "Judged against")
     caption = f"Variance of {MEASURED[measure]}: type II sums of squares over {found.cells} cells"
-    return Sheet(caption, head, tuple(rows))
+    return TextTable(caption, head, tuple(rows))
 
 
 def _judged(term: Term) -> str:
     return "the draws" if term.error == "draw" else "the residual"
 
 
-def contiguity_sheet(panel: Panel) -> Sheet:
+def contiguity_table(data: StudyData) -> TextTable:
     """How clustered the sets of each calibration and search are."""
     rows = []
-    for name, inside in _groups(panel, lambda row: f"{row.calibration.name}, {row.search}"):
+    for name, inside in _groups(data, lambda row: f"{row.calibration.name}, {row.search}"):
         found = [contiguity(row.removed, row.blocks) for row in inside]
-        shapes = [shape for shape in found if not isinstance(shape, Unsaid)]
+        shapes = [shape for shape in found if not isinstance(shape, NotEstimable)]
         if shapes:
             means = (
                 np.mean([s.runs for s in shapes]),
@@ -84,12 +89,12 @@ def contiguity_sheet(panel: Panel) -> Sheet:
             )
             places = (1, 1, 1, 2)
             cells = [number(float(m), p) for m, p in zip(means, places, strict=True)]
-            rows.append((Cell(name), Cell(str(len(shapes)), len(shapes)), *cells))
+            rows.append((TableCell(name), TableCell(str(len(shapes)), len(shapes)), *cells))
     head = ("Configuration", "Sets", "Runs", "Longest run", "Span", "Mean depth, 0 to 1")
-    return Sheet("How clustered the removed sets are, on average", head, tuple(rows))
+    return TextTable("How clustered the removed sets are, on average", head, tuple(rows))
 
 
-def agreement_sheet(panel: Panel) -> Sheet:
+def agreement_table(data: StudyData) -> TextTable:
     """Mean Jaccard indices against chance."""
     words = {
         "search": "two searches on the same draw",
@@ -97,16 +102,16 @@ def agreement_sheet(panel: Panel) -> Sheet:
         "draw": "two draws of one configuration",
         "calibration": "two calibrations under one search",
     }
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[tuple[TableCell, ...]] = []
     for vary, name in words.items():
-        found = agreement(panel, vary)
-        if isinstance(found, Unsaid):
-            dash = Cell(numbers.DASH)
-            rows.append((Cell(name), number(found), dash, dash, Cell("0", 0)))
+        found = agreement(data, vary)
+        if isinstance(found, NotEstimable):
+            dash = TableCell(numbers.DASH)
+            rows.append((TableCell(name), number(found), dash, dash, TableCell("0", 0)))
         else:
-            count = Cell(f"{found.pairs:,}", found.pairs)
+            count = TableCell(f"{found.pairs:,}", found.pairs)
             p = p_value(found.p)
-            rows.append((Cell(name), number(found.mean), number(found.chance), p, count))
+            rows.append((TableCell(name), number(found.mean), number(found.chance), p, count))
     head = (
         "Sets that differ by",
         "Mean Jaccard index",
@@ -114,97 +119,97 @@ def agreement_sheet(panel: Panel) -> Sheet:
         "p, 999 permutations",
         "Pairs",
     )
-    return Sheet("How far removed sets agree", head, tuple(rows))
+    return TextTable("How far removed sets agree", head, tuple(rows))
 
 
-def pattern_sheet(part: Part) -> Sheet:
+def pattern_table(part: StudyPart) -> TextTable:
     """PERMANOVA of the patterns by calibration, objective and search, at each k.
 
     It is of the balanced core, since draws can be exchanged only where all saw the same searches
     and objectives. Draws move whole where calibrations are compared. Searches are shuffled among
     the cells of one draw and objective, and objectives among those of one draw and search.
     """
-    rows: list[tuple[Cell, ...]] = []
-    panel = part.compared
-    for level, k in enumerate(panel.levels["k"]):
-        inside = np.flatnonzero(panel.codes["k"] == level)
-        cells = [panel.rows[i] for i in inside]
+    rows: list[tuple[TableCell, ...]] = []
+    data = part.compared
+    for level, k in enumerate(data.levels["k"]):
+        inside = np.flatnonzero(data.codes["k"] == level)
+        cells = [data.rows[i] for i in inside]
         distances = 1 - jaccard_matrix([row.removed for row in cells], cells[0].blocks)
-        unit = panel.codes["unit"][inside]
+        unit = data.codes["unit"][inside]
         for factor, other in (
             ("calibration", ""),
             ("objective", "search"),
             ("search", "objective"),
         ):
             whole = factor == "calibration"
-            if factor == "objective" and panel.count("objective") < 2:
+            if factor == "objective" and data.count("objective") < 2:
                 continue
             found = permanova(
                 distances,
-                panel.codes[factor][inside],
+                data.codes[factor][inside],
                 units=unit if whole else None,
-                within=None if whole else panel.joint("unit", other)[inside],
+                within=None if whole else data.joint("unit", other)[inside],
             )
-            name = Cell(f"{factor}, k = {k}")
-            if isinstance(found, Unsaid):
-                rows.append((name, number(found), Cell(numbers.DASH), Cell(numbers.DASH)))
+            name = TableCell(f"{factor}, k = {k}")
+            if isinstance(found, NotEstimable):
+                rows.append((name, number(found), TableCell(numbers.DASH), TableCell(numbers.DASH)))
             else:
                 rows.append((name, number(found.r2), number(found.f, 1), p_value(found.p)))
     head = ("Factor", "R²", "Pseudo-F", "p, 999 permutations")
-    return Sheet("PERMANOVA on the Jaccard distances of the sets", head, tuple(rows))
+    return TextTable("PERMANOVA on the Jaccard distances of the sets", head, tuple(rows))
 
 
-def rank_sheet(panel: Panel) -> Sheet:
+def rank_table(data: StudyData) -> TextTable:
     """ρ and τ-b of perplexity and accuracy, pooled and apart, and of the calibration loss."""
     found = {
-        "perplexity and accuracy, pooled": perplexity_ranks(panel),
-        **perplexity_ranks_by_cell(panel),
-        "calibration loss and perplexity, on each draw": objective_ranks(panel, "perplexity"),
-        "calibration loss and accuracy, on each draw": objective_ranks(panel, "accuracy"),
+        "perplexity and accuracy, pooled": perplexity_ranks(data),
+        **perplexity_ranks_by_cell(data),
+        "calibration loss and perplexity, on each draw": objective_ranks(data, "perplexity"),
+        "calibration loss and accuracy, on each draw": objective_ranks(data, "accuracy"),
     }
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[tuple[TableCell, ...]] = []
     for name, each in found.items():
-        if isinstance(each, Unsaid):
-            rows.append((Cell(name), number(each), *[Cell(numbers.DASH)] * 4))
+        if isinstance(each, NotEstimable):
+            rows.append((TableCell(name), number(each), *[TableCell(numbers.DASH)] * 4))
         else:
             rho, tau = each.spearman, each.kendall
             shown = (number(rho.value, 2), interval(rho), number(tau.value, 2), interval(tau))
-            rows.append((Cell(name), *shown, Cell(str(rho.n), rho.n)))
+            rows.append((TableCell(name), *shown, TableCell(str(rho.n), rho.n)))
     head = ("Ranks of", "Spearman's ρ", "95% interval", "Kendall's τ-b", "95% interval", "Cells")
-    return Sheet("How far ranks agree, from best to worst", head, tuple(rows))
+    return TextTable("How far ranks agree, from best to worst", head, tuple(rows))
 
 
-def transfer_sheet(matrix: Transfer, *, perplexity: bool) -> Sheet:
+def transfer_table(matrix: Transfer, *, perplexity: bool) -> TextTable:
     """Chosen on the row, judged on the column."""
     rows = []
     for name, means, same in zip(matrix.calibrations, matrix.mean, matrix.same, strict=True):
         values = np.exp(means) if perplexity else 100 * means
         cells = [
-            Cell(numbers.fixed(float(v), 2) + (" (own domain)" if own else ""), float(v))
+            TableCell(numbers.fixed(float(v), 2) + (" (own domain)" if own else ""), float(v))
             for v, own in zip(values, same, strict=True)
         ]
-        rows.append((Cell(name), *cells))
+        rows.append((TableCell(name), *cells))
     caption = "perplexity, the exponential of the mean loss" if perplexity else "accuracy in %"
-    return Sheet(
+    return TextTable(
         f"Chosen on A, judged on B: {caption}", ("Calibrated on", *matrix.evaluations), tuple(rows)
     )
 
 
-def spread_sheet(panel: Panel) -> Sheet:
+def spread_table(data: StudyData) -> TextTable:
     """How far searches spread within a configuration, the mean over its draws."""
     rows = []
-    for column, response in enumerate(panel.responses):
+    for column, response in enumerate(data.responses):
         logarithm = response.kind == "perplexity"
-        raw = np.exp(panel.values[:, column]) if logarithm else 100 * panel.values[:, column]
-        index = {row: float(value) for row, value in zip(panel.rows, raw, strict=True)}
+        raw = np.exp(data.values[:, column]) if logarithm else 100 * data.values[:, column]
+        index = {row: float(value) for row, value in zip(data.rows, raw, strict=True)}
         for name, inside in _groups(
-            panel, lambda row: f"{row.calibration.name}, {row.objective}, k = {row.k}"
+            data, lambda row: f"{row.calibration.name}, {row.objective}, k = {row.k}"
         ):
             drawn = [
                 spread(_by_search(inside, index, draw), logarithm=logarithm)
                 for draw in sorted({row.draw for row in inside})
             ]
-            found = [each for each in drawn if not isinstance(each, Unsaid)]
+            found = [each for each in drawn if not isinstance(each, NotEstimable)]
             if not found:
                 continue
             figures = (
@@ -213,13 +218,13 @@ def spread_sheet(panel: Panel) -> Sheet:
                 np.mean([f.robust for f in found]),
             )
             cells = [number(float(figure), 4) for figure in figures]
-            rows.append((Cell(name), Cell(response.name), *cells))
+            rows.append((TableCell(name), TableCell(response.name), *cells))
     head = ("Configuration", "Judged on", "σ² (ddof 0)", "Range", "Robust σ")
     caption = (
         "Spread between searches, the mean over draws: of perplexity and of accuracy in points; "
         "robust σ of log-perplexity and of accuracy in points"
     )
-    return Sheet(caption, head, tuple(rows))
+    return TextTable(caption, head, tuple(rows))
 
 
 def _by_search(rows: Sequence[Row], values: Mapping[Row, float], draw: int) -> list[float]:
@@ -231,8 +236,8 @@ def _by_search(rows: Sequence[Row], values: Mapping[Row, float], draw: int) -> l
     return [float(np.mean(each)) for each in found.values()]
 
 
-def _groups(panel: Panel, name: Callable[[Row], str]) -> list[tuple[str, list[Row]]]:
+def _groups(data: StudyData, name: Callable[[Row], str]) -> list[tuple[str, list[Row]]]:
     found: dict[str, list[Row]] = {}
-    for row in panel.rows:
+    for row in data.rows:
         found.setdefault(name(row), []).append(row)
     return list(found.items())

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from depthprune.study.statistics.data import (
     Floats,
     Ints,
-    Panel,
     Response,
+    StudyData,
 )
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.estimates import NotEstimable
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Core:
         searches: Names.
         blocks: The k and the objective of each block.
         responses: What is measured.
-        cells: The panel's cells that are in it, shape (cells,).
+        cells: The data's cells that are in it, shape (cells,).
         left_out: By factor, the levels that are not in it.
     """
 
@@ -85,16 +85,16 @@ class Core:
         )
 
 
-def core(panel: Panel) -> Core | Unsaid:
+def core(data: StudyData) -> Core | NotEstimable:
     """The balanced core of one model's cells under one kind of calibration."""
-    if not len(panel.rows) or not panel.responses:
-        return Unsaid("no cell has an evaluation that all cells share")
-    unit, search, block = panel.codes["unit"], panel.codes["search"], panel.joint("k", "objective")
-    shape = (panel.count("unit"), panel.count("search"), int(block.max()) + 1)
+    if not len(data.rows) or not data.responses:
+        return NotEstimable("no cell has an evaluation that all cells share")
+    unit, search, block = data.codes["unit"], data.codes["search"], data.joint("k", "objective")
+    shape = (data.count("unit"), data.count("search"), int(block.max()) + 1)
     there = np.zeros(shape, dtype=np.bool_)
     there[unit, search, block] = True
     strata = np.zeros(shape[0], dtype=np.int64)
-    strata[unit] = panel.codes["calibration"]
+    strata[unit] = data.codes["calibration"]
     units, searches, blocks = _repeated(strata, *_crossed(there))
     inside = np.isin(unit, units) & np.isin(search, searches) & np.isin(block, blocks)
     cells = np.flatnonzero(inside)
@@ -105,24 +105,24 @@ def core(panel: Panel) -> Core | Unsaid:
     size = (len(units), len(searches), len(blocks))
     flat = np.ravel_multi_index(place, size)
     counts = np.bincount(flat, minlength=int(np.prod(size)))
-    values = np.zeros((len(counts), panel.values.shape[1]))
-    np.add.at(values, flat, panel.values[cells])
+    values = np.zeros((len(counts), data.values.shape[1]))
+    np.add.at(values, flat, data.values[cells])
     values /= counts[:, None]
     names, calibration = np.unique(strata[units], return_inverse=True)
-    source = {row.calibration.name: row.calibration.source for row in panel.rows}
-    first = {int(b): panel.rows[i] for i, b in reversed(list(enumerate(block)))}
-    calibrations = tuple(panel.levels["calibration"][i] for i in names)
+    source = {row.calibration.name: row.calibration.source for row in data.rows}
+    first = {int(b): data.rows[i] for i, b in reversed(list(enumerate(block)))}
+    calibrations = tuple(data.levels["calibration"][i] for i in names)
     kept_blocks = tuple((first[int(b)].k, first[int(b)].objective) for b in blocks)
     return Core(
         values=values.reshape(*size, -1),
         calibration=calibration.reshape(-1),
         calibrations=calibrations,
         sources=tuple(source[name] for name in calibrations),
-        searches=tuple(panel.levels["search"][i] for i in searches),
+        searches=tuple(data.levels["search"][i] for i in searches),
         blocks=kept_blocks,
-        responses=panel.responses,
+        responses=data.responses,
         cells=cells,
-        left_out=_left_out(panel, names, searches, kept_blocks),
+        left_out=_left_out(data, names, searches, kept_blocks),
     )
 
 
@@ -157,16 +157,16 @@ def _repeated(strata: Ints, units: Ints, searches: Ints, blocks: Ints) -> tuple[
 
 
 def _left_out(
-    panel: Panel, calibrations: Ints, searches: Ints, blocks: Sequence[tuple[int, str]]
+    data: StudyData, calibrations: Ints, searches: Ints, blocks: Sequence[tuple[int, str]]
 ) -> dict[str, tuple[str, ...]]:
     kept = {
-        "calibration": {panel.levels["calibration"][i] for i in calibrations},
-        "search": {panel.levels["search"][i] for i in searches},
+        "calibration": {data.levels["calibration"][i] for i in calibrations},
+        "search": {data.levels["search"][i] for i in searches},
         "objective": {objective for _, objective in blocks},
         "k": {str(k) for k, _ in blocks},
     }
     found = {
-        factor: tuple(level for level in panel.levels[factor] if level not in names)
+        factor: tuple(level for level in data.levels[factor] if level not in names)
         for factor, names in kept.items()
     }
     return {factor: levels for factor, levels in found.items() if levels}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from depthprune.study.statistics.data import Floats, Ints
-from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 
 _RESAMPLES = 2000
 _FEWEST = 3
@@ -29,8 +29,8 @@ _FEWEST_DRAWS = 5
 class Correlation:
     """Both coefficients of the same pairs of values."""
 
-    spearman: Estimate
-    kendall: Estimate
+    spearman: IntervalEstimate
+    kendall: IntervalEstimate
 
 
 def correlate(
@@ -40,7 +40,7 @@ def correlate(
     clusters: Ints | None = None,
     resamples: int = _RESAMPLES,
     seed: int = 0,
-) -> Correlation | Unsaid:
+) -> Correlation | NotEstimable:
     """ρ and τ-b of two columns, with 95% intervals.
 
     Args:
@@ -59,7 +59,7 @@ def pooled(
     clusters: Sequence[Ints] | None = None,
     resamples: int = _RESAMPLES,
     seed: int = 0,
-) -> Correlation | Unsaid:
+) -> Correlation | NotEstimable:
     """The mean of the groups' coefficients, each ranked apart, with 95% intervals.
 
     Args:
@@ -76,7 +76,7 @@ def pooled(
         if len(x) >= _FEWEST and np.ptp(x) > 0 and np.ptp(y) > 0
     ]
     if not usable:
-        return Unsaid("no group has three cells whose values vary on both sides")
+        return NotEstimable("no group has three cells whose values vary on both sides")
     sizes = np.asarray([len(xs[i]) for i in usable])
     ends = np.cumsum(sizes)
     owners = (
@@ -120,7 +120,7 @@ def averaged(
     clusters: Sequence[int],
     resamples: int = _RESAMPLES,
     seed: int = 0,
-) -> Correlation | Unsaid:
+) -> Correlation | NotEstimable:
     """The plain mean of many small groups' coefficients, with 95% intervals.
 
     Where a group is the handful of searches on one draw, resampling inside it would mostly repeat
@@ -140,7 +140,7 @@ def averaged(
             owners.append(owner)
             n += len(x)
     if not found:
-        return Unsaid("no draw has three cells whose values vary on both sides")
+        return NotEstimable("no draw has three cells whose values vary on both sides")
     values, members = np.stack(found, axis=1), np.unique(owners, return_inverse=True)[1]
     count = int(members.max()) + 1
     rng = np.random.default_rng(seed)
@@ -151,13 +151,13 @@ def averaged(
     return Correlation(spearman, kendall)
 
 
-def _estimate(value: float, draws: Floats, n: int, clusters: int) -> Estimate:
+def _estimate(value: float, draws: Floats, n: int, clusters: int) -> IntervalEstimate:
     usable = draws[np.isfinite(draws)]
     if clusters < _FEWEST_DRAWS or len(usable) < 0.9 * len(draws):
-        why = Unsaid("too few independent draws for an interval")
-        return Estimate(float(value), why, why, n)
+        why = NotEstimable("too few independent draws for an interval")
+        return IntervalEstimate(float(value), why, why, n)
     low, high = np.quantile(usable, [0.025, 0.975])
-    return Estimate(float(value), float(low), float(high), n)
+    return IntervalEstimate(float(value), float(low), float(high), n)
 
 
 def _coefficients(x: Floats, y: Floats, weights: Floats) -> Floats:

@@ -43,7 +43,7 @@ class Response:
 
 
 @dataclass(frozen=True)
-class Panel:
+class StudyData:
     """Cells that ran, as arrays.
 
     Attributes:
@@ -80,7 +80,7 @@ class Panel:
         chosen = [i for i, response in enumerate(self.responses) if response.kind == kind]
         return np.asarray(chosen, dtype=np.int64)
 
-    def take(self, cells: Ints) -> Panel:
+    def take(self, cells: Ints) -> StudyData:
         """Some of the cells, with the levels that they have.
 
         Args:
@@ -94,7 +94,7 @@ class Panel:
         rows = tuple(self.rows[i] for i in cells)
         return replace(self, rows=rows, codes=codes, levels=levels, values=self.values[cells])
 
-    def with_values(self, values: Floats) -> Panel:
+    def with_values(self, values: Floats) -> StudyData:
         """The same cells with other responses, named by number; for simulations.
 
         Args:
@@ -104,7 +104,7 @@ class Panel:
         return replace(self, values=values, responses=names)
 
 
-def panel(rows: Sequence[Row], *, model: str | None = None, kind: str | None = None) -> Panel:
+def data(rows: Sequence[Row], *, model: str | None = None, kind: str | None = None) -> StudyData:
     """Arrays of the cells that ran.
 
     Args:
@@ -124,7 +124,7 @@ def panel(rows: Sequence[Row], *, model: str | None = None, kind: str | None = N
         codes[factor], levels[factor] = _code([_level(row, factor) for row in finite])
     shared, partial = _responses(finite)
     values = np.asarray([[_value(row, each) for each in shared] for row in finite], dtype=float)
-    return Panel(
+    return StudyData(
         rows=tuple(finite),
         codes=codes,
         levels=levels,

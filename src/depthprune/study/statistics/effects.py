@@ -21,8 +21,8 @@ import numpy as np
 
 from depthprune.study.statistics import noise
 from depthprune.study.statistics.core import Core, core
-from depthprune.study.statistics.data import Panel, panel
-from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.data import StudyData, data
+from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 from depthprune.study.statistics.gains import Gain, gain
 from depthprune.study.statistics.joint import (
     FACTORS,
@@ -37,9 +37,9 @@ from depthprune.study.table import Row
 MEASURES = ("perplexity", "accuracy")
 MARGINS = {"perplexity": 0.02, "accuracy": 0.01}
 """The largest difference of two effects that still counts as alike: 2% of perplexity, 1 point."""
-Place: TypeAlias = tuple[str, str]
+RequiredType: TypeAlias = tuple[str, str]
 
-__all__ = ["FACTORS", "INTERACTIONS", "MARGINS", "MEASURES", "Effect", "Part", "analyse"]
+__all__ = ["FACTORS", "INTERACTIONS", "MARGINS", "MEASURES", "Effect", "StudyPart", "analyse"]
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,23 @@ class Effect:
         p: Of the joint test, adjusted for all tests of the part; or why there is none.
     """
 
-    size: Estimate
-    p: float | Unsaid
+    size: IntervalEstimate
+    p: float | NotEstimable
 
     @property
     def claimed(self) -> bool:
         """Whether it may be called an effect."""
-        return not isinstance(self.p, Unsaid) and self.p < ALPHA
+        return not isinstance(self.p, NotEstimable) and self.p < ALPHA
 
 
 @dataclass(frozen=True)
-class Part:
+class StudyPart:
     """One model under one kind of calibration.
 
     Attributes:
         model: Its name.
         kind: `text` or `choices`.
-        panel: Its cells.
+        data: Its cells.
         core: Its balanced core, on which all of the following rests.
         effects: By factor and measure.
         interactions: Adjusted p, by interaction and measure.
@@ -81,37 +81,37 @@ class Part:
 
     model: str
     kind: str
-    panel: Panel
-    core: Core | Unsaid
-    effects: dict[Place, Effect | Unsaid]
-    interactions: dict[Place, float | Unsaid]
-    floors: dict[str, Estimate | Unsaid]
-    more: dict[str, Difference | Unsaid]
-    without: dict[str, dict[str, Estimate]]
+    data: StudyData
+    core: Core | NotEstimable
+    effects: dict[RequiredType, Effect | NotEstimable]
+    interactions: dict[RequiredType, float | NotEstimable]
+    floors: dict[str, IntervalEstimate | NotEstimable]
+    more: dict[str, Difference | NotEstimable]
+    without: dict[str, dict[str, IntervalEstimate]]
     gains: dict[str, tuple[Gain, ...]]
-    variance: dict[str, Decomposition | Unsaid]
+    variance: dict[str, Decomposition | NotEstimable]
 
     @property
-    def compared(self) -> Panel:
+    def compared(self) -> StudyData:
         """The cells of the core; all, where there is none."""
-        return self.panel if isinstance(self.core, Unsaid) else self.panel.take(self.core.cells)
+        return self.data if isinstance(self.core, NotEstimable) else self.data.take(self.core.cells)
 
     @property
     def measures(self) -> tuple[str, ...]:
         """The measures that all cells share."""
-        return tuple(each for each in MEASURES if len(self.panel.columns(each)))
+        return tuple(each for each in MEASURES if len(self.data.columns(each)))
 
 
-def analyse(rows: Sequence[Row]) -> list[Part]:
+def analyse(rows: Sequence[Row]) -> list[StudyPart]:
     """Every model and kind of calibration in a table."""
     places = sorted({(row.model, row.calibration.kind) for row in rows if row.error is None})
-    return [_part(model, kind, panel(rows, model=model, kind=kind)) for model, kind in places]
+    return [_part(model, kind, data(rows, model=model, kind=kind)) for model, kind in places]
 
 
-def _part(model: str, kind: str, of: Panel) -> Part:
+def _part(model: str, kind: str, of: StudyData) -> StudyPart:
     whole = core(of)
-    part = Part(model, kind, of, whole, {}, {}, {}, {}, {}, {}, {})
-    if isinstance(whole, Unsaid):
+    part = StudyPart(model, kind, of, whole, {}, {}, {}, {}, {}, {}, {})
+    if isinstance(whole, NotEstimable):
         return part
     inside = of.take(whole.cells)
     for measure in part.measures:
@@ -121,26 +121,28 @@ def _part(model: str, kind: str, of: Panel) -> Part:
     return part
 
 
-def _measure(part: Part, measure: str, of: Core) -> None:
+def _measure(part: StudyPart, measure: str, of: Core) -> None:
     """Fill in what a part says of one measure, with the tests' own p."""
     columns = np.arange(len(of.responses))
     floor = noise.moved(of, "draw")
-    part.floors[measure] = floor if isinstance(floor, Unsaid) else noise.interval(floor, columns)
+    part.floors[measure] = (
+        floor if isinstance(floor, NotEstimable) else noise.interval(floor, columns)
+    )
     tests = joint_tests(of)
     for factor in FACTORS:
         moves = noise.moved(of, factor)
         part.effects[factor, measure] = (
             moves
-            if isinstance(moves, Unsaid)
+            if isinstance(moves, NotEstimable)
             else Effect(noise.interval(moves, columns), tests[factor])
         )
     part.interactions.update({(name, measure): tests[name] for name in INTERACTIONS})
     part.more[measure] = noise.difference(of)
     part.without[measure] = _without_each_source(of)
-    part.gains[measure] = _gains(part.panel, of, lower_is_better=measure == "perplexity")
+    part.gains[measure] = _gains(part.data, of, lower_is_better=measure == "perplexity")
 
 
-def _without_each_source(of: Core) -> dict[str, Estimate]:
+def _without_each_source(of: Core) -> dict[str, IntervalEstimate]:
     sources = tuple(dict.fromkeys(of.sources))
     if len(sources) < 3:
         return {}
@@ -148,7 +150,7 @@ def _without_each_source(of: Core) -> dict[str, Estimate]:
     return {name: d.estimate for name, d in found.items() if isinstance(d, Difference)}
 
 
-def _gains(of: Panel, inside: Core, *, lower_is_better: bool) -> tuple[Gain, ...]:
+def _gains(of: StudyData, inside: Core, *, lower_is_better: bool) -> tuple[Gain, ...]:
     """Of every search on the one that costs least (by name, where costs were not kept)."""
     if len(inside.searches) < 2:
         return ()
@@ -164,13 +166,13 @@ def _gains(of: Panel, inside: Core, *, lower_is_better: bool) -> tuple[Gain, ...
     )
 
 
-def _adjust(part: Part) -> None:
+def _adjust(part: StudyPart) -> None:
     """The tests' p adjusted within the part: see the module."""
-    first: dict[Place, float] = {}
+    first: dict[RequiredType, float] = {}
     for place, effect in part.effects.items():
-        if isinstance(effect, Effect) and not isinstance(effect.p, Unsaid):
+        if isinstance(effect, Effect) and not isinstance(effect.p, NotEstimable):
             first[place] = effect.p
-    second = {k: p for k, p in part.interactions.items() if not isinstance(p, Unsaid)}
+    second = {k: p for k, p in part.interactions.items() if not isinstance(p, NotEstimable)}
     adjusted = _holm(first)
     gate = min(adjusted.values(), default=0.0)
     adjusted |= {place: max(gate, p) for place, p in _holm(second).items()}
@@ -180,9 +182,9 @@ def _adjust(part: Part) -> None:
             part.effects[place] = replace(tested, p=p)
         else:
             part.interactions[place] = p
-    differences: dict[Place, float] = {}
+    differences: dict[RequiredType, float] = {}
     for name, more in part.more.items():
-        if isinstance(more, Difference) and not isinstance(more.p, Unsaid):
+        if isinstance(more, Difference) and not isinstance(more.p, NotEstimable):
             differences["difference", name] = more.p
     for (_, name), p in _holm(differences).items():
         more = part.more[name]
@@ -190,7 +192,7 @@ def _adjust(part: Part) -> None:
             part.more[name] = replace(more, p=p)
 
 
-def _holm(tests: dict[Place, float]) -> dict[Place, float]:
+def _holm(tests: dict[RequiredType, float]) -> dict[RequiredType, float]:
     if not tests:
         return {}
     values = holm(np.asarray(list(tests.values()), dtype=np.float64))

@@ -2,7 +2,7 @@
 
 A design with one draw, one level or constant values leaves some questions open. NaN would be
 printed, averaged or compared without anyone noticing, so such a question is answered by an
-`Unsaid`, which has to be looked at before anything can be done with it.
+`NotEstimable`, which has to be looked at before anything can be done with it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Unsaid:
+class NotEstimable:
     """A question that this table does not answer.
 
     Attributes:
@@ -22,7 +22,7 @@ class Unsaid:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class IntervalEstimate:
     """A value with an interval around it.
 
     Attributes:
@@ -34,16 +34,16 @@ class Estimate:
     """
 
     value: float
-    low: float | Unsaid
-    high: float | Unsaid
+    low: float | NotEstimable
+    high: float | NotEstimable
     n: int
     level: float = 0.95
 
     @property
-    def interval(self) -> tuple[float, float] | Unsaid:
+    def interval(self) -> tuple[float, float] | NotEstimable:
         """Both ends, or why there are none."""
-        if isinstance(self.low, Unsaid):
+        if isinstance(self.low, NotEstimable):
             return self.low
-        if isinstance(self.high, Unsaid):
+        if isinstance(self.high, NotEstimable):
             return self.high
         return self.low, self.high

@@ -16,10 +16,10 @@ from depthprune.study.statistics import formatting as fmt
 from depthprune.study.statistics.effects import (
     INTERACTIONS,
     Effect,
-    Part,
+    StudyPart,
     analyse,
 )
-from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 from depthprune.study.statistics.noise import ALPHA, Difference
 from depthprune.study.statistics.overlap import agreement
 from depthprune.study.statistics.quality import additivity_gap, quality_against_cost
@@ -42,7 +42,7 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
     return findings_of(analyse(rows), rows)
 
 
-def findings_of(parts: Sequence[Part], rows: Sequence[Row]) -> list[Finding]:
+def findings_of(parts: Sequence[StudyPart], rows: Sequence[Row]) -> list[Finding]:
     """The same, of parts that are analysed already.
 
     Args:
@@ -56,14 +56,14 @@ def findings_of(parts: Sequence[Part], rows: Sequence[Row]) -> list[Finding]:
         where = _where(part, parts)
         for measure in part.measures:
             found.append(verdict_of(part, measure, where))
-            if isinstance(part.core, Unsaid):
+            if isinstance(part.core, NotEstimable):
                 continue
             for say in (_rests, _gains, _interactions, _objective, _shares):
                 found += say(part, measure, where)
         found += _left_out(part, where)
         if not part.measures:
             found.append(Finding("missing", f"{where}The cells share no evaluation.", {}, "unsaid"))
-        if not part.panel.rows:
+        if not part.data.rows:
             continue
         found += [
             each
@@ -79,13 +79,13 @@ def findings_of(parts: Sequence[Part], rows: Sequence[Row]) -> list[Finding]:
     )
 
 
-def _where(part: Part, parts: Sequence[Part]) -> str:
+def _where(part: StudyPart, parts: Sequence[StudyPart]) -> str:
     several = len({each.model for each in parts}) > 1, len({each.kind for each in parts}) > 1
     names = [part.model] * several[0] + [f"{part.kind} calibrations"] * several[1]
     return f"{', '.join(names)}: " if names else ""
 
 
-def _any_claim(part: Part, measure: str) -> bool:
+def _any_claim(part: StudyPart, measure: str) -> bool:
     return any(
         isinstance(effect, Effect) and effect.claimed
         for (_, on), effect in part.effects.items()
@@ -93,7 +93,7 @@ def _any_claim(part: Part, measure: str) -> bool:
     )
 
 
-def _rests(part: Part, measure: str, where: str) -> list[Finding]:
+def _rests(part: StudyPart, measure: str, where: str) -> list[Finding]:
     """Which source carries the difference between calibration and search."""
     without = part.without.get(measure, {})
     if not without or verdict(part, measure) in ("within noise", "unsaid"):
@@ -114,10 +114,10 @@ def _rests(part: Part, measure: str, where: str) -> list[Finding]:
     return [Finding("rests", sentence, numbers)]
 
 
-def _shares(part: Part, measure: str, where: str) -> list[Finding]:
+def _shares(part: StudyPart, measure: str, where: str) -> list[Finding]:
     """How the variance is shared out, where there is an effect to speak of."""
     decomposition = part.variance[measure]
-    if isinstance(decomposition, Unsaid) or not _any_claim(part, measure):
+    if isinstance(decomposition, NotEstimable) or not _any_claim(part, measure):
         return []
     shares = {name: decomposition.share(name) for name in ("calibration", "search", "draw")}
     known = {name: value for name, value in shares.items() if isinstance(value, float)}
@@ -133,9 +133,9 @@ def _shares(part: Part, measure: str, where: str) -> list[Finding]:
     return [Finding("shares", sentence, {f"{k} η²": v for k, v in known.items()})]
 
 
-def _objective(part: Part, measure: str, where: str) -> list[Finding]:
+def _objective(part: StudyPart, measure: str, where: str) -> list[Finding]:
     effect = part.effects[("objective", measure)]
-    if isinstance(effect, Unsaid) or not effect.claimed:
+    if isinstance(effect, NotEstimable) or not effect.claimed:
         return []
     sentence = (
         f"{where}Changing the objective moved {MEASURED[measure]} by "
@@ -144,11 +144,11 @@ def _objective(part: Part, measure: str, where: str) -> list[Finding]:
     return [Finding("objective", sentence, of_effect("objective", effect))]
 
 
-def _interactions(part: Part, measure: str, where: str) -> list[Finding]:
+def _interactions(part: StudyPart, measure: str, where: str) -> list[Finding]:
     found = []
     for name in INTERACTIONS:
-        p = part.interactions.get((name, measure), Unsaid(""))
-        if isinstance(p, Unsaid) or not p < ALPHA:
+        p = part.interactions.get((name, measure), NotEstimable(""))
+        if isinstance(p, NotEstimable) or not p < ALPHA:
             continue
         one, other = name.split(" × ")
         sentence = (
@@ -159,18 +159,18 @@ def _interactions(part: Part, measure: str, where: str) -> list[Finding]:
     return found
 
 
-def _gains(part: Part, measure: str, where: str) -> list[Finding]:
+def _gains(part: StudyPart, measure: str, where: str) -> list[Finding]:
     """Which searches are better or worse than the cheapest, and what the interval is of."""
     found = []
     for each in part.gains.get(measure, ()):
         ends = each.draws.interval
-        if isinstance(ends, Unsaid) or ends[0] <= 0 <= ends[1]:
+        if isinstance(ends, NotEstimable) or ends[0] <= 0 <= ends[1]:
             continue
         worse = ends[1] < 0
         spans = [f"{fmt.difference(_shown(each.draws, worse), measure)} for further draws"]
         for name, of in (("calibrations", each.calibrations), ("sources", each.sources)):
             alike = name == "sources" and each.sources.n == each.calibrations.n
-            if not isinstance(of.interval, Unsaid) and not alike:
+            if not isinstance(of.interval, NotEstimable) and not alike:
                 low, high = fmt.ends(_shown(of, worse), measure)
                 spans.append(f"{low} to {high} for further {name}")
         sentence = (
@@ -189,17 +189,17 @@ def _gains(part: Part, measure: str, where: str) -> list[Finding]:
     return found
 
 
-def _shown(value: Estimate, turned: bool) -> Estimate:
+def _shown(value: IntervalEstimate, turned: bool) -> IntervalEstimate:
     """An estimate, with the other sign if wanted."""
     ends = value.interval
     if not turned:
         return value
-    if isinstance(ends, Unsaid):
+    if isinstance(ends, NotEstimable):
         return replace(value, value=-value.value)
     return replace(value, value=-value.value, low=-ends[1], high=-ends[0])
 
 
-def _blocks(part: Part, where: str) -> Finding | None:
+def _blocks(part: StudyPart, where: str) -> Finding | None:
     names = {
         "search": "two searches on the same draw",
         "draw": "two draws of the same calibration",
@@ -210,7 +210,7 @@ def _blocks(part: Part, where: str) -> Finding | None:
     numbers: Numbers = {}
     for name, pair in names.items():
         found = agreement(of, name)
-        if not isinstance(found, Unsaid):
+        if not isinstance(found, NotEstimable):
             told.append(f"{pair} {found.mean:.2f}")
             numbers[f"Jaccard between {name}s"] = found.mean
             chance = found.chance
@@ -223,13 +223,13 @@ def _blocks(part: Part, where: str) -> Finding | None:
     return Finding("blocks", sentence, {**numbers, "Jaccard by chance": chance})
 
 
-def _ranks(part: Part, where: str) -> Finding | None:
-    found = perplexity_ranks(part.panel)
-    if isinstance(found, Unsaid):
+def _ranks(part: StudyPart, where: str) -> Finding | None:
+    found = perplexity_ranks(part.data)
+    if isinstance(found, NotEstimable):
         return None
     rho = found.spearman
     ends = rho.interval
-    if isinstance(ends, Unsaid):
+    if isinstance(ends, NotEstimable):
         return None
     if ends[0] <= 0 <= ends[1] or not all(_any_claim(part, each) for each in part.measures):
         # Ranks of cells that differ by noise alone say nothing, however well they agree.
@@ -240,15 +240,15 @@ def _ranks(part: Part, where: str) -> Finding | None:
     return Finding("ranks", f"{where}{lead}: {interval}.", of_estimate("ρ", rho))
 
 
-def _transfer(part: Part, where: str) -> Finding | None:
-    if isinstance(part.core, Unsaid) or "perplexity" not in part.measures:
+def _transfer(part: StudyPart, where: str) -> Finding | None:
+    if isinstance(part.core, NotEstimable) or "perplexity" not in part.measures:
         return None
-    found = home(part.core.of("perplexity"), part.panel, lower_is_better=True)
-    if isinstance(found, Unsaid):
+    found = home(part.core.of("perplexity"), part.data, lower_is_better=True)
+    if isinstance(found, NotEstimable):
         return None
     ends = found.gain.interval
     size = fmt.difference(found.gain, "perplexity")
-    if isinstance(ends, Unsaid):
+    if isinstance(ends, NotEstimable):
         lead = "What calibrating on a text's own domain saves has no interval"
     elif ends[0] <= 0 <= ends[1]:
         lead = "Calibrating on a text's own domain made no difference that can be told from noise"
@@ -265,11 +265,15 @@ def _transfer(part: Part, where: str) -> Finding | None:
     )
 
 
-def _cost(part: Part, where: str) -> Finding | None:
+def _cost(part: StudyPart, where: str) -> Finding | None:
     measure = next(iter(part.measures), "")
-    points = quality_against_cost(part.panel, measure) if measure else Unsaid("")
+    points = quality_against_cost(part.data, measure) if measure else NotEstimable("")
     effect = part.effects.get(("search", measure))
-    if isinstance(points, Unsaid) or not isinstance(effect, Effect) or isinstance(effect.p, Unsaid):
+    if (
+        isinstance(points, NotEstimable)
+        or not isinstance(effect, Effect)
+        or isinstance(effect.p, NotEstimable)
+    ):
         return None
     cheapest = min(points, key=lambda point: point.cost)
     if effect.claimed:
@@ -299,10 +303,10 @@ def _additivity(rows: Sequence[Row]) -> list[Finding]:
     return found
 
 
-def _left_out(part: Part, where: str) -> list[Finding]:
+def _left_out(part: StudyPart, where: str) -> list[Finding]:
     """What ran and is in no figure, so that a measure is never missing without a word."""
-    found, of = [], part.panel
-    if not isinstance(part.core, Unsaid) and part.core.left_out:
+    found, of = [], part.data
+    if not isinstance(part.core, NotEstimable) and part.core.left_out:
         left = "; ".join(f"{name} {', '.join(of)}" for name, of in part.core.left_out.items())
         sentence = (
             f"{where}Effects are compared on the {len(part.core.cells)} of {len(of.rows)} cells in "

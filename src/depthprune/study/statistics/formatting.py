@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import math
 
-from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 
 
-def sized(size: Estimate, measure: str) -> str:
+def sized(size: IntervalEstimate, measure: str) -> str:
     """A size with its interval: `0.43 (0.41–0.45)`, or in points of accuracy `3.1 points (…)`."""
     scale, unit = (100, " points") if measure == "accuracy" else (1, "")
     ends, own = size.interval, _places(scale * size.value, 3)
-    if isinstance(ends, Unsaid):
+    if isinstance(ends, NotEstimable):
         return f"{scale * size.value:.{own}f}{unit}"
     places = min(own, _places(scale * (ends[1] - ends[0]), 2))
     low, value, high = (f"{scale * x:.{places}f}" for x in (ends[0], size.value, ends[1]))
     return f"{value}{unit} ({low}–{high})"
 
 
-def difference(value: Estimate, measure: str) -> str:
+def difference(value: IntervalEstimate, measure: str) -> str:
     """A signed difference with its interval: `0.010 (−0.015 to 0.027)`, or in points."""
     scale, unit = (100, " points") if measure == "accuracy" else (1, "")
     ends = value.interval
-    if isinstance(ends, Unsaid):
+    if isinstance(ends, NotEstimable):
         return f"{_minus(scale * value.value, _places(abs(scale * value.value), 2))}{unit}"
     places = _span_places(scale * ends[0], scale * ends[1])
     low, middle, high = (_minus(scale * x, places) for x in (ends[0], value.value, ends[1]))
     return f"{middle}{unit} ({low} to {high})"
 
 
-def ends(value: Estimate, measure: str) -> tuple[str, str]:
+def ends(value: IntervalEstimate, measure: str) -> tuple[str, str]:
     """Both ends of a signed interval, as `difference` writes them; of one that has ends."""
     scale = 100 if measure == "accuracy" else 1
     interval = value.interval
-    if isinstance(interval, Unsaid):
+    if isinstance(interval, NotEstimable):
         raise ValueError(interval.reason)
     places = _span_places(scale * interval[0], scale * interval[1])
     return _minus(scale * interval[0], places), _minus(scale * interval[1], places)

@@ -17,7 +17,7 @@ from scipy import stats
 
 from depthprune.study.statistics.core import Core
 from depthprune.study.statistics.data import Floats, Ints
-from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 from depthprune.study.statistics.noise import ALPHA
 
 
@@ -39,11 +39,11 @@ class Gain:
 
     search: str
     against: str
-    draws: Estimate
-    calibrations: Estimate
-    sources: Estimate
-    by_objective: dict[str, Estimate]
-    interaction: Estimate | None
+    draws: IntervalEstimate
+    calibrations: IntervalEstimate
+    sources: IntervalEstimate
+    by_objective: dict[str, IntervalEstimate]
+    interaction: IntervalEstimate | None
 
 
 def gain(of: Core, search: str, against: str, *, lower_is_better: bool) -> Gain:
@@ -96,7 +96,7 @@ def _means(values: Floats, group: Ints) -> Floats:
     return means
 
 
-def between_draws(values: Floats, calibration: Ints) -> Estimate:
+def between_draws(values: Floats, calibration: Ints) -> IntervalEstimate:
     """The mean over calibrations of the mean over their draws, with the interval between draws.
 
     Args:
@@ -106,19 +106,19 @@ def between_draws(values: Floats, calibration: Ints) -> Estimate:
     draws, means = np.bincount(calibration), _means(values, calibration)
     value = float(means.mean())
     if (draws < 2).any():
-        why = Unsaid("one draw of a calibration gives no interval")
-        return Estimate(value, why, why, len(values))
+        why = NotEstimable("one draw of a calibration gives no interval")
+        return IntervalEstimate(value, why, why, len(values))
     spread = np.bincount(calibration, weights=(values - means[calibration]) ** 2) / (draws - 1)
     parts = spread / draws / len(draws) ** 2
     total = float(parts.sum())
     if not total:
-        return Estimate(value, value, value, len(values))
+        return IntervalEstimate(value, value, value, len(values))
     freedom = total**2 / float((parts**2 / (draws - 1)).sum())
     width = float(stats.t.ppf(1 - ALPHA / 2, freedom)) * total**0.5
-    return Estimate(value, value - width, value + width, len(values))
+    return IntervalEstimate(value, value - width, value + width, len(values))
 
 
-def between_means(means: Floats, name: str) -> Estimate:
+def between_means(means: Floats, name: str) -> IntervalEstimate:
     """The mean of some means, with Student's interval between them.
 
     Args:
@@ -127,8 +127,8 @@ def between_means(means: Floats, name: str) -> Estimate:
     """
     value = float(means.mean())
     if len(means) < 2:
-        why = Unsaid(f"there is one {name} only")
-        return Estimate(value, why, why, len(means))
+        why = NotEstimable(f"there is one {name} only")
+        return IntervalEstimate(value, why, why, len(means))
     error = float(means.std(ddof=1)) / len(means) ** 0.5
     width = float(stats.t.ppf(1 - ALPHA / 2, len(means) - 1)) * error
-    return Estimate(value, value - width, value + width, len(means))
+    return IntervalEstimate(value, value - width, value + width, len(means))

@@ -27,7 +27,7 @@ from scipy import stats
 
 from depthprune.study.statistics.core import Core
 from depthprune.study.statistics.data import Floats, Ints
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.estimates import NotEstimable
 
 FACTORS = ("calibration", "objective", "search")
 INTERACTIONS = ("calibration × search", "objective × search", "calibration × objective")
@@ -37,7 +37,7 @@ _FEWEST_WAYS = 100
 
 def joint_tests(
     of: Core, *, permutations: int = _PERMUTATIONS, seed: int = 0
-) -> dict[str, float | Unsaid]:
+) -> dict[str, float | NotEstimable]:
     """The p of every factor and interaction, or why it cannot be tested.
 
     Args:
@@ -45,7 +45,7 @@ def joint_tests(
         permutations: How many, beside the identity.
         seed: Of the permutations.
     """
-    found: dict[str, float | Unsaid] = {}
+    found: dict[str, float | NotEstimable] = {}
     search, objective = _deviations(of, "search"), _deviations(of, "objective")
     flat = of.values.reshape(len(of.values), -1)
     tests = {
@@ -58,7 +58,7 @@ def joint_tests(
     }
     for name, (values, between) in tests.items():
         rng = np.random.default_rng(seed)
-        if isinstance(values, Unsaid):
+        if isinstance(values, NotEstimable):
             found[name] = values
         elif between:
             found[name] = between_draws(values, of.calibration, permutations, rng)
@@ -67,25 +67,25 @@ def joint_tests(
     return found
 
 
-def _deviations(of: Core, vary: str) -> Floats | Unsaid:
+def _deviations(of: Core, vary: str) -> Floats | NotEstimable:
     """What each level differs by from the mean of its draw's levels, shape (draws, columns)."""
     if vary == "search":
         if len(of.searches) < 2:
-            return Unsaid("there is one search only that every draw saw")
+            return NotEstimable("there is one search only that every draw saw")
         around: Floats = of.values - of.values.mean(axis=1, keepdims=True)
         return around.reshape(len(of.values), -1)
     centred, paired = _by_objective(of, of.values)
     if not paired.any():
-        return Unsaid("there is one objective only that every draw saw")
+        return NotEstimable("there is one objective only that every draw saw")
     return centred[:, :, paired].reshape(len(of.values), -1)
 
 
-def _both(of: Core, search: Floats | Unsaid) -> Floats | Unsaid:
-    if isinstance(search, Unsaid):
+def _both(of: Core, search: Floats | NotEstimable) -> Floats | NotEstimable:
+    if isinstance(search, NotEstimable):
         return search
     centred, paired = _by_objective(of, search.reshape(of.values.shape))
     if not paired.any():
-        return Unsaid("there is one objective only that every draw saw")
+        return NotEstimable("there is one objective only that every draw saw")
     return centred[:, :, paired].reshape(len(of.values), -1)
 
 
@@ -102,7 +102,7 @@ def _by_objective(of: Core, values: Floats) -> tuple[Floats, NDArray[np.bool_]]:
 
 def between_draws(
     values: Floats, calibration: Ints, permutations: int, rng: np.random.Generator
-) -> float | Unsaid:
+) -> float | NotEstimable:
     """Whether the calibrations' means differ in any column.
 
     Args:
@@ -113,9 +113,9 @@ def between_draws(
     """
     draws = np.bincount(calibration)
     if len(draws) < 2:
-        return Unsaid("there is one calibration only")
+        return NotEstimable("there is one calibration only")
     if (draws < 2).any():
-        return Unsaid("no configuration has two draws; run each with draws of several seeds")
+        return NotEstimable("no configuration has two draws; run each with draws of several seeds")
     columns = _varying(values - values.mean(axis=0), values)
     if columns is None:
         return 1.0
@@ -192,7 +192,7 @@ def _own_square(naive: float, trace: float, freedom: int, columns: int) -> float
 
 def within_draws(
     values: Floats, calibration: Ints, permutations: int, rng: np.random.Generator
-) -> float | Unsaid:
+) -> float | NotEstimable:
     """Whether deviations within draws have a mean, over all draws or in any calibration.
 
     Args:
@@ -202,7 +202,7 @@ def within_draws(
         rng: Of the flips.
     """
     if len(values) < 2:
-        return Unsaid("one draw cannot be told from noise; run draws of several seeds")
+        return NotEstimable("one draw cannot be told from noise; run draws of several seeds")
     columns = _varying(values, values)
     if columns is None:
         return 1.0

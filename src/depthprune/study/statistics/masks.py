@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthprune.study.statistics.data import Floats
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.estimates import NotEstimable
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ def masks(sets: Sequence[Sequence[int]], blocks: int) -> NDArray[np.bool_]:
     return found
 
 
-def block_frequency(sets: Sequence[Sequence[int]], blocks: int) -> Floats | Unsaid:
+def block_frequency(sets: Sequence[Sequence[int]], blocks: int) -> Floats | NotEstimable:
     """The share of the sets that each block is in, shape (blocks,)."""
     if not sets:
-        return Unsaid("there is no set")
+        return NotEstimable("there is no set")
     shares: Floats = masks(sets, blocks).mean(axis=0, dtype=np.float64)
     return shares
 
 
-def contiguity(removed: Sequence[int], blocks: int) -> Contiguity | Unsaid:
+def contiguity(removed: Sequence[int], blocks: int) -> Contiguity | NotEstimable:
     """Runs, span and mean depth of one set.
 
     Args:
@@ -53,7 +53,7 @@ def contiguity(removed: Sequence[int], blocks: int) -> Contiguity | Unsaid:
         blocks: Blocks of the model.
     """
     if not removed:
-        return Unsaid("no block was removed")
+        return NotEstimable("no block was removed")
     ordered = np.sort(np.asarray(removed, dtype=np.int64))
     breaks = np.flatnonzero(np.diff(ordered) > 1)
     lengths = np.diff(np.concatenate([[-1], breaks, [len(ordered) - 1]]))

@@ -27,7 +27,7 @@ from scipy import stats
 
 from depthprune.study.statistics.core import Core
 from depthprune.study.statistics.data import Floats, Ints
-from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 
 ALPHA = 0.05
 _RESAMPLES = 999
@@ -36,7 +36,7 @@ _PRIOR_DRAWS = 4.0
 
 
 @dataclass(frozen=True)
-class Moved:
+class FactorEffect:
     """How much changing one thing moves each response.
 
     Attributes:
@@ -53,7 +53,7 @@ class Moved:
     pairs: int
 
 
-def moved(of: Core, vary: str) -> Moved | Unsaid:
+def moved(of: Core, vary: str) -> FactorEffect | NotEstimable:
     """What changing one thing moves, all else but the draw equal.
 
     Args:
@@ -65,18 +65,18 @@ def moved(of: Core, vary: str) -> Moved | Unsaid:
         return why
     weights = _weights(of.calibration, vary)
     figures = weights @ _gaps(of, of.values, vary)
-    return Moved(figures[0], figures[1:], of.calibration, int((weights[0] > 0).sum()))
+    return FactorEffect(figures[0], figures[1:], of.calibration, int((weights[0] > 0).sum()))
 
 
-def _unknown(of: Core, vary: str) -> Unsaid | None:
+def _unknown(of: Core, vary: str) -> NotEstimable | None:
     if vary == "calibration":
-        return None if len(of.calibrations) > 1 else Unsaid("there is one calibration only")
+        return None if len(of.calibrations) > 1 else NotEstimable("there is one calibration only")
     if (of.draws < 2).all():
-        return Unsaid("no configuration has two draws; run each with draws of several seeds")
+        return NotEstimable("no configuration has two draws; run each with draws of several seeds")
     if vary == "search" and len(of.searches) < 2:
-        return Unsaid("there is one search only that every draw saw")
+        return NotEstimable("there is one search only that every draw saw")
     if vary == "objective" and not any(_levels(of, vary)):
-        return Unsaid("there is one objective only that every draw saw")
+        return NotEstimable("there is one objective only that every draw saw")
     return None
 
 
@@ -136,7 +136,7 @@ def _weights(calibration: Ints, vary: str) -> Floats:
     return np.stack(rows)
 
 
-def interval(moves: Moved, columns: Ints) -> Estimate:
+def interval(moves: FactorEffect, columns: Ints) -> IntervalEstimate:
     """The mean over responses, with its 95% interval between draws.
 
     Args:
@@ -146,14 +146,14 @@ def interval(moves: Moved, columns: Ints) -> Estimate:
     value = float(moves.mean[columns].mean())
     without = moves.left_out[:, columns].mean(axis=1, keepdims=True)
     if np.bincount(moves.calibration).max() < 2:
-        why = Unsaid("one draw of each calibration gives no interval")
-        return Estimate(value, why, why, moves.pairs)
+        why = NotEstimable("one draw of each calibration gives no interval")
+        return IntervalEstimate(value, why, why, moves.pairs)
     error, freedom = _jackknife(without, moves.calibration)
     if np.isnan(error[0]):
-        why = Unsaid("too few draws for an interval")
-        return Estimate(value, why, why, moves.pairs)
+        why = NotEstimable("too few draws for an interval")
+        return IntervalEstimate(value, why, why, moves.pairs)
     width = float(stats.t.ppf(1 - ALPHA / 2, freedom[0]) * error[0]) if error[0] else 0.0
-    return Estimate(value, max(0.0, value - width), value + width, moves.pairs)
+    return IntervalEstimate(value, max(0.0, value - width), value + width, moves.pairs)
 
 
 def _jackknife(without: Floats, calibration: Ints) -> tuple[Floats, Floats]:
@@ -187,11 +187,13 @@ class Difference:
         p: Two-sided, that they are equal, by the same bootstrap; or why it is not known.
     """
 
-    estimate: Estimate
-    p: float | Unsaid
+    estimate: IntervalEstimate
+    p: float | NotEstimable
 
 
-def difference(of: Core, *, resamples: int = _RESAMPLES, seed: int = 0) -> Difference | Unsaid:
+def difference(
+    of: Core, *, resamples: int = _RESAMPLES, seed: int = 0
+) -> Difference | NotEstimable:
     """What the calibration moves, less what the search moves, over all responses of a core.
 
     Args:
@@ -207,11 +209,11 @@ def difference(of: Core, *, resamples: int = _RESAMPLES, seed: int = 0) -> Diffe
     found = _differences(of, of.values, weights)
     value, pairs = float(found[0, 0]), int((weights["calibration"][0] > 0).sum())
     if np.isnan(found).any():
-        why = Unsaid("two draws of a calibration give no interval; run at least three")
-        return Difference(Estimate(value, why, why, pairs), why)
+        why = NotEstimable("two draws of a calibration give no interval; run at least three")
+        return Difference(IntervalEstimate(value, why, why, pairs), why)
     error = float(_jackknife(found[1:], of.calibration)[0][0])
     if error <= 1e-12 * max(1.0, abs(value)):
-        return Difference(Estimate(value, value, value, pairs), 0.0 if value else 1.0)
+        return Difference(IntervalEstimate(value, value, value, pairs), 0.0 if value else 1.0)
     tables = _made_anew(of, resamples, np.random.default_rng(seed))
     again = _differences(of, tables, weights, len(of.responses))
     errors = _jackknife(again[1:], of.calibration)[0]
@@ -219,7 +221,9 @@ def difference(of: Core, *, resamples: int = _RESAMPLES, seed: int = 0) -> Diffe
     low, high = np.quantile(pivots, [ALPHA / 2, 1 - ALPHA / 2])
     share = float(np.mean(pivots <= value / error))
     p = min(1.0, (2 * min(share, 1 - share) * resamples + 1) / (resamples + 1))
-    estimate = Estimate(value, value - float(high) * error, value - float(low) * error, pairs)
+    estimate = IntervalEstimate(
+        value, value - float(high) * error, value - float(low) * error, pairs
+    )
     return Difference(estimate, p)
 
 

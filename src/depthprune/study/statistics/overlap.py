@@ -18,9 +18,9 @@ from scipy import stats
 from depthprune.study.statistics.data import (
     Floats,
     Ints,
-    Panel,
+    StudyData,
 )
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.masks import masks
 
 
@@ -93,18 +93,18 @@ _SAME = {
 _DIFFERS = {"draw": "unit"}
 
 
-def pairs(panel: Panel, vary: str) -> tuple[Ints, Ints]:
+def pairs(data: StudyData, vary: str) -> tuple[Ints, Ints]:
     """Cells that differ in one thing alone.
 
     Args:
-        panel: The cells.
+        data: The cells.
         vary: `search` (within a configuration, on the same draw), `calibration` (within a search;
             its draws differ with it), `objective` (on the same draw), or `draw`.
 
     Returns:
         Indices of the one and the other cell of each pair, each pair once.
     """
-    same, differs = panel.joint(*_SAME[vary]), panel.codes[_DIFFERS.get(vary, vary)]
+    same, differs = data.joint(*_SAME[vary]), data.codes[_DIFFERS.get(vary, vary)]
     order = np.argsort(same, kind="stable")
     bounds = np.flatnonzero(np.diff(same[order], prepend=-1, append=-2))
     left: list[NDArray[np.int64]] = []
@@ -119,35 +119,35 @@ def pairs(panel: Panel, vary: str) -> tuple[Ints, Ints]:
     return np.concatenate([empty, *left]), np.concatenate([empty, *right])
 
 
-def agreement(panel: Panel, vary: str) -> Agreement | Unsaid:
+def agreement(data: StudyData, vary: str) -> Agreement | NotEstimable:
     """Mean Jaccard index over the cells that differ in `vary` alone, against chance.
 
     Args:
-        panel: The cells.
+        data: The cells.
         vary: As in `pairs`.
     """
-    one, other = pairs(panel, vary)
+    one, other = pairs(data, vary)
     if not len(one):
-        return Unsaid(f"no two cells differ in the {vary} alone")
+        return NotEstimable(f"no two cells differ in the {vary} alone")
     found, chance = [], []
     known: dict[tuple[int, int, int], float] = {}
     for i, j in zip(one, other, strict=True):
-        a, b = panel.rows[i], panel.rows[j]
+        a, b = data.rows[i], data.rows[j]
         size = (a.blocks - len(a.protect), len(a.removed), len(b.removed))
         if size not in known:
             known[size] = expected_jaccard(*size)
         found.append(jaccard(a.removed, b.removed))
         chance.append(known[size])
-    p = _pairs_p(panel, one, other)
+    p = _pairs_p(data, one, other)
     return Agreement(float(np.mean(found)), float(np.mean(chance)), len(found), p)
 
 
-def _pairs_p(panel: Panel, one: Ints, other: Ints) -> float:
+def _pairs_p(data: StudyData, one: Ints, other: Ints) -> float:
     """How often random sets of the same cells agree as much over the same pairs."""
-    blocks = max(row.blocks for row in panel.rows)
-    rows = masks([row.removed for row in panel.rows], blocks)
+    blocks = max(row.blocks for row in data.rows)
+    rows = masks([row.removed for row in data.rows], blocks)
     free = np.ones_like(rows)
-    for i, row in enumerate(panel.rows):
+    for i, row in enumerate(data.rows):
         free[i, list(row.protect)] = False
         free[i, row.blocks :] = False
     return _permuted_p(rows, free, (one, other))
@@ -181,7 +181,7 @@ def _permuted_p(
 
 def random_agreement_p(
     sets: Sequence[Sequence[int]], free: Sequence[int], *, permutations: int = 999, seed: int = 0
-) -> float | Unsaid:
+) -> float | NotEstimable:
     """Whether sets agree more than random ones: the permutation p of their mean pairwise index.
 
     Args:
@@ -194,7 +194,7 @@ def random_agreement_p(
         (1 + permutations at least as high) / (1 + permutations), after Phipson and Smyth (2010).
     """
     if len(sets) < 2:
-        return Unsaid("one set has none to agree with")
+        return NotEstimable("one set has none to agree with")
     place = {block: i for i, block in enumerate(free)}
     rows = masks([[place[block] for block in each] for each in sets], len(free))
     everything = np.ones_like(rows)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from depthprune.study.statistics.data import Floats, Ints
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.estimates import NotEstimable
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def permanova(
     within: Ints | None = None,
     permutations: int = 999,
     seed: int = 0,
-) -> Permanova | Unsaid:
+) -> Permanova | NotEstimable:
     """Partition squared distances by one factor.
 
     Args:
@@ -64,13 +64,13 @@ def permanova(
     levels, codes = np.unique(groups, return_inverse=True)
     n, g = len(codes), len(levels)
     if g < 2:
-        return Unsaid("there is one group only")
+        return NotEstimable("there is one group only")
     if n <= g or (units is not None and len(np.unique(units)) <= g):
-        return Unsaid("every group has one member only")
+        return NotEstimable("every group has one member only")
     squares = distances**2
     total = float(squares.sum() / 2 / n)
     if total <= 1e-12:
-        return Unsaid("all sets are alike")
+        return NotEstimable("all sets are alike")
     rng = np.random.default_rng(seed)
     inside = _within(squares, codes, g)
     tolerance = 1e-9 * total

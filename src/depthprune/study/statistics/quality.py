@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from depthprune.study.statistics.data import Floats, Panel
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.data import Floats, StudyData
+from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.table import Row
 
 
 @dataclass(frozen=True)
-class Point:
+class CostQuality:
     """A search's mean cost and quality.
 
     Attributes:
@@ -34,18 +34,18 @@ class Point:
     front: bool
 
 
-def additivity_gap(row: Row) -> float | Unsaid:
+def additivity_gap(row: Row) -> float | NotEstimable:
     """Δ(S) − ΣΔ({i}): what removing the blocks together costs beyond the sum of each alone.
 
     Positive where blocks stand in for each other, 0 where one-shot's assumption holds.
     """
     if row.loss is None or row.dense_loss is None or row.alone is None:
-        return Unsaid("the losses of the whole model and of the blocks alone were not kept")
+        return NotEstimable("the losses of the whole model and of the blocks alone were not kept")
     gap = row.loss - row.dense_loss - math.fsum(row.alone)
-    return gap if math.isfinite(gap) else Unsaid("a loss is not finite")
+    return gap if math.isfinite(gap) else NotEstimable("a loss is not finite")
 
 
-def regret(rows: Sequence[Row]) -> dict[Row, float | Unsaid]:
+def regret(rows: Sequence[Row]) -> dict[Row, float | NotEstimable]:
     """How far each cell's calibration loss lies above the best known set's.
 
     The best known is that of the cells with the same model, k, draw of the same calibration, and
@@ -60,14 +60,14 @@ def regret(rows: Sequence[Row]) -> dict[Row, float | Unsaid]:
         if _usable(row):
             best[_place(row)] = min(best.get(_place(row), math.inf), row.loss or 0.0)
             counts[_place(row)] = counts.get(_place(row), 0) + 1
-    found: dict[Row, float | Unsaid] = {}
+    found: dict[Row, float | NotEstimable] = {}
     for row in rows:
         if row.error is not None:
             continue
         if not _usable(row):
-            found[row] = Unsaid("its loss is not finite")
+            found[row] = NotEstimable("its loss is not finite")
         elif counts[_place(row)] < 2:
-            found[row] = Unsaid("no other search was run there")
+            found[row] = NotEstimable("no other search was run there")
         else:
             found[row] = (row.loss or 0.0) - best[_place(row)]
     return found
@@ -94,35 +94,35 @@ def pareto(cost: Sequence[float], quality: Sequence[float]) -> list[bool]:
     ]
 
 
-def quality_against_cost(panel: Panel, kind: str) -> list[Point] | Unsaid:
+def quality_against_cost(data: StudyData, kind: str) -> list[CostQuality] | NotEstimable:
     """Each search's mean quality and cost, over the configurations that every search was run on.
 
     Args:
-        panel: The cells.
+        data: The cells.
         kind: `perplexity` or `accuracy`.
     """
-    columns = panel.columns(kind)
+    columns = data.columns(kind)
     if not len(columns):
-        return Unsaid(f"the cells share no evaluation of {kind}")
-    costs = np.asarray([[_alone(row), _cost(row, "seconds")] for row in panel.rows])
+        return NotEstimable(f"the cells share no evaluation of {kind}")
+    costs = np.asarray([[_alone(row), _cost(row, "seconds")] for row in data.rows])
     if np.isnan(costs).any():
-        return Unsaid("the cost of some cells was not kept")
-    search, block = panel.codes["search"], panel.joint("model", "k", "objective", "unit")
-    there = np.zeros((panel.count("search"), int(block.max()) + 1), dtype=np.bool_)
+        return NotEstimable("the cost of some cells was not kept")
+    search, block = data.codes["search"], data.joint("model", "k", "objective", "unit")
+    there = np.zeros((data.count("search"), int(block.max()) + 1), dtype=np.bool_)
     there[search, block] = True
     usable = np.logical_and.reduce(there, axis=0)[block]
     if not usable.any():
-        return Unsaid("no configuration was searched by every search")
-    means = panel.values[:, columns].mean(axis=1)
-    masks = [usable & (search == level) for level in range(panel.count("search"))]
+        return NotEstimable("no configuration was searched by every search")
+    means = data.values[:, columns].mean(axis=1)
+    masks = [usable & (search == level) for level in range(data.count("search"))]
     quality = [float(means[mask].mean()) for mask in masks]
     cost: list[Floats] = [costs[mask].mean(axis=0) for mask in masks]
     sign = -1 if kind == "perplexity" else 1
     front = pareto([float(c[0]) for c in cost], [sign * q for q in quality])
     return [
-        Point(name, float(c[0]), float(c[1]), q, int(mask.sum()), on)
+        CostQuality(name, float(c[0]), float(c[1]), q, int(mask.sum()), on)
         for name, c, q, mask, on in zip(
-            panel.levels["search"], cost, quality, masks, front, strict=True
+            data.levels["search"], cost, quality, masks, front, strict=True
         )
     ]
 

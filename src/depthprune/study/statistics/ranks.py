@@ -17,70 +17,70 @@ from depthprune.study.statistics.correlation import (
 from depthprune.study.statistics.data import (
     Floats,
     Ints,
-    Panel,
+    StudyData,
 )
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.estimates import NotEstimable
 
 
-def perplexity_ranks(panel: Panel) -> Correlation | Unsaid:
+def perplexity_ranks(data: StudyData) -> Correlation | NotEstimable:
     """The agreement of perplexity and accuracy, pooled; means over the texts and over the tasks.
 
     Args:
-        panel: One model's cells. Draws are resampled whole.
+        data: One model's cells. Draws are resampled whole.
     """
-    sides = _sides(panel)
-    if isinstance(sides, Unsaid):
+    sides = _sides(data)
+    if isinstance(sides, NotEstimable):
         return sides
     x, y = sides
-    groups = _groups(panel, "k", "objective")
-    unit = panel.codes["unit"]
+    groups = _groups(data, "k", "objective")
+    unit = data.codes["unit"]
     return pooled([x[g] for g in groups], [y[g] for g in groups], [unit[g] for g in groups])
 
 
-def perplexity_ranks_by_cell(panel: Panel) -> dict[str, Correlation | Unsaid]:
+def perplexity_ranks_by_cell(data: StudyData) -> dict[str, Correlation | NotEstimable]:
     """The same for each k and objective apart, by a name such as `k = 6, nll`."""
-    sides = _sides(panel)
-    if isinstance(sides, Unsaid):
+    sides = _sides(data)
+    if isinstance(sides, NotEstimable):
         return {}
     found = {}
-    for group in _groups(panel, "k", "objective"):
-        row = panel.rows[int(group[0])]
-        clusters = panel.codes["unit"][group]
+    for group in _groups(data, "k", "objective"):
+        row = data.rows[int(group[0])]
+        clusters = data.codes["unit"][group]
         name = f"k = {row.k}, {row.objective}"
         found[name] = correlate(sides[0][group], sides[1][group], clusters=clusters)
     return found
 
 
-def objective_ranks(panel: Panel, kind: str) -> Correlation | Unsaid:
+def objective_ranks(data: StudyData, kind: str) -> Correlation | NotEstimable:
     """Whether the set with the lower calibration loss is the better one on what is judged.
 
     Losses compare only between searches on one draw under one objective; the agreement of each
     such group is averaged, and draws are resampled.
 
     Args:
-        panel: One model's cells.
+        data: One model's cells.
         kind: `perplexity` or `accuracy`.
     """
-    columns = panel.columns(kind)
+    columns = data.columns(kind)
     if not len(columns):
-        return Unsaid(f"the cells share no evaluation of {kind}")
-    losses = np.asarray([np.nan if row.loss is None else row.loss for row in panel.rows])
+        return NotEstimable(f"the cells share no evaluation of {kind}")
+    losses = np.asarray([np.nan if row.loss is None else row.loss for row in data.rows])
     if not np.isfinite(losses).all():
-        return Unsaid("the calibration loss of some cells was not kept or is not finite")
-    judged = panel.values[:, columns].mean(axis=1)
+        return NotEstimable("the calibration loss of some cells was not kept or is not finite")
+    judged = data.values[:, columns].mean(axis=1)
     quality = -judged if kind == "perplexity" else judged
-    groups = _groups(panel, "k", "objective", "unit")
-    units = [int(panel.codes["unit"][group[0]]) for group in groups]
+    groups = _groups(data, "k", "objective", "unit")
+    units = [int(data.codes["unit"][group[0]]) for group in groups]
     return averaged([-losses[g] for g in groups], [quality[g] for g in groups], units)
 
 
-def _sides(panel: Panel) -> tuple[Floats, Floats] | Unsaid:
-    texts, tasks = panel.columns("perplexity"), panel.columns("accuracy")
+def _sides(data: StudyData) -> tuple[Floats, Floats] | NotEstimable:
+    texts, tasks = data.columns("perplexity"), data.columns("accuracy")
     if not len(texts) or not len(tasks):
-        return Unsaid("the cells share no text and task to be compared on")
-    return -panel.values[:, texts].mean(axis=1), panel.values[:, tasks].mean(axis=1)
+        return NotEstimable("the cells share no text and task to be compared on")
+    return -data.values[:, texts].mean(axis=1), data.values[:, tasks].mean(axis=1)
 
 
-def _groups(panel: Panel, *factors: str) -> list[Ints]:
-    code = panel.joint(*factors)
+def _groups(data: StudyData, *factors: str) -> list[Ints]:
+    code = data.joint(*factors)
     return [np.flatnonzero(code == each) for each in np.unique(code)]

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.estimates import NotEstimable
 
 _NORMAL = 1.482602218505602
 
 
 @dataclass(frozen=True)
-class Spread:
+class MetricSpread:
     """The spread of one metric over searches.
 
     Attributes:
@@ -35,7 +35,7 @@ class Spread:
     n: int
 
 
-def spread(values: Sequence[float], *, logarithm: bool) -> Spread | Unsaid:
+def spread(values: Sequence[float], *, logarithm: bool) -> MetricSpread | NotEstimable:
     """σ², range and robust σ of one configuration's searches.
 
     Args:
@@ -43,13 +43,13 @@ def spread(values: Sequence[float], *, logarithm: bool) -> Spread | Unsaid:
         logarithm: Take the logarithm for the robust form; for perplexities.
     """
     if len(values) < 2:
-        return Unsaid("one search has no spread")
+        return NotEstimable("one search has no spread")
     array = np.asarray(values, dtype=np.float64)
     if not np.isfinite(array).all():
-        return Unsaid("a value is not finite")
+        return NotEstimable("a value is not finite")
     inner = np.log(array) if logarithm else array
     deviation = np.median(np.abs(inner - np.median(inner)))
-    return Spread(
+    return MetricSpread(
         variance=float(array.var()),
         range=float(np.ptp(array)),
         robust=_NORMAL * float(deviation),

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthprune.study.statistics.core import Core
-from depthprune.study.statistics.data import Floats, Panel
-from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.data import Floats, StudyData
+from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 from depthprune.study.statistics.gains import between_draws
 
 
@@ -33,7 +33,7 @@ class Transfer:
 
 
 @dataclass(frozen=True)
-class Home:
+class HomeGain:
     """What it is worth to calibrate on the text that counts.
 
     Attributes:
@@ -44,59 +44,59 @@ class Home:
         evaluations: How many evaluations have both.
     """
 
-    gain: Estimate
+    gain: IntervalEstimate
     own: float
     other: float
     evaluations: int
 
 
-def transfer(panel: Panel, kind: str) -> Transfer | Unsaid:
+def transfer(data: StudyData, kind: str) -> Transfer | NotEstimable:
     """The matrix, over the combinations of other factors that every calibration was run with.
 
     Args:
-        panel: The cells.
+        data: The cells.
         kind: `perplexity` or `accuracy`.
     """
-    columns = panel.columns(kind)
+    columns = data.columns(kind)
     if not len(columns):
-        return Unsaid(f"the cells share no evaluation of {kind}")
-    calibration = panel.codes["calibration"]
-    levels = panel.count("calibration")
-    block = panel.joint("model", "k", "objective", "search", "seed")
+        return NotEstimable(f"the cells share no evaluation of {kind}")
+    calibration = data.codes["calibration"]
+    levels = data.count("calibration")
+    block = data.joint("model", "k", "objective", "search", "seed")
     there = np.zeros((levels, int(block.max()) + 1), dtype=np.bool_)
     there[calibration, block] = True
     usable = np.logical_and.reduce(there, axis=0)[block]
     if not usable.any():
-        return Unsaid("no search under one objective was run on every calibration")
+        return NotEstimable("no search under one objective was run on every calibration")
     rows = []
     for level in range(levels):
         inside = usable & (calibration == level)
         # Blocks count alike, however many draws each has, so that rows are compared like with like.
         means = [
-            panel.values[inside & (block == each)][:, columns].mean(axis=0)
+            data.values[inside & (block == each)][:, columns].mean(axis=0)
             for each in np.unique(block[inside])
         ]
         rows.append(np.mean(means, axis=0))
     cells = tuple(int((usable & (calibration == level)).sum()) for level in range(levels))
-    names = tuple(panel.responses[column].name for column in columns)
-    same = _same_domain(panel, names, kind)
-    return Transfer(panel.levels["calibration"], names, np.stack(rows), same, cells)
+    names = tuple(data.responses[column].name for column in columns)
+    same = _same_domain(data, names, kind)
+    return Transfer(data.levels["calibration"], names, np.stack(rows), same, cells)
 
 
-def _same_domain(panel: Panel, names: tuple[str, ...], kind: str) -> NDArray[np.bool_]:
-    sources = {row.calibration.name: row.calibration.source for row in panel.rows}
+def _same_domain(data: StudyData, names: tuple[str, ...], kind: str) -> NDArray[np.bool_]:
+    sources = {row.calibration.name: row.calibration.source for row in data.rows}
     domain = {
         evaluation.name: evaluation.source
-        for row in panel.rows
+        for row in data.rows
         for evaluation in row.evaluations
         if evaluation.kind == kind
     }
     return np.asarray(
-        [[domain[name] == sources[each] for name in names] for each in panel.levels["calibration"]]
+        [[domain[name] == sources[each] for name in names] for each in data.levels["calibration"]]
     )
 
 
-def home(of: Core, panel: Panel, *, lower_is_better: bool) -> Home | Unsaid:
+def home(of: Core, data: StudyData, *, lower_is_better: bool) -> HomeGain | NotEstimable:
     """The gain of the own domain, in an additive model of calibration, evaluation and `same`.
 
     A calibration that is good everywhere is good at home too, which is no advantage of being at
@@ -105,27 +105,27 @@ def home(of: Core, panel: Panel, *, lower_is_better: bool) -> Home | Unsaid:
 
     Args:
         of: A balanced core with the responses of one kind.
-        panel: The cells it was made of: they say of which domain each evaluation is.
+        data: The cells it was made of: they say of which domain each evaluation is.
         lower_is_better: Whether the responses are losses.
     """
     names = tuple(response.name for response in of.responses)
     kind = "perplexity" if lower_is_better else "accuracy"
-    domain = {e.name: e.source for row in panel.rows for e in row.evaluations if e.kind == kind}
+    domain = {e.name: e.source for row in data.rows for e in row.evaluations if e.kind == kind}
     same = np.asarray([[domain[name] == source for name in names] for source in of.sources])
     both = same.any(axis=0) & ~same.all(axis=0)
     if not both.any():
-        return Unsaid("no evaluation is of the domain of some calibrations and not of others")
+        return NotEstimable("no evaluation is of the domain of some calibrations and not of others")
     rows, columns = (index.ravel() for index in np.indices(same.shape))
     additive = np.hstack([np.eye(same.shape[0])[rows], np.eye(same.shape[1])[columns]])
     flat = same.ravel().astype(np.float64)
     # What of `same` the calibrations and the texts do not explain: the regressor itself.
     rest = flat - additive @ np.linalg.lstsq(additive, flat, rcond=None)[0]
     if rest @ rest < 1e-9:
-        return Unsaid("the own domain cannot be told from the calibrations themselves")
+        return NotEstimable("the own domain cannot be told from the calibrations themselves")
     weights = (rest / (rest @ rest)).reshape(same.shape) * (-1.0 if lower_is_better else 1.0)
     draws = of.values.mean(axis=(1, 2))
     gain = between_draws(len(same) * (weights[of.calibration] * draws).sum(axis=1), of.calibration)
     matrix = np.stack([draws[of.calibration == c].mean(axis=0) for c in range(len(same))])
     own = [matrix[same[:, c], c].mean() for c in np.flatnonzero(both)]
     other = [matrix[~same[:, c], c].mean() for c in np.flatnonzero(both)]
-    return Home(gain, float(np.mean(own)), float(np.mean(other)), int(both.sum()))
+    return HomeGain(gain, float(np.mean(own)), float(np.mean(other)), int(both.sum()))

@@ -27,9 +27,9 @@ from scipy import stats
 from depthprune.study.statistics.data import (
     Floats,
     Ints,
-    Panel,
+    StudyData,
 )
-from depthprune.study.statistics.estimates import Unsaid
+from depthprune.study.statistics.estimates import NotEstimable
 
 Name: TypeAlias = frozenset[str]
 
@@ -62,9 +62,9 @@ class Term:
     ss: float
     eta2: float
     within: float | None
-    omega2: float | Unsaid
-    f: float | Unsaid
-    p: float | Unsaid
+    omega2: float | NotEstimable
+    f: float | NotEstimable
+    p: float | NotEstimable
     error: str
 
 
@@ -74,7 +74,7 @@ class Decomposition:
 
     Attributes:
         terms: Those that the table can estimate, factors first, then the draw, then pairs.
-        unsaid: The name of every other term, with the reason.
+        not_estimable: The name of every other term, with the reason.
         calibration: The `within` share of the calibration as a whole: source, length, windows and
             what they do together.
         residual: Share of the variance that no term explains.
@@ -85,15 +85,15 @@ class Decomposition:
     """
 
     terms: tuple[Term, ...]
-    unsaid: dict[str, Unsaid]
-    calibration: float | Unsaid
+    not_estimable: dict[str, NotEstimable]
+    calibration: float | NotEstimable
     residual: float
     residual_within: float | None
     residual_df: int
     cells: int
     responses: int
 
-    def share(self, factor: str) -> float | Unsaid:
+    def share(self, factor: str) -> float | NotEstimable:
         """The `within` share of one term.
 
         Args:
@@ -104,36 +104,38 @@ class Decomposition:
         for term in self.terms:
             if term.name == factor and term.within is not None:
                 return term.within
-        return self.unsaid.get(factor, Unsaid(f"no share is computed for {factor}"))
+        return self.not_estimable.get(factor, NotEstimable(f"no share is computed for {factor}"))
 
 
-def decompose(panel: Panel, columns: Ints) -> Decomposition | Unsaid:
+def decompose(data: StudyData, columns: Ints) -> Decomposition | NotEstimable:
     """Partition the variance of some responses over the factors of a study.
 
     Args:
-        panel: Cells of one kind of calibration.
+        data: Cells of one kind of calibration.
         columns: Which responses; all log-perplexities or all accuracies.
     """
-    if not len(columns) or not len(panel.rows):
-        return Unsaid("no cell has such an evaluation")
-    if panel.count("kind") > 1:
-        return Unsaid("text and choices calibrations are crossed blocks; take one kind at a time")
-    values = panel.values[:, columns]
+    if not len(columns) or not len(data.rows):
+        return NotEstimable("no cell has such an evaluation")
+    if data.count("kind") > 1:
+        return NotEstimable(
+            "text and choices calibrations are crossed blocks; take one kind at a time"
+        )
+    values = data.values[:, columns]
     centred = values - values.mean(axis=0)
     total = float((centred**2).sum())
     if total <= 1e-20 * float((values**2).sum()):
-        return Unsaid("all values are equal")
-    return _Design(panel).partition(centred, total)
+        return NotEstimable("all values are equal")
+    return _Design(data).partition(centred, total)
 
 
 class _Design:
     """The terms of a grid, their columns, and what of them can be estimated."""
 
-    def __init__(self, panel: Panel) -> None:
-        self._panel = panel
+    def __init__(self, data: StudyData) -> None:
+        self._data = data
         self._bases: dict[frozenset[Name], Floats] = {}
         self._codes: dict[Name, Ints] = {}
-        self.unsaid: dict[str, Unsaid] = {}
+        self.not_estimable: dict[str, NotEstimable] = {}
         self.terms = self._choose()
 
     def partition(self, y: Floats, total: float) -> Decomposition:
@@ -151,7 +153,7 @@ class _Design:
             found.append(_term(_name(term), own, total, within, error, errors[error], y.shape[1]))
         return Decomposition(
             terms=tuple(found),
-            unsaid=self.unsaid,
+            not_estimable=self.not_estimable,
             calibration=self._calibration(y, left / total, total),
             residual=everything / total,
             residual_within=None if left <= 1e-12 * total else everything / left,
@@ -160,24 +162,24 @@ class _Design:
             responses=y.shape[1],
         )
 
-    def _calibration(self, y: Floats, left: float, total: float) -> float | Unsaid:
-        if self._panel.count("calibration") < 2:
-            return Unsaid("the table has one calibration only")
+    def _calibration(self, y: Floats, left: float, total: float) -> float | NotEstimable:
+        if self._data.count("calibration") < 2:
+            return NotEstimable("the table has one calibration only")
         if left <= 1e-12:
-            return Unsaid("model and k explain everything")
+            return NotEstimable("model and k explain everything")
         others = [term for term in self.terms if not term & _DRAW]
         return max(0.0, self._sum(_WHOLE, others, y)[0]) / total / left
 
     def _choose(self) -> list[Name]:
         """Every term that the design separates from those it is judged beside."""
-        varied = [factor for factor in MAIN if self._panel.count(factor) > 1]
+        varied = [factor for factor in MAIN if self._data.count(factor) > 1]
         for factor in MAIN:
             if factor not in varied:
                 word = "number of windows" if factor == "windows" else factor
-                self.unsaid[factor] = Unsaid(f"the table has one {word} only")
+                self.not_estimable[factor] = NotEstimable(f"the table has one {word} only")
         mains = [frozenset({factor}) for factor in varied]
         chosen = [term for term in mains if self._separable(term, mains)]
-        if self._panel.count("calibration") > 1 and not self._told_apart(chosen, varied):
+        if self._data.count("calibration") > 1 and not self._told_apart(chosen, varied):
             # What cannot be split into source, length and windows is still one calibration.
             chosen = [term for term in chosen if not term <= _PLOT]
             if self._separable(_WHOLE, [*chosen, _WHOLE]):
@@ -190,7 +192,7 @@ class _Design:
 
     def _told_apart(self, chosen: Sequence[Name], varied: Sequence[str]) -> bool:
         plot = [factor for factor in varied if factor in _PLOT]
-        apart = int(self._panel.joint(*plot).max()) + 1 == self._panel.count("calibration")
+        apart = int(self._data.joint(*plot).max()) + 1 == self._data.count("calibration")
         return apart and all(frozenset({factor}) in chosen for factor in plot)
 
     def _beside(self, term: Name, terms: Sequence[Name]) -> list[Name]:
@@ -203,9 +205,9 @@ class _Design:
         others = self._beside(term, terms)
         gained = self._rank([*others, term]) - self._rank(others)
         if term == _DRAW:
-            wanted = self._panel.count("unit") - self._panel.count("calibration")
+            wanted = self._data.count("unit") - self._data.count("calibration")
         else:
-            wanted = int(np.prod([self._panel.count(factor) - 1 for factor in term]))
+            wanted = int(np.prod([self._data.count(factor) - 1 for factor in term]))
         if gained == wanted > 0:
             return True
         if wanted == 0:
@@ -214,7 +216,7 @@ class _Design:
             why = "it is confounded with the other factors"
         else:
             why = f"the grid separates {gained} of its {wanted} contrasts from the other factors"
-        self.unsaid[_name(term)] = Unsaid(why)
+        self.not_estimable[_name(term)] = NotEstimable(why)
         return False
 
     def _sum(self, term: Name, others: Sequence[Name], y: Floats) -> tuple[float, int]:
@@ -224,13 +226,13 @@ class _Design:
     def _code(self, term: Name) -> Ints:
         if term not in self._codes:
             names = ["unit"] if term == _DRAW else sorted(term)
-            self._codes[term] = self._panel.joint(*names)
+            self._codes[term] = self._data.joint(*names)
         return self._codes[term]
 
     def _basis(self, terms: Sequence[Name]) -> Floats:
         key = frozenset(terms)
         if key not in self._bases:
-            columns = [np.ones((len(self._panel.rows), 1))]
+            columns = [np.ones((len(self._data.rows), 1))]
             for term in sorted(key, key=sorted):
                 code = self._code(term)
                 columns.append(np.eye(int(code.max()) + 1)[code])
@@ -260,13 +262,13 @@ def _term(
     responses: int,
 ) -> Term:
     ss, df = own
-    omega2: float | Unsaid = Unsaid("no cell is left to estimate the error from")
-    f: float | Unsaid = omega2
-    p: float | Unsaid = omega2
+    omega2: float | NotEstimable = NotEstimable("no cell is left to estimate the error from")
+    f: float | NotEstimable = omega2
+    p: float | NotEstimable = omega2
     if judged[1] > 0:
         mean_square = judged[0] / judged[1]
         omega2 = (ss - df * mean_square) / (total + mean_square)
-        f = p = Unsaid("several responses are no independent repetitions")
+        f = p = NotEstimable("several responses are no independent repetitions")
         if responses == 1:
             exact = mean_square <= 1e-12 * total
             f = (np.inf if ss > 1e-9 * total else 0.0) if exact else ss / df / mean_square

@@ -15,9 +15,9 @@ from depthprune.study.statistics import formatting as fmt
 from depthprune.study.statistics.effects import (
     MARGINS,
     Effect,
-    Part,
+    StudyPart,
 )
-from depthprune.study.statistics.estimates import Estimate, Unsaid
+from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 from depthprune.study.statistics.noise import ALPHA, Difference
 
 Verdict: TypeAlias = Literal[
@@ -57,13 +57,13 @@ class Finding:
     lead: str = ""
 
 
-def verdict(part: Part, measure: str) -> Verdict:
+def verdict(part: StudyPart, measure: str) -> Verdict:
     """What a part says of calibration against search on one measure."""
-    more = part.more.get(measure, Unsaid(""))
-    if isinstance(more, Unsaid) or isinstance(more.p, Unsaid):
+    more = part.more.get(measure, NotEstimable(""))
+    if isinstance(more, NotEstimable) or isinstance(more.p, NotEstimable):
         return "unsaid"
     ends = more.estimate.interval
-    if isinstance(ends, Unsaid):
+    if isinstance(ends, NotEstimable):
         return "unsaid"
     if not _anything(part, measure):
         return "within noise"
@@ -76,16 +76,16 @@ def verdict(part: Part, measure: str) -> Verdict:
     return "comparable" if -margin < ends[0] <= ends[1] < margin else "not separable"
 
 
-def _anything(part: Part, measure: str) -> bool:
+def _anything(part: StudyPart, measure: str) -> bool:
     """Whether calibration, search or what they do together can be told from noise."""
     effects = [part.effects.get((factor, measure)) for factor in ("calibration", "search")]
-    together = part.interactions.get(("calibration × search", measure), Unsaid(""))
+    together = part.interactions.get(("calibration × search", measure), NotEstimable(""))
     return any(isinstance(each, Effect) and each.claimed for each in effects) or (
-        not isinstance(together, Unsaid) and together < ALPHA
+        not isinstance(together, NotEstimable) and together < ALPHA
     )
 
 
-def verdict_of(part: Part, measure: str, where: str) -> Finding:
+def verdict_of(part: StudyPart, measure: str, where: str) -> Finding:
     """The same as a sentence.
 
     Args:
@@ -98,48 +98,48 @@ def verdict_of(part: Part, measure: str, where: str) -> Finding:
     numbers: Numbers = {}
     said: list[str] = []
     for name in ("calibration", "search"):
-        effect = part.effects.get((name, measure), Unsaid("no cell was judged on it"))
+        effect = part.effects.get((name, measure), NotEstimable("no cell was judged on it"))
         said.append(_moved(name, effect, measure, first=not said))
         numbers |= of_effect(name, effect)
     more, floor = part.more.get(measure), part.floors.get(measure)
     if isinstance(more, Difference):
         said.append(f"a difference of {fmt.difference(more.estimate, measure)}")
         numbers |= of_estimate("difference", more.estimate)
-        if not isinstance(more.p, Unsaid):
+        if not isinstance(more.p, NotEstimable):
             numbers["difference p"] = more.p
-    if isinstance(floor, Estimate):
+    if isinstance(floor, IntervalEstimate):
         draws = f"two draws of one configuration differ by {fmt.sized(floor, measure)}"
         numbers |= of_estimate("floor", floor)
     else:
-        reason = floor.reason if isinstance(floor, Unsaid) else "no cell was judged on it"
+        reason = floor.reason if isinstance(floor, NotEstimable) else "no cell was judged on it"
         draws = f"what the draw alone does is not known ({reason})"
     if told == "comparable":
         draws += f"; alike means within {fmt.margin(MARGINS[measure], measure)}"
     return Finding("verdict", f"{lead}: {', '.join(said)}; {draws}.", numbers, told, lead)
 
 
-def _moved(name: str, effect: Effect | Unsaid, measure: str, *, first: bool) -> str:
+def _moved(name: str, effect: Effect | NotEstimable, measure: str, *, first: bool) -> str:
     what = f"changing the {name} "
-    if isinstance(effect, Unsaid):
+    if isinstance(effect, NotEstimable):
         return f"{what}was not measured ({effect.reason})"
     size = fmt.sized(effect.size, measure)
     moved = f"moved {MEASURED[measure]} by {size}" if first else f"by {size}"
-    if isinstance(effect.p, Unsaid):
+    if isinstance(effect.p, NotEstimable):
         return f"{what}{moved}, which is not tested ({effect.p.reason})"
     noise = "" if effect.claimed else f", which is within noise (p = {fmt.p_value(effect.p)})"
     return f"{what}{moved}{noise}"
 
 
-def of_effect(name: str, effect: Effect | Unsaid) -> Numbers:
+def of_effect(name: str, effect: Effect | NotEstimable) -> Numbers:
     """What a sentence on an effect rests on: its size and its adjusted p."""
-    if isinstance(effect, Unsaid):
+    if isinstance(effect, NotEstimable):
         return {}
-    more: Numbers = {} if isinstance(effect.p, Unsaid) else {f"{name} p": effect.p}
+    more: Numbers = {} if isinstance(effect.p, NotEstimable) else {f"{name} p": effect.p}
     return of_estimate(name, effect.size) | more
 
 
-def of_estimate(name: str, value: Estimate) -> Numbers:
+def of_estimate(name: str, value: IntervalEstimate) -> Numbers:
     """A value, how many it is the mean of, and its interval where there is one."""
     ends = value.interval
     more: Numbers = {name: value.value, f"{name} n": value.n}
-    return more if isinstance(ends, Unsaid) else more | {f"{name} interval": ends}
+    return more if isinstance(ends, NotEstimable) else more | {f"{name} interval": ends}
