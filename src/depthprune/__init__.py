@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from depthprune.models.loading import Model, load
     from depthprune.pruning.apply import apply
     from depthprune.pruning.prune import prune
-    from depthprune.recovery.distil import distil
+    from depthprune.recovery.lora.distil import distil
     from depthprune.recovery.methods import LoRA
     from depthprune.recovery.recover import recover
     from depthprune.recovery.result import Recovery, recovered
@@ -63,7 +63,7 @@ _PLACES = {
     "Score": "evaluator.score",
     "apply": "pruning.apply",
     "calibrate": "calibration.calibration",
-    "distil": "recovery.distil",
+    "distil": "recovery.lora.distil",
     "increase": "evaluator.score",
     "load": "models.loading",
     "prune": "pruning.prune",

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthprune.calibration import Calibration, CalibrationSpec, Item, Window, calibrate
-from depthprune.calibration.documents import Document
 from depthprune.calibration.examples import ExamplePool
+from depthprune.calibration.reading.documents import Document
 from depthprune.errors import CalibrationError
 from tiny import tiny_tokenizer
 

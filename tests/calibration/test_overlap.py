@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depthprune.calibration import Calibration, calibrate
-from depthprune.calibration.documents import Document
 from depthprune.calibration.overlap import _grams, without_repeats
+from depthprune.calibration.reading.documents import Document
 from depthprune.errors import CalibrationError
 from tiny import tiny_tokenizer
 

@@ -20,8 +20,8 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from depthprune.calibration import pieces
-from depthprune.calibration.documents import Document
 from depthprune.calibration.pieces import Encoder, Pieces, cut_at
+from depthprune.calibration.reading.documents import Document
 from depthprune.calibration.streams import Tokenising, tokenize
 from tiny import tiny_tokenizer
 

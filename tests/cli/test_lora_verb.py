@@ -18,7 +18,11 @@ from tiny import save_tiny
 
 pytest.importorskip("peft", reason="the extra heal is not installed")
 
-from depthprune.recovery import LoRA, distil, student
+from depthprune.recovery import (
+    LoRA,
+    distil,
+)
+from depthprune.recovery.lora import student
 
 _EXACT = ("--dtype", "float32", "--device", "cpu")
 _LORA = "lora:rank=4,steps=6,lr=0.01,batch=4,nll=0.5,every=2,judge=3"

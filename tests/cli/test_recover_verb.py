@@ -16,7 +16,10 @@ from safetensors.torch import load_file, save_file
 import depthprune as dp
 from command import Command, Outcome
 from depthprune.pruning import prepare
-from depthprune.recovery import RecoveringScorer, layerwise_fit
+from depthprune.recovery import (
+    RecoveringScorer,
+)
+from depthprune.recovery.linear import layerwise_fit
 from tiny import save_tiny
 
 _EXACT = ("--dtype", "float32", "--device", "cpu")

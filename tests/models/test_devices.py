@@ -13,7 +13,7 @@ from depthprune.models.devices import (
     wide_sum,
 )
 from depthprune.models.free_memory import out_of_memory
-from depthprune.recovery.normal_equations import Sums
+from depthprune.recovery.linear.normal_equations import Sums
 
 MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
 

@@ -18,9 +18,9 @@ from depthprune.evaluator.state_store import StateStore
 from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.objectives import parse_objective
 from depthprune.recovery import RecoveringRehearsal, RecoveringScorer
-from depthprune.recovery.fold import swapped
-from depthprune.recovery.fold_target import find_fold_target
-from depthprune.recovery.massive_activations import massive
+from depthprune.recovery.linear.fold import swapped
+from depthprune.recovery.linear.fold_target import find_fold_target
+from depthprune.recovery.linear.massive_activations import massive
 from depthprune.recovery.result import new_weights, runs_of
 from hostile import hostile_arithmetic
 from mended import drawn, loaded, logits, planted, states, tokens_of

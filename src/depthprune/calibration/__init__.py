@@ -8,10 +8,10 @@ from depthprune.calibration.calibration import (
     context_of,
     require_positions,
 )
-from depthprune.calibration.documents import Document
 from depthprune.calibration.overlap import Overlap
 from depthprune.calibration.parsing import beside, file_schema, seen_from
 from depthprune.calibration.presets import PRESETS, Preset, parse_calibration
+from depthprune.calibration.reading.documents import Document
 from depthprune.calibration.rules import check_files, files_of
 from depthprune.calibration.sources import SOURCES, Source
 from depthprune.calibration.spec import CalibrationSpec

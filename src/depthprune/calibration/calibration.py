@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from depthprune.calibration.bos import lead_of
-from depthprune.calibration.documents import Document
 from depthprune.calibration.drawing import draw_windows, tokens_enough
 from depthprune.calibration.examples import ExamplePool
 from depthprune.calibration.overlap import Overlap, measure_overlap, without_repeats
 from depthprune.calibration.presets import parse_calibration
+from depthprune.calibration.reading.documents import Document
 from depthprune.calibration.sources import SOURCES, Source, read_documents
 from depthprune.calibration.spec import CalibrationSpec, Reduction
 from depthprune.calibration.streams import Tokenising

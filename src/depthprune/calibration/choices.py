@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from depthprune.calibration.chats import find_chat
-from depthprune.calibration.documents import (
+from depthprune.calibration.reading.chats import find_chat
+from depthprune.calibration.reading.documents import (
     Document,
     json_lines,
     row_domain,
@@ -24,8 +24,8 @@ from depthprune.calibration.documents import (
     text_field,
     utf8,
 )
-from depthprune.calibration.files import Bounded, files_at, named
-from depthprune.calibration.hub import hub_rows
+from depthprune.calibration.reading.files import Bounded, files_at, named
+from depthprune.calibration.reading.hub import hub_rows
 from depthprune.errors import CalibrationError
 
 COMMONSENSE = "zwhe99/commonsense_170k"

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from depthprune.calibration.bos import led
-from depthprune.calibration.chats import Chat
-from depthprune.calibration.documents import Document
 from depthprune.calibration.drawing import document_border, documents_of, within_budget
+from depthprune.calibration.reading.chats import Chat
+from depthprune.calibration.reading.documents import Document
+from depthprune.calibration.reading.templates import ChatTemplate, plain
 from depthprune.calibration.spec import CalibrationSpec
-from depthprune.calibration.templates import ChatTemplate, plain
 from depthprune.calibration.windows import Item, Split, Window, plain_window
 from depthprune.errors import CalibrationError
 

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from depthprune.calibration.bos import lead_of
-from depthprune.calibration.documents import utf8
 from depthprune.calibration.own_text import OwnText
+from depthprune.calibration.reading.documents import utf8
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Split, Window, plain_window
 from depthprune.errors import CalibrationError, OutputError, UsageError

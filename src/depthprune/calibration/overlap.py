@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depthprune.calibration.documents import Document, json_lines, utf8
+from depthprune.calibration.reading.documents import Document, json_lines, utf8
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Window
 from depthprune.errors import CalibrationError

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from depthprune.calibration.documents import utf8
+from depthprune.calibration.reading.documents import utf8
 from depthprune.calibration.rules import clashes
 from depthprune.calibration.sources import SOURCES, check_target
 from depthprune.calibration.spec import KEYS, CalibrationSpec

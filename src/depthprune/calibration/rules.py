@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from depthprune.calibration.files import check_target_files
+from depthprune.calibration.reading.files import check_target_files
 from depthprune.calibration.sources import SOURCES
 from depthprune.calibration.spec import KEYS, CalibrationSpec, idle_keys
 from depthprune.errors import UsageError

@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any, Literal
 
 from depthprune.calibration.choices import COMMONSENSE, read_choices, read_commonsense
-from depthprune.calibration.documents import (
+from depthprune.calibration.own_text import OWN_OPTIONS, check_own
+from depthprune.calibration.reading.documents import (
     FIELDS,
     Document,
     json_lines,
@@ -21,10 +22,16 @@ from depthprune.calibration.documents import (
     table_rows,
     wanted_columns,
 )
-from depthprune.calibration.files import MOST_TEXT, Bounded, files_at, named, opened, text_pieces
-from depthprune.calibration.hub import HUB_OPTIONS, check_hub, read_hub
-from depthprune.calibration.own_text import OWN_OPTIONS, check_own
-from depthprune.calibration.stdlib import code_documents, prose_documents
+from depthprune.calibration.reading.files import (
+    MOST_TEXT,
+    Bounded,
+    files_at,
+    named,
+    opened,
+    text_pieces,
+)
+from depthprune.calibration.reading.hub import HUB_OPTIONS, check_hub, read_hub
+from depthprune.calibration.reading.stdlib import code_documents, prose_documents
 from depthprune.errors import CalibrationError, DepthpruneError, UsageError, failure, first_line
 from depthprune.registry import Registry
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from depthprune.calibration.documents import Document
 from depthprune.calibration.pieces import Encoder, Ids, Pieces
+from depthprune.calibration.reading.documents import Document
 
 _SEPARATOR = "\n\n"
 

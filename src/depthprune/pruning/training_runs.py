@@ -133,7 +133,7 @@ def _folder(out: Path, key: str) -> Path:
 
 def _standing(folder: Path) -> str | None:
     """What an interruption leaves of a training."""
-    from depthprune.recovery.training import last_checkpoint
+    from depthprune.recovery.lora.training import last_checkpoint
 
     last = last_checkpoint(folder)
     return None if last is None else f"{last} stands; the same command goes on from it"
@@ -146,7 +146,7 @@ def _telling(folder: Path) -> Iterator[None]:
     A folder that was made for a training which is refused is removed again, unless its checkpoints
     are what the refusal is about.
     """
-    from depthprune.recovery.training import last_checkpoint
+    from depthprune.recovery.lora.training import last_checkpoint
 
     known = folder.exists()
     last = last_checkpoint(folder)

@@ -1,7 +1,8 @@
 """Recovery: mending what removal broke, by weights that are there already."""
 
-from depthprune.recovery.distil import distil, plan_key, require_extra, require_trainable
-from depthprune.recovery.distillation_data import require_windows
+from depthprune.recovery.linear.write_back import stored
+from depthprune.recovery.lora.distil import distil, plan_key, require_extra, require_trainable
+from depthprune.recovery.lora.distillation_data import require_windows
 from depthprune.recovery.methods import Linear, LoRA, Method, parse_method
 from depthprune.recovery.recover import (
     recover,
@@ -10,7 +11,6 @@ from depthprune.recovery.recover import (
 )
 from depthprune.recovery.result import Change, Recovery, RunRecovery, Training, recovered
 from depthprune.recovery.scorer import RecoveringRehearsal, RecoveringScorer
-from depthprune.recovery.write_back import stored
 
 __all__ = [
     "Change",

@@ -29,7 +29,7 @@ from depthprune.models.blocks.carried import hidden
 from depthprune.models.free_memory import available_memory
 from depthprune.models.loading import Model
 from depthprune.progress import SILENT, Progress
-from depthprune.recovery.layerwise_fit import Walk
+from depthprune.recovery.linear.layerwise_fit import Walk
 from depthprune.recovery.result import (
     Change,
     Recovery,

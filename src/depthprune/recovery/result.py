@@ -12,13 +12,13 @@ from torch import Tensor
 
 from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.loading import Model
-from depthprune.recovery.fold import folded, swapped
-from depthprune.recovery.fold_target import FoldTarget
+from depthprune.recovery.linear.fold import folded, swapped
+from depthprune.recovery.linear.fold_target import FoldTarget
 from depthprune.recovery.low_rank import LowRank
 from depthprune.recovery.methods import LoRA
 
 if TYPE_CHECKING:
-    from depthprune.recovery.training import StudentPoint
+    from depthprune.recovery.lora.training import StudentPoint
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from depthprune.registry import Registry, build
-from depthprune.searches.angular import Angular
 from depthprune.searches.annealing import Annealing
 from depthprune.searches.bayesian import Bayesian
 from depthprune.searches.beam import Beam
-from depthprune.searches.block_influence import BlockInfluence
 from depthprune.searches.cbo import CBO
 from depthprune.searches.common.protocol import Search, Space
 from depthprune.searches.contiguous import ContiguousWindow
@@ -22,12 +20,14 @@ from depthprune.searches.exhaustive import Exhaustive
 from depthprune.searches.fast_block_select import FastBlockSelect
 from depthprune.searches.genetic import Genetic
 from depthprune.searches.greedy import Greedy
-from depthprune.searches.last_k import LastK
 from depthprune.searches.local_search import LocalSearch
 from depthprune.searches.one_shot import OneShot
 from depthprune.searches.random_sets import RandomSets
-from depthprune.searches.relative_magnitude import RelativeMagnitude
-from depthprune.searches.taylor import Taylor
+from depthprune.searches.rankings.angular import Angular
+from depthprune.searches.rankings.block_influence import BlockInfluence
+from depthprune.searches.rankings.last_k import LastK
+from depthprune.searches.rankings.relative_magnitude import RelativeMagnitude
+from depthprune.searches.rankings.taylor import Taylor
 
 _OWN: tuple[Callable[..., Search], ...] = (
     OneShot,

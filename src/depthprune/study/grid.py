@@ -30,7 +30,7 @@ from depthprune.calibration import (
     parse_calibration,
     seen_from,
 )
-from depthprune.calibration.files import is_there
+from depthprune.calibration.reading.files import is_there
 from depthprune.calibration.windows import Split
 from depthprune.errors import DepthpruneError, UsageError, first_line
 from depthprune.evaluator import RemovedSet

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from depthprune.calibration.stdlib import code_documents, prose_documents
+from depthprune.calibration.reading.stdlib import code_documents, prose_documents
 from depthprune.errors import CalibrationError
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from depthprune.calibration.documents import Document, json_lines, row_document
+from depthprune.calibration.reading.documents import Document, json_lines, row_document
 from depthprune.errors import CalibrationError, first_line
 
 HUB_OPTIONS = ("name", "split", "revision", "files", "rows")

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from depthprune.models.blocks.replay import hidden_of
-from depthprune.recovery.fold import folded, swapped
-from depthprune.recovery.fold_target import (
+from depthprune.recovery.linear.fold import folded, swapped
+from depthprune.recovery.linear.fold_target import (
     CannotFoldError,
     FoldTarget,
     find_fold_target,

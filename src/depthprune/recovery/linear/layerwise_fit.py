@@ -17,15 +17,15 @@ from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.blocks.carried import State, hidden
 from depthprune.models.blocks.replay import Inputs
 from depthprune.progress import ProgressStep
-from depthprune.recovery.fit import Fit, fit
-from depthprune.recovery.fold import swapped
-from depthprune.recovery.fold_target import (
+from depthprune.recovery.linear.fit import Fit, fit
+from depthprune.recovery.linear.fold import swapped
+from depthprune.recovery.linear.fold_target import (
     CannotFoldError,
     FoldTarget,
     find_fold_target,
 )
-from depthprune.recovery.massive_activations import massive
-from depthprune.recovery.normal_equations import Sums, wide
+from depthprune.recovery.linear.massive_activations import massive
+from depthprune.recovery.linear.normal_equations import Sums, wide
 from depthprune.recovery.result import Change, RunRecovery, new_weights
 from depthprune.recovery.splits import FitBatch
 

@@ -14,7 +14,7 @@ from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.blocks.carried import Carried, hidden
 from depthprune.models.blocks.replay import hidden_of
 from depthprune.models.probe_tokens import probe_tokens
-from depthprune.recovery.fold import mapped
+from depthprune.recovery.linear.fold import mapped
 
 BATCH, LENGTH = 2, 24
 """Shape of the token ids that it is run on."""

@@ -25,7 +25,7 @@ from torch import Tensor
 from depthprune.checkpoints.checkpoint import Checkpoint, split_name
 from depthprune.errors import ModelError
 from depthprune.models.loading import Model
-from depthprune.recovery.fold import folded
+from depthprune.recovery.linear.fold import folded
 from depthprune.recovery.low_rank import LowRank
 from depthprune.recovery.result import Change, Recovery
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from depthprune.calibration.chats import Chat, said
+from depthprune.calibration.reading.chats import Chat, said
 from depthprune.errors import CalibrationError, first_line
 
 Turns = Sequence[Mapping[str, Any]]

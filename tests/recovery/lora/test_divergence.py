@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div
 
-from depthprune.recovery import divergence as module
-from depthprune.recovery.divergence import divergence, losses
+from depthprune.recovery.lora import divergence as module
+from depthprune.recovery.lora.divergence import divergence, losses
 from mended import loaded
 
 

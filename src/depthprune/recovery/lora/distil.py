@@ -27,18 +27,18 @@ from depthprune.models.arithmetic import arithmetic_of
 from depthprune.models.loading import Model
 from depthprune.outputs import whole_file
 from depthprune.progress import SILENT, Progress
-from depthprune.recovery.adapters import adapted
-from depthprune.recovery.distillation_data import DistillationData, distillation_data
-from depthprune.recovery.fold import swapped
+from depthprune.recovery.linear.fold import swapped
+from depthprune.recovery.lora.adapters import adapted
+from depthprune.recovery.lora.distillation_data import DistillationData, distillation_data
+from depthprune.recovery.lora.student import Student
 from depthprune.recovery.low_rank import LowRank
 from depthprune.recovery.methods import LoRA
 from depthprune.recovery.recover import recover, refuse_quantized
 from depthprune.recovery.result import Recovery, Training
-from depthprune.recovery.student import Student
 from depthprune.removed_sets import check_removed
 
 if TYPE_CHECKING:
-    from depthprune.recovery.training import History
+    from depthprune.recovery.lora.training import History
 
 _CALL_TOKENS = {"cpu": 512}
 _CALL_TOKENS_ELSEWHERE = 4096
@@ -160,7 +160,7 @@ class _Task:
     settings: LoRA
 
     def train(self, folder: Path, progress: Progress) -> tuple[History, dict[str, LowRank], int]:
-        from depthprune.recovery.training import train
+        from depthprune.recovery.lora.training import train
 
         module, settings = self.model.module, self.settings
         kept = [b for b in range(self.model.blocks) if b not in self.removed]

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from depthprune.calibration.chats import ALSO_READ, CHAT_FIELDS, Chat, find_chat, named_chat
-from depthprune.calibration.files import LONGEST_LINE, Bounded, lines, whole_text
+from depthprune.calibration.reading.chats import ALSO_READ, CHAT_FIELDS, Chat, find_chat, named_chat
+from depthprune.calibration.reading.files import LONGEST_LINE, Bounded, lines, whole_text
 from depthprune.errors import CalibrationError, first_line
 
 FIELDS = ("field", "prompt", "answer", "id", "domain_field")

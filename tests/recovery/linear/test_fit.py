@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from depthprune.errors import EvaluationError
-from depthprune.recovery.fit import RIDGES, fit
-from depthprune.recovery.normal_equations import Sums
+from depthprune.recovery.linear.fit import RIDGES, fit
+from depthprune.recovery.linear.normal_equations import Sums
 
 WIDTH = 8
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from depthprune.errors import EvaluationError
-from depthprune.recovery.normal_equations import Sums
+from depthprune.recovery.linear.normal_equations import Sums
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 

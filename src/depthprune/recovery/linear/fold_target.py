@@ -23,9 +23,9 @@ from depthprune.errors import first_line
 from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.blocks.replay import hidden_of, relative_difference
 from depthprune.models.devices import plain_products
-from depthprune.recovery.fold import Weight
-from depthprune.recovery.normal_equations import wide
-from depthprune.recovery.probe import BATCH, LENGTH, Probe, changed, copied, groups
+from depthprune.recovery.linear.fold import Weight
+from depthprune.recovery.linear.normal_equations import wide
+from depthprune.recovery.linear.probe import BATCH, LENGTH, Probe, changed, copied, groups
 
 _LIMIT = 1e-3
 """Relative differences in float32 that rounding explains, of changes that it makes larger."""

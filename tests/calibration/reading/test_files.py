@@ -16,7 +16,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from depthprune.calibration import calibrate, check_files, files, parse_calibration
+from depthprune.calibration import (
+    calibrate,
+    check_files,
+    parse_calibration,
+)
+from depthprune.calibration.reading import files
 from depthprune.calibration.sources import SOURCES, Document, read_documents
 from depthprune.errors import CalibrationError
 from tiny import tiny_tokenizer

@@ -23,18 +23,22 @@ from depthprune.errors import (
     OutputError,
     UsageError,
 )
-from depthprune.recovery import LoRA, distil, parse_method
-from depthprune.recovery.fold import swapped
+from depthprune.recovery import (
+    LoRA,
+    parse_method,
+)
+from depthprune.recovery.linear.fold import swapped
+from depthprune.recovery.lora.distil import distil
 from mended import drawn, loaded, logits, planted, tokens_of, wrapped
 from tiny import tiny_model
 
 peft = pytest.importorskip("peft", reason="the extra heal is not installed")
 
 # These import transformers' Trainer, which needs accelerate.
-from depthprune.recovery.adapters import adapted, targets  # noqa: E402
-from depthprune.recovery.distillation_data import distillation_data  # noqa: E402
-from depthprune.recovery.student import Student  # noqa: E402
-from depthprune.recovery.training import last_checkpoint  # noqa: E402
+from depthprune.recovery.lora.adapters import adapted, targets  # noqa: E402
+from depthprune.recovery.lora.distillation_data import distillation_data  # noqa: E402
+from depthprune.recovery.lora.student import Student  # noqa: E402
+from depthprune.recovery.lora.training import last_checkpoint  # noqa: E402
 
 SHORT = LoRA(rank=4, steps=6, every=2, batch=4, lr=1e-2, judge=3, start="plain")
 
@@ -100,7 +104,7 @@ def test_the_merged_model_is_the_adapted_one(
     calibration = drawn(tmp_path, model)
     text = tokens_of(calibration, chooses=True)[0]
     seen: list[torch.Tensor] = []
-    from depthprune.recovery import adapters as module
+    from depthprune.recovery.lora import adapters as module
 
     class Watched(module.Adapters):
         def low_rank(self) -> Any:
@@ -164,7 +168,7 @@ def test_running_blocks_again_gives_the_same_gradient(tmp_path: Path) -> None:
         torch.testing.assert_close(plain, again)
 
 
-def test_lessons_weigh_the_sources_by_their_shares(tmp_path: Path) -> None:
+def test_training_batches_weigh_the_sources_by_their_shares(tmp_path: Path) -> None:
     model = loaded()
     calibration = drawn(tmp_path, model)
     read = distillation_data(calibration, SHORT, 64)
@@ -360,7 +364,7 @@ def test_a_loss_that_overflows_on_the_way_is_an_error(
 ) -> None:
     model = loaded()
     calibration = drawn(tmp_path, model)
-    from depthprune.recovery import student
+    from depthprune.recovery.lora import student
 
     monkeypatch.setattr(student, "divergence", lambda *given: torch.tensor(math.inf))
     with pytest.raises(EvaluationError, match="loss became inf"):
@@ -460,7 +464,7 @@ def test_the_trainer_is_held_to_the_device_of_the_model(
 ) -> None:
     from transformers import TrainingArguments
 
-    from depthprune.recovery.training import _hold_to
+    from depthprune.recovery.lora.training import _hold_to
 
     current: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "set_device", current.append)

@@ -31,8 +31,8 @@ from depthprune.errors import CheckpointError, OutputError, first_line
 from depthprune.models.loading import quiet_transformers
 from depthprune.outputs import whole_file
 from depthprune.progress import ProgressStep
+from depthprune.recovery.lora.student import Student
 from depthprune.recovery.methods import LoRA
-from depthprune.recovery.student import Student
 
 _MARK = "complete"
 _PREFIX = "checkpoint-"

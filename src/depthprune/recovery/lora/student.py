@@ -21,9 +21,9 @@ from depthprune.errors import EvaluationError
 from depthprune.models.blocks.carried import State, hidden
 from depthprune.models.blocks.replay import Inputs, outside_inference
 from depthprune.models.loading import Model
-from depthprune.recovery.adapters import Adapters
-from depthprune.recovery.distillation_data import DistillationBatch, DistillationData
-from depthprune.recovery.divergence import divergence, losses
+from depthprune.recovery.lora.adapters import Adapters
+from depthprune.recovery.lora.distillation_data import DistillationBatch, DistillationData
+from depthprune.recovery.lora.divergence import divergence, losses
 
 _KEPT_BYTES = 1 << 30
 """Of the teacher's states, held by the processor."""
