@@ -82,6 +82,10 @@ def prune(
     trust_remote_code: options.RemoteCode = False,
     allow_pickle: options.Pickle = False,
     overwrite: options.Overwrite = False,
+    engine: options.EngineName = None,
+    workers: options.Workers = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    cpus_per_worker: options.CpusPerWorker = None,
     threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -95,6 +99,7 @@ def prune(
     limit = options.parse_share(max_increase, "--max-increase")
     states = options.parse_size(memory, "--memory")
     tie = options.parse_share(tolerance, "--tolerance")
+    spread = options.read_engine(engine, workers, gpus_per_worker, cpus_per_worker)
     options.refuse_idle_racing(context, exact=exact, recovering=search_with_recovery)
 
     # The job pulls in torch, which takes a second that a wrong flag should not cost.
@@ -129,6 +134,7 @@ def prune(
         also=tuple(also or ()),
         search_with_recovery=search_with_recovery,
         bench_seconds=bench_seconds,
+        engine=spread,
     )
     if dry_run:
         from depthprune.cli.dry_run import tell

@@ -60,6 +60,11 @@ class Cluster:
     cpus: float
     logs: Path
 
+    def fitting(self) -> int:
+        """How many such workers the nodes that are alive have room for, taken or not."""
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        return sum(_fitting(node, self.gpus, self.cpus) for node in nodes)
+
 
 def parse_engine(
     text: str,

@@ -19,6 +19,8 @@ from depthprune.progress import warn
 W = TypeVar("W")
 MOST_DEATHS = 3
 """Of workers, over one piece of work."""
+_LOOK_EVERY = 20.0
+"""Seconds until it is looked whether there is still a machine to wait for."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Pool(Generic[W]):
             for _ in range(cluster.workers):
                 self._start()
             while self._starting:
-                self._greet(self._ray.wait(list(self._starting), num_returns=1)[0][0])
+                self._greet(self._next(list(self._starting), working=False))
         except BaseException:
             self.close()
             raise
@@ -111,7 +113,7 @@ class Pool(Generic[W]):
                 while waiting and self._idle:
                     piece, actor = waiting.popleft(), self._idle.pop()
                     running[actor.call.remote(method, *work[piece])] = piece, actor
-                done = self._ray.wait([*running, *self._starting], num_returns=1)[0][0]
+                done = self._next([*running, *self._starting], working=bool(running))
                 if done in self._starting:
                     self._greet(done)
                     continue
@@ -195,6 +197,18 @@ class Pool(Generic[W]):
             self._failures = 0
             self._check(facts)
             self._idle.append(actor)
+
+    def _next(self, asked: list[Any], *, working: bool) -> Any:
+        """What is answered first; where no worker is left and none fits any more, that is said."""
+        while True:
+            done, _ = self._ray.wait(asked, num_returns=1, timeout=_LOOK_EVERY)
+            if done:
+                return done[0]
+            if not working and not self._cluster.fitting():
+                raise EvaluationError(
+                    "--engine: no machine is left on which a worker fits; start nodes again, and "
+                    "run the same command: nothing that was computed is lost"
+                )
 
     def _mourn(self, actor: Any, lost: Lost) -> None:
         self.deaths += 1

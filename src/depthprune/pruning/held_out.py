@@ -13,6 +13,7 @@ from dataclasses import replace
 from depthprune.calibration import Calibration
 from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator, Memo, RemovedSet, Score, increase
+from depthprune.evaluator.shards import LossWorkers
 from depthprune.manifest import BlockScore, Estimate, HeldOut, PathPoint
 from depthprune.models.loading import Model
 from depthprune.objectives import Mixture, Objective, parse_objective
@@ -29,6 +30,7 @@ class HeldOutScorer:
         memory: Bytes that hidden states may take.
         memo: Store of losses.
         progress: Where the work shows itself.
+        workers: Who computes losses in this process's place.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class HeldOutScorer:
         memory: int | None = None,
         memo: Memo | None = None,
         progress: Progress = SILENT,
+        workers: LossWorkers | None = None,
     ) -> None:
         self._parts = calibration.parts
         self._worst = calibration.worst_domain
@@ -53,6 +56,7 @@ class HeldOutScorer:
                 memo=memo,
                 plain=True,
                 progress=progress,
+                workers=workers,
             )
             for held in calibration.held_out()
         ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from depthprune.calibration import Calibration
 from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator, Memo, RemovedSet
+from depthprune.evaluator.shards import LossWorkers
 from depthprune.manifest import BlockScore, DrawRecord, Estimate, HeldOut, PathPoint
 from depthprune.pruning.draws import search_over_draws
 from depthprune.pruning.held_out import (
@@ -44,6 +45,7 @@ def measure_task(
     job: PruneJob,
     task: PruneTask,
     memo: Memo | None,
+    workers: LossWorkers | None = None,
 ) -> Measured:
     """Search, and judge what was found.
 
@@ -51,14 +53,17 @@ def measure_task(
         job: What was asked for.
         task: What it came to.
         memo: Store of losses.
+        workers: Who computes losses in this process's place, but for those of recovered models.
 
     Raises:
         DepthpruneError: If nothing can be removed, or a loss is NaN or infinite.
     """
     model, calibration, objective = task.model, task.calibration, task.objective
     shared: dict[str, Any] = {"memory": job.memory, "memo": memo, "progress": job.progress}
-    evaluator = Evaluator(model, calibration, objective, racing=job.racing, **shared)
-    held_out_scorer = HeldOutScorer(model, calibration, objective, **shared)
+    evaluator = Evaluator(
+        model, calibration, objective, racing=job.racing, workers=workers, **shared
+    )
+    held_out_scorer = HeldOutScorer(model, calibration, objective, workers=workers, **shared)
     rule = None if job.max_increase is None else SizeRule(held_out_scorer, job.max_increase)
     result = _searched(job, task, evaluator, rule)
     # A path that the search did not score itself is worth its cost only to a size rule.
@@ -88,7 +93,7 @@ def measure_task(
         held_out=found.held_out if found else held_out_scorer.held_out(result.removed),
         path=path,
         recovered=found,
-        draws=_other_draws(job, task, memo, result.removed),
+        draws=_other_draws(job, task, memo, result.removed, workers),
     )
 
 
@@ -113,7 +118,11 @@ def _recovering(job: PruneJob, task: PruneTask, calibration: Calibration) -> Rec
 
 
 def _other_draws(
-    job: PruneJob, task: PruneTask, memo: Memo | None, chosen: RemovedSet
+    job: PruneJob,
+    task: PruneTask,
+    memo: Memo | None,
+    chosen: RemovedSet,
+    workers: LossWorkers | None,
 ) -> list[DrawRecord] | None:
     """The same search on further draws, for sets of the size that was chosen."""
     if job.draws == 1:
@@ -130,6 +139,7 @@ def _other_draws(
             memo=memo,
             racing=job.racing,
             progress=job.progress,
+            workers=workers,
         )
 
     def search_on(evaluator: Evaluator | RecoveringScorer) -> Result:

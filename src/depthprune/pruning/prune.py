@@ -13,6 +13,7 @@ from pathlib import Path
 
 from depthprune.calibration import Calibration
 from depthprune.claims import Claim, claimed
+from depthprune.engine import Engine, parse_engine
 from depthprune.errors import UsageError
 from depthprune.evaluator import Racing
 from depthprune.evaluator.evaluator import DEFAULT_RACING
@@ -36,6 +37,7 @@ from depthprune.pruning.records import (
 from depthprune.pruning.rehearse import foretell
 from depthprune.pruning.session import Loading, open_memo
 from depthprune.pruning.training_runs import forget
+from depthprune.pruning.workers import workers_for
 from depthprune.pruning.write import BENCH_SECONDS, PROMPT, Writing, WrittenCheckpoint
 
 
@@ -69,6 +71,7 @@ def prune(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     overwrite: bool = False,
+    engine: str | Engine | None = None,
     progress: Progress = SILENT,
 ) -> Manifest:
     """Find the blocks that can go, remove them, prove it and write a checkpoint: the whole job.
@@ -106,6 +109,7 @@ def prune(
         trust_remote_code: Run code that the model's folder brings.
         allow_pickle: Read weights that are pickled.
         overwrite: Replace what `out` holds.
+        engine: `ray` or `ray://HOST:PORT` to have losses computed by workers of a cluster.
         progress: Where long work shows itself.
 
     Returns:
@@ -148,6 +152,7 @@ def prune(
             also=tuple(also),
             search_with_recovery=search_with_recovery,
             bench_seconds=bench_seconds,
+            engine=parse_engine(engine) if isinstance(engine, str) else engine,
         )
     )
 
@@ -182,8 +187,11 @@ def run(job: PruneJob) -> Manifest:
 
 
 def _write(job: PruneJob, claim: Claim, task: PruneTask) -> Manifest:
-    with open_memo(job.memo, task.model.source) as memo:
-        measured = measure_task(job, task, memo)
+    with (
+        open_memo(job.memo, task.model.source) as memo,
+        workers_for(job.engine, job.loading, task.model) as workers,
+    ):
+        measured = measure_task(job, task, memo, workers)
     writing = Writing(
         claim=claim,
         loading=job.loading,
