@@ -28,7 +28,7 @@ class BenchedModel:
         bytes: On disk.
         prefill: Tokens a second.
         decode: Tokens a second.
-        memory: Bytes of its parameters and buffers.
+        memory: Bytes of its parameters and buffers, or None where they cannot be read.
     """
 
     name: str
@@ -36,7 +36,7 @@ class BenchedModel:
     bytes: int
     prefill: Spread
     decode: Spread
-    memory: int
+    memory: int | None
 
 
 @dataclass(frozen=True)
