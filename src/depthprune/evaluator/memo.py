@@ -95,6 +95,11 @@ class Memo:
             memo.notes.append(f"--memo {place}: cannot be written; it is read, nothing is added")
         return memo
 
+    @classmethod
+    def of_this_run(cls) -> Memo:
+        """A memo that is kept in memory, for evaluators that share what they compute."""
+        return cls(prepared(":memory:", writable=True), None)
+
     def __enter__(self) -> Memo:
         return self
 
