@@ -7,6 +7,7 @@ the default calibration and the task itself would have given.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -174,9 +175,11 @@ def _spend(
     task: TargetTask, rules: Rules, budget: Budget | None, bench: Bench, model: Model
 ) -> tuple[Budget, Spent, Purse]:
     foresee = partial(_foresee, task, rules, model)
-    if budget is None:
-        budget = default_budget(task, rules, model)
     least = sum((foresee(c, CHEAP, FEW) for c in task.configurations), Cost())
+    if budget is None:
+        beaten = [c for c in task.configurations if not c.draw and _is_anchor(c)]
+        anchors = sum((foresee(c, rules.search, 1.0) for c in beaten), Cost())
+        budget = default_budget(task, rules, model, (least + anchors).asked_block_tokens)
     require_budget(budget, least, len(task.configurations))
     purse = Purse(budget, bench, RESERVE)
     first = first_windows(task.target.choose)
@@ -184,16 +187,49 @@ def _spend(
     return budget, spending.run(), purse
 
 
+def foretell_choice(
+    task: TargetTask, rules: Rules, budget: Budget | None, model: Model
+) -> list[tuple[Rehearsal, Calibration]]:
+    """The same choice on evaluators that only count.
+
+    Returns:
+        What was counted on each calibration.
+
+    Raises:
+        UsageError: If the budget is below the first round.
+    """
+    made: list[tuple[Rehearsal, Calibration]] = []
+
+    def make(calibration: Calibration, objective: Mixture) -> Rehearsal:
+        rehearsal = Rehearsal.of(model, calibration, objective)
+        made.append((rehearsal, calibration))
+        return rehearsal
+
+    bench = Bench(make, task.target.choose, task.objective, task.default)
+    _, spent, _ = _spend(task, rules, budget, bench, model)
+    _raced(task, spent, bench, None)
+    return made
+
+
 def first_windows(choose: Calibration) -> int:
     """How many of the target's windows decide rounds."""
     return max(2, min(len(choose.windows), len(choose.windows) * FIRST_TOKENS // choose.tokens))
 
 
-def default_budget(task: TargetTask, rules: Rules, model: Model) -> Budget:
-    """Some greedy searches on the default calibration, every set on every window."""
+def default_budget(task: TargetTask, rules: Rules, model: Model, least: int) -> Budget:
+    """Some greedy searches on the default calibration, every set on every window.
+
+    Of few blocks a greedy search is hardly more than the first round; then it is what that takes
+    with the two searches that are to be beaten, and the choice.
+    """
     rehearsal = Rehearsal.of(model, task.default, _nll())
     rules.run("greedy", rehearsal)
-    return Budget(block_tokens=TIMES_GREEDY * rehearsal.cost.asked_block_tokens)
+    usual = TIMES_GREEDY * rehearsal.cost.asked_block_tokens
+    return Budget(block_tokens=max(usual, math.ceil(least / (1 - RESERVE))))
+
+
+def _is_anchor(configuration: Configuration) -> bool:
+    return configuration.row.is_default or configuration.row.is_target
 
 
 def _foresee(
@@ -261,8 +297,8 @@ class _Judge:
 
 def _largest(task: TargetTask, rules: Rules, bench: Bench, max_increase: float) -> int:
     """How many blocks may go at the most, as the default calibration and the task itself say."""
-    named = [c for c in task.configurations if c.row.is_default or c.row.is_target]
-    tried = [c for c in named if c.draw == 0] or task.configurations[:1]
+    named = [c for c in task.configurations if not c.draw and _is_anchor(c)]
+    tried = named or task.configurations[:1]
     most, rule = 0, None
     for configuration in tried:
         rule = SizeRule(_Judge(bench.choose.score), max_increase)

@@ -145,6 +145,17 @@ def configurations(
     return list(found.values())
 
 
+def _less(spec: CalibrationSpec, entries: int) -> CalibrationSpec:
+    """A spec that is one of several: a mixture is as large as what is mixed would be alone."""
+    if entries == 1:
+        return spec
+    if isinstance(spec.windows, int):
+        return spec.model_copy(update={"windows": max(2, spec.windows // entries)})
+    if spec.tokens is None:
+        return spec
+    return spec.model_copy(update={"tokens": max(spec.length, spec.tokens // entries)})
+
+
 def _writes(row: Row) -> bool:
     return any(_is_generated(spec) for specs in specs_of(row) for spec in specs or ())
 
@@ -161,9 +172,9 @@ def _drawn(
     for specs in entries:
         if specs is None:
             whole = row.mask == "all"
-            parts += [g.draw(draw, g.share / len(entries), whole=whole) for g in target.goals]
+            parts += [goal.draw(draw, 1 / len(entries), whole=whole) for goal in target.goals]
         else:
-            other = reader.read(specs).redraw(draw)
+            other = reader.read([_less(spec, len(entries)) for spec in specs]).redraw(draw)
             parts += [replace(part, share=part.share / len(entries)) for part in other.parts]
     calibration = Calibration(tuple(parts))
     used = (

@@ -201,8 +201,8 @@ class Spending:
             EvaluationError: If no calibration gave a set with a finite loss on the target.
         """
         self._round(f"{CHEAP}, some windows", CHEAP, FEW, self._arms)
-        self._add_consensus()
         self._anchors()
+        self._add_consensus()
         number = len(self._arms)
         for name, share, windows in ROUNDS:
             kept = sorted(self._arms, key=lambda arm: arm.best)[: math.ceil(share * number)]
@@ -219,7 +219,7 @@ class Spending:
                 continue
             before = len(self.spent.trials)
             title = f"{self._rules.search.name}, all windows"
-            self._round(f"{title}: {arm.name}", self._rules.search, 1.0, [arm], raced=True)
+            self._round(f"{title}: {arm.name}", self._rules.search, 1.0, [arm])
             if len(self.spent.trials) > before:
                 setattr(self.spent, kind, self.spent.trials[-1].removed)
 
@@ -229,8 +229,6 @@ class Spending:
         name: str | Search,
         share: float,
         arms: Sequence[Arm],
-        *,
-        raced: bool = False,
     ) -> None:
         """Run one search on each of some calibrations, as long as it can be paid for."""
         found: list[tuple[Arm, RemovedSet]] = []

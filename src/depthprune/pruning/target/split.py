@@ -79,24 +79,34 @@ class Goal:
     choose: Part
     judge: Part
 
-    def draw(self, seed: int, share: float, *, whole: bool = False) -> Part:
+    def draw(self, seed: int, part: float = 1.0, *, whole: bool = False) -> Part:
         """A draw of what may be calibrated on.
 
         Args:
             seed: Of the draw.
-            share: Of the mixture that it is part of.
+            part: What of a mixture the target is; the draw is as much smaller.
             whole: Count every token, and not an answer's alone.
         """
-        changed: dict[str, object] = {"seed": seed, "windows": None, "tokens": self._drawn_tokens}
+        tokens = max(self._longest, int(part * self._drawn))
+        changed: dict[str, object] = {"seed": seed, "windows": None, "tokens": tokens}
         if whole and self.kind != "choices":
             changed["mask"] = "all"
-        return self.sources[0].part(self.spec.model_copy(update=changed), share, "draw")
+        spec = self.spec.model_copy(update=changed)
+        return self.sources[0].part(spec, part * self.share, "draw")
+
+    @property
+    def _longest(self) -> int:
+        return max(self._sizes)
+
+    @property
+    def _drawn(self) -> float:
+        return min(self.share * CALIBRATION_TOKENS, _DRAWN * sum(self._sizes))
 
     @cached_property
-    def _drawn_tokens(self) -> int:
-        found = self.sources[0].part(_all_drawn(self.spec), 1.0, "draw").windows
-        sizes = [len(window.tokens) for window in found]
-        return max(max(sizes), min(CALIBRATION_TOKENS, int(_DRAWN * sum(sizes))))
+    def _sizes(self) -> list[int]:
+        """Tokens of every window that may be calibrated on."""
+        whole = self.spec.model_copy(update={"windows": "all", "order": "first"})
+        return [len(w.tokens) for w in self.sources[0].part(whole, 1.0, "draw").windows]
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,7 @@ def target_specs(specs: Sequence[str]) -> list[CalibrationSpec]:
                 f"--for {spec.short()}: a task is what people wrote or ask; name a source of that, "
                 "and calibrate on the model's own text by -c self"
             )
-        fixed = {"windows": 16, "tokens": None, "order": "random", "reduction": None, "seed": 0}
+        fixed = {"tokens": None, "windows": 16, "order": "random", "reduction": None, "seed": 0}
         for key, value in fixed.items():
             if getattr(spec, key) != value:
                 raise UsageError(
@@ -178,7 +188,7 @@ def _goal(
     running = kind == "text" and spec.format == "raw"
     cut = running and len(documents) < _FEW_DOCUMENTS
     if cut:
-        documents = [piece for document in documents for piece in passages(document, spec, split)]
+        documents = [piece for document in documents for piece in passages(document, spec)]
     sizes = [len(d.running) if running else 1 for d in documents]
     parts = _shared_out(sizes, split, np.random.default_rng([seed, 3]))
     what = "passages" if cut else ("documents" if running else "examples")
@@ -226,13 +236,12 @@ def _as_asked(spec: CalibrationSpec, kind: Kind) -> CalibrationSpec:
     return spec.model_copy(update=changed)
 
 
-def passages(document: Document, spec: CalibrationSpec, split: Split) -> list[Document]:
+def passages(document: Document, spec: CalibrationSpec) -> list[Document]:
     """A text cut at its paragraphs into passages, of a window's length at the least.
 
     Args:
         document: The text.
         spec: Whose windows are to fit.
-        split: Passages are so many that the smallest part has its own.
     """
     least = _CHARACTERS * spec.length
     size = min(max(least, len(document.text) // _PASSAGES), 64 * least)
@@ -277,10 +286,6 @@ def _windows(spec: CalibrationSpec, source: LoadedSource) -> tuple[Window, ...]:
         if "needs" in str(error) or "fit in" in str(error):
             return ()
         raise
-
-
-def _all_drawn(spec: CalibrationSpec) -> CalibrationSpec:
-    return spec.model_copy(update={"windows": "all", "order": "first"})
 
 
 def _sample(windows: tuple[Window, ...], seed: int) -> tuple[Window, ...]:
