@@ -87,6 +87,10 @@ def prune(
     trust_remote_code: options.RemoteCode = False,
     allow_pickle: options.Pickle = False,
     overwrite: options.Overwrite = False,
+    engine: options.EngineName = None,
+    workers: options.Workers = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    cpus_per_worker: options.CpusPerWorker = None,
     threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -101,6 +105,7 @@ def prune(
     states = options.parse_size(memory, "--memory")
     tie = options.parse_share(tolerance, "--tolerance")
     general = options.parse_share(keep_general, "--keep-general")
+    spread = options.read_engine(engine, workers, gpus_per_worker, cpus_per_worker)
     options.refuse_idle_racing(context, exact=exact, recovering=search_with_recovery)
 
     # The job pulls in torch, which takes a second that a wrong flag should not cost.
@@ -138,6 +143,7 @@ def prune(
         wanted=wanted_target(
             tuple(target or ()), target_split, target_objective, portfolio, general
         ),
+        engine=spread,
     )
     if dry_run:
         from depthprune.cli.dry_run import tell

@@ -20,6 +20,7 @@ from depthprune.pruning.session import (
     read_tokenizer,
 )
 from depthprune.pruning.standing import if_interrupted
+from depthprune.pruning.workers import workers_for
 
 if TYPE_CHECKING:
     from depthprune.calibration import Calibration
@@ -51,12 +52,17 @@ def score(
         ),
     ] = None,
     overwrite: options.Overwrite = False,
+    engine: options.EngineName = None,
+    workers: options.Workers = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    cpus_per_worker: options.CpusPerWorker = None,
     threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Score the removal of each block alone, as a table and a figure."""
     states = options.parse_size(memory, "--memory")
+    spread = options.read_engine(engine, workers, gpus_per_worker, cpus_per_worker)
     _check_figure(figure, overwrite)
     if k is not None and draws == 1:
         raise UsageError("-k: counts over draws; give --draws D of 2 or more, or drop -k")
@@ -87,10 +93,18 @@ def score(
     loaded = loading.load(source, reader.tokenizer, progress)
     _check_lowest(k, loaded.blocks)
     lowest = k or max(1, loaded.blocks // 5)
-    with open_memo(memo, source) as store:
+    with open_memo(memo, source) as store, workers_for(spread, loading, loaded) as computing:
 
         def evaluator_on(each: Calibration) -> Evaluator:
-            return Evaluator(loaded, each, kind, memory=states, memo=store, progress=progress)
+            return Evaluator(
+                loaded,
+                each,
+                kind,
+                memory=states,
+                memo=store,
+                progress=progress,
+                workers=computing,
+            )
 
         evaluator = evaluator_on(drawn)
         rows = block_scores(evaluator, range(loaded.blocks))

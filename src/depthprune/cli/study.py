@@ -21,6 +21,7 @@ from depthprune.pruning.session import memo_at
 from depthprune.pruning.standing import if_interrupted
 
 if TYPE_CHECKING:
+    from depthprune.engine import Cluster, Engine
     from depthprune.study.grid import Grid
     from depthprune.study.report.files import WrittenReport
 
@@ -40,6 +41,10 @@ def study(
     ] = None,
     memo: options.MemoPlace = None,
     dry_run: options.DryRun = False,
+    engine: options.EngineName = None,
+    workers: options.Workers = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    cpus_per_worker: options.CpusPerWorker = None,
     threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -48,6 +53,7 @@ def study(
     from depthprune.study.grid import check_files, read_grid
 
     options.require_out(out, dry_run=dry_run)
+    spread = options.read_engine(engine, workers, gpus_per_worker, cpus_per_worker)
     grid = read_grid(plan)
     check_files(grid)
     if dry_run or out is None:
@@ -63,8 +69,8 @@ def study(
     finals = Finals(grid, out, progress)
     finals.check()
     with _folder(out):
-        with memo_at(memo) as store:
-            outcome = Study(grid, out, store, progress).run()
+        with memo_at(memo) as store, _joined(spread) as cluster:
+            outcome = Study(grid, out, store, progress, cluster=cluster).run()
         judged = finals.run(read(out / TABLE_NAME).rows)
         with whole_file(out / PLAN_NAME) as copy:
             copy.write_bytes(plan.read_bytes())
@@ -87,6 +93,17 @@ def study(
         lines = [each.sentence for each in written.findings] if written else ["No cell has run."]
         show(Text("\n".join([*lines, *[f"report  {page}"] * (page is not None)])))
     _refuse_failed(outcome.failed, len(grid.cells), judged.failed)
+
+
+@contextmanager
+def _joined(engine: Engine | None) -> Iterator[Cluster | None]:
+    if engine is None:
+        yield None
+        return
+    from depthprune.engine import join
+
+    with join(engine) as cluster:
+        yield cluster
 
 
 def _refuse_failed(cells: int, total: int, finalists: int) -> None:

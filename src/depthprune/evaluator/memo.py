@@ -96,8 +96,8 @@ class Memo:
         return memo
 
     @classmethod
-    def of_this_run(cls) -> Memo:
-        """A memo that is kept in memory, for evaluators that share what they compute."""
+    def temporary(cls) -> Memo:
+        """A memo that lasts until the process ends."""
         return cls(prepared(":memory:", writable=True), None)
 
     def __enter__(self) -> Memo:

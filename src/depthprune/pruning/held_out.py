@@ -14,6 +14,7 @@ from typing import Protocol
 from depthprune.calibration import Calibration
 from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator, Memo, RemovedSet, Score, increase
+from depthprune.evaluator.shards import LossWorkers
 from depthprune.manifest import BlockScore, Estimate, HeldOut, PathPoint
 from depthprune.models.loading import Model
 from depthprune.objectives import Mixture, Objective, parse_objective
@@ -30,6 +31,7 @@ class HeldOutScorer:
         memory: Bytes that hidden states may take.
         memo: Store of losses.
         progress: Where the work shows itself.
+        workers: Who computes losses in this process's place.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class HeldOutScorer:
         memory: int | None = None,
         memo: Memo | None = None,
         progress: Progress = SILENT,
+        workers: LossWorkers | None = None,
     ) -> None:
         self._parts = calibration.parts
         self._worst = calibration.worst_domain
@@ -54,6 +57,7 @@ class HeldOutScorer:
                 memo=memo,
                 plain=True,
                 progress=progress,
+                workers=workers,
             )
             for held in calibration.held_out()
         ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from depthprune.calibration import Calibration
 from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator, Memo, RemovedSet
+from depthprune.evaluator.shards import LossWorkers
 from depthprune.manifest import (
     BlockScore,
     DrawRecord,
@@ -59,6 +60,7 @@ def measure_task(
     job: PruneJob,
     task: PruneTask,
     memo: Memo | None,
+    workers: LossWorkers | None = None,
 ) -> Measured:
     """Search, and judge what was found.
 
@@ -66,16 +68,19 @@ def measure_task(
         job: What was asked for.
         task: What it came to.
         memo: Store of losses.
+        workers: Who computes losses in this process's place, but for those of recovered models.
 
     Raises:
         DepthpruneError: If nothing can be removed, or a loss is NaN or infinite.
     """
     shared: dict[str, Any] = {"memory": job.memory, "memo": memo, "progress": job.progress}
     if task.wanted is not None:
-        return _measure_chosen(job, task, task.wanted, shared)
+        return _measure_chosen(job, task, task.wanted, shared, workers)
     model, calibration, objective = task.model, task.calibration, task.objective
-    evaluator = Evaluator(model, calibration, objective, racing=job.racing, **shared)
-    held_out_scorer = HeldOutScorer(model, calibration, objective, **shared)
+    evaluator = Evaluator(
+        model, calibration, objective, racing=job.racing, workers=workers, **shared
+    )
+    held_out_scorer = HeldOutScorer(model, calibration, objective, workers=workers, **shared)
     rule = None if job.max_increase is None else SizeRule(held_out_scorer, job.max_increase)
     result = _searched(job, task, evaluator, rule)
     # A path that the search did not score itself is worth its cost only to a size rule.
@@ -105,16 +110,20 @@ def measure_task(
         held_out=found.held_out if found else held_out_scorer.held_out(result.removed),
         path=path,
         recovered=found,
-        draws=_other_draws(job, task, memo, result.removed),
+        draws=_other_draws(job, task, memo, result.removed, workers),
         calibration=calibration,
     )
 
 
 def _measure_chosen(
-    job: PruneJob, task: PruneTask, wanted: TargetTask, shared: dict[str, Any]
+    job: PruneJob,
+    task: PruneTask,
+    wanted: TargetTask,
+    shared: dict[str, Any],
+    workers: LossWorkers | None,
 ) -> Measured:
     """The same where a target chooses the calibration: what follows is of the one that won."""
-    resources = Resources(task.model, job.racing, **shared)
+    resources = Resources(task.model, job.racing, workers=workers, **shared)
     rules = Rules(task.search, task.k, job.seed, task.protect, task.refusal)
     chosen = choose(wanted, rules, task.budget, resources, job.max_increase)
     removed = chosen.result.removed
@@ -124,10 +133,12 @@ def _measure_chosen(
         objective=chosen.configuration.objective,
         budget=None,
     )
-    exact = partial(Evaluator, task.model, plain=True, **shared)
+    exact = partial(Evaluator, task.model, plain=True, workers=workers, **shared)
     target = target_record(wanted, chosen, judged(wanted, chosen, exact))
     held_out = held_out_of_target(wanted, removed, exact)
-    held_out += HeldOutScorer(task.model, wanted.default, "nll", **shared).held_out(removed)
+    held_out += HeldOutScorer(
+        task.model, wanted.default, "nll", workers=workers, **shared
+    ).held_out(removed)
     found = None
     if job.recover is not None:
         judge = [Calibration((replace(goal.judge, share=1.0),)) for goal in wanted.target.goals]
@@ -152,7 +163,7 @@ def _measure_chosen(
         held_out=found.held_out if found else held_out,
         path=None,
         recovered=found,
-        draws=_other_draws(job, won, shared["memo"], removed),
+        draws=_other_draws(job, won, shared["memo"], removed, workers),
         calibration=won.calibration,
         target=target,
     )
@@ -179,7 +190,11 @@ def _recovering(job: PruneJob, task: PruneTask, calibration: Calibration) -> Rec
 
 
 def _other_draws(
-    job: PruneJob, task: PruneTask, memo: Memo | None, chosen: RemovedSet
+    job: PruneJob,
+    task: PruneTask,
+    memo: Memo | None,
+    chosen: RemovedSet,
+    workers: LossWorkers | None,
 ) -> list[DrawRecord] | None:
     """The same search on further draws, for sets of the size that was chosen."""
     if job.draws == 1:
@@ -196,6 +211,7 @@ def _other_draws(
             memo=memo,
             racing=job.racing,
             progress=job.progress,
+            workers=workers,
         )
 
     def search_on(evaluator: Evaluator | RecoveringScorer) -> Result:

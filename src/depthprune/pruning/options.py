@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from depthprune.engine import Engine
 from depthprune.errors import UsageError
 from depthprune.evaluator import Racing
 from depthprune.outputs import is_file_output
@@ -44,6 +45,7 @@ class PruneJob:
     search_with_recovery: bool = False
     bench_seconds: float = BENCH_SECONDS
     wanted: TargetJob | None = None
+    engine: Engine | None = None
 
     @property
     def target(self) -> Path:

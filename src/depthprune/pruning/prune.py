@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from depthprune.claims import Claim, claimed
+from depthprune.engine import Engine, parse_engine
 from depthprune.errors import UsageError
 from depthprune.evaluator import Racing
 from depthprune.evaluator.evaluator import DEFAULT_RACING
@@ -36,6 +37,7 @@ from depthprune.pruning.rehearse import foretell
 from depthprune.pruning.session import Loading, open_memo
 from depthprune.pruning.target.options import DEFAULT_SPLIT, TargetJob
 from depthprune.pruning.training_runs import forget
+from depthprune.pruning.workers import workers_for
 from depthprune.pruning.write import BENCH_SECONDS, PROMPT, Writing, WrittenCheckpoint
 
 
@@ -74,6 +76,7 @@ def prune(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     overwrite: bool = False,
+    engine: str | Engine | None = None,
     progress: Progress = SILENT,
 ) -> Manifest:
     """Find the blocks that can go, remove them, prove it and write a checkpoint: the whole job.
@@ -117,6 +120,7 @@ def prune(
         trust_remote_code: Run code that the model's folder brings.
         allow_pickle: Read weights that are pickled.
         overwrite: Replace what `out` holds.
+        engine: `ray` or `ray://HOST:PORT` to have losses computed by workers of a cluster.
         progress: Where long work shows itself.
 
     Returns:
@@ -160,6 +164,7 @@ def prune(
             search_with_recovery=search_with_recovery,
             bench_seconds=bench_seconds,
             wanted=wanted_target(target, target_split, target_objective, portfolio, keep_general),
+            engine=parse_engine(engine) if isinstance(engine, str) else engine,
         )
     )
 
@@ -222,8 +227,11 @@ def run(job: PruneJob) -> Manifest:
 
 
 def _write(job: PruneJob, claim: Claim, task: PruneTask) -> Manifest:
-    with open_memo(job.memo, task.model.source) as memo:
-        measured = measure_task(job, task, memo)
+    with (
+        open_memo(job.memo, task.model.source) as memo,
+        workers_for(job.engine, job.loading, task.model) as workers,
+    ):
+        measured = measure_task(job, task, memo, workers)
     writing = Writing(
         claim=claim,
         loading=job.loading,

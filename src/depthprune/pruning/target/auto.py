@@ -17,6 +17,7 @@ from depthprune.calibration import Calibration
 from depthprune.errors import UsageError
 from depthprune.evaluator import Cost, Evaluator, Memo, Racing, RemovedSet, Score
 from depthprune.evaluator.rehearsal import Rehearsal
+from depthprune.evaluator.shards import LossWorkers
 from depthprune.models.loading import Model
 from depthprune.objectives import Mixture
 from depthprune.progress import SILENT, Progress
@@ -52,6 +53,7 @@ class Resources:
         memory: Bytes that hidden states may take.
         memo: Store of losses.
         progress: Where long work shows itself.
+        workers: That compute losses, if others do.
     """
 
     model: Model
@@ -59,6 +61,7 @@ class Resources:
     memory: int | None = None
     memo: Memo | None = None
     progress: Progress = SILENT
+    workers: LossWorkers | None = None
 
     def evaluator(self, calibration: Calibration, objective: Any, **more: Any) -> Evaluator:
         """An evaluator on a calibration."""
@@ -70,6 +73,7 @@ class Resources:
             memory=self.memory,
             memo=self.memo,
             progress=self.progress,
+            workers=self.workers,
             **more,
         )
 
@@ -136,7 +140,7 @@ def choose(
     Raises:
         DepthpruneError: If nothing can be chosen, or the budget is below the first round.
     """
-    resources = replace(resources, memo=resources.memo or Memo.of_this_run())
+    resources = replace(resources, memo=resources.memo or Memo.temporary())
     refuse_chance(
         task.target,
         lambda part, objective: resources.evaluator(part, objective).dense,
