@@ -179,6 +179,47 @@ Also = Annotated[
         metavar="SPEC", help="Further text to judge recovery on, such as none of the calibration's."
     ),
 ]
+For = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--for",
+        metavar="SPEC",
+        help="What matters: your text, prompts with answers, chats or choices. The calibration is "
+        "then chosen by what keeps it, and every -c is tried too; several count by weight=.",
+    ),
+]
+ForSplit = Annotated[
+    str,
+    typer.Option(
+        "--for-split",
+        metavar="SHARES",
+        help="Percentages of --for that may be calibrated on, choose, and judge.",
+    ),
+]
+ForObjective = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--for-objective",
+        metavar="OBJECTIVE",
+        help="What is measured on --for; by default option-ce of choices, nll of answers and text.",
+    ),
+]
+Portfolio = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="FILE",
+        help="A YAML file of the calibrations that --for tries. See: depthprune calibrations "
+        "portfolio.",
+    ),
+]
+KeepGeneral = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="SHARE",
+        help="Refuse sets whose loss on the default text is more than this above the best's, such "
+        "as 5%.",
+    ),
+]
 Out = Annotated[
     Path, typer.Option("-o", "--out", metavar="OUT", help="Folder to write, or a .gguf file.")
 ]

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from depthprune.manifest import BlockScore, Estimate, Manifest, Sample
-from depthprune.report import numbers, summary
+from depthprune.report import numbers, summary, target
 
 if TYPE_CHECKING:
     from depthprune.pruning.bench import BenchedModel
@@ -82,6 +82,8 @@ def prune_summary(manifest: Manifest, report_path: Path | None = None) -> Render
         ],
     )
     parts: list[RenderableType] = [table]
+    if manifest.target is not None:
+        parts.append(Padding(_plain(target.first_sentence(manifest.target)), (0, 0, 1, 0)))
     if manifest.recovery is not None:
         parts.append(_recovery(manifest))
     if manifest.sample is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from depthprune.calibration import Calibration
 from depthprune.errors import UsageError
@@ -123,6 +124,13 @@ def other_name(used: Mixture, asked: Mixture) -> str | None:
     return None if used.name == asked.name else used.name
 
 
+class Mixed(Protocol):
+    """What a size is judged by."""
+
+    def mixed(self, sets: Sequence[RemovedSet]) -> list[tuple[float, float]] | None:
+        """The loss of each set, and its standard error; None where losses have no unit."""
+
+
 class SizeRule:
     """The largest k whose held-out loss grows by no more than a limit, along a nested path.
 
@@ -138,9 +146,7 @@ class SizeRule:
         UsageError: If the dense model's loss is 0 where losses are counted in shares of it.
     """
 
-    def __init__(
-        self, held_out_scorer: HeldOutScorer, max_increase: float, *, patience: int = 2
-    ) -> None:
+    def __init__(self, held_out_scorer: Mixed, max_increase: float, *, patience: int = 2) -> None:
         self._held_out_scorer = held_out_scorer
         self._patience = patience
         self._above = 0

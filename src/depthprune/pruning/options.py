@@ -11,6 +11,7 @@ from depthprune.evaluator import Racing
 from depthprune.outputs import is_file_output
 from depthprune.progress import Progress
 from depthprune.pruning.session import Loading
+from depthprune.pruning.target.options import TargetJob
 from depthprune.pruning.write import (
     BENCH_SECONDS,
 )
@@ -43,6 +44,7 @@ class PruneJob:
     also: tuple[str, ...] = ()
     search_with_recovery: bool = False
     bench_seconds: float = BENCH_SECONDS
+    wanted: TargetJob | None = None
     engine: Engine | None = None
 
     @property
