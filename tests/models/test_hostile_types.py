@@ -127,7 +127,7 @@ def test_every_type_is_found_searched_cut_and_proven(model_type: str, tmp_path: 
         pytest.skip(f"not searched on any machine ({error})"[:120])
     if model_type == "xlstm":
         # Its own chunks mix dtypes from 64 tokens on, which parity reads.
-        with pytest.raises(ParityError, match="cannot be run in bfloat16 .* --dtype float32"):
+        with pytest.raises(ParityError, match=r"cannot be run in bfloat16 .* --dtype float32"):
             _whole_job(model_type, tmp_path)
         return
     _whole_job(model_type, tmp_path)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import depthprune as dp
-from depthprune.errors import EvaluationError, ModelError, ParityError
+from depthprune.errors import ModelError, ParityError
 from depthprune.models import parity
 from depthprune.models.loading import Model, load
 from depthprune.models.parity import verify_checkpoint
@@ -86,5 +86,5 @@ def test_a_type_that_runs_short_texts_only_is_not_scored_on_longer_ones(
     (tmp_path / "text.txt").write_text("The bridge is of grey stone. " * 40)
     spec = f"text:{tmp_path / 'text.txt'},windows=2,length=96"
     calibration = dp.calibrate(spec, failing_beyond_64)
-    with pytest.raises(EvaluationError, match=r"cannot be run in bfloat16 .*--dtype float32"):
+    with pytest.raises(ModelError, match=r"cannot be run in bfloat16 .*--dtype float32"):
         dp.Evaluator(failing_beyond_64, calibration, racing=None).score([(), (2,)])

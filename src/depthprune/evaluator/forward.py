@@ -33,10 +33,9 @@ from depthprune.models.blocks.carried import (
     with_hidden,
 )
 from depthprune.models.blocks.replay import Inputs
-from depthprune.models.devices import DTYPES, plain_products
+from depthprune.models.devices import plain_products
 from depthprune.models.free_memory import out_of_memory
 from depthprune.models.loading import Model
-from depthprune.models.widening import cannot_run, is_narrow
 from depthprune.progress import ProgressStep
 
 Changed: TypeAlias = Callable[[], AbstractContextManager[None]]
@@ -111,8 +110,7 @@ class Forward:
 
         Raises:
             BatchTooLargeError: If memory runs out with one batch and two states.
-            EvaluationError: The same, if one window is alone on the batch, or if it cannot be
-                run in the dtype.
+            EvaluationError: The same, if one window is alone on the batch.
         """
         waiting = list(reversed(self._groups(batches)))
         while waiting:
@@ -121,17 +119,10 @@ class Forward:
                 yield from self._group(group, sets, step, changed)
             except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
-                    self._refuse_narrow(error)
                     raise
                 if self._model.stream is not None:
                     self._model.stream.use_one_buffer()
                 waiting.extend(reversed(self._smaller(group, error)))
-
-    def _refuse_narrow(self, error: BaseException) -> None:
-        """Some types run short texts in a dtype of few bits, and no longer ones."""
-        dtype = DTYPES[self._model.dtype]
-        if is_narrow(dtype):
-            raise EvaluationError(cannot_run(self._model.module, dtype, error)) from error
 
     def _groups(self, batches: Sequence[Batch]) -> list[list[Batch]]:
         """Batches that advance together."""

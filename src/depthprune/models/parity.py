@@ -350,10 +350,8 @@ def _decided(
     Raises:
         ParityError: If it is none of rounding.
     """
-    if difference == 0.0:
-        return None, None
     asked = (model, module, removed, tokens)
-    narrow = is_narrow(DTYPES[model.dtype])
+    narrow = difference != 0.0 and is_narrow(DTYPES[model.dtype])
     exact = _wide_difference(*asked, torch.float32) if narrow else difference
     in_float32 = exact if narrow else None
     if exact <= FLOAT32_LIMIT:

@@ -160,8 +160,16 @@ class Anatomy:
 
         Raises:
             MissingError: If the block reads what a block that was passed over would have written.
+            ModelError: If it cannot be run in its dtype of few bits.
         """
-        return self.with_gradient(block, state, inputs)
+        try:
+            return self.with_gradient(block, state, inputs)
+        except RuntimeError as error:
+            dtype = hidden(state).dtype
+            if out_of_memory(error) or not is_narrow(dtype):
+                raise
+            # Some types run short texts in a dtype of few bits, and no longer ones.
+            raise ModelError(cannot_run(self.module, dtype, error)) from error
 
     @torch.inference_mode()
     def call_each(self, block: int, states: Sequence[State], inputs: Inputs) -> list[State]:
@@ -271,8 +279,8 @@ def _not_found(module: nn.Module, error: BaseException) -> ModelError:
             f"run one by one ({first_line(error)}); close other programs, or take --stream, "
             "--dtype bfloat16 or --device cpu"
         )
-    if is_narrow(held.dtype):
-        return ModelError(cannot_run(module, held.dtype, error))
+    for dtype in {each.dtype for each in module.parameters() if is_narrow(each.dtype)}:
+        return ModelError(cannot_run(module, dtype, error))
     return ModelError(
         f"{name}: cannot be called block by block ({first_line(error)}); it "
         "cannot be searched with this version of transformers"
