@@ -33,6 +33,11 @@ def prune(
         ),
     ] = None,
     calibration: options.Calibrations = None,
+    target: options.For = None,
+    target_split: options.ForSplit = "50,25,25",
+    target_objective: options.ForObjective = None,
+    portfolio: options.Portfolio = None,
+    keep_general: options.KeepGeneral = None,
     objective: options.Objective = "nll",
     search: Annotated[
         str, typer.Option(help="How removed sets are chosen. See: depthprune searches.")
@@ -82,6 +87,10 @@ def prune(
     trust_remote_code: options.RemoteCode = False,
     allow_pickle: options.Pickle = False,
     overwrite: options.Overwrite = False,
+    engine: options.EngineName = None,
+    workers: options.Workers = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    cpus_per_worker: options.CpusPerWorker = None,
     threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -95,12 +104,14 @@ def prune(
     limit = options.parse_share(max_increase, "--max-increase")
     states = options.parse_size(memory, "--memory")
     tie = options.parse_share(tolerance, "--tolerance")
+    general = options.parse_share(keep_general, "--keep-general")
+    spread = options.read_engine(engine, workers, gpus_per_worker, cpus_per_worker)
     options.refuse_idle_racing(context, exact=exact, recovering=search_with_recovery)
 
     # The job pulls in torch, which takes a second that a wrong flag should not cost.
     from depthprune.evaluator import Racing
     from depthprune.pruning.options import PruneJob
-    from depthprune.pruning.prune import run
+    from depthprune.pruning.prune import run, wanted_target
 
     racing = Racing(delta, tie or 0.0)
     job = PruneJob(
@@ -129,6 +140,10 @@ def prune(
         also=tuple(also or ()),
         search_with_recovery=search_with_recovery,
         bench_seconds=bench_seconds,
+        wanted=wanted_target(
+            tuple(target or ()), target_split, target_objective, portfolio, general
+        ),
+        engine=spread,
     )
     if dry_run:
         from depthprune.cli.dry_run import tell

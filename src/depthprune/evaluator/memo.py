@@ -95,6 +95,11 @@ class Memo:
             memo.notes.append(f"--memo {place}: cannot be written; it is read, nothing is added")
         return memo
 
+    @classmethod
+    def temporary(cls) -> Memo:
+        """A memo that lasts until the process ends."""
+        return cls(prepared(":memory:", writable=True), None)
+
     def __enter__(self) -> Memo:
         return self
 

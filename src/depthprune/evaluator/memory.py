@@ -27,7 +27,7 @@ class MemoryBudget:
 
     Attributes:
         bytes: In all.
-        sheet_tokens: Up to how many tokens are run together.
+        batch_tokens: Up to how many tokens are run together.
     """
 
     bytes: int

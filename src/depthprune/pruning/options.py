@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from depthprune.engine import Engine
 from depthprune.errors import UsageError
 from depthprune.evaluator import Racing
 from depthprune.outputs import is_file_output
 from depthprune.progress import Progress
 from depthprune.pruning.session import Loading
+from depthprune.pruning.target.options import TargetJob
 from depthprune.pruning.write import (
     BENCH_SECONDS,
 )
@@ -42,6 +44,8 @@ class PruneJob:
     also: tuple[str, ...] = ()
     search_with_recovery: bool = False
     bench_seconds: float = BENCH_SECONDS
+    wanted: TargetJob | None = None
+    engine: Engine | None = None
 
     @property
     def target(self) -> Path:

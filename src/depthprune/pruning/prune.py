@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from depthprune.calibration import Calibration
 from depthprune.claims import Claim, claimed
+from depthprune.engine import Engine, parse_engine
 from depthprune.errors import UsageError
 from depthprune.evaluator import Racing
 from depthprune.evaluator.evaluator import DEFAULT_RACING
@@ -35,7 +35,9 @@ from depthprune.pruning.records import (
 )
 from depthprune.pruning.rehearse import foretell
 from depthprune.pruning.session import Loading, open_memo
+from depthprune.pruning.target.options import DEFAULT_SPLIT, TargetJob
 from depthprune.pruning.training_runs import forget
+from depthprune.pruning.workers import workers_for
 from depthprune.pruning.write import BENCH_SECONDS, PROMPT, Writing, WrittenCheckpoint
 
 
@@ -56,6 +58,11 @@ def prune(
     recover: str | None = None,
     also: Sequence[str] = (),
     search_with_recovery: bool = False,
+    target: str | Sequence[str] = (),
+    target_split: str = DEFAULT_SPLIT,
+    target_objective: str | None = None,
+    portfolio: str | Path | None = None,
+    keep_general: float | None = None,
     prompt: str = PROMPT,
     bench: bool | None = None,
     bench_seconds: float = BENCH_SECONDS,
@@ -69,6 +76,7 @@ def prune(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     overwrite: bool = False,
+    engine: str | Engine | None = None,
     progress: Progress = SILENT,
 ) -> Manifest:
     """Find the blocks that can go, remove them, prove it and write a checkpoint: the whole job.
@@ -93,6 +101,12 @@ def prune(
         recover: `linear` or `lora`, with settings.
         also: Further texts that recovery is judged on.
         search_with_recovery: Score every set as it is after recovery.
+        target: What matters: specs of text, prompts with answers, chats or choices. The
+            calibration is then chosen by what keeps it, and each of `calibration` is tried too.
+        target_split: Percentages of it that may be calibrated on, choose and judge.
+        target_objective: What is measured on it, where not what its kind asks for.
+        portfolio: A YAML file of the calibrations that are tried.
+        keep_general: By what share more than the best set another may lose on the default text.
         prompt: What both models continue in the report.
         bench: Measure speed before and after; by default unless streamed.
         bench_seconds: How long that may take.
@@ -106,6 +120,7 @@ def prune(
         trust_remote_code: Run code that the model's folder brings.
         allow_pickle: Read weights that are pickled.
         overwrite: Replace what `out` holds.
+        engine: `ray` or `ray://HOST:PORT` to have losses computed by workers of a cluster.
         progress: Where long work shows itself.
 
     Returns:
@@ -148,8 +163,38 @@ def prune(
             also=tuple(also),
             search_with_recovery=search_with_recovery,
             bench_seconds=bench_seconds,
+            wanted=wanted_target(target, target_split, target_objective, portfolio, keep_general),
+            engine=parse_engine(engine) if isinstance(engine, str) else engine,
         )
     )
+
+
+def wanted_target(
+    target: str | Sequence[str],
+    split: str | None,
+    objective: str | None,
+    portfolio: str | Path | None,
+    keep_general: float | None,
+) -> TargetJob | None:
+    """What `--for` and the flags that go with it ask for; None without it.
+
+    Raises:
+        UsageError: If one of those flags is given without it.
+    """
+    specs = (target,) if isinstance(target, str) else tuple(target)
+    if specs:
+        file = None if portfolio is None else str(portfolio)
+        return TargetJob(specs, split or DEFAULT_SPLIT, objective, file, keep_general)
+    idle = {
+        "--for-split": split not in (None, DEFAULT_SPLIT),
+        "--for-objective": objective is not None,
+        "--portfolio": portfolio is not None,
+        "--keep-general": keep_general is not None,
+    }
+    for flag, given in idle.items():
+        if given:
+            raise UsageError(f"{flag}: means nothing without --for; name what is to be kept")
+    return None
 
 
 def _as_python(
@@ -182,8 +227,11 @@ def run(job: PruneJob) -> Manifest:
 
 
 def _write(job: PruneJob, claim: Claim, task: PruneTask) -> Manifest:
-    with open_memo(job.memo, task.model.source) as memo:
-        measured = measure_task(job, task, memo)
+    with (
+        open_memo(job.memo, task.model.source) as memo,
+        workers_for(job.engine, job.loading, task.model) as workers,
+    ):
+        measured = measure_task(job, task, memo, workers)
     writing = Writing(
         claim=claim,
         loading=job.loading,
@@ -197,7 +245,7 @@ def _write(job: PruneJob, claim: Claim, task: PruneTask) -> Manifest:
         task.model,
         measured.result.removed,
         measured.recovered,
-        lambda written: _manifest(job, task.model, task.calibration, measured, written),
+        lambda written: _manifest(job, task.model, measured, written),
     )
     forget(measured.recovered.recovery if measured.recovered else None)
     return manifest
@@ -206,7 +254,6 @@ def _write(job: PruneJob, claim: Claim, task: PruneTask) -> Manifest:
 def _manifest(
     job: PruneJob,
     model: Model,
-    calibration: Calibration,
     measured: Measured,
     written: WrittenCheckpoint,
 ) -> Manifest:
@@ -222,7 +269,7 @@ def _manifest(
         measured_dtype=model.dtype,
         measured_dtype_reason=model.dtype_reason,
         device=model.device,
-        calibration=[calibration_record(part) for part in calibration.parts],
+        calibration=[calibration_record(part) for part in measured.calibration.parts],
         objective=evaluator.objective.name,
         search=search_record(
             result,
@@ -236,6 +283,7 @@ def _manifest(
         path=measured.path,
         draws=measured.draws,
         held_out=measured.held_out,
+        target=measured.target,
         recovery=measured.recovered.record if measured.recovered else None,
         size=size_record(model, written.surgery),
         parity=written.parity,
