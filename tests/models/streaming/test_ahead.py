@@ -140,6 +140,7 @@ def test_nothing_is_read_ahead_where_memory_does_not_hold_a_second_block(
     stream = _stream(model)
     stream.use_one_buffer()
     stream._ahead = ReadAhead(6, stream._drop)
+    readers.clear()
     monkeypatch.setattr(streaming, "available_memory", lambda device: 0)
     for block in range(6):
         with stream.holding(block):
