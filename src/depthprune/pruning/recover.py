@@ -24,6 +24,7 @@ from depthprune.models.source import ModelSource
 from depthprune.objectives import parse_objective
 from depthprune.outputs import MANIFEST_NAME, check_target
 from depthprune.progress import SILENT, Progress
+from depthprune.pruning.options import BENCH_SECONDS, PROMPT
 from depthprune.pruning.output import block_prefix, dense_checkpoint
 from depthprune.pruning.records import size_record
 from depthprune.pruning.recovery_step import (
@@ -43,8 +44,6 @@ from depthprune.pruning.session import (
 )
 from depthprune.pruning.training_runs import check_enough, forget
 from depthprune.pruning.write import (
-    BENCH_SECONDS,
-    PROMPT,
     Writing,
     WrittenCheckpoint,
 )
