@@ -23,6 +23,7 @@ A whole census, without a type named and without a failure, also writes docs/arc
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 import time
@@ -227,10 +228,18 @@ def whole_job(model: Any, checkpoint: Checkpoint, folder: Path) -> dict[str, str
     )
     for step, take in steps:
         try:
-            found[step] = take() or DONE
+            found[step] = reason(take() or DONE, place)
         except dp.DepthpruneError as error:
-            found[step] = str(error).replace(f"{place}: ", "")
+            found[step] = reason(str(error), place)
     return found
+
+
+def reason(words: str, place: Path) -> str:
+    """Words as the page groups them: without the folder, and of no block by its number."""
+    return _NUMBERED.sub("a block", words.replace(f"{place}: ", ""))
+
+
+_NUMBERED = re.compile(r"\bblock \d+")
 
 
 _PLAINLY: dict[str, Any] = {"dtype": "float32", "device": "cpu"}
