@@ -314,6 +314,10 @@ class ParityRecord(_Record):
         default=None,
         description="Relative to the scale, when the first comparison was not bitwise.",
     )
+    float64_difference: float | None = Field(
+        default=None,
+        description="Relative to the scale, when float32 could not decide either.",
+    )
     generated_tokens: int
 
 
