@@ -54,7 +54,8 @@ def test_on_real_questions_the_choice_is_no_worse_than_the_default_or_the_task(
     leader = first.raced.tied[0]
     scores = first.raced.scores
     for beaten in (first.spent.default, first.spent.task):
-        assert scores[leader].loss <= scores[beaten].loss + 1e-9
+        # On the windows that both saw, as one may have dropped out early.
+        assert increase(scores[beaten], scores[leader])[0] >= 0
     grown, stderr = increase(scores[first.result.removed], scores[leader])
     assert first.result.removed == leader or grown <= 5 * stderr
     assert first.result.cost.asked_block_tokens <= 1.5 * (first.budget.block_tokens or 0)
