@@ -16,9 +16,15 @@ def bench(
         Optional[str],  # noqa: UP045
         typer.Argument(metavar="[MODEL2]", help="A second model, measured in turns."),
     ] = None,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the prompt.")] = 256,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens decoded after it.")] = 32,
-    repeats: Annotated[int, typer.Option(min=1, help="Repeats; medians are reported.")] = 5,
+    prompt_tokens: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Length of the prompt.")
+    ] = 256,
+    new_tokens: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Tokens decoded after it.")
+    ] = 32,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=1_000, help="Repeats; medians are reported.")
+    ] = 5,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     trust_remote_code: options.RemoteCode = False,

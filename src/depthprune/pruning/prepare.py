@@ -39,6 +39,7 @@ from depthprune.pruning.session import (
     mixture,
     read_tokenizer,
 )
+from depthprune.pruning.space import require_space
 from depthprune.pruning.target.task import ParsedTarget, TargetTask, parse_target, read_target
 from depthprune.pruning.training_runs import check_enough
 from depthprune.recovery import parse_method
@@ -246,4 +247,6 @@ def _check_source(job: PruneJob, source: ModelSource) -> None:
         rows_of(source.checkpoint.config)
         _ = source.checkpoint.block_prefix
     if job.out is not None:
-        check_pruned_output(source, job.out, None if job.k is None else source.blocks - job.k)
+        left = None if job.k is None else source.blocks - job.k
+        check_pruned_output(source, job.out, left)
+        require_space(source, job.out, left)

@@ -42,6 +42,7 @@ from depthprune.pruning.session import (
     open_memo,
     read_tokenizer,
 )
+from depthprune.pruning.space import require_space
 from depthprune.pruning.training_runs import check_enough, forget
 from depthprune.pruning.write import (
     Writing,
@@ -173,6 +174,7 @@ class RecoverJob:
         source = self.loading.find()
         self._check_pair(before, source, opened)
         removed = self._removed(before, source)
+        require_space(source, self.out, source.blocks - len(removed))
         loading = self._loading(before)
         reader = read_tokenizer(source, self.progress, loading)
         calibration = mixture(self.specs, reader, self.progress)
