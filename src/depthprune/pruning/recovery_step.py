@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from depthprune.calibration import Calibration, CalibrationSpec, calibrate, pars
 from depthprune.checkpoints.checkpoint import Checkpoint
 from depthprune.errors import UsageError
 from depthprune.evaluator import Memo, RemovedSet
-from depthprune.manifest import HeldOut, RecoveredRun, RecoveryRecord
+from depthprune.manifest import HeldOut, RecoveredRun, RecoveryRecord, RefittedLayer
 from depthprune.models.loading import Model
 from depthprune.models.source import ModelSource
 from depthprune.outputs import is_file_output
@@ -157,6 +157,8 @@ def fit_and_judge(
             )
             for run in recovery.runs
         ],
+        settings=method.line,
+        refits=[RefittedLayer(**asdict(layer)) for layer in recovery.refits],
         training=training_record(recovery.training),
         further=others,
         choices=choices,
