@@ -25,7 +25,6 @@ from depthprune.recovery.result import new_weights, runs_of
 from hostile import hostile_arithmetic
 from mended import drawn, loaded, logits, planted, states, tokens_of
 
-
 MAPS = Linear(refit="none", fit="outputs")
 GAPS = Linear(refit="none")
 

@@ -121,10 +121,11 @@ def fit_and_judge(
 ) -> Recovered:
     """Fit a recovery, and measure it on held-out windows and on further texts."""
     recovery = heal(model, removed, calibration, method, out, progress)
+    mapped = {change.target.block for change in recovery.changes}
     for run in recovery.runs:
         if run.why_not is not None:
             note(f"{name_blocks(run.blocks)}: not recovered; {run.why_not}")
-        elif run.rank is not None and run.rank < recovery.width:
+        elif run.into in mapped and run.rank is not None and run.rank < recovery.width:
             note(
                 f"{name_blocks(run.blocks)}: the system is singular: on these tokens the MLP "
                 f"of block {run.into} adds {run.rank:,} of {recovery.width:,} directions; the "
