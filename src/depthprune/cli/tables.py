@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,36 +19,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from depthprune.manifest import BlockScore, Estimate, Manifest, Sample, Spread
-from depthprune.report import numbers, summary
+from depthprune.manifest import BlockScore, Estimate, Manifest, Sample
+from depthprune.report import numbers, summary, target
 
 if TYPE_CHECKING:
+    from depthprune.pruning.bench import BenchedModel
     from depthprune.pruning.draws import BlockDraws
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _BAR = 20
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-
-
-@dataclass(frozen=True)
-class BenchRow:
-    """What `bench` measured of one model.
-
-    Attributes:
-        name: What the user called it.
-        parameters: How many.
-        bytes: On disk.
-        prefill: Tokens a second.
-        decode: Tokens a second.
-        memory: Bytes that its parameters and buffers take, or None where it cannot be read.
-    """
-
-    name: str
-    parameters: int
-    bytes: int
-    prefill: Spread
-    decode: Spread
-    memory: int | None
 
 
 def _plain(text: str, style: str = "") -> Text:
@@ -103,6 +82,8 @@ def prune_summary(manifest: Manifest, report_path: Path | None = None) -> Render
         ],
     )
     parts: list[RenderableType] = [table]
+    if manifest.target is not None:
+        parts.append(Padding(_plain(target.first_sentence(manifest.target)), (0, 0, 1, 0)))
     if manifest.recovery is not None:
         parts.append(_recovery(manifest))
     if manifest.sample is not None:
@@ -231,7 +212,7 @@ def evaluate_table(rows: Sequence[tuple[str, str, Estimate]]) -> RenderableType:
     return table
 
 
-def bench_table(rows: Sequence[BenchRow]) -> RenderableType:
+def bench_table(rows: Sequence[BenchedModel]) -> RenderableType:
     """Speed, memory and size of one model, or of two side by side with the second's ratio.
 
     Args:

@@ -27,7 +27,7 @@ class MemoryBudget:
 
     Attributes:
         bytes: In all.
-        sheet_tokens: Up to how many tokens are run together.
+        batch_tokens: Up to how many tokens are run together.
     """
 
     bytes: int
@@ -65,6 +65,12 @@ def state_budget(
             "a shorter length="
         )
     left = memory - block
+    if model.stream is not None:
+        # A second block is read ahead where both fit beside two states.
+        if left - block < 2 * longest * state:
+            model.stream.use_one_buffer()
+        else:
+            left -= block
     return MemoryBudget(left, max(longest, min(call_tokens, left // (2 * state))))
 
 

@@ -39,6 +39,7 @@ from depthprune.pruning.session import (
     mixture,
     read_tokenizer,
 )
+from depthprune.pruning.target.task import ParsedTarget, TargetTask, parse_target, read_target
 from depthprune.pruning.training_runs import check_enough
 from depthprune.recovery import parse_method
 from depthprune.removed_sets import name_blocks, parse_blocks
@@ -73,6 +74,7 @@ class PruneTask:
     protect: RemovedSet
     refusal: Refusal
     further: list[Calibration]
+    wanted: TargetTask | None = None
 
     def search_on(
         self,
@@ -103,6 +105,7 @@ class ParsedJob:
     search: Search
     budget: Budget | None
     specs: tuple[CalibrationSpec, ...]
+    wanted: ParsedTarget | None = None
 
 
 def check(job: PruneJob) -> ParsedJob:
@@ -117,11 +120,24 @@ def check(job: PruneJob) -> ParsedJob:
     if job.search_with_recovery:
         check_recovering(job.recover, job.search, job.max_increase is not None)
     budget = None if job.budget is None else parse_budget(job.budget)
-    specs = parse_calibration(job.specs or (DEFAULT_CALIBRATION,))
+    specs = parse_calibration(calibration_specs(job))
     check_draws(specs, job.draws)
+    wanted = None
+    if job.wanted is not None:
+        if job.search_with_recovery:
+            raise UsageError(
+                "--search-with-recovery: means nothing with --for, which tries calibrations on "
+                "what is removed alone; drop one of them"
+            )
+        wanted = parse_target(job.wanted, job.specs, job.objective)
     if job.out is not None:
         check_target(job.out, overwrite=job.overwrite)
-    return ParsedJob(objective, algorithm, budget, tuple(specs))
+    return ParsedJob(objective, algorithm, budget, tuple(specs), wanted)
+
+
+def calibration_specs(job: PruneJob) -> tuple[str, ...]:
+    """What is calibrated on; with a target every `-c` is tried, and the default is another."""
+    return (DEFAULT_CALIBRATION,) if job.wanted is not None else job.specs or (DEFAULT_CALIBRATION,)
 
 
 def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
@@ -136,6 +152,8 @@ def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
     """
     objective, algorithm, budget = asked_for.objective, asked_for.search, asked_for.budget
     check_files([*asked_for.specs, *further_specs(job.also)])
+    if asked_for.wanted is not None:
+        asked_for.wanted.check_files()
     source = job.loading.find()
     _check_source(job, source)
     if job.recover is not None:
@@ -144,12 +162,18 @@ def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
     refusal = _before_loading(job, source)
     k, _ = _size(job, asked, source.blocks, refusal)
     limit = budget if job.max_increase is None else None
+    limit = limit if asked_for.wanted is None else None
     check_search(algorithm, make_space(source.blocks, k, asked, refusal=refusal), limit)
     if job.loading.stream:
         left = "the sample is" if job.bench else "speed and the sample are"
         note(f"a streamed model reads its weights for every token; {left} left out")
     reader = read_tokenizer(source, job.progress, job.loading)
-    calibration = mixture(job.specs, reader, job.progress)
+    calibration = mixture(calibration_specs(job), reader, job.progress)
+    wanted = None
+    if asked_for.wanted is not None:
+        generates = not job.loading.stream
+        wanted = read_target(asked_for.wanted, reader, job.seed, generates=generates)
+        objective = parse_objective("nll")  # of the default calibration; each has its own
     objective.judged(calibration.windows)
     calibration.held_out()
     further = further_texts(job.also, reader)
@@ -161,7 +185,9 @@ def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
     _note_needed(source, asked, protect)
     if job.recover is not None:
         check_enough(model, calibration, parse_method(job.recover), further)
-    return PruneTask(model, calibration, objective, algorithm, budget, k, protect, refusal, further)
+    return PruneTask(
+        model, calibration, objective, algorithm, budget, k, protect, refusal, further, wanted
+    )
 
 
 def _find_search(job: PruneJob) -> Search:

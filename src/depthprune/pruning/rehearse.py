@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from depthprune.evaluator.rehearsal import CostEstimate
     from depthprune.pruning.options import PruneJob
     from depthprune.pruning.prepare import PruneTask
+    from depthprune.pruning.target.task import TargetTask
 
 
 _LONG = 30.0
@@ -19,7 +20,9 @@ _LONG = 30.0
 
 def foretell(job: PruneJob, task: PruneTask) -> None:
     """Say before a search how long it takes, if that is long and simply found out."""
-    if not task.search.grows or (task.budget is not None and task.budget.seconds is not None):
+    if task.wanted is None and not task.search.grows:
+        return
+    if task.budget is not None and task.budget.seconds is not None:
         return
     plan = rehearse(job, task)
     if plan.seconds < _LONG:
@@ -42,6 +45,8 @@ def rehearse(job: PruneJob, task: PruneTask) -> CostEstimate:
     )
     from depthprune.recovery import RecoveringRehearsal
 
+    if task.wanted is not None:
+        return _rehearse_choice(job, task, task.wanted)
     windows = task.calibration.windows
     kind = RecoveringRehearsal if job.search_with_recovery else Rehearsal
     rehearsal = kind.of(task.model, task.calibration, task.objective)
@@ -50,3 +55,26 @@ def rehearse(job: PruneJob, task: PruneTask) -> CostEstimate:
         longest = max(windows, key=lambda window: len(window.tokens))
         speed = measure_speed(task.model, longest)
     return plan_of(rehearsal, task.model, windows, speed)
+
+
+def _rehearse_choice(job: PruneJob, task: PruneTask, wanted: TargetTask) -> CostEstimate:
+    """What choosing a calibration would cost: the same choice, on evaluators that only count."""
+    from depthprune.evaluator.rehearsal import CostEstimate, measure_speed, plan_of
+    from depthprune.pruning.target.auto import foretell_choice
+    from depthprune.pruning.target.spend import Rules
+
+    rules = Rules(task.search, task.k, job.seed, task.protect, task.refusal)
+    made = foretell_choice(wanted, rules, task.budget, task.model)
+    windows = wanted.target.choose.windows
+    with job.progress.step("measuring the speed of this machine", None, ""):
+        speed = measure_speed(task.model, max(windows, key=lambda window: len(window.tokens)))
+    plans = [plan_of(each, task.model, part.windows, speed) for each, part in made]
+    return CostEstimate(
+        evaluations=sum(plan.evaluations for plan in plans),
+        block_tokens=sum(plan.block_tokens for plan in plans),
+        head_tokens=sum(plan.head_tokens for plan in plans),
+        plain_block_tokens=sum(plan.plain_block_tokens for plan in plans),
+        state_bytes=max(plan.state_bytes for plan in plans),
+        weight_bytes=sum(plan.weight_bytes for plan in plans),
+        seconds=sum(plan.seconds for plan in plans),
+    )

@@ -300,6 +300,8 @@ def parity_words(parity: ParityRecord | None) -> str:
         logits = f"logits equal to {relative:.1e} of their scale in {parity.dtype}"
         if parity.float32_difference is not None:
             logits += f" and to {parity.float32_difference:.1e} in float32"
+        if parity.float64_difference is not None:
+            logits += f" and to {parity.float64_difference:.1e} in float64"
     return (
         f"Reloaded by transformers and compared with the masked model: {logits} over "
         f"{parity.tokens:,} tokens, and {parity.generated_tokens:,} generated tokens the same "

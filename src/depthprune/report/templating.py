@@ -6,7 +6,7 @@ from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from depthprune.report import numbers, summary, training
+from depthprune.report import numbers, summary, target, training
 
 
 def environment(*, autoescape: bool) -> Environment:
@@ -23,7 +23,7 @@ def environment(*, autoescape: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.globals.update(n=numbers, s=summary, t=training)
+    made.globals.update(n=numbers, s=summary, t=training, a=target)
     return made
 
 

@@ -9,20 +9,34 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from depthprune.calibration import Calibration, calibrate
+from depthprune.engine.cluster import Cluster
+from depthprune.engine.memo import memo_on
 from depthprune.errors import DepthpruneError
 from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet, increase
 from depthprune.models.loading import Model, load
 from depthprune.progress import SILENT, Progress
 from depthprune.searches import Result, search
-from depthprune.study.evaluation import EvaluationSuite, make_suite
+from depthprune.study.evaluation import EvaluationSuite, draw_all, make_suite
 from depthprune.study.grid import Calibrated, Cell, Grid, only_line
-from depthprune.study.table import TABLE_NAME, CellCalibration, CellCost, Key, Row, append, resume
+from depthprune.study.on_workers import StudyFactory, Unit, as_tokens, rows_of
+from depthprune.study.table import (
+    TABLE_NAME,
+    CellCalibration,
+    CellCost,
+    Key,
+    Row,
+    append,
+    read,
+    resume,
+    write,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,7 @@ class Study:
         memo: Store of losses.
         progress: Where the work shows itself.
         loader: Loads a model by its name.
+        cluster: Whose workers run the cells; None runs them here.
     """
 
     grid: Grid
@@ -57,6 +72,7 @@ class Study:
     memo: Memo | None = None
     progress: Progress = SILENT
     loader: Callable[..., Model] = load
+    cluster: Cluster | None = None
 
     @property
     def table(self) -> Path:
@@ -80,7 +96,14 @@ class Study:
                 failed += row.error is not None
                 done += row.error is None
                 step.advance(1)
+        if self.cluster is not None and todo:
+            self._in_order()
         return Outcome(done, failed, len(todo))
+
+    def _in_order(self) -> None:
+        """Give the table the order of the grid, which workers do not keep."""
+        rows = {row.key: row for row in read(self.table, self.grid.fingerprint).rows}
+        write(self.table, self.grid.fingerprint, [rows[_key(cell)] for cell in self.grid.cells])
 
     def _rows(self, cells: Sequence[Cell]) -> Iterator[Row]:
         for name, of_model in itertools.groupby(cells, key=lambda cell: cell.model):
@@ -89,11 +112,10 @@ class Study:
             model = suite = None
             gc.collect()
             try:
-                model = self.loader(
-                    self.grid.place(name),
-                    dtype=self.grid.plan.dtype,
-                    device=self.grid.plan.device,
-                )
+                model = self._load(name)
+                if self.cluster is not None:
+                    yield from self._rows_elsewhere(self.cluster, name, model, group)
+                    continue
                 suite = make_suite(
                     model,
                     self.grid.texts,
@@ -107,6 +129,47 @@ class Study:
                 yield from (self._failed(cell, None, None, error) for cell in group)
                 continue
             yield from self._rows_of(model, suite, group)
+
+    def _load(self, name: str, dtype: str | None = None) -> Model:
+        plan = self.grid.plan
+        return self.loader(self.grid.place(name), dtype=dtype or plan.dtype, device=plan.device)
+
+    def _rows_elsewhere(
+        self, cluster: Cluster, name: str, model: Model, cells: Sequence[Cell]
+    ) -> Iterator[Row]:
+        """The cells of one model, run by workers."""
+        grid = self.grid
+        units: list[Unit] = []
+        drawn: dict[str, Calibration] = {}
+        for (calibration, draw, _), of_unit in itertools.groupby(
+            cells, key=lambda c: (c.calibration, c.draw, c.objective)
+        ):
+            group, key = tuple(of_unit), f"{calibration} {draw}"
+            try:
+                if key not in drawn:
+                    drawn[key] = _drawn(grid.calibrations[calibration], model, draw)
+            except DepthpruneError as error:
+                yield from (self._failed(cell, model, None, error) for cell in group)
+                continue
+            units.append(Unit(key, group))
+        with memo_on(cluster, self.memo) as memo:
+            factory = StudyFactory(
+                load=partial(Study(grid, self.folder, loader=self.loader)._load, name, model.dtype),
+                run=partial(_run, grid, self.folder),
+                texts=_travelling(draw_all(model, grid.texts, grid.split_of)),
+                items=_travelling(draw_all(model, grid.choices, grid.split_of)),
+                homes=grid.plan.homes,
+                by=grid.plan.by,
+                memo=memo,
+            )
+            yield from rows_of(
+                cluster, factory, model, drawn, units, partial(self._failed_with, model)
+            )
+
+    def _failed_with(
+        self, model: Model, cell: Cell, drawn: Calibration, error: DepthpruneError
+    ) -> Row:
+        return self._failed(cell, model, drawn, error)
 
     def _rows_of(
         self, model: Model, suite: EvaluationSuite, cells: Sequence[Cell]
@@ -194,6 +257,24 @@ class Study:
             "draw": cell.draw,
             "search_seed": cell.seed,
         }
+
+
+def _run(
+    grid: Grid,
+    folder: Path,
+    model: Model,
+    suite: EvaluationSuite,
+    drawn: Calibration,
+    cells: Sequence[Cell],
+    memo: Memo | None,
+) -> list[Row]:
+    """In a worker: cells that share a draw and an objective."""
+    study = Study(grid, folder, memo)
+    return list(study._rows_on(model, suite, drawn, cells[0].objective, cells))
+
+
+def _travelling(drawn: Mapping[str, Calibration]) -> dict[str, Calibration]:
+    return {name: as_tokens(each) for name, each in drawn.items()}
 
 
 def _key(cell: Cell) -> Key:

@@ -21,7 +21,7 @@ from depthprune.models.blocks.replay import (
     patched,
     relative_difference,
 )
-from depthprune.models.widening import FLOAT32_LIMIT, wide, widened_around
+from depthprune.models.widening import FLOAT32_LIMIT, WIDER, wide, widened_around
 
 _ROW = 16
 """Tokens of a row in the model's own forward; that of the probe, by which it is proved."""
@@ -102,19 +102,21 @@ def find_head(module: nn.Module, blocks: Blocks, last: Tensor, reference: Tensor
         return general
     chain = Head(module, blocks, tuple(links))
     try:
-        equal = _apart(chain(last), reference) == 0.0 or _equal_in_float32(chain, general, last)
+        equal = _apart(chain(last), reference) == 0.0 or any(
+            _equal_in(dtype, chain, general, last) for dtype in WIDER
+        )
     except (TypeError, RuntimeError, ValueError, ModelError):
         return general
     return chain if equal else general
 
 
-def _equal_in_float32(chain: Head, general: Head, last: Tensor) -> bool:
+def _equal_in(dtype: torch.dtype, chain: Head, general: Head, last: Tensor) -> bool:
     def louder(link: nn.Module, args: Any, output: Tensor) -> Tensor:
         return output * _LOUD
 
     assert chain.chain is not None
-    states = wide(last)
-    with widened_around(chain.module, chain.blocks.modules):
+    states = wide(last, dtype)
+    with widened_around(chain.module, chain.blocks.modules, dtype):
         if not _apart(chain(states), general(states)) <= FLOAT32_LIMIT:
             return False
         handle = chain.chain[-1].register_forward_hook(louder)
