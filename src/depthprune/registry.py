@@ -92,6 +92,10 @@ class Registry(Generic[T]):
         return self._plugins
 
 
+MOST = 1_000_000
+"""Of a parameter that counts something, which is done or held so many times; seeds aside."""
+
+
 def build(registry: Registry[Callable[..., T]], text: str, parts: Sequence[str]) -> T:
     """Make what a text such as `name:key=value,key=value` asks for.
 
@@ -177,7 +181,10 @@ def _read(where: str, kind: Any, text: str) -> Any:
         raise UsageError(f"{where}: expected true or false, got {text!r}")
     if kind in (int, float):
         try:
-            return kind(text)
+            value = kind(text)
+            if kind is int and not where.endswith(": seed") and abs(value) > MOST:
+                raise UsageError(f"{where}: expected at most {MOST:,}, got {text:.40}")
+            return value
         except ValueError as error:
             what = "a whole number" if kind is int else "a number"
             raise UsageError(f"{where}: expected {what}, got {text!r}") from error

@@ -81,7 +81,9 @@ DryRun = Annotated[
 ]
 Draws = Annotated[
     int,
-    typer.Option(min=1, help="Repeat on so many draws of the calibration, and tell what changes."),
+    typer.Option(
+        min=1, max=1_000, help="Repeat on so many draws of the calibration, and tell what changes."
+    ),
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what depthprune wrote in OUT before.")
@@ -90,6 +92,7 @@ BenchSeconds = Annotated[
     float,
     typer.Option(
         min=1,
+        max=86_400,
         help="What measuring the speed may take once OUT is written, and the sample as much.",
     ),
 ]
@@ -145,6 +148,7 @@ Threads = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(
         min=1,
+        max=4_096,
         callback=_settle,
         help="How many threads compute; by default OMP_NUM_THREADS, or as many as this process "
         "may use. Losses of another number are not the same to the bit.",

@@ -51,34 +51,52 @@ class Recovered:
     record: RecoveryRecord
 
 
-def check_method(method: str | None, also: Sequence[str]) -> None:
-    """Refuse a `--recover` that is not known, or an `--also` that would do nothing."""
-    if method is not None:
-        parse_method(method)
-    if also and method is None:
-        raise UsageError("--also: names further text to judge recovery on; pass --recover linear")
-    further_specs(also)
+@dataclass(frozen=True)
+class WantedRecovery:
+    """What `--recover` and `--also` ask for.
+
+    Attributes:
+        method: The way; None for none.
+        also: Further text and items that it is judged on.
+    """
+
+    method: Method | None
+    also: tuple[CalibrationSpec, ...]
 
 
-def check_output(
+def read_recovery(
     method: str | None, also: Sequence[str], out: Path | None, *, stream: bool = False
-) -> None:
-    """`check_method`, and refuse an output whose weights are only ever copied."""
-    check_method(method, also)
-    if method is not None:
-        check_way(parse_method(method), stream=stream)
-    if method is not None and out is not None and is_file_output(out):
+) -> WantedRecovery:
+    """Read `--recover` and `--also`, and refuse what no model could do.
+
+    Args:
+        method: Of `--recover`.
+        also: Of `--also`, which without a method would do nothing.
+        out: What is written; the weights of a GGUF are only ever copied.
+        stream: Whether blocks are read from disk.
+
+    Raises:
+        UsageError: If any of it is wrong.
+    """
+    way = None if method is None else parse_method(method)
+    if also and way is None:
+        raise UsageError("--also: names further text to judge recovery on; pass --recover linear")
+    further = tuple(parse_calibration(also)) if also else ()
+    if way is not None:
+        check_way(way, stream=stream)
+    if way is not None and out is not None and is_file_output(out):
         raise UsageError(
             f"-o {out}: --recover changes weights, and those of a GGUF are copied as they are; "
             "give a folder"
         )
+    return WantedRecovery(way, further)
 
 
-def check_recovering(method: str | None, search: str, sized: bool) -> None:
+def check_recovering(method: Method | None, search: str, sized: bool) -> None:
     """Refuse a search that would not end, or whose sizes are judged before recovery."""
     if method is None:
         raise UsageError("--search-with-recovery: needs a way to recover; pass --recover linear")
-    check_way(parse_method(method), stream=False, in_search=True)
+    check_way(method, stream=False, in_search=True)
     if search.partition(":")[0] not in IN_SEARCH:
         raise UsageError(
             f"--search-with-recovery: expected --search {' or '.join(IN_SEARCH)}, got {search}; "
@@ -95,14 +113,9 @@ def check_source(source: ModelSource) -> None:
         refuse_quantized_config(source.name, source.checkpoint.config)
 
 
-def further_specs(also: Sequence[str]) -> list[CalibrationSpec]:
-    """What `--also` names, parsed."""
-    return list(parse_calibration(also)) if also else []
-
-
-def further_texts(also: Sequence[str], reader: TextReader) -> list[Calibration]:
+def further_texts(also: Sequence[CalibrationSpec], reader: TextReader) -> list[Calibration]:
     """The texts that `--also` names, each apart."""
-    return [calibrate(spec, reader, split="whole") for spec in further_specs(also)]
+    return [calibrate(spec, reader, split="whole") for spec in also]
 
 
 def fit_and_judge(

@@ -36,6 +36,7 @@ from depthprune.recovery.methods import Linear, LoRA
 from depthprune.recovery.recover import recover, refuse_quantized
 from depthprune.recovery.result import Recovery, Training
 from depthprune.removed_sets import check_removed
+from depthprune.untrusted import read_untrusted
 
 if TYPE_CHECKING:
     from depthprune.recovery.lora.training import History
@@ -236,7 +237,7 @@ def _claim(folder: Path, key: str) -> None:
     """Write whose checkpoints the folder holds, or refuse those of another training."""
     file = folder / _PLAN
     if file.is_file():
-        if json.loads(file.read_text(encoding="utf-8")) != {"key": key}:
+        if read_untrusted(file, error=UsageError) != {"key": key}:
             raise UsageError(
                 f"{folder}: holds the checkpoints of another training (of another model, set, "
                 "calibration or setting, or with other versions, devices or threads); name another "
