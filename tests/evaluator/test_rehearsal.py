@@ -15,6 +15,7 @@ from depthprune.evaluator.rehearsal import (
     measure_speed,
     plan_of,
 )
+from depthprune.objectives import parse_objective
 from depthprune.searches import Ask, Method
 
 
@@ -26,6 +27,16 @@ def model(tiny_llama: Path) -> dp.Model:
 def _rehearsed(calibration, compares: bool = False) -> Rehearsal:
     scored = sum(int(w.scored.sum()) for w in calibration.windows)
     return Rehearsal(6, calibration.tokens, scored, len(calibration.windows), compares=compares)
+
+
+@pytest.mark.parametrize("objective", ["nll", "kl", "cosine", "acceptance"])
+def test_the_head_is_counted_as_often_as_it_is_run(model: dp.Model, objective: str) -> None:
+    calibration = calibration_of([random_text(np.random.default_rng(0)) for _ in range(2)])
+    evaluator = dp.Evaluator(model, calibration, objective)
+    evaluator.score([(1,), (2, 3)])
+    rehearsal = Rehearsal.of(model, calibration, parse_objective(objective))
+    rehearsal.score([(1,), (2, 3)])
+    assert rehearsal.cost.head_tokens == evaluator.cost.head_tokens
 
 
 @pytest.mark.parametrize("objective", ["nll", "kl"])

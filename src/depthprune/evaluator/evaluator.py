@@ -360,8 +360,8 @@ class Evaluator:
         return [self._scores[s] for s in sets]
 
     def _call_key(self, place: int) -> str:
-        """What a window's loss rounds by: the shape of its call, and of the head's if it shrank."""
-        return self._calls.key(place) + self._heads.shrunk
+        """What a window's loss rounds by: the shape of its call, and how the head is run."""
+        return self._calls.key(place) + self._heads.rounding
 
     def _scale(self) -> None:
         """For a mixture, have the dense model's losses, which the components are divided by."""

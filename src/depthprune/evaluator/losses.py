@@ -1,8 +1,10 @@
 """From final hidden states to the losses of windows, a chunk of tokens at a time.
 
-No tensor of tokens × vocabulary is ever held. A chunk is of one window, also where windows share a
-call, so that its losses follow no other's. An objective that compares with the dense
-model is given the dense model's outputs for the chunk, made once from its own final state for all
+No tensor of tokens × vocabulary is ever held: where the head is known to be a product (see
+`projection`) and the objectives take it so, a chunk's logits are made by tiles of the vocabulary,
+and each tile is seen for all sets before the next. A chunk is of one window, also where windows
+share a call, so that its losses follow no other's. An objective that compares with the dense model
+is given the dense model's outputs for the chunk, made once from its own final state for all
 sets that were walked beside it; nothing of the dense model is stored.
 """
 
@@ -20,12 +22,15 @@ from torch import Tensor
 from depthprune.calibration import Window
 from depthprune.errors import DepthpruneError, EvaluationError, failure
 from depthprune.evaluator.batches import Batch
-from depthprune.evaluator.memory import head_tokens
+from depthprune.evaluator.memory import head_tokens, tile_tokens
 from depthprune.evaluator.prefix_walk import RemovedSet
+from depthprune.evaluator.tile_walk import losses_by_tiles, passes_of
+from depthprune.models.blocks.projection import Projection
 from depthprune.models.devices import plain_products, uploaded
 from depthprune.models.free_memory import out_of_memory
 from depthprune.models.loading import Model
 from depthprune.objectives import Mixture, Objective
+from depthprune.objectives.tiles import Tiled, columns_of, is_tiled
 
 T = TypeVar("T")
 Found = dict[RemovedSet, NDArray[np.float64]]
@@ -73,13 +78,33 @@ class Losses:
         self._objectives = [component.objective for component in objective.components]
         self._windows = windows
         self._judged = judged
-        self.chunk = head_tokens(model)
+        self._projection = self._tiled()
+        self._usual = head_tokens(model) if self._projection is None else tile_tokens(model)
+        self.chunk = self._usual
+
+    def _tiled(self) -> Projection | None:
+        """What gives logits by tiles, if the head can and all objectives of logits take them."""
+        reading = [each for each in self._objectives if each.reads == "logits"]
+        able = bool(reading) and all(is_tiled(each) for each in reading)
+        return self._model.anatomy.head.projection if able else None
 
     @property
-    def shrunk(self) -> str:
-        """Names the chunk where memory made it smaller than it is elsewhere; else empty."""
-        usual = head_tokens(self._model)
-        return f", head {self.chunk}" if self.chunk < usual and self.runs_head else ""
+    def rounding(self) -> str:
+        """Names what losses round by in the head: tiles, and a chunk that memory made smaller."""
+        if not self.runs_head:
+            return ""
+        way = ", logits"
+        if self._projection is not None:
+            columns = columns_of(self._projection.linear.weight.device.type)
+            way = f", tiles {self._usual}×{columns}"
+        return way + (f", head {self.chunk}" if self.chunk < self._usual else "")
+
+    @property
+    def passes(self) -> int:
+        """How often the head is run on a token."""
+        if self._projection is None:
+            return int(self.runs_head)
+        return passes_of([each for each in self._objectives if isinstance(each, Tiled)])
 
     @property
     def compares(self) -> bool:
@@ -132,7 +157,7 @@ class Losses:
         scored = _Scored.of(batch, next(iter(states.values())).device)
         tokens: dict[RemovedSet, list[Tensor]] = {removed: [] for removed in states}
         for part in self._parts(batch):
-            for removed, losses in self._tokens_of(batch, scored, states, part):
+            for removed, losses in self._tokens_of(scored, states, part):
                 tokens[removed].append(losses)
         return {removed: torch.cat(parts, dim=1) for removed, parts in tokens.items()}
 
@@ -145,9 +170,17 @@ class Losses:
             first += count
 
     def _tokens_of(
-        self, batch: Batch, scored: _Scored, states: Mapping[RemovedSet, Tensor], part: slice
+        self, scored: _Scored, states: Mapping[RemovedSet, Tensor], part: slice
     ) -> Iterator[tuple[RemovedSet, Tensor]]:
         """Each set's token losses of one chunk, shape (components, tokens)."""
+        if self._projection is not None:
+            return self._tokens_by_tiles(self._projection, scored, states, part)
+        return self._tokens_of_whole(scored, states, part)
+
+    def _tokens_of_whole(
+        self, scored: _Scored, states: Mapping[RemovedSet, Tensor], part: slice
+    ) -> Iterator[tuple[RemovedSet, Tensor]]:
+        """The same from logits over the whole vocabulary."""
         dense = self._outputs(states[()], scored, part) if self.compares else {}
         for removed, state in states.items():
             known = removed == () and dense
@@ -159,6 +192,29 @@ class Losses:
                 targets = scored.targets[part].to(seen.device)
                 rows.append(_token_losses(objective, seen, targets, other).to(state.device))
             yield removed, torch.stack(rows)
+
+    def _tokens_by_tiles(
+        self,
+        projection: Projection,
+        scored: _Scored,
+        states: Mapping[RemovedSet, Tensor],
+        part: slice,
+    ) -> Iterator[tuple[RemovedSet, Tensor]]:
+        """The same from tiles of the vocabulary."""
+        before = {s: state[scored.rows[part], scored.columns[part]] for s, state in states.items()}
+        targets = scored.targets[part]
+        reading = [each for each in self._objectives if isinstance(each, Tiled)]
+        found = losses_by_tiles(reading, projection, before, targets, ())
+        self.head_tokens += self.passes * len(targets) * len(before)
+        for removed, own in before.items():
+            by_tiles = iter(found[removed])
+            rows = [
+                next(by_tiles)
+                if isinstance(each, Tiled)
+                else _token_losses(each, own, targets, before[()] if each.compares else None)
+                for each in self._objectives
+            ]
+            yield removed, torch.stack([row.to(states[removed].device) for row in rows])
 
     def _outputs(self, state: Tensor, scored: _Scored, part: slice) -> dict[str, Tensor]:
         before = state[scored.rows[part], scored.columns[part]]

@@ -15,6 +15,7 @@ from depthprune.models.loading import Model
 _SHARE = 0.5
 _CHUNK = {"cpu": 256}
 _CHUNK_ELSEWHERE = 2048
+_TILED = {"cpu": 512}
 _CHUNK_LEAST = 64
 _LOGITS_BYTES = 512 << 20
 _HEAD_COPIES = 3
@@ -94,6 +95,11 @@ def head_tokens(model: Model) -> int:
     while tokens > _CHUNK_LEAST and tokens * vocabulary(model) * _FLOAT > _LOGITS_BYTES:
         tokens //= 2
     return tokens
+
+
+def tile_tokens(model: Model) -> int:
+    """The same where logits are computed by tiles of the vocabulary, which bounds them itself."""
+    return _TILED.get(torch.device(model.device).type, _CHUNK_ELSEWHERE)
 
 
 def head_bytes(model: Model) -> int:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from depthprune.calibration import Calibration, Window
 from depthprune.evaluator.cost import Cost
+from depthprune.evaluator.losses import Losses
 from depthprune.evaluator.prefix_walk import (
     RemovedSet,
     block_runs,
@@ -78,10 +79,18 @@ class Rehearsal:
         scored: Scored tokens of all windows.
         windows: Number of windows.
         compares: Whether the dense model is walked beside the sets.
+        passes: How often the head is run on a scored token.
     """
 
     def __init__(
-        self, blocks: int, tokens: int, scored: int, windows: int, *, compares: bool = False
+        self,
+        blocks: int,
+        tokens: int,
+        scored: int,
+        windows: int,
+        *,
+        compares: bool = False,
+        passes: int = 1,
     ) -> None:
         self.blocks = blocks
         self.walks = 0
@@ -89,6 +98,7 @@ class Rehearsal:
         self.windows = windows
         self._tokens, self._scored = tokens, scored
         self._compares = compares
+        self._passes = passes
         self._known: dict[RemovedSet, float] = {}
         self._asked: dict[RemovedSet, float] = {}
         self._cost = Cost()
@@ -106,6 +116,7 @@ class Rehearsal:
             scored=sum(int(window.scored.sum()) for window in windows),
             windows=len(windows),
             compares=any(c.objective.compares for c in objective.components),
+            passes=Losses(model, objective, windows, np.array(objective.judged(windows))).passes,
         )
 
     @property
@@ -152,7 +163,7 @@ class Rehearsal:
         self.widest = max(self.widest, widest(walked, self.blocks))
         self._cost += Cost(
             block_tokens=self._walked(new, share),
-            head_tokens=round(share * self._scored) * len(walked),
+            head_tokens=self._passes * round(share * self._scored) * len(walked),
             plain_block_tokens=round(share * self._tokens) * sum(self.blocks - len(s) for s in new),
         )
         self._known.update(dict.fromkeys(new, share))

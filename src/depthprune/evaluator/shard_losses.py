@@ -85,7 +85,7 @@ class ShardLosses:
         )
 
     def _shape(self, place: int) -> str:
-        return self._calls.key(place) + self._losses.shrunk
+        return self._calls.key(place) + self._losses.rounding
 
     def _attention(self) -> AbstractContextManager[None]:
         return fast_attention() if self._scoring.products else nullcontext()

@@ -16,7 +16,8 @@ import numpy as np
 from depthprune.bounds import check_bounds
 from depthprune.calibration import Window
 from depthprune.objectives.base import TokenLosses, TokenObjective, option_losses
-from depthprune.objectives.nll import token_nll
+from depthprune.objectives.nll import NLLTiles, token_nll
+from depthprune.objectives.tiles import DenseTiles, TileLosses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,10 +27,19 @@ By = Literal["sum", "token", "char", "byte"]
 
 class _Choices(TokenObjective, ABC):
     items_only: ClassVar[bool] = True
+    passes: ClassVar[int] = 1
 
     def token_losses(self, outputs: Tensor, targets: Tensor, dense: Tensor | None) -> Tensor:
         """See `Objective.token_losses`: −log p of each token of each option."""
         return token_nll(outputs, targets)
+
+    def dense_tiles(self) -> DenseTiles | None:
+        """See `Tiled.dense_tiles`."""
+        return None
+
+    def tile_losses(self, dense: DenseTiles | None) -> TileLosses:
+        """See `Tiled.tile_losses`."""
+        return NLLTiles()
 
     @abstractmethod
     def window_loss(self, losses: TokenLosses, window: Window) -> float:

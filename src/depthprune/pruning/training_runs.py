@@ -70,6 +70,8 @@ def check_enough(
     if isinstance(method, LoRA):
         require_trainable(model)
         require_windows(calibration, method)
+    if isinstance(method, Linear):
+        method.behind(model.blocks)
     if isinstance(method, Linear) or method.start == "linear":
         require_tokens(model, calibration)
 
@@ -93,7 +95,7 @@ def heal(
         progress: Where the work shows itself.
     """
     if isinstance(method, Linear):
-        return recover(model, removed, calibration, progress=progress)
+        return recover(model, removed, calibration, method, progress=progress)
     folder = _folder(out, plan_key(model, removed, calibration, method))
     if_interrupted(partial(_standing, folder))
     with _telling(folder):

@@ -9,14 +9,52 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
 from pydantic import Field
 
 from depthprune.bounds import check_bounds
+from depthprune.errors import UsageError
 from depthprune.registry import Registry, build, spell
 
 
 @dataclass(frozen=True)
 class Linear:
-    """Linear maps in closed form, folded into weights that are there: see `recover`."""
+    """Least squares in closed form, into weights that are there: see `recover`.
+
+    Attributes:
+        refit: How many kept blocks behind each gap have their linear layers refitted, a number or
+            `none`; 0 stands for all of them.
+        fit: What the block before a gap is fitted on: what its last projection is given (`inputs`),
+            or what it gives (`outputs`: a map of the state, as in ReplaceMe). A mixture of experts
+            is always mapped.
+    """
+
+    refit: str = "2"
+    fit: Literal["inputs", "outputs"] = "inputs"
 
     name: ClassVar[Literal["linear"]] = "linear"
+
+    def __post_init__(self) -> None:
+        if self.refit != "none" and not self.refit.isdecimal():
+            raise _wrong(self.name, "refit", "a number of blocks (0 for all) or none", self.refit)
+        check_bounds("--recover linear", self)
+
+    @property
+    def line(self) -> str:
+        """The text by which it is asked for."""
+        return spell(self.name, self)
+
+    def behind(self, blocks: int) -> int:
+        """How many kept blocks behind a gap are refitted at most.
+
+        Args:
+            blocks: Number of the model's blocks.
+
+        Raises:
+            UsageError: If there are not so many.
+        """
+        if self.refit == "none":
+            return 0
+        number = int(self.refit)
+        if number >= blocks:
+            raise _wrong(self.name, "refit", f"below the model's {blocks} blocks", number)
+        return number or blocks
 
 
 @dataclass(frozen=True)
@@ -80,3 +118,7 @@ def parse_method(text: str) -> Method:
         UsageError: If the method is unknown, or a parameter is, or its value makes no sense.
     """
     return cast(Method, build(METHODS, text, ("name",)))
+
+
+def _wrong(method: str, field: str, expected: str, got: object) -> UsageError:
+    return UsageError(f"--recover {method}: {field}: expected {expected}, got {got}")

@@ -12,7 +12,7 @@ from typing import Any
 from depthprune.claims import held
 from depthprune.engine import Cluster, Engine, join, parse_engine
 from depthprune.errors import EvaluationError, OutputError
-from depthprune.outputs import PAGE_NAME, whole_file
+from depthprune.outputs import PAGE_NAME, check_space, whole_file
 from depthprune.progress import SILENT, Progress
 from depthprune.pruning.session import memo_at
 from depthprune.pruning.standing import if_interrupted
@@ -22,6 +22,9 @@ from depthprune.study.report.files import WrittenReport
 from depthprune.study.report.publish import PLAN_NAME, write_page
 from depthprune.study.runner import Outcome, Study
 from depthprune.study.table import TABLE_NAME, read
+
+_BESIDE, _CELL = 4 << 20, 2_000
+"""Bytes that pages and figures take at least, and a cell's row."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ def run_study(
     if_interrupted(partial(_standing, folder))
     finals = Finals(grid, folder, progress)
     finals.check()
+    check_space(folder, _BESIDE + _CELL * len(grid.cells))
     with _folder(folder):
         with memo_at(memo) as store, _joined(spread) as cluster:
             outcome = Study(grid, folder, store, progress, cluster=cluster).run()

@@ -4,18 +4,21 @@ The general way runs the model's own forward with every block handing its input 
 replaced by the given states; final norm, projection, soft-capping and scales are then the model's
 own code. Most models only chain a norm and a projection, and calling those two directly saves the
 embedding and the masks on every chunk. The chain is taken where it is shown, on the probe's
-tokens, to give the same logits: to the bit, or else in float32.
+tokens, to give the same logits: to the bit, or else in float32. Where what is behind the norms is a
+linear map, with no more than a scale and a cap behind it, losses are made of tiles of it (see
+`projection`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from depthprune.errors import ModelError
+from depthprune.models.blocks.projection import Projection, learn_finish, splits
 from depthprune.models.blocks.replay import (
     Blocks,
     patched,
@@ -40,11 +43,13 @@ class Head:
         blocks: Its blocks.
         chain: Modules whose composition is the head, or None where the model's own forward is
             run instead.
+        projection: The same taken apart, where logits can be computed by tiles of the vocabulary.
     """
 
     module: nn.Module
     blocks: Blocks
     chain: tuple[nn.Module, ...] | None
+    projection: Projection | None = None
 
     @torch.inference_mode()
     def __call__(self, states: Tensor) -> Tensor:
@@ -106,8 +111,32 @@ def find_head(module: nn.Module, blocks: Blocks, last: Tensor, reference: Tensor
             _equal_in(dtype, chain, general, last) for dtype in WIDER
         )
     except (TypeError, RuntimeError, ValueError, ModelError):
+        equal = False
+    if not splits(links[-1]):
+        return chain if equal else general
+    assert isinstance(links[-1], nn.Linear)
+    taken = Projection(tuple(links[:-1]), links[-1])
+    if equal:
+        return replace(chain, projection=taken)
+    try:
+        return replace(general, projection=_finished(taken, general, last))
+    except (TypeError, RuntimeError, ValueError, LookupError, ModelError):
         return general
-    return chain if equal else general
+
+
+def _finished(taken: Projection, general: Head, last: Tensor) -> Projection | None:
+    """With what the model does behind the product; None where that is not shown to be all."""
+    states = wide(last)
+    with widened_around(general.module, general.blocks.modules):
+        finish = learn_finish(taken.linear, lambda: general(states))
+        if finish is None:
+            return None
+        found = replace(taken, finish=finish)
+        reference = general(states).flatten(0, 1)
+        rows = found.rows(states.flatten(0, 1), reference.argmax(-1))
+        logits = rows.logits(rows.product(0, found.vocabulary))
+        equal = _apart(logits, reference) <= FLOAT32_LIMIT
+    return found if equal else None
 
 
 def _equal_in(dtype: torch.dtype, chain: Head, general: Head, last: Tensor) -> bool:

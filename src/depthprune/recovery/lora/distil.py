@@ -32,7 +32,7 @@ from depthprune.recovery.lora.adapters import adapted
 from depthprune.recovery.lora.distillation_data import DistillationData, distillation_data
 from depthprune.recovery.lora.student import Student
 from depthprune.recovery.low_rank import LowRank
-from depthprune.recovery.methods import LoRA
+from depthprune.recovery.methods import Linear, LoRA
 from depthprune.recovery.recover import recover, refuse_quantized
 from depthprune.recovery.result import Recovery, Training
 from depthprune.removed_sets import check_removed
@@ -87,7 +87,7 @@ def distil(
     read = distillation_data(calibration, settings, _call_tokens(model))
     start = Recovery(gone, (), {})
     if settings.start == "linear":
-        start = recover(model, gone, calibration, progress=progress)
+        start = recover(model, gone, calibration, Linear(refit="none"), progress=progress)
     task = _Task(model, gone, read, start, settings)
     with _checkpoints(folder) as place:
         _claim(place, plan_key(model, gone, calibration, settings))
