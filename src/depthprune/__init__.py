@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from depthprune.models.loading import Model, load
     from depthprune.pruning.apply import apply
     from depthprune.pruning.bench import bench
+    from depthprune.pruning.bench_draft import bench_draft
     from depthprune.pruning.evaluate import evaluate
     from depthprune.pruning.prune import prune
     from depthprune.pruning.recover import recover_checkpoint
@@ -72,6 +73,7 @@ _PLACES = {
     "Score": "evaluator.score",
     "apply": "pruning.apply",
     "bench": "pruning.bench",
+    "bench_draft": "pruning.bench_draft",
     "calibrate": "calibration.calibration",
     "distil": "recovery.lora.distil",
     "evaluate": "pruning.evaluate",
@@ -111,6 +113,7 @@ __all__ = [
     "UsageError",
     "apply",
     "bench",
+    "bench_draft",
     "calibrate",
     "distil",
     "evaluate",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, show, show_json
+from depthprune.errors import UsageError
 
 
 def bench(
@@ -25,6 +26,30 @@ def bench(
     repeats: Annotated[
         int, typer.Option(min=1, max=1_000, help="Repeats; medians are reported.")
     ] = 5,
+    draft: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="DRAFT",
+            help="Have a smaller model draft what MODEL writes, and measure what that gains.",
+        ),
+    ] = None,
+    draft_tokens: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="With --draft: tokens of a draft (default 4)."),
+    ] = None,
+    temperature: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="With --draft: of the sampled run (default 1)."),
+    ] = None,
+    calibration: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "-c",
+            "--calibration",
+            metavar="SPEC",
+            help="With --draft: text whose held-out windows are the prompts.",
+        ),
+    ] = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     trust_remote_code: options.RemoteCode = False,
@@ -34,6 +59,35 @@ def bench(
     debug: options.Debug = False,
 ) -> None:
     """Measure how fast one model, or two side by side, reads a prompt and writes an answer."""
+    shared: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+        "allow_pickle": allow_pickle,
+        "progress": TerminalProgress(),
+    }
+    if draft is not None:
+        if model2 is not None:
+            raise UsageError("--draft: is the second model; drop MODEL2")
+        _bench_draft(
+            model,
+            draft,
+            4 if draft_tokens is None else draft_tokens,
+            temperature,
+            calibration,
+            new_tokens,
+            json,
+            shared,
+        )
+        return
+    for flag, value in {
+        "--draft-tokens": draft_tokens,
+        "--temperature": temperature,
+        "-c": calibration,
+    }.items():
+        if value is not None:
+            raise UsageError(f"{flag}: means nothing without --draft; add it, or drop it")
+
     from depthprune.pruning.bench import bench as measure
 
     found = measure(
@@ -42,11 +96,7 @@ def bench(
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         repeats=repeats,
-        dtype=dtype,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        allow_pickle=allow_pickle,
-        progress=TerminalProgress(),
+        **shared,
     )
     if json:
         show_json(found.document())
@@ -54,3 +104,32 @@ def bench(
     from depthprune.cli.tables import bench_table
 
     show(bench_table(found.models))
+
+
+def _bench_draft(
+    model: str,
+    draft: str,
+    length: int,
+    temperature: float | None,
+    prompts: str | None,
+    new_tokens: int,
+    json: bool,
+    shared: dict[str, Any],
+) -> None:
+    from depthprune.pruning.bench_draft import PROMPTS, bench_draft
+
+    found = bench_draft(
+        model,
+        draft,
+        prompts=prompts or PROMPTS,
+        length=length,
+        new_tokens=new_tokens,
+        temperature=1.0 if temperature is None else temperature,
+        **shared,
+    )
+    if json:
+        show_json(found.document())
+        return
+    from depthprune.cli.tables import draft_table
+
+    show(draft_table(found))

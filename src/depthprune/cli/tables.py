@@ -24,6 +24,7 @@ from depthprune.report import numbers, summary, target
 
 if TYPE_CHECKING:
     from depthprune.pruning.bench import BenchedModel
+    from depthprune.pruning.bench_draft import BenchedDraft
     from depthprune.pruning.draws import BlockDraws
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -246,3 +247,37 @@ def bench_table(rows: Sequence[BenchedModel]) -> RenderableType:
 def _bench_line(table: Table, name: str, cells: Sequence[str], values: Sequence[float]) -> None:
     ratio = [numbers.factor(*values)] if len(values) == 2 else []
     table.add_row(*(_plain(cell) for cell in (name, *cells, *ratio)))
+
+
+def draft_table(found: BenchedDraft) -> RenderableType:
+    """A model's speed with and without a draft, greedy and sampled."""
+    names = [
+        "greedy" if not run.temperature else f"sampled, temperature {run.temperature:g}"
+        for run in found.runs
+    ]
+    table = _table("", "", *names)
+    table.title = None
+    lines = {
+        "tokens/s alone": [f"{run.alone:.1f}" for run in found.runs],
+        "tokens/s with the draft": [f"{run.assisted:.1f}" for run in found.runs],
+        "speed-up": [f"× {run.speedup:.2f}" for run in found.runs],
+        "speed-up predicted": [f"× {run.predicted:.2f}" for run in found.runs],
+        "drafted tokens taken": [f"{run.acceptance:.0%}" for run in found.runs],
+        "continuations the same": [
+            numbers.DASH if run.equal is None else f"{run.equal} of {run.prompts}"
+            for run in found.runs
+        ],
+    }
+    for label, cells in lines.items():
+        table.add_row(_plain(label), *map(_plain, cells))
+    words = (
+        f"drafts of {found.length} tokens by {found.draft} for {found.model}, in {found.dtype}; a "
+        f"drafted token costs {found.cost:.2f} of one of the model's"
+    )
+    parted = [run.parted_by for run in found.runs if run.parted_by is not None]
+    if parted:
+        words += (
+            f". Where greedy texts part, {found.model} finds the two tokens at most "
+            f"{max(parted):.2g} nats apart"
+        )
+    return Group(table, Padding(_plain(words), (0, 0, 1, 0)))

@@ -33,7 +33,7 @@ from depthprune.pruning.target.judge import held_out_of_target, judged
 from depthprune.pruning.target.record import target_record
 from depthprune.pruning.target.spend import Rules
 from depthprune.pruning.target.task import TargetTask
-from depthprune.recovery import RecoveringScorer, parse_method
+from depthprune.recovery import RecoveringScorer
 from depthprune.searches import Result
 
 if TYPE_CHECKING:
@@ -90,14 +90,14 @@ def measure_task(
     )
     free = [block for block in range(model.blocks) if block not in task.protect]
     found = None
-    if job.recover is not None:
+    if task.method is not None:
         found = fit_and_judge(
             model,
             calibration,
             task.further,
             objective,
             result.removed,
-            parse_method(job.recover),
+            task.method,
             job.target,
             in_search=job.search_with_recovery,
             **shared,
@@ -140,7 +140,7 @@ def _measure_chosen(
         task.model, wanted.default, "nll", workers=workers, **shared
     ).held_out(removed)
     found = None
-    if job.recover is not None:
+    if task.method is not None:
         judge = [Calibration((replace(goal.judge, share=1.0),)) for goal in wanted.target.goals]
         found = fit_and_judge(
             task.model,
@@ -148,7 +148,7 @@ def _measure_chosen(
             [*judge, *task.further],
             won.objective,
             removed,
-            parse_method(job.recover),
+            task.method,
             job.target,
             in_search=False,
             **shared,

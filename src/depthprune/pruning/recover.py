@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from depthprune.calibration import check_files, parse_calibration
+from depthprune.calibration import CalibrationSpec, check_files, parse_calibration
 from depthprune.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from depthprune.checkpoints.fingerprint import first_difference
 from depthprune.claims import Claim, claimed
@@ -29,11 +29,10 @@ from depthprune.pruning.output import block_prefix, dense_checkpoint
 from depthprune.pruning.records import size_record
 from depthprune.pruning.recovery_step import (
     Recovered,
-    check_output,
     check_source,
     fit_and_judge,
-    further_specs,
     further_texts,
+    read_recovery,
 )
 from depthprune.pruning.session import (
     DEFAULT_CALIBRATION,
@@ -48,7 +47,7 @@ from depthprune.pruning.write import (
     Writing,
     WrittenCheckpoint,
 )
-from depthprune.recovery import Method, parse_method, refuse_quantized_config
+from depthprune.recovery import Method, refuse_quantized_config
 from depthprune.removed_sets import check_removed
 
 
@@ -161,14 +160,20 @@ class RecoverJob:
             DepthpruneError: If any step up to the proof fails; then OUT is as it was before.
         """
         specs = parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
-        method = parse_method(self.method)
-        check_output(self.method, self.also, self.out, stream=self.loading.stream)
+        recovery = read_recovery(self.method, self.also, self.out, stream=self.loading.stream)
+        assert recovery.method is not None
         check_target(self.out, overwrite=self.overwrite)
-        check_files([*specs, *further_specs(self.also)])
+        check_files([*specs, *recovery.also])
         with claimed(self.out, overwrite=self.overwrite) as claim:
-            return self._write(claim, method)
+            return self._write(claim, specs, recovery.method, recovery.also)
 
-    def _write(self, claim: Claim, method: Method) -> Manifest:
+    def _write(
+        self,
+        claim: Claim,
+        specs: Sequence[CalibrationSpec],
+        method: Method,
+        also: Sequence[CalibrationSpec],
+    ) -> Manifest:
         opened = open_checkpoint(self.checkpoint)
         before = self._manifest()
         source = self.loading.find()
@@ -177,9 +182,9 @@ class RecoverJob:
         require_space(source, self.out, source.blocks - len(removed))
         loading = self._loading(before)
         reader = read_tokenizer(source, self.progress, loading)
-        calibration = mixture(self.specs, reader, self.progress)
+        calibration = mixture(specs, reader, self.progress)
         calibration.held_out()
-        further = further_texts(self.also, reader)
+        further = further_texts(also, reader)
         model = loading.load(source, reader.tokenizer, self.progress)
         check_enough(model, calibration, method, further)
         with dense_checkpoint(model, self.out, progress=self.progress) as dense:
