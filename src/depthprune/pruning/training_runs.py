@@ -29,9 +29,9 @@ from depthprune.recovery import (
     distil,
     plan_key,
     recover,
-    require_extra,
     require_tokens,
     require_trainable,
+    require_trainer,
     require_windows,
 )
 from depthprune.staging import stem
@@ -41,7 +41,7 @@ def check_way(method: Method, *, stream: bool, in_search: bool = False) -> None:
     """Refuse, before anything is read, what a way to recover cannot do here."""
     if isinstance(method, Linear):
         return
-    require_extra()
+    require_trainer()
     if stream:
         raise UsageError(
             "--recover lora: a streamed model holds no weights to train; load it whole without "
