@@ -171,6 +171,7 @@ def test_how_many_sets_are_walked_together_changes_nothing(
     np.testing.assert_array_equal(together, apart)
 
 
+@pytest.mark.usefixtures("no_rounding")
 @pytest.mark.parametrize("after", [3])
 def test_a_search_that_stopped_is_finished_to_the_bit(
     after: int, model: dp.Model, memo: Memo, windows: list[Window], monkeypatch: pytest.MonkeyPatch
@@ -178,8 +179,6 @@ def test_a_search_that_stopped_is_finished_to_the_bit(
     calibration = calibration_of(windows)
     whole = search("greedy", dp.Evaluator(model, calibration), k=2)
     left, group = after, Forward._group
-    # What rounding does is measured by passes of its own, before any loss is kept.
-    monkeypatch.setattr(evaluator_module, "measure_rounding", lambda *_: None)
 
     def stopping(self: Forward, *arguments: Any) -> Any:
         nonlocal left
