@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -156,23 +156,9 @@ def fit_and_judge(
         method=method.name,
         in_search=in_search,
         calibration=[calibration_record(part) for part in calibration.parts],
-        runs=[
-            RecoveredRun(
-                blocks=list(run.blocks),
-                into=run.into,
-                why_not=run.why_not,
-                ridge=run.ridge,
-                strength=run.strength,
-                tokens=run.tokens,
-                apart=run.apart,
-                before=run.before,
-                after=run.after,
-                rank=run.rank,
-            )
-            for run in recovery.runs
-        ],
+        runs=[RecoveredRun.model_validate(run) for run in recovery.runs],
         settings=method.line,
-        refits=[RefittedLayer(**asdict(layer)) for layer in recovery.refits],
+        refits=[RefittedLayer.model_validate(layer) for layer in recovery.refits],
         training=training_record(recovery.training),
         further=others,
         choices=choices,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -125,7 +124,7 @@ def training_record(training: Training | None) -> TrainingRecord | None:
         steps=training.steps,
         best=training.best,
         stopped=training.stopped,
-        curve=[TrainingPoint(**asdict(point)) for point in training.points],
+        curve=[TrainingPoint.model_validate(point) for point in training.points],
     )
 
 
