@@ -20,7 +20,11 @@ from depthprune.untrusted import parse_json, read_text
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    """Made field by field, or of an object that has attributes of the same names."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, ser_json_inf_nan="strings", from_attributes=True
+    )
 
 
 class Estimate(_Record):
@@ -229,6 +233,28 @@ class RecoveredRun(_Record):
     )
 
 
+class RefittedLayer(_Record):
+    """One linear layer of a kept block, refitted on what the pruned model feeds in."""
+
+    block: int
+    layer: str = Field(description="Name of the module in the block.")
+    writes: bool = Field(
+        description="Whether it was fitted to what the state behind the block lacked; otherwise to "
+        "what the layer gives in the whole model."
+    )
+    ridge: float | None = Field(
+        default=None, description="As a share of the mean square of its inputs."
+    )
+    strength: float = Field(description="How much of the fitted change was used, 0 to 1.")
+    tokens: int = Field(description="That were fitted.")
+    before: float = Field(
+        description="Root mean square, an element, of what was lacking, on windows that were not "
+        "fitted."
+    )
+    after: float = Field(description="The same with the change.")
+    rank: int = Field(description="Directions of its inputs that the fitted tokens span.")
+
+
 class TrainingPoint(_Record):
     """What the adapters were worth after some steps, in nats a token."""
 
@@ -259,7 +285,13 @@ class RecoveryRecord(_Record):
     method: Literal["linear", "lora"]
     in_search: bool = Field(default=False, description="Whether the search scored recovered sets.")
     calibration: list[CalibrationRecord]
+    settings: str | None = Field(
+        default=None, description="As --recover takes them; what is not named is the default."
+    )
     runs: list[RecoveredRun]
+    refits: list[RefittedLayer] = Field(
+        default=[], description="Of the blocks before and behind the gaps, in turn."
+    )
     training: TrainingRecord | None = None
     further: list[HeldOut] = Field(description="Losses on other text that was named for it.")
     choices: list[HeldOut] = Field(

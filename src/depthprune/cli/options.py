@@ -170,8 +170,9 @@ Pickle = Annotated[
     typer.Option("--allow-pickle", help="Read pickled weights where there are no safetensors."),
 ]
 WAYS = (
-    "linear (without training: maps fitted on the calibration, folded into the weights of the "
-    "blocks before those removed) or lora[:rank=16,steps=200,…] (distillation, merged)."
+    "linear[:refit=2,fit=inputs] (without training: least squares on the calibration, written into "
+    "the blocks before those removed and, refit= of them, behind: 0 for all, or none) or "
+    "lora[:rank=16,steps=200,…] (distillation, merged)."
 )
 Recover = Annotated[
     Optional[str],  # noqa: UP045

@@ -12,7 +12,7 @@ from depthprune.calibration import Calibration, CalibrationSpec, calibrate, pars
 from depthprune.checkpoints.checkpoint import Checkpoint
 from depthprune.errors import UsageError
 from depthprune.evaluator import Memo, RemovedSet
-from depthprune.manifest import HeldOut, RecoveredRun, RecoveryRecord
+from depthprune.manifest import HeldOut, RecoveredRun, RecoveryRecord, RefittedLayer
 from depthprune.models.loading import Model
 from depthprune.models.source import ModelSource
 from depthprune.outputs import is_file_output
@@ -134,10 +134,11 @@ def fit_and_judge(
 ) -> Recovered:
     """Fit a recovery, and measure it on held-out windows and on further texts."""
     recovery = heal(model, removed, calibration, method, out, progress)
+    mapped = {change.target.block for change in recovery.changes}
     for run in recovery.runs:
         if run.why_not is not None:
             note(f"{name_blocks(run.blocks)}: not recovered; {run.why_not}")
-        elif run.rank is not None and run.rank < recovery.width:
+        elif run.into in mapped and run.rank is not None and run.rank < recovery.width:
             note(
                 f"{name_blocks(run.blocks)}: the system is singular: on these tokens the MLP "
                 f"of block {run.into} adds {run.rank:,} of {recovery.width:,} directions; the "
@@ -155,21 +156,9 @@ def fit_and_judge(
         method=method.name,
         in_search=in_search,
         calibration=[calibration_record(part) for part in calibration.parts],
-        runs=[
-            RecoveredRun(
-                blocks=list(run.blocks),
-                into=run.into,
-                why_not=run.why_not,
-                ridge=run.ridge,
-                strength=run.strength,
-                tokens=run.tokens,
-                apart=run.apart,
-                before=run.before,
-                after=run.after,
-                rank=run.rank,
-            )
-            for run in recovery.runs
-        ],
+        runs=[RecoveredRun.model_validate(run) for run in recovery.runs],
+        settings=method.line,
+        refits=[RefittedLayer.model_validate(layer) for layer in recovery.refits],
         training=training_record(recovery.training),
         further=others,
         choices=choices,

@@ -163,7 +163,10 @@ def recovery_words(manifest: Manifest) -> str:
         for run in manifest.recovery.runs
         if not run.strength
     ]
+    again = sorted({layer.block for layer in manifest.recovery.refits if layer.strength})
+    behind = [b for b in again if b not in {run.into for run in manifest.recovery.runs}]
     words = [f"Folded into the weights of the block before: {'; '.join(done)}." if done else ""]
+    words.append(f"Refitted behind the gaps: {numbers.block_list(behind)}." if behind else "")
     words.append(f"Left alone: {'; '.join(left)}." if left else "")
     return " ".join(filter(None, words))
 
