@@ -168,6 +168,7 @@ def fit_and_judge(
                 before=run.before,
                 after=run.after,
                 rank=run.rank,
+                factor=run.factor,
             )
             for run in recovery.runs
         ],
