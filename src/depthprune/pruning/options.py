@@ -177,7 +177,7 @@ def prune_job(
         racing=racing,
         draws=draws,
         overwrite=overwrite,
-        command=command or _as_python(model, k, out, specs, objective, search),
+        command=command or _as_python(model, k, out, specs, objective, search, target),
         progress=progress,
         recover=recover,
         also=tuple(also),
@@ -223,7 +223,11 @@ def _as_python(
     specs: Sequence[str],
     objective: str,
     search: str,
+    target: str | Sequence[str] = (),
 ) -> str:
     """The call as the report shows it, by its main arguments."""
     named = f"calibration={list(specs)!r}, objective={objective!r}, search={search!r}"
+    if target:
+        kept = [target] if isinstance(target, str) else list(target)
+        named += f", target={kept!r}"
     return f"dp.prune({str(model)!r}, {k}, out={str(out)!r}, {named})"

@@ -28,7 +28,6 @@ from depthprune.pruning.target.configurations import Configuration
 from depthprune.pruning.target.spend import (
     CHEAP,
     FEW,
-    FIRST_TOKENS,
     RESERVE,
     TIMES_GREEDY,
     Rules,
@@ -180,14 +179,15 @@ def _spend(
 ) -> tuple[Budget, Spent, Purse]:
     foresee = partial(_foresee, task, rules, model)
     least = sum((foresee(c, CHEAP, FEW) for c in task.configurations), Cost())
+    sure = budget is None
     if budget is None:
         beaten = [c for c in task.configurations if not c.draw and _is_anchor(c)]
         anchors = sum((foresee(c, rules.search, 1.0) for c in beaten), Cost())
         budget = default_budget(task, rules, model, (least + anchors).asked_block_tokens)
     require_budget(budget, least, len(task.configurations))
     purse = Purse(budget, bench, RESERVE)
-    first = first_windows(task.target.choose)
-    spending = Spending(bench, task.configurations, rules, purse, first, foresee)
+    first = first_windows(task)
+    spending = Spending(bench, task.configurations, rules, purse, first, foresee, sure=sure)
     return budget, spending.run(), purse
 
 
@@ -215,9 +215,10 @@ def foretell_choice(
     return made
 
 
-def first_windows(choose: Calibration) -> int:
-    """How many of the target's windows decide rounds."""
-    return max(2, min(len(choose.windows), len(choose.windows) * FIRST_TOKENS // choose.tokens))
+def first_windows(task: TargetTask) -> int:
+    """How many of the target's windows decide rounds: they have the tokens of one draw."""
+    choose = task.target.choose
+    return max(2, min(len(choose.windows), len(choose.windows) * task.job.tokens // choose.tokens))
 
 
 def default_budget(task: TargetTask, rules: Rules, model: Model, least: int) -> Budget:
@@ -266,7 +267,7 @@ def _raced(task: TargetTask, spent: Spent, bench: Bench, limit: float | None) ->
         bench.choose,
         allowed,
         looked=len(spent.first),
-        first=first_windows(task.target.choose),
+        first=first_windows(task),
         bounds=task.objective.bounds,
     )
     scores = {**{s: spent.first[s] for s in sets}, **scores}

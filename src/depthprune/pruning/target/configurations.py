@@ -6,14 +6,16 @@ its tokens are the same thing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from depthprune.calibration import (
     SOURCES,
     Calibration,
     CalibrationSpec,
     Part,
+    Window,
     calibrate,
     shared_documents,
     window_words,
@@ -94,17 +96,25 @@ class Reader:
 
     Args:
         reader: The model's tokenizer, and a way to load the model for text that it writes.
+        scale: How much of what a spec asks for is drawn.
     """
 
-    def __init__(self, reader: TextReader) -> None:
+    def __init__(self, reader: TextReader, scale: float = 1.0) -> None:
         self._reader = reader
+        self._scale = scale
         self._known: dict[str, Calibration] = {}
 
-    def read(self, specs: Sequence[CalibrationSpec]) -> Calibration:
-        """The first draw of some specs, mixed by their weights."""
-        key = "\n".join(spec.model_dump_json() for spec in specs)
+    def read(self, specs: Sequence[CalibrationSpec], share: float = 1.0) -> Calibration:
+        """The first draw of some specs, mixed by their weights.
+
+        Args:
+            specs: What is read.
+            share: How much of it: a mixture is as large as what is mixed would be alone.
+        """
+        drawn = [_less(spec, share * self._scale) for spec in specs]
+        key = "\n".join(spec.model_dump_json() for spec in drawn)
         if key not in self._known:
-            self._known[key] = calibrate(list(specs), self._reader)
+            self._known[key] = calibrate(drawn, self._reader)
         return self._known[key]
 
 
@@ -145,15 +155,14 @@ def configurations(
     return list(found.values())
 
 
-def _less(spec: CalibrationSpec, entries: int) -> CalibrationSpec:
-    """A spec that is one of several: a mixture is as large as what is mixed would be alone."""
-    if entries == 1:
+def _less(spec: CalibrationSpec, share: float) -> CalibrationSpec:
+    if share == 1:
         return spec
     if isinstance(spec.windows, int):
-        return spec.model_copy(update={"windows": max(2, spec.windows // entries)})
+        return spec.model_copy(update={"windows": max(2, round(share * spec.windows))})
     if spec.tokens is None:
         return spec
-    return spec.model_copy(update={"tokens": max(spec.length, spec.tokens // entries)})
+    return spec.model_copy(update={"tokens": max(spec.length, round(share * spec.tokens))})
 
 
 def _writes(row: Row) -> bool:
@@ -174,7 +183,7 @@ def _drawn(
             whole = row.mask == "all"
             parts += [goal.draw(draw, 1 / len(entries), whole=whole) for goal in target.goals]
         else:
-            other = reader.read([_less(spec, len(entries)) for spec in specs]).redraw(draw)
+            other = reader.read(specs, 1 / len(entries)).redraw(draw)
             parts += [replace(part, share=part.share / len(entries)) for part in other.parts]
     calibration = Calibration(tuple(parts))
     used = (
@@ -216,14 +225,20 @@ def refuse_overlap(found: Iterable[Configuration], target: Target) -> None:
 
 
 def _overlap_words(part: Part, goal: Goal) -> str | None:
-    tokenizer = part.material.tokenizer
-    decides = [*goal.choose.windows, *goal.judge.windows]
-    words = (window_words(window, tokenizer) for window in decides)
-    shared = shared_documents(part.windows, words, tokenizer, part.spec.ngram)
-    if len(shared) <= part.spec.overlap * len(part.windows):
+    tokenizer, ngram = part.material.tokenizer, part.spec.ngram
+    decides = (*goal.choose.windows, *goal.judge.windows)
+    # Short windows hold fewer words than are compared, so each side is looked for in the other.
+    shared = shared_documents(part.windows, _words(decides, tokenizer), tokenizer, ngram)
+    found = shared_documents(decides, _words(part.windows, tokenizer), tokenizer, ngram)
+    most = max(len(shared), len(found))
+    if most <= part.spec.overlap * len(part.windows):
         return None
     return (
-        f"-c {part.spec.short()}: {len(shared)} of {len(part.windows)} windows share "
-        f"{part.spec.ngram} words in a row with what is to choose and to judge of --for "
-        f"{goal.spec.short()}, the first {shared[0]}"
+        f"-c {part.spec.short()}: it shares {ngram} words in a row, or a whole short item, with "
+        f"{most} windows of what is to choose and to judge of --for {goal.spec.short()}, the first "
+        f"{(*shared, *found)[0]}"
     )
+
+
+def _words(windows: Iterable[Window], tokenizer: Any) -> Iterator[list[str]]:
+    return (window_words(window, tokenizer) for window in windows)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from depthprune.errors import UsageError
 
+CALIBRATION_TOKENS = 8_192
+"""Tokens of a calibration on the target, as many as the default calibration has."""
+
 PARTS = ("calibrate", "choose", "judge")
 DEFAULT_SPLIT = "50,25,25"
 
@@ -20,6 +23,8 @@ class TargetJob:
         objective: What is measured on it; None for what its kind asks for.
         portfolio: A YAML file of calibrations to try; None for the built-in table.
         keep_general: By what share more than the best set may lose on the default text.
+        tokens: Of a draw of the target; the default calibration, and what chooses and judges, are
+            larger or smaller with it.
     """
 
     specs: tuple[str, ...]
@@ -27,6 +32,7 @@ class TargetJob:
     objective: str | None = None
     portfolio: str | None = None
     keep_general: float | None = None
+    tokens: int = CALIBRATION_TOKENS
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,6 @@ RACED = 0.6
 TIMES_GREEDY = 4
 """The default budget, in searches on the default calibration."""
 
-FIRST_TOKENS = 8_192
-"""Tokens of the target on which rounds are decided."""
-
 
 @dataclass(frozen=True)
 class Rules:
@@ -178,6 +175,8 @@ class Spending:
         purse: What may be spent.
         first: How many of the target's windows decide rounds.
         foresee: What the dear search costs on a scorer's calibration and so many of its windows.
+        sure: Whether the two searches to beat are run whatever was spent before: the default
+            budget is made to hold them.
     """
 
     def __init__(
@@ -188,9 +187,11 @@ class Spending:
         purse: Purse,
         first: int,
         foresee: Callable[[Configuration | None, str | Search, float], Cost],
+        *,
+        sure: bool = False,
     ) -> None:
         self._bench, self._rules, self._purse = bench, rules, purse
-        self._first, self._foresee = first, foresee
+        self._first, self._foresee, self._sure = first, foresee, sure
         self._arms = [Arm(c.name, bench.scorer(c), c) for c in configurations]
         self.spent = Spent()
 
@@ -219,7 +220,8 @@ class Spending:
                 continue
             before = len(self.spent.trials)
             title = f"{self._rules.search.name}, all windows"
-            self._round(f"{title}: {arm.name}", self._rules.search, 1.0, [arm])
+            title = f"{title}: {arm.name}"
+            self._round(title, self._rules.search, 1.0, [arm], sure=self._sure)
             if len(self.spent.trials) > before:
                 setattr(self.spent, kind, self.spent.trials[-1].removed)
 
@@ -229,13 +231,15 @@ class Spending:
         name: str | Search,
         share: float,
         arms: Sequence[Arm],
+        *,
+        sure: bool = False,
     ) -> None:
         """Run one search on each of some calibrations, as long as it can be paid for."""
         found: list[tuple[Arm, RemovedSet]] = []
         for arm in arms:
             coming = self._foresee(arm.configuration, name, share)
-            cheap = name == CHEAP
-            if not cheap and not self._purse.affords(coming, RACED if share == 1 else 1.0):
+            free = sure or name == CHEAP
+            if not free and not self._purse.affords(coming, RACED if share == 1 else 1.0):
                 continue
             removed = self._search(arm, name, share)
             if removed is not None:

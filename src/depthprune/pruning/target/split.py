@@ -33,18 +33,15 @@ from depthprune.calibration import (
     parse_calibration,
 )
 from depthprune.errors import CalibrationError, UsageError
-from depthprune.pruning.target.options import PARTS, Split
+from depthprune.pruning.target.options import CALIBRATION_TOKENS, PARTS, Split
 
 Kind = Literal["choices", "answers", "chats", "text"]
 
 LEAST_WINDOWS = 8
 """Windows that every part has; below that nothing is known of the spread between them."""
 
-MOST_TOKENS = 32_768
-"""Tokens of the part that chooses, and of the one that judges."""
-
-CALIBRATION_TOKENS = 8_192
-"""Tokens of a calibration on the target, as many as the default calibration has."""
+MOST_DRAWS = 4
+"""The part that chooses, and the one that judges, have the tokens of so many draws at most."""
 
 _DRAWN = 0.75
 """Share of the part that one draw takes at most, so that two draws are not the same."""
@@ -68,6 +65,7 @@ class Goal:
         passages: Whether its documents were cut into passages, which are then counted.
         choose: All windows of the part that decides, or a sample of them.
         judge: The same of the part that is reported.
+        tokens: Of a draw, over all goals.
     """
 
     spec: CalibrationSpec
@@ -78,6 +76,7 @@ class Goal:
     passages: bool
     choose: Part
     judge: Part
+    tokens: int = CALIBRATION_TOKENS
 
     def draw(self, seed: int, part: float = 1.0, *, whole: bool = False) -> Part:
         """A draw of what may be calibrated on.
@@ -100,7 +99,7 @@ class Goal:
 
     @property
     def _drawn(self) -> float:
-        return min(self.share * CALIBRATION_TOKENS, _DRAWN * sum(self._sizes))
+        return min(self.share * self.tokens, _DRAWN * sum(self._sizes))
 
     @cached_property
     def _sizes(self) -> list[int]:
@@ -157,7 +156,11 @@ def target_specs(specs: Sequence[str]) -> list[CalibrationSpec]:
 
 
 def split_target(
-    specs: Sequence[CalibrationSpec], model: HasTokenizer, split: Split, seed: int
+    specs: Sequence[CalibrationSpec],
+    model: HasTokenizer,
+    split: Split,
+    seed: int,
+    tokens: int = CALIBRATION_TOKENS,
 ) -> Target:
     """Read what `--for` names and split it.
 
@@ -166,13 +169,14 @@ def split_target(
         model: Whose tokenizer is used.
         split: The shares of the parts.
         seed: Of the split.
+        tokens: Of a draw.
 
     Raises:
         CalibrationError: If one cannot be read or has too little for three parts, or its windows
             overlap with files that it is checked against.
     """
     total = sum(spec.weight for spec in specs)
-    goals = tuple(_goal(spec, spec.weight / total, model, split, seed) for spec in specs)
+    goals = tuple(_goal(spec, spec.weight / total, model, split, seed, tokens) for spec in specs)
     target = Target(goals, split, seed)
     for calibration in (target.choose, target.judge):
         calibration.check_context(context_of(model))
@@ -180,7 +184,12 @@ def split_target(
 
 
 def _goal(
-    spec: CalibrationSpec, share: float, model: HasTokenizer, split: Split, seed: int
+    spec: CalibrationSpec,
+    share: float,
+    model: HasTokenizer,
+    split: Split,
+    seed: int,
+    tokens: int,
 ) -> Goal:
     documents, _ = documents_of_spec(spec.model_copy(update={"dedupe": True}))
     kind = _kind(documents[0])
@@ -207,7 +216,7 @@ def _goal(
             source,
         )
         for source, windows in (
-            (source, _sample(windows, seed + place))
+            (source, _sample(windows, seed + place, MOST_DRAWS * tokens))
             for place, (source, windows) in enumerate(zip(sources[1:], found[1:], strict=True))
         )
     ]
@@ -215,7 +224,8 @@ def _goal(
         for windows in found:
             measure_overlap(spec, windows, model.tokenizer)
     counts = tuple(len(part) for part in parts)
-    return Goal(spec, kind, share, sources, counts, cut, *parts_of)  # type: ignore[arg-type]
+    choose, judge = parts_of
+    return Goal(spec, kind, share, sources, counts, cut, choose, judge, tokens)  # type: ignore[arg-type]
 
 
 def _kind(document: Document) -> Kind:
@@ -288,14 +298,14 @@ def _windows(spec: CalibrationSpec, source: LoadedSource) -> tuple[Window, ...]:
         raise
 
 
-def _sample(windows: tuple[Window, ...], seed: int) -> tuple[Window, ...]:
-    """As many windows as `MOST_TOKENS` have, in their order."""
+def _sample(windows: tuple[Window, ...], seed: int, most: int) -> tuple[Window, ...]:
+    """As many windows as have so many tokens, in their order."""
     order = np.random.default_rng([seed, 4]).permutation(len(windows)).tolist()
     chosen: list[int] = []
     tokens = 0
     for place in order:
         tokens += len(windows[place].tokens)
-        if tokens > MOST_TOKENS and len(chosen) >= LEAST_WINDOWS:
+        if tokens > most and len(chosen) >= LEAST_WINDOWS:
             break
         chosen.append(place)
     return tuple(windows[place] for place in sorted(chosen))

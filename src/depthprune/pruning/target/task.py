@@ -23,7 +23,12 @@ from depthprune.pruning.target.configurations import (
     configurations,
     target_objective,
 )
-from depthprune.pruning.target.options import Split, TargetJob, parse_split
+from depthprune.pruning.target.options import (
+    CALIBRATION_TOKENS,
+    Split,
+    TargetJob,
+    parse_split,
+)
 from depthprune.pruning.target.portfolio import Row, files_named, rows_for
 from depthprune.pruning.target.split import Goal, Target, split_target, target_specs
 
@@ -104,9 +109,9 @@ def read_target(
     """
     job = parsed.job
     with reader.progress.step("reading what is to be kept", None, ""):
-        target = split_target(parsed.specs, reader, parsed.split, seed)
+        target = split_target(parsed.specs, reader, parsed.split, seed, job.tokens)
     objective = target_objective(target, job.objective)
-    texts = Reader(reader)
+    texts = Reader(reader, job.tokens / CALIBRATION_TOKENS)
     default = texts.read(parse_calibration(DEFAULT_CALIBRATION))
     default.held_out()
     found = configurations(
