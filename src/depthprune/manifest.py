@@ -20,7 +20,11 @@ from depthprune.untrusted import parse_json, read_text
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    """Made field by field, or of an object that has attributes of the same names."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, ser_json_inf_nan="strings", from_attributes=True
+    )
 
 
 class Estimate(_Record):

@@ -7,15 +7,12 @@ Things asked for by name with parameters: `kl:direction=reverse,top=64`, `beam:w
 
 The parameters are the fields of the dataclass that the name stands for, and their types say how a
 text is read, so that a new field needs no parser.
-
-Libraries that single searches need, imported when such a search is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -189,22 +186,3 @@ def _read(where: str, kind: Any, text: str) -> Any:
             what = "a whole number" if kind is int else "a number"
             raise UsageError(f"{where}: expected {what}, got {text!r}") from error
     return text
-
-
-def needed(search: str, *modules: str) -> tuple[Any, ...]:
-    """Import modules that come with the extra `search`.
-
-    Args:
-        search: Which search needs them.
-        *modules: Their names.
-
-    Raises:
-        UsageError: If one is not installed.
-    """
-    try:
-        return tuple(import_module(name) for name in modules)
-    except ImportError as error:
-        raise UsageError(
-            f"search {search}: needs {modules[0].partition('.')[0]}, which is not installed; "
-            "run: pip install 'depthprune[search]'"
-        ) from error

@@ -152,6 +152,7 @@ def test_a_gguf_is_chosen_for_and_written_as_one(
     assert (tmp_path / "out.gguf").exists()
 
 
+@pytest.mark.slow
 def test_a_streamed_model_is_chosen_for_alike(prune: Callable[..., Outcome]) -> None:
     # Races and budgets count calls, which a streamed model lays out otherwise.
     alike = ("--json", "--memo", "off", "--exact", "--budget", "evaluations=200")

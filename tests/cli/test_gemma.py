@@ -154,9 +154,12 @@ def test_a_whole_period_is_cut_out_of_the_packed_file(
     document: Run, run: Run, tmp_path: Path
 ) -> None:
     small = tmp_path / "small.gguf"
-    done = run("apply", GEMMA, "--remove", "6-11", "-o", str(small))
+    done = run("apply", GEMMA, "--remove", "6-11", "-o", str(small), "--verify")
     assert done.returncode == 0, done.stderr
     assert read_gguf(small).blocks == 12
+    parity = json.loads((tmp_path / "small.depthprune.json").read_text(encoding="utf-8"))["parity"]
+    assert parity["bitwise"] or parity["float32_difference"] <= 1e-5
+    assert parity["generated_tokens"] > 0
     words = ("-c", SPEC, *DTYPE, "--memo", "off")
     masked, written = (
         document("evaluate", *model, *words)["results"][0]["loss"]

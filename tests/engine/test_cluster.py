@@ -76,7 +76,7 @@ def test_without_ray_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(builtins, "__import__", without)
     with (
-        pytest.raises(UsageError, match=r"install it with: pip install 'depthprune\[ray\]'"),
+        pytest.raises(UsageError, match=r"run: pip install 'depthprune\[ray\]'"),
         join(parse_engine("ray")),
     ):
         pass

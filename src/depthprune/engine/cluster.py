@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from depthprune.errors import UsageError, first_line
+from depthprune.extras import require_extra
 from depthprune.progress import note
 
 _ANSWERS_WITHIN = 8.0
@@ -128,13 +129,7 @@ def join(engine: Engine) -> Iterator[Cluster]:
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise UsageError(
-            "--engine ray needs the package ray; install it with: pip install 'depthprune[ray]'"
-        ) from error
-    return ray
+    return require_extra("--engine ray", "ray", "ray")[0]
 
 
 def _off_stdout() -> None:

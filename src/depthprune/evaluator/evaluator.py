@@ -106,10 +106,10 @@ class Evaluator:
         self._judged = judged
         self._combination = Combination(self.objective, judged, calibration)
         self._heads = Losses(model, self.objective, windows, judged)
-        budget = state_budget(model, windows, memory, _call_tokens(model))
+        budget = state_budget(model, windows, memory, call_tokens(model))
         self._passes = Forward(model, self._heads, budget.bytes)
         self._memory = budget.bytes
-        self._batch_tokens = min(budget.batch_tokens, _call_tokens(model))
+        self._batch_tokens = min(budget.batch_tokens, call_tokens(model))
         self._products = not plain and _attends_by_products(model)
         self._remote = None
         if workers is not None:
@@ -455,7 +455,8 @@ def _attends_by_products(model: Model) -> bool:
     return products_are_faster(AttentionHeads.of(model.module.config), DTYPES[model.dtype])
 
 
-def _call_tokens(model: Model) -> int:
+def call_tokens(model: Model) -> int:
+    """About how many tokens of windows share a call on a model's device."""
     return _CALL_TOKENS.get(torch.device(model.device).type, _CALL_TOKENS_ELSEWHERE)
 
 

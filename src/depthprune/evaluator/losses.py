@@ -24,7 +24,7 @@ from depthprune.errors import DepthpruneError, EvaluationError, failure
 from depthprune.evaluator.batches import Batch
 from depthprune.evaluator.memory import head_tokens, tile_tokens
 from depthprune.evaluator.prefix_walk import RemovedSet
-from depthprune.evaluator.tile_walk import losses_by_tiles, passes_of
+from depthprune.evaluator.tile_walk import losses_by_tiles, passes_of, rows_round_apart
 from depthprune.models.blocks.projection import Projection
 from depthprune.models.devices import plain_products, uploaded
 from depthprune.models.free_memory import out_of_memory
@@ -96,7 +96,7 @@ class Losses:
         way = ", logits"
         if self._projection is not None:
             columns = columns_of(self._projection.linear.weight.device.type)
-            way = f", tiles {self._usual}×{columns}"
+            way = f", shared tiles {self._usual}×{columns}"
         return way + (f", head {self.chunk}" if self.chunk < self._usual else "")
 
     @property
@@ -156,25 +156,50 @@ class Losses:
         """Each set's token losses, shape (components, scored tokens)."""
         scored = _Scored.of(batch, next(iter(states.values())).device)
         tokens: dict[RemovedSet, list[Tensor]] = {removed: [] for removed in states}
-        for part in self._parts(batch):
-            for removed, losses in self._tokens_of(scored, states, part):
+        for part, rows in self._parts(batch):
+            for removed, losses in self._tokens_of(scored, states, part, rows):
                 tokens[removed].append(losses)
         return {removed: torch.cat(parts, dim=1) for removed, parts in tokens.items()}
 
-    def _parts(self, batch: Batch) -> Iterator[slice]:
-        """Chunks, each of one window: a product rounds by its rows, which follow no company."""
-        first = 0
+    def _parts(self, batch: Batch) -> Iterator[tuple[slice, int]]:
+        """Chunks of a batch's scored tokens, and how many rows each is filled up to.
+
+        A product rounds by its rows, which follow no company: a chunk is of one window, or of
+        windows of text that are scored whole, filled up to what the shape of the call says.
+        """
+        together, rows = self._sharing(batch)
+        first = waiting = 0
         for count in batch.counts:
-            for start in range(first, first + count, self.chunk):
-                yield slice(start, min(start + self.chunk, first + count))
+            whole = together > 1 and count == batch.tokens.shape[1] - 1
+            if waiting and (not whole or waiting == together * count):
+                yield slice(first - waiting, first), rows
+                waiting = 0
+            if whole:
+                waiting += count
+            else:
+                for start in range(first, first + count, self.chunk):
+                    yield slice(start, min(start + self.chunk, first + count)), 0
             first += count
+        if waiting:
+            yield slice(first - waiting, first), rows
+
+    def _sharing(self, batch: Batch) -> tuple[int, int]:
+        """How many windows of a batch's shape share a chunk, of how many rows; 1 where none do."""
+        windows, length = batch.tokens.shape
+        if not batch.shared or batch.arguments or self._projection is None:
+            return 1, 0
+        together = min(windows, self.chunk // length)
+        rows = together * length
+        if together < 2 or not rows_round_apart(self._projection, rows):
+            return 1, 0
+        return together, rows
 
     def _tokens_of(
-        self, scored: _Scored, states: Mapping[RemovedSet, Tensor], part: slice
+        self, scored: _Scored, states: Mapping[RemovedSet, Tensor], part: slice, rows: int
     ) -> Iterator[tuple[RemovedSet, Tensor]]:
         """Each set's token losses of one chunk, shape (components, tokens)."""
         if self._projection is not None:
-            return self._tokens_by_tiles(self._projection, scored, states, part)
+            return self._tokens_by_tiles(self._projection, scored, states, part, rows)
         return self._tokens_of_whole(scored, states, part)
 
     def _tokens_of_whole(
@@ -199,13 +224,19 @@ class Losses:
         scored: _Scored,
         states: Mapping[RemovedSet, Tensor],
         part: slice,
+        filled: int,
     ) -> Iterator[tuple[RemovedSet, Tensor]]:
-        """The same from tiles of the vocabulary."""
-        before = {s: state[scored.rows[part], scored.columns[part]] for s, state in states.items()}
-        targets = scored.targets[part]
+        """The same from tiles of the vocabulary, in a chunk filled up to so many rows."""
+        count = part.stop - part.start
+        places = torch.arange(part.start, max(part.stop, part.start + filled))
+        places = places.clamp_(max=part.stop - 1).to(scored.rows.device)
+        before = {
+            s: state[scored.rows[places], scored.columns[places]] for s, state in states.items()
+        }
+        targets = scored.targets[places]
         reading = [each for each in self._objectives if isinstance(each, Tiled)]
         found = losses_by_tiles(reading, projection, before, targets, ())
-        self.head_tokens += self.passes * len(targets) * len(before)
+        self.head_tokens += self.passes * count * len(before)
         for removed, own in before.items():
             by_tiles = iter(found[removed])
             rows = [
@@ -214,7 +245,7 @@ class Losses:
                 else _token_losses(each, own, targets, before[()] if each.compares else None)
                 for each in self._objectives
             ]
-            yield removed, torch.stack([row.to(states[removed].device) for row in rows])
+            yield removed, torch.stack([row[:count].to(states[removed].device) for row in rows])
 
     def _outputs(self, state: Tensor, scored: _Scored, part: slice) -> dict[str, Tensor]:
         before = state[scored.rows[part], scored.columns[part]]

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from depthprune.models.blocks.projection import ProjectedRows, Projection
+from depthprune.objectives.nll import NLL
 from depthprune.objectives.tiles import (
     DenseTiles,
     OwnLogits,
@@ -120,3 +122,41 @@ def _together(
         torch.cat([one.losses(each) for one, each in zip(those, own, strict=True)])
         for those in zip(*seeing, strict=True)
     ]
+
+
+_TRIED: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], bool]] = WeakKeyDictionary()
+
+
+def rows_round_apart(projection: Projection, rows: int) -> bool:
+    """Whether a row's loss is the same to the bit beside other rows, and in another place.
+
+    It is tried once for each number of rows, on drawn states: two walks over the vocabulary.
+
+    Args:
+        projection: The head.
+        rows: Of a chunk.
+    """
+    weight = projection.linear.weight
+    known = _TRIED.setdefault(projection.linear, {})
+    key = (rows, weight.dtype, weight.device, torch.get_num_threads())
+    if key not in known:
+        known[key] = _tried(projection, rows)
+    return known[key]
+
+
+@torch.inference_mode()
+def _tried(projection: Projection, rows: int) -> bool:
+    weight, count = projection.linear.weight, rows + rows // 2
+    generator = torch.Generator().manual_seed(rows)
+    drawn = torch.randn(count, weight.shape[1], generator=generator).to(weight)
+    targets = torch.randint(len(weight), (count,), generator=generator).to(weight.device)
+    kept = rows - rows // 2
+    # The first rows again, in the last places, behind rows that were not there.
+    order = [*range(rows, count), *range(kept)]
+
+    def losses(chosen: Sequence[int]) -> Tensor:
+        places = torch.tensor(chosen, device=weight.device)
+        states = {"": drawn[places]}
+        return losses_by_tiles([NLL()], projection, states, targets[places], "")[""][0]
+
+    return torch.equal(losses(range(rows))[:kept], losses(order)[rows // 2 :])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from depthprune.errors import UsageError
+from pydantic import Field
+
+from depthprune.bounds import check_bounds
 from depthprune.objectives.base import TokenObjective
 from depthprune.objectives.tiles import DenseTiles, LogSumExp, OwnLogits, TileLosses, by_columns
 
@@ -32,7 +34,7 @@ class KL(TokenObjective):
     """
 
     direction: Direction = "forward"
-    top: int = 0
+    top: Annotated[int, Field(ge=0, description="0 (all tokens) or more")] = 0
 
     summary: ClassVar[str] = (
         "divergence from the dense model's next-token distribution, nats a token; "
@@ -42,10 +44,7 @@ class KL(TokenObjective):
     passes: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.direction not in ("forward", "reverse"):
-            raise UsageError(f"kl: direction: expected forward or reverse, got {self.direction!r}")
-        if self.top < 0:
-            raise UsageError(f"kl: top: expected 0 (all tokens) or more, got {self.top}")
+        check_bounds("objective kl", self)
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,7 @@ def fit_and_judge(
         method=method.name,
         in_search=in_search,
         calibration=[calibration_record(part) for part in calibration.parts],
+<<<<<<< HEAD
         runs=[
             RecoveredRun(
                 blocks=list(run.blocks),
@@ -172,8 +173,11 @@ def fit_and_judge(
             )
             for run in recovery.runs
         ],
+=======
+        runs=[RecoveredRun.model_validate(run) for run in recovery.runs],
+>>>>>>> main
         settings=method.line,
-        refits=[RefittedLayer(**asdict(layer)) for layer in recovery.refits],
+        refits=[RefittedLayer.model_validate(layer) for layer in recovery.refits],
         training=training_record(recovery.training),
         further=others,
         choices=choices,

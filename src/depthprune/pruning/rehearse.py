@@ -27,13 +27,19 @@ def foretell(job: PruneJob, task: PruneTask) -> None:
     plan = rehearse(job, task)
     if plan.seconds < _LONG:
         return
-    words = [f"the search takes about {duration(plan.seconds)}"]
-    if job.racing is not None and not job.search_with_recovery:
-        words = [f"the search takes at most about {duration(plan.seconds)}, as a rule much less"]
+    words = [f"the search takes {time_words(plan, job)}"]
     if busy := busy_words():
         words.append(busy)
     words.append("losses are kept as they are found, so a run that is stopped goes on from there")
     note(f"{'; '.join(words)}")
+
+
+def time_words(plan: CostEstimate, job: PruneJob) -> str:
+    """How long a search takes: what is to be expected, and where it races, the most."""
+    raced = job.racing is not None and not job.search_with_recovery
+    if not raced or plan.raced_seconds == plan.seconds:
+        return f"about {duration(plan.seconds)}"
+    return f"about {duration(plan.raced_seconds)}, at most {duration(plan.seconds)}"
 
 
 def rehearse(job: PruneJob, task: PruneTask) -> CostEstimate:
@@ -52,8 +58,7 @@ def rehearse(job: PruneJob, task: PruneTask) -> CostEstimate:
     rehearsal = kind.of(task.model, task.calibration, task.objective)
     task.search_on(rehearsal, job.seed)
     with job.progress.step("measuring the speed of this machine", None, ""):
-        longest = max(windows, key=lambda window: len(window.tokens))
-        speed = measure_speed(task.model, longest)
+        speed = measure_speed(task.model, windows)
     return plan_of(rehearsal, task.model, windows, speed)
 
 
@@ -67,7 +72,7 @@ def _rehearse_choice(job: PruneJob, task: PruneTask, wanted: TargetTask) -> Cost
     made = foretell_choice(wanted, rules, task.budget, task.model)
     windows = wanted.target.choose.windows
     with job.progress.step("measuring the speed of this machine", None, ""):
-        speed = measure_speed(task.model, max(windows, key=lambda window: len(window.tokens)))
+        speed = measure_speed(task.model, windows)
     plans = [plan_of(each, task.model, part.windows, speed) for each, part in made]
     return CostEstimate(
         evaluations=sum(plan.evaluations for plan in plans),
@@ -77,4 +82,5 @@ def _rehearse_choice(job: PruneJob, task: PruneTask, wanted: TargetTask) -> Cost
         state_bytes=max(plan.state_bytes for plan in plans),
         weight_bytes=sum(plan.weight_bytes for plan in plans),
         seconds=sum(plan.seconds for plan in plans),
+        windows=min(plan.windows for plan in plans),
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -30,9 +29,9 @@ from depthprune.recovery import (
     distil,
     plan_key,
     recover,
-    require_extra,
     require_tokens,
     require_trainable,
+    require_trainer,
     require_windows,
     rescale,
 )
@@ -47,7 +46,7 @@ def check_way(method: Method, *, stream: bool, in_search: bool = False) -> None:
         )
     if not isinstance(method, LoRA):
         return
-    require_extra()
+    require_trainer()
     if stream:
         raise UsageError(
             "--recover lora: a streamed model holds no weights to train; load it whole without "
@@ -133,7 +132,7 @@ def training_record(training: Training | None) -> TrainingRecord | None:
         steps=training.steps,
         best=training.best,
         stopped=training.stopped,
-        curve=[TrainingPoint(**asdict(point)) for point in training.points],
+        curve=[TrainingPoint.model_validate(point) for point in training.points],
     )
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from depthprune.errors import ModelError
 from depthprune.models.blocks.carried import (
@@ -22,6 +22,7 @@ from depthprune.models.blocks.carried import (
     with_hidden,
 )
 from depthprune.models.blocks.replay import (
+    Blocks,
     Call,
     Inputs,
     largest,
@@ -30,8 +31,23 @@ from depthprune.models.blocks.replay import (
 from depthprune.models.blocks.trees import mapped
 from depthprune.models.widening import CANNOT, FLOAT32_LIMIT, WIDER, wide, widened_block
 
-if TYPE_CHECKING:
-    from depthprune.models.blocks.anatomy import Anatomy
+
+class CallableBlocks(Protocol):
+    """What is proved: blocks that can be called, for one state or for several together."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The whole model."""
+
+    @property
+    def blocks(self) -> Blocks:
+        """Its blocks and their dotted name."""
+
+    def call(self, block: int, state: State, inputs: Inputs) -> State:
+        """What a block gives for one state."""
+
+    def call_each(self, block: int, states: Sequence[State], inputs: Inputs) -> list[State]:
+        """What it gives for several, in one call where they can share one."""
 
 
 class StackingProof:
@@ -41,7 +57,7 @@ class StackingProof:
         rounding: The largest difference so far, relative to the scale of a block's output.
     """
 
-    def __init__(self, anatomy: Anatomy) -> None:
+    def __init__(self, anatomy: CallableBlocks) -> None:
         self._anatomy = anatomy
         self.rounding = 0.0
 

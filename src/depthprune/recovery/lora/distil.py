@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ import torch
 
 from depthprune.calibration import Calibration, require_positions
 from depthprune.errors import ModelError, UsageError
+from depthprune.extras import require_extra
 from depthprune.models.arithmetic import arithmetic_of
 from depthprune.models.loading import Model
 from depthprune.outputs import whole_file
@@ -113,20 +113,13 @@ def plan_key(model: Model, removed: Sequence[int], calibration: Calibration, set
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def require_extra() -> None:
+def require_trainer() -> None:
     """Refuse where what trains is not installed.
 
     Raises:
         UsageError: Naming the extra that brings it.
     """
-    for name in ("peft", "accelerate"):
-        try:
-            import_module(name)
-        except ImportError as error:
-            raise UsageError(
-                f"--recover lora: needs {name}, which is not installed; run: pip install "
-                "'depthprune[heal]'"
-            ) from error
+    require_extra("--recover lora", "heal", "peft", "accelerate")
 
 
 def require_trainable(model: Model) -> None:
@@ -136,7 +129,7 @@ def require_trainable(model: Model) -> None:
         ModelError: If it is quantized, streamed or laid on several devices, or in float16.
         UsageError: If what trains is not installed.
     """
-    require_extra()
+    require_trainer()
     refuse_quantized(model)
     name = model.source.name
     if model.streamed:
