@@ -156,26 +156,7 @@ def fit_and_judge(
         method=method.name,
         in_search=in_search,
         calibration=[calibration_record(part) for part in calibration.parts],
-<<<<<<< HEAD
-        runs=[
-            RecoveredRun(
-                blocks=list(run.blocks),
-                into=run.into,
-                why_not=run.why_not,
-                ridge=run.ridge,
-                strength=run.strength,
-                tokens=run.tokens,
-                apart=run.apart,
-                before=run.before,
-                after=run.after,
-                rank=run.rank,
-                factor=run.factor,
-            )
-            for run in recovery.runs
-        ],
-=======
         runs=[RecoveredRun.model_validate(run) for run in recovery.runs],
->>>>>>> main
         settings=method.line,
         refits=[RefittedLayer.model_validate(layer) for layer in recovery.refits],
         training=training_record(recovery.training),
