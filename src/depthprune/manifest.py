@@ -231,6 +231,9 @@ class RecoveredRun(_Record):
     rank: int | None = Field(
         default=None, description="Directions of the width that the fitted tokens span."
     )
+    factor: float | None = Field(
+        default=None, description="By which all below the run was multiplied."
+    )
 
 
 class RefittedLayer(_Record):
@@ -282,7 +285,7 @@ class TrainingRecord(_Record):
 class RecoveryRecord(_Record):
     """What was done to mend what removal broke."""
 
-    method: Literal["linear", "lora"]
+    method: Literal["linear", "magnitude", "lora"]
     in_search: bool = Field(default=False, description="Whether the search scored recovered sets.")
     calibration: list[CalibrationRecord]
     settings: str | None = Field(
