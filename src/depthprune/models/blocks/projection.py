@@ -80,7 +80,8 @@ class Projection:
         states = states.unsqueeze(0)
         for link in self.before:
             states = link(states)
-        states = states[0].to(self.linear.weight.device)
+        # Some models keep their states in float32, and give the map its own dtype.
+        states = states[0].to(self.linear.weight.device, self.linear.weight.dtype)
         targets = targets.to(states.device)
         own = (states.float() * self.linear.weight[targets].float()).sum(-1)
         if self.linear.bias is not None:
