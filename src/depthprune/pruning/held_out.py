@@ -138,7 +138,7 @@ class SizeRule:
     stop once `patience` sizes in a row are above the limit, and the largest size below it counts.
 
     Args:
-        judge: Measures the held-out loss.
+        held_out_scorer: Measures the held-out loss.
         max_increase: Allowed growth of the loss, as a fraction of the dense model's.
         patience: How many sizes above the limit end the search.
 
