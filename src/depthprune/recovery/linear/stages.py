@@ -193,19 +193,9 @@ class _Order:
 
     def _scale(self, module: nn.Module) -> float | None:
         """The factor by which a change of the module's output shows in the block's, if it does."""
-        base = self.probe.run()
-        value = self.seen[module][0].output
-        change = self.probe.random(*value.shape) * (value.pow(2).mean().sqrt().item() or 1.0)
-        handle = module.register_forward_hook(lambda _, __, output: output + change)
-        try:
-            response = (self.probe.run() - base).flatten()
-        finally:
-            handle.remove()
-        change = change.flatten()
-        scale = (response @ change / (change @ change)).item()
-        if not scale or relative_difference(response, scale * change) > _LIMIT:
-            return None
-        return scale
+        output = self.seen[module][0].output
+        scale, apart = self.probe.response(module, output, self.probe.run())
+        return None if not scale or apart > _LIMIT else scale
 
     def _gain(self, norm: nn.Module) -> Tensor | None:
         """What an RMS norm multiplies each channel by; None if the module is no such norm."""
