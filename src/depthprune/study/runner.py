@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,16 @@ from depthprune.progress import SILENT, Progress
 from depthprune.searches import Result, search
 from depthprune.study.evaluation import EvaluationSuite, make_suite
 from depthprune.study.grid import Calibrated, Cell, Grid, only_line
-from depthprune.study.table import TABLE_NAME, CellCalibration, CellCost, Key, Row, append, resume
+from depthprune.study.table import (
+    TABLE_NAME,
+    CellCalibration,
+    CellCost,
+    DenseRow,
+    Key,
+    Row,
+    append,
+    resume,
+)
 
 
 @dataclass(frozen=True)
@@ -75,14 +84,16 @@ class Study:
         failed = sum(row.error is not None for row in table.rows)
         done = len(table.rows) - failed
         with self.progress.step(f"running {len(todo)} cells", len(todo), "cells") as step:
-            for row in self._rows(todo):
+            for row in self._rows(todo, {row.model for row in table.dense}):
                 append(self.table, row)
+                if isinstance(row, DenseRow):
+                    continue
                 failed += row.error is not None
                 done += row.error is None
                 step.advance(1)
         return Outcome(done, failed, len(todo))
 
-    def _rows(self, cells: Sequence[Cell]) -> Iterator[Row]:
+    def _rows(self, cells: Sequence[Cell], dense: Set[str]) -> Iterator[Row | DenseRow]:
         for name, of_model in itertools.groupby(cells, key=lambda cell: cell.model):
             group = list(of_model)
             # Let the last model go before the next one is loaded beside it.
@@ -106,6 +117,8 @@ class Study:
             except DepthpruneError as error:
                 yield from (self._failed(cell, None, None, error) for cell in group)
                 continue
+            if name not in dense:
+                yield _dense(name, model, suite)
             yield from self._rows_of(model, suite, group)
 
     def _rows_of(
@@ -194,6 +207,14 @@ class Study:
             "draw": cell.draw,
             "search_seed": cell.seed,
         }
+
+
+def _dense(name: str, model: Model, suite: EvaluationSuite) -> DenseRow:
+    """What the whole model is worth, beside which every set is read."""
+    try:
+        return DenseRow(model=name, blocks=model.blocks, evaluations=suite.judge(()))
+    except DepthpruneError as error:
+        return DenseRow(model=name, blocks=model.blocks, error=only_line(error))
 
 
 def _key(cell: Cell) -> Key:

@@ -17,7 +17,7 @@ from depthprune.study.statistics.effects import (
     StudyPart,
 )
 from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
-from depthprune.study.statistics.noise import ALPHA
+from depthprune.study.statistics.intervals import ALPHA
 from depthprune.study.statistics.verdicts import MEASURED, verdict
 
 
