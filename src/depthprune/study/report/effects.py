@@ -58,7 +58,7 @@ def effect_table(part: StudyPart) -> TextTable:
             dash = TableCell(numbers.DASH)
             rows.append((TableCell(f"{name}, {unit}"), dash, dash, p_value(p), TableCell(claim)))
     head = ("Changing the", "Moves by", "95% interval", "p, adjusted", "Called an effect")
-    caption = "What changing one thing and the draw moves, all else equal; intervals between draws"
+    caption = "What changing one thing and the draw moves, all else equal"
     return TextTable(caption, head, tuple(rows))
 
 

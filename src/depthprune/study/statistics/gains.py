@@ -10,6 +10,7 @@ items' own error comes on top (see `intervals`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -132,7 +133,7 @@ def between_draws(
     spread = np.bincount(calibration, weights=(values - means[calibration]) ** 2) / (draws - 1)
     parts = spread / draws / len(draws) ** 2
     own = [VariancePart(float(part), float(n - 1)) for part, n in zip(parts, draws, strict=True)]
-    width = half_width([*own, *items])
+    width = math.hypot(half_width(own), half_width(items))
     return IntervalEstimate(value, value - width, value + width, len(values))
 
 
@@ -149,5 +150,5 @@ def between_means(means: Floats, name: str, items: Sequence[VariancePart] = ()) 
         why = NotEstimable(f"there is one {name} only")
         return IntervalEstimate(value, why, why, len(means))
     own = VariancePart(float(means.var(ddof=1)) / len(means), float(len(means) - 1))
-    width = half_width([own, *items])
+    width = math.hypot(half_width([own]), half_width(items))
     return IntervalEstimate(value, value - width, value + width, len(means))

@@ -1,11 +1,12 @@
 """Errors of several origins put together: between draws, and between the items judged on.
 
 An interval says what else could have come: further draws of the same calibrations, and further
-windows and items of the same texts and tasks. The two are drawn apart, so their variances add, with
-the degrees of freedom of Satterthwaite (1946). What items do is the jackknife that leaves out a
-group of them in turn (Efron and Stein 1981), each text or task by itself, in all cells together:
-every comparison is then of the same items, and what they share falls out. Where results by item
-were not kept, their error is in no interval, and the page says so.
+windows and items of the same texts and tasks. The two are drawn apart, so the half-widths that each
+gives alone are added as squares (Zou and Donner 2008), which never makes an interval narrower. What
+items do is the jackknife that leaves out a group of them in turn (Efron and Stein 1981), each text
+or task by itself, in all cells together: every comparison is then of the same items, and what they
+share falls out. Where results by item were not kept, their error is in no interval, and the page
+says so.
 """
 
 from __future__ import annotations

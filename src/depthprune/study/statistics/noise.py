@@ -176,7 +176,7 @@ def interval(moves: FactorEffect, columns: Ints) -> IntervalEstimate:
         why = NotEstimable("too few draws for an interval")
         return IntervalEstimate(value, why, why, moves.pairs)
     draws = VariancePart(float(error[0]) ** 2, float(freedom[0]))
-    width = half_width([draws, *moves.items(columns)])
+    width = math.hypot(half_width([draws]), half_width(moves.items(columns)))
     return IntervalEstimate(value, max(0.0, value - width), value + width, moves.pairs)
 
 
