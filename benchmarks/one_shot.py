@@ -28,6 +28,7 @@ import depthprune as dp
 from depthprune.calibration import Calibration
 from depthprune.models.attention import fast_attention
 from depthprune.models.loading import Model
+from depthprune.objectives.tiles import tiles
 
 
 def walked(model: Model, calibration: Calibration) -> tuple[list[float], Any]:
@@ -60,9 +61,10 @@ def products(model: Model, cost: Any, length: int) -> None:
         for linear in maps:
             linear(inputs[linear.in_features])
     head: Any = model.module.get_output_embeddings()  # type: ignore[operator]
-    chunk = torch.randn(1, 128, head.in_features, dtype=dtype)
-    for _ in range(cost.head_tokens // 128):
-        head(chunk)
+    chunk = torch.randn(min(length, 512), head.in_features, dtype=dtype)
+    for _ in range(cost.head_tokens // len(chunk)):
+        for tile in tiles(head.out_features, "cpu"):
+            functional.linear(chunk, head.weight[tile])
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

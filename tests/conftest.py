@@ -51,6 +51,14 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def no_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What rounding does is not measured, which takes passes of its own before any loss is kept."""
+    from depthprune.evaluator import evaluator
+
+    monkeypatch.setattr(evaluator, "measure_rounding", lambda *_: None)
+
+
+@pytest.fixture
 def hostile() -> Iterator[HostileArithmetic]:
     """For the whole test, products round by the number of rows in their call (see `hostile`)."""
     from hostile import hostile_arithmetic

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
+from typing import Any, ClassVar
 
 import pytest
 
 from depthprune import registry
 from depthprune.errors import DepthpruneError, UsageError
-from depthprune.registry import Registry
+from depthprune.registry import Registry, build
 from depthprune.searches import search
 from depthprune.searches.driver import SEARCHES
 from landscapes import additive
@@ -171,3 +172,17 @@ def test_a_search_from_another_package_has_parameters(monkeypatch: pytest.Monkey
     _install(monkeypatch, stepped="test_registry:Stepped")
     monkeypatch.setattr(SEARCHES, "_plugins", None)
     assert search("stepped:steps=2", additive([0.1, 0.2, 0.3]), k=1).removed == (2,)
+
+
+@dataclass(frozen=True)
+class Counting:
+    name: ClassVar[str] = "counting"
+    rounds: int = 1
+    seed: int = 0
+
+
+def test_a_count_without_bound_is_refused_and_a_seed_is_none() -> None:
+    known: Registry[Any] = Registry("thing", "", {"counting": Counting})
+    assert build(known, "counting:rounds=1000000,seed=99999999999", ("name",)).seed == 99999999999
+    with pytest.raises(UsageError, match="rounds: expected at most 1,000,000, got 1000001"):
+        build(known, "counting:rounds=1000001", ("name",))

@@ -9,6 +9,10 @@
     dp.apply("path/to/checkpoint", result.removed, "out/")
     manifest = dp.prune("demo", k=6, out="out/demo", calibration=["text:wiki.txt"])  # the whole job
 
+What a verb of the command line does, a function does: `prune`, `apply`, `score`, `evaluate`,
+`bench`, `recover_checkpoint` and `run_study`. They print nothing; what they have to say is logged
+under `depthprune`.
+
 The names below are the whole public surface. They are imported on first use: `dp.apply` cuts
 checkpoints without loading torch.
 """
@@ -40,13 +44,19 @@ if TYPE_CHECKING:
     from depthprune.evaluator.score import Score, increase
     from depthprune.models.loading import Model, load
     from depthprune.pruning.apply import apply
+    from depthprune.pruning.bench import bench
+    from depthprune.pruning.bench_draft import bench_draft
+    from depthprune.pruning.evaluate import evaluate
     from depthprune.pruning.prune import prune
+    from depthprune.pruning.recover import recover_checkpoint
+    from depthprune.pruning.score import score
     from depthprune.recovery.lora.distil import distil
     from depthprune.recovery.methods import LoRA
     from depthprune.recovery.recover import recover
     from depthprune.recovery.result import Recovery, recovered
     from depthprune.searches.budget import Budget
     from depthprune.searches.driver import Result, search
+    from depthprune.study.run import run_study
 
 _PLACES = {
     "Budget": "searches.budget",
@@ -62,13 +72,19 @@ _PLACES = {
     "Result": "searches.driver",
     "Score": "evaluator.score",
     "apply": "pruning.apply",
+    "bench": "pruning.bench",
+    "bench_draft": "pruning.bench_draft",
     "calibrate": "calibration.calibration",
     "distil": "recovery.lora.distil",
+    "evaluate": "pruning.evaluate",
     "increase": "evaluator.score",
     "load": "models.loading",
     "prune": "pruning.prune",
     "recover": "recovery.recover",
+    "recover_checkpoint": "pruning.recover",
     "recovered": "recovery.result",
+    "run_study": "study.run",
+    "score": "pruning.score",
     "search": "searches.driver",
 }
 
@@ -96,13 +112,19 @@ __all__ = [
     "Score",
     "UsageError",
     "apply",
+    "bench",
+    "bench_draft",
     "calibrate",
     "distil",
+    "evaluate",
     "increase",
     "load",
     "prune",
     "recover",
+    "recover_checkpoint",
     "recovered",
+    "run_study",
+    "score",
     "search",
 ]
 

@@ -20,7 +20,11 @@ from depthprune.untrusted import parse_json, read_text
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    """Made field by field, or of an object that has attributes of the same names."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, ser_json_inf_nan="strings", from_attributes=True
+    )
 
 
 class Estimate(_Record):
@@ -229,6 +233,28 @@ class RecoveredRun(_Record):
     )
 
 
+class RefittedLayer(_Record):
+    """One linear layer of a kept block, refitted on what the pruned model feeds in."""
+
+    block: int
+    layer: str = Field(description="Name of the module in the block.")
+    writes: bool = Field(
+        description="Whether it was fitted to what the state behind the block lacked; otherwise to "
+        "what the layer gives in the whole model."
+    )
+    ridge: float | None = Field(
+        default=None, description="As a share of the mean square of its inputs."
+    )
+    strength: float = Field(description="How much of the fitted change was used, 0 to 1.")
+    tokens: int = Field(description="That were fitted.")
+    before: float = Field(
+        description="Root mean square, an element, of what was lacking, on windows that were not "
+        "fitted."
+    )
+    after: float = Field(description="The same with the change.")
+    rank: int = Field(description="Directions of its inputs that the fitted tokens span.")
+
+
 class TrainingPoint(_Record):
     """What the adapters were worth after some steps, in nats a token."""
 
@@ -259,7 +285,13 @@ class RecoveryRecord(_Record):
     method: Literal["linear", "lora"]
     in_search: bool = Field(default=False, description="Whether the search scored recovered sets.")
     calibration: list[CalibrationRecord]
+    settings: str | None = Field(
+        default=None, description="As --recover takes them; what is not named is the default."
+    )
     runs: list[RecoveredRun]
+    refits: list[RefittedLayer] = Field(
+        default=[], description="Of the blocks before and behind the gaps, in turn."
+    )
     training: TrainingRecord | None = None
     further: list[HeldOut] = Field(description="Losses on other text that was named for it.")
     choices: list[HeldOut] = Field(
@@ -314,6 +346,10 @@ class ParityRecord(_Record):
         default=None,
         description="Relative to the scale, when the first comparison was not bitwise.",
     )
+    float64_difference: float | None = Field(
+        default=None,
+        description="Relative to the scale, when float32 could not decide either.",
+    )
     generated_tokens: int
 
 
@@ -334,6 +370,96 @@ class Versions(_Record):
     python: str
     platform: str
     packages: dict[str, str]
+
+
+class TargetGoal(_Record):
+    """One `--for`, and how it was split."""
+
+    spec: str
+    kind: Literal["choices", "answers", "chats", "text"]
+    weight: float = Field(description="Share among the goals, the shares summing to 1.")
+    counted: Literal["documents", "passages"] = Field(
+        description="What was split: a text of few documents is cut into passages."
+    )
+    documents: list[int] = Field(description="To calibrate on, to choose by, to judge by.")
+    windows: list[int] = Field(description="Scored to choose, and to judge.")
+    tokens: list[int] = Field(description="Of those windows.")
+
+
+class TargetCalibration(_Record):
+    """One calibration that was tried."""
+
+    name: str
+    specs: list[str]
+    objective: str
+    tokens: int
+    fingerprint: str
+
+
+class TargetSet(_Record):
+    """One removed set that was looked at."""
+
+    removed: list[int]
+    calibration: str = Field(description="On which it was found, by its name.")
+    search: str = Field(description="By which it was found, or `swap`.")
+    share: float = Field(description="Of that calibration's windows that were searched on.")
+    loss: float = Field(description="On the part of the target that chooses.")
+    stderr: float
+    windows: int = Field(description="It dropped out of the race after so many.")
+    general: float = Field(description="Loss on held-out default text, nats a token.")
+    tied: bool = Field(description="Whether it cannot be told apart from the best.")
+    refused: bool = Field(description="Whether --keep-general or --max-increase refuses it.")
+
+
+class TargetRound(_Record):
+    """What one round of the spending tried."""
+
+    name: str
+    tried: int
+    leader: list[int]
+    loss: float = Field(description="The leader's, on the target's first windows.")
+    evaluations: float = Field(description="All that was spent until then.")
+    block_tokens: int
+
+
+class TargetJudged(_Record):
+    """A set on the part of the target that decided nothing."""
+
+    what: Literal["chosen", "default", "task", "whole"] = Field(
+        description="The set that was chosen, what the default calibration and the task itself "
+        "give by the same search, and the whole model."
+    )
+    removed: list[int]
+    loss: Estimate
+    accuracy: float | None = Field(
+        default=None, description="Share of items answered right, where the target has items."
+    )
+    accuracy_stderr: float | None = None
+    above: float = Field(description="Its loss minus that of the chosen set, window by window.")
+    above_stderr: float
+    low: float = Field(description="Of a 95% interval of that difference.")
+    high: float
+
+
+class TargetRecord(_Record):
+    """How the calibration was chosen by what keeps a task."""
+
+    goals: list[TargetGoal]
+    split: str = Field(description="Shares of the parts in percent, as --for-split takes them.")
+    seed: int
+    objective: str = Field(description="What is measured on the target.")
+    calibrations: list[TargetCalibration]
+    left_out: dict[str, str] = Field(description="Calibrations that gave no set, with why.")
+    sets: list[TargetSet]
+    rounds: list[TargetRound]
+    chosen: str = Field(description="The calibration that won, by its name.")
+    search: str = Field(description="By which its set was found, or `swap`.")
+    delta: float = Field(description="Chance that the choice dropped the best set.")
+    keep_general: float | None = None
+    budget: str
+    whole: Estimate = Field(description="The whole model on the part that chooses.")
+    choosing: Estimate = Field(description="The chosen set on the part that chooses.")
+    judged: list[TargetJudged]
 
 
 class Manifest(_Record):
@@ -366,6 +492,9 @@ class Manifest(_Record):
         default=None, description="The same search on further draws."
     )
     held_out: list[HeldOut] | None = None
+    target: TargetRecord | None = Field(
+        default=None, description="How the calibration was chosen, where --for asked for it."
+    )
     recovery: RecoveryRecord | None = None
     size: Size | None = None
     speed: Speed | None = None

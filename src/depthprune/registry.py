@@ -7,15 +7,12 @@ Things asked for by name with parameters: `kl:direction=reverse,top=64`, `beam:w
 
 The parameters are the fields of the dataclass that the name stands for, and their types say how a
 text is read, so that a new field needs no parser.
-
-Libraries that single searches need, imported when such a search is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -90,6 +87,10 @@ class Registry(Generic[T]):
                 plugins[entry.name] = entry
             self._plugins = plugins
         return self._plugins
+
+
+MOST = 1_000_000
+"""Of a parameter that counts something, which is done or held so many times; seeds aside."""
 
 
 def build(registry: Registry[Callable[..., T]], text: str, parts: Sequence[str]) -> T:
@@ -177,27 +178,11 @@ def _read(where: str, kind: Any, text: str) -> Any:
         raise UsageError(f"{where}: expected true or false, got {text!r}")
     if kind in (int, float):
         try:
-            return kind(text)
+            value = kind(text)
+            if kind is int and not where.endswith(": seed") and abs(value) > MOST:
+                raise UsageError(f"{where}: expected at most {MOST:,}, got {text:.40}")
+            return value
         except ValueError as error:
             what = "a whole number" if kind is int else "a number"
             raise UsageError(f"{where}: expected {what}, got {text!r}") from error
     return text
-
-
-def needed(search: str, *modules: str) -> tuple[Any, ...]:
-    """Import modules that come with the extra `search`.
-
-    Args:
-        search: Which search needs them.
-        *modules: Their names.
-
-    Raises:
-        UsageError: If one is not installed.
-    """
-    try:
-        return tuple(import_module(name) for name in modules)
-    except ImportError as error:
-        raise UsageError(
-            f"search {search}: needs {modules[0].partition('.')[0]}, which is not installed; "
-            "run: pip install 'depthprune[search]'"
-        ) from error

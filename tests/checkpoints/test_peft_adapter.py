@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from depthprune.checkpoints import peft_adapter as module
+from depthprune.checkpoints.safetensors import Piece
 from depthprune.errors import CheckpointError, ModelError, UsageError
 from depthprune.pruning.apply import apply
 
@@ -244,3 +246,18 @@ def test_peft_loads_the_cut_adapter_on_the_cut_base(
     assert kind != "lora" or len(config["target_modules"]) == 6
     assert kind != "dora" or config["layers_to_transform"] == [0, 1, 3]
     assert not torch.allclose(found, plain, atol=1e-2)
+
+
+def test_a_cut_that_does_not_read_as_it_was_meant_is_never_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = adapter(tmp_path / "adapter")
+    written = module.write_file
+
+    def wrongly(place: Path, pieces: list[Piece], *rest: Any) -> int:
+        return written(place, pieces[:-1], *rest)
+
+    monkeypatch.setattr(module, "write_file", wrongly)
+    with pytest.raises(CheckpointError, match="does not read as it was meant, 1 tensors differ"):
+        apply(folder, (2,), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

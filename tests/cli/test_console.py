@@ -8,6 +8,8 @@ import math
 import sys
 
 import pytest
+from rich.table import Table
+from rich.text import Text
 
 from depthprune.cli import console
 from depthprune.cli.console import TerminalProgress, note, show, show_json
@@ -142,3 +144,26 @@ def test_numbers_that_json_has_no_word_for_become_null(
     out = capsys.readouterr().out
     assert json.loads(out) == {"a": None, "b": [None, 1.5], "c": [None], "d": "Größe"}
     assert "Größe" in out
+
+
+HOSTILE = "a\x1b[2Jb\x07c\x9bd\u202ee\u200bf\ud800g\r[bold]h[/nothing] :smile:"
+
+
+def test_nothing_of_a_result_is_obeyed_by_terminal_or_markup(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = Table(HOSTILE)
+    table.add_row(HOSTILE)
+    for result in (HOSTILE, Text(HOSTILE), table):
+        show(result)
+    out, _ = capsys.readouterr()
+    assert "a[2Jbcdefg[bold]h[/nothing] :smile:" in out
+    assert all(each.isprintable() or each == "\n" for each in out)
+
+
+def test_what_does_not_print_is_spelled_out_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    show_json({"name": HOSTILE + "ß中"})
+    out, _ = capsys.readouterr()
+    assert "ß中" in out
+    assert all(each.isprintable() or each == "\n" for each in out)
+    assert json.loads(out) == {"name": HOSTILE + "ß中"}

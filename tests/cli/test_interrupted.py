@@ -225,7 +225,7 @@ def test_an_interrupted_study_says_what_stands(
     )
     with monkeypatch.context() as patch:
         patch.setattr("depthprune.pruning.session.memo_at", _interrupt)
-        patch.setattr("depthprune.cli.study.memo_at", _interrupt)
+        patch.setattr("depthprune.study.run.memo_at", _interrupt)
         outcome = depthprune("study", plan, "-o", tmp_path / "other")
     assert outcome.error == "interrupted; nothing was written"
     assert not (tmp_path / "other").exists()

@@ -483,7 +483,7 @@ def test_a_singular_system_is_said_and_what_it_does_not_know_left(
     tensors["model.layers.3.mlp.down_proj.weight"][:] = 0
     save_file(tensors, original / "model.safetensors", {"format": "pt"})
     depthprune("apply", original, "--remove", "2,4", "-o", tmp_path / "plain")
-    outcome = recover("--json", original=original)
+    outcome = recover("--json", "--recover", "linear:refit=none,fit=outputs", original=original)
     low, none = outcome.document["recovery"]["runs"]
     assert (low["rank"], none["rank"]) == (20, None)
     assert "the system is singular: on these tokens the MLP of block 1 adds 20 of 32" in outcome.err

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from depthprune.cli import tables
 from depthprune.manifest import BlockScore, Estimate, SourceModel
+from depthprune.pruning.bench import BenchedModel
 from report.examples import REMOVED, block_scores, estimate, full, minimal, sample
 
 
@@ -28,10 +29,10 @@ def cells(text, start):
 def bench_rows():
     speed = full().speed
     return [
-        tables.BenchRow(
+        BenchedModel(
             "demo", 134_515_008, 269_060_552, speed.prefill_before, speed.decode_before, 812_000_000
         ),
-        tables.BenchRow(
+        BenchedModel(
             "out/demo", 113_278_464, 226_584_320, speed.prefill_after, speed.decode_after, None
         ),
     ]

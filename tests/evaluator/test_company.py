@@ -19,10 +19,12 @@ from depthprune.calibration import Window
 from depthprune.evaluator import Memo
 from depthprune.evaluator import calls as calls_module
 from depthprune.evaluator import evaluator as evaluator_module
+from depthprune.evaluator import losses as losses_module
 from depthprune.evaluator.batches import reads_packed_items
 from depthprune.evaluator.calls import reads_rows_apart
 from depthprune.evaluator.forward import Forward
 from depthprune.models.blocks.anatomy import Anatomy
+from depthprune.models.blocks.projection import ProjectedRows
 from depthprune.searches import search
 from tiny import save_tiny
 
@@ -171,6 +173,7 @@ def test_how_many_sets_are_walked_together_changes_nothing(
     np.testing.assert_array_equal(together, apart)
 
 
+@pytest.mark.usefixtures("no_rounding")
 @pytest.mark.parametrize("after", [3])
 def test_a_search_that_stopped_is_finished_to_the_bit(
     after: int, model: dp.Model, memo: Memo, windows: list[Window], monkeypatch: pytest.MonkeyPatch
@@ -178,8 +181,6 @@ def test_a_search_that_stopped_is_finished_to_the_bit(
     calibration = calibration_of(windows)
     whole = search("greedy", dp.Evaluator(model, calibration), k=2)
     left, group = after, Forward._group
-    # What rounding does is measured by passes of its own, before any loss is kept.
-    monkeypatch.setattr(evaluator_module, "measure_rounding", lambda *_: None)
 
     def stopping(self: Forward, *arguments: Any) -> Any:
         nonlocal left
@@ -279,3 +280,30 @@ def test_a_changed_model_is_scored_in_the_calls_of_the_unchanged_one(
     evaluator = dp.Evaluator(model, calibration_of(windows))
     (plain,) = evaluator.score([(2, 4)])
     assert evaluator.score_changed((2, 4), nullcontext) == plain
+
+
+def test_short_windows_share_a_chunk_of_the_head_and_change_nothing(
+    model: dp.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four of 64 tokens: a chunk has the rows of their call, however many are asked for."""
+    windows = _texts(11, 64)
+    shapes: set[tuple[int, ...]] = set()
+    plain = ProjectedRows.product
+
+    def product(rows: ProjectedRows, first: int, last: int) -> Any:
+        shapes.add(tuple(rows._states.shape))
+        return plain(rows, first, last)
+
+    monkeypatch.setattr(ProjectedRows, "product", product)
+    whole = _losses(dp.Evaluator(model, calibration_of(windows), "kl"))
+    assert {rows for rows, _ in shapes} == {256}
+    evaluator = dp.Evaluator(model, calibration_of(windows), "kl")
+    for place in (5, 0, 10, 3):
+        evaluator._compute(SETS, [place])
+    np.testing.assert_array_equal(_losses(evaluator), whole)
+    # Where rows round by what stands beside them, each window has a chunk of its own.
+    monkeypatch.setattr(losses_module, "rows_round_apart", lambda projection, rows: False)
+    shapes.clear()
+    apart = _losses(dp.Evaluator(model, calibration_of(windows), "kl"))
+    assert {rows for rows, _ in shapes} == {64}
+    np.testing.assert_allclose(apart, whole, rtol=5e-3)

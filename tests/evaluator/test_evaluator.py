@@ -19,6 +19,8 @@ import depthprune as dp
 from depthprune.errors import EvaluationError, UsageError
 from depthprune.evaluator import evaluator as evaluator_module
 from depthprune.models.blocks.anatomy import Anatomy
+from depthprune.models.blocks.projection import ProjectedRows
+from depthprune.objectives import tiles as tiles_module
 from depthprune.searches import search
 from tiny import save_tiny
 
@@ -129,16 +131,27 @@ def test_many_states_in_one_call_change_no_loss(
         np.testing.assert_allclose(a.window_losses, c.window_losses, rtol=1e-5)
 
 
-def test_the_head_never_holds_all_logits(model: dp.Model, text: Path) -> None:
+def test_the_head_never_holds_all_logits(
+    model: dp.Model, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calibration = dp.calibrate(f"text:{text},windows=2,length=300", model)
-    rows: list[int] = []
-    hook = model.module.lm_head.register_forward_hook(  # type: ignore[union-attr]
-        lambda module, args, output: rows.append(output.shape[1])
-    )
-    dp.Evaluator(model, calibration).score([(1,)])
-    hook.remove()
-    assert max(rows) <= 256
-    assert sum(rows) == 2 * 299
+    shapes: list[tuple[int, ...]] = []
+    plain = ProjectedRows.product
+
+    def product(rows: ProjectedRows, first: int, last: int) -> torch.Tensor:
+        found = plain(rows, first, last)
+        shapes.append(tuple(found.shape))
+        return found
+
+    monkeypatch.setattr(tiles_module, "COLUMNS", 100)
+    monkeypatch.setattr(ProjectedRows, "product", product)
+    evaluator = dp.Evaluator(model, calibration)
+    evaluator._heads.chunk = 200
+    evaluator.score([(1,)])
+    assert max(rows for rows, _ in shapes) <= 200
+    assert max(columns for _, columns in shapes) <= 100
+    vocabulary = model.module.lm_head.out_features  # type: ignore[union-attr]
+    assert sum(rows * columns for rows, columns in shapes) == 2 * 299 * vocabulary
 
 
 def test_windows_of_different_lengths_are_never_padded(model: dp.Model, text: Path) -> None:

@@ -77,7 +77,9 @@ def test_a_gpu_has_the_hosts_memory_besides(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Filling:
-    """A head for which memory holds the logits of so many tokens and no more."""
+    """A head for which memory holds the logits of so many tokens and no more; no tiles."""
+
+    projection = None
 
     def __init__(self, head: Head, holds: int, words: str) -> None:
         self.head, self.holds, self.words = head, holds, words

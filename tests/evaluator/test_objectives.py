@@ -76,6 +76,32 @@ def test_kl_is_taken_against_the_dense_model(
     assert scores[0].loss == 0
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_acceptance_is_that_of_the_dense_models_draft(
+    model: dp.Model, texts: list[Window], temperature: float
+) -> None:
+    name = f"acceptance:temperature={temperature}"
+    evaluator = dp.Evaluator(model, calibration_of(texts), name)
+    scores = evaluator.score(SETS)
+    for score in scores:
+        for window, loss in zip(texts, score.window_losses, strict=True):
+            theirs = _logits(model, window.tokens, ())[:-1]
+            ours = _logits(model, window.tokens, score.removed)[:-1]
+            if temperature:
+                p, q = ((each / temperature).softmax(-1) for each in (theirs, ours))
+                accepted = float(torch.minimum(p, q).sum(-1).mean())
+            else:
+                accepted = float((ours.argmax(-1) == theirs.argmax(-1)).float().mean())
+            assert math.exp(-loss) == pytest.approx(max(accepted, 2**-10), abs=1e-5)
+    assert scores[0].loss == pytest.approx(0, abs=1e-6)
+    tokens = sum(len(w.tokens) - 1 for w in texts)
+    passes = 2 if temperature else 1
+    assert evaluator.cost.head_tokens == passes * len(SETS) * tokens
+    found = dp.search("greedy", evaluator, k=2)
+    exact = dp.search("greedy", dp.Evaluator(model, calibration_of(texts), name, racing=None), k=2)
+    assert found.score.loss == pytest.approx(exact.score.loss, rel=2e-3, abs=1e-6)
+
+
 def test_kl_walks_the_dense_model_beside_the_sets_and_stores_none_of_it(
     model: dp.Model, texts: list[Window]
 ) -> None:

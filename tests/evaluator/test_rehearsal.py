@@ -9,12 +9,16 @@ import pytest
 from items import calibration_of, random_text
 
 import depthprune as dp
+from depthprune.evaluator import rehearsal as rehearsal_module
 from depthprune.evaluator.rehearsal import (
+    RACED,
+    CostEstimate,
     Rehearsal,
     TokenCosts,
     measure_speed,
     plan_of,
 )
+from depthprune.objectives import parse_objective
 from depthprune.searches import Ask, Method
 
 
@@ -26,6 +30,16 @@ def model(tiny_llama: Path) -> dp.Model:
 def _rehearsed(calibration, compares: bool = False) -> Rehearsal:
     scored = sum(int(w.scored.sum()) for w in calibration.windows)
     return Rehearsal(6, calibration.tokens, scored, len(calibration.windows), compares=compares)
+
+
+@pytest.mark.parametrize("objective", ["nll", "kl", "cosine", "acceptance"])
+def test_the_head_is_counted_as_often_as_it_is_run(model: dp.Model, objective: str) -> None:
+    calibration = calibration_of([random_text(np.random.default_rng(0)) for _ in range(2)])
+    evaluator = dp.Evaluator(model, calibration, objective)
+    evaluator.score([(1,), (2, 3)])
+    rehearsal = Rehearsal.of(model, calibration, parse_objective(objective))
+    rehearsal.score([(1,), (2, 3)])
+    assert rehearsal.cost.head_tokens == evaluator.cost.head_tokens
 
 
 @pytest.mark.parametrize("objective", ["nll", "kl"])
@@ -65,7 +79,7 @@ def test_a_plan_adds_up_time_and_memory(model: dp.Model) -> None:
 
 
 def test_speed_is_measured_on_this_machine(model: dp.Model) -> None:
-    speed = measure_speed(model, random_text(np.random.default_rng(0)))
+    speed = measure_speed(model, [random_text(np.random.default_rng(i)) for i in range(3)])
     assert 0 < speed.block_token < 1
     assert 0 < speed.head_token < 1
 
@@ -96,3 +110,36 @@ def test_a_search_after_another_is_counted_as_if_alone_and_pays_for_what_is_new(
     again = dp.search("one-shot", rehearsal, k=2).cost
     assert (again.evaluations, again.asked_block_tokens) == (6, first.block_tokens)
     assert again.block_tokens == 0
+
+
+def test_speed_is_measured_in_calls_as_a_search_makes_them(
+    model: dp.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = [random_text(np.random.default_rng(i)) for i in range(40)]
+    waited, shapes = [], set()
+    call = type(model.anatomy).call
+
+    def noting(self, block, state, inputs):
+        shapes.add((block, tuple(state.shape)))
+        return call(self, block, state, inputs)
+
+    monkeypatch.setattr(type(model.anatomy), "call", noting)
+    monkeypatch.setattr(rehearsal_module, "synchronize", waited.append)
+    measure_speed(model, windows)
+    length = len(windows[0].tokens)
+    assert shapes == {(block, (512 // length, length, 32)) for block in (0, 3, 5)}
+    # Before and behind each run of three blocks and the head, those that warm up included.
+    assert len(waited) == 2 * 6 * 4
+
+
+@pytest.mark.parametrize(("windows", "share"), [(15, 1.0), (16, RACED), (64, RACED)])
+def test_what_is_expected_of_a_race_is_the_share_that_was_measured(
+    windows: int, share: float
+) -> None:
+    plan = CostEstimate(1.0, 1, 1, 1, 1, 0, seconds=100.0, windows=windows)
+    assert plan.raced_seconds == pytest.approx(100.0 * share)
+
+
+def test_the_share_that_was_measured_is_the_benchmark_s() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert f"{RACED} of the losses were looked at" in page

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import depthprune as dp
-from depthprune.evaluator import evaluator as evaluator_module
 from depthprune.evaluator.forward import Forward
 from depthprune.evaluator.memo import Memo
 from depthprune.searches import search
@@ -75,12 +74,11 @@ def test_another_dtype_shares_nothing(
     assert evaluator.cost.recalled == 0
 
 
+@pytest.mark.usefixtures("no_rounding")
 def test_a_run_that_stops_halfway_is_finished_identically(
     model: dp.Model, calibration: dp.Calibration, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = search("greedy", dp.Evaluator(model, calibration), k=3)
-    # What rounding does is measured by passes of its own, before any loss is kept.
-    monkeypatch.setattr(evaluator_module, "measure_rounding", lambda *_: None)
     walks = 0
     walk = Forward._group
 

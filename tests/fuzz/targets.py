@@ -197,6 +197,7 @@ def _memo(folder: Path, rng: random.Random) -> None:
     with Memo.open(path) as memo:
         found = memo.look_up(_CONTEXT, [(0,), (9,)], _WINDOWS)
         assert not found[(9,)].known.any()
+        assert (found[(0,)].losses == np.arange(8.0))[found[(0,)].known].all()
         memo.store(_CONTEXT, (5,), _WINDOWS, np.arange(8.0))
         memo.statistics()
 

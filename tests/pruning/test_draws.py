@@ -80,3 +80,9 @@ def test_further_draws_of_what_leaves_nothing_to_chance_are_refused(keys: str) -
     check_draws(parse_calibration(fixed), 1)
     check_draws(parse_calibration([fixed, "text:b.txt"]), 2)
     check_draws(parse_calibration(f"{fixed},documents=9"), 2)
+
+
+@pytest.mark.parametrize("draws", [0, 1_001, 100_000_000])
+def test_more_draws_than_could_mean_anything_are_refused(draws: int) -> None:
+    with pytest.raises(UsageError, match="--draws: expected from 1 to 1,000, got"):
+        check_draws(parse_calibration("stdlib-prose"), draws)

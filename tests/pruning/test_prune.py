@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,43 @@ def test_what_is_there_is_left_unless_it_may_be_replaced(
     assert _told(tmp_path / "out")["removed"] == first.removed
     dp.prune(tiny_llama, k=2, overwrite=True, **options)
     assert len(_told(tmp_path / "out")["removed"]) == 2
+
+
+def test_every_word_of_a_job_is_parsed_once(tiny_llama: Path, text: Path, tmp_path: Path) -> None:
+    """What is parsed travels as an object; what stands for a text that was read is not a text."""
+    parsers = {
+        "parse_method",
+        "parse_calibration",
+        "parse_objective",
+        "make_search",
+        "parse_budget",
+    }
+    parsed: list[tuple[str, str]] = []
+
+    def watch(frame: Any, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_name in parsers:
+            given = frame.f_locals[frame.f_code.co_varnames[0]]
+            several = [given] if isinstance(given, str) else given
+            if isinstance(several, list | tuple):
+                parsed.extend((frame.f_code.co_name, s) for s in several if isinstance(s, str))
+
+    own, other = (f"text:{text},windows={n},length=24" for n in (24, 4))
+    sys.setprofile(watch)
+    try:
+        dp.prune(
+            tiny_llama, k=2, out=tmp_path / "out", calibration=[own], also=[other],
+            recover="linear", search="one-shot", objective="kl", budget="99",
+            dtype="float32", bench=False, memo="off",
+        )  # fmt: skip
+    finally:
+        sys.setprofile(None)
+    # What recovery is judged by is named in the code.
+    asked = [each for each in parsed if each[1] not in ("nll", "accuracy")]
+    assert sorted(asked) == [
+        ("make_search", "one-shot"),
+        ("parse_budget", "99"),
+        ("parse_calibration", own),
+        ("parse_calibration", other),
+        ("parse_method", "linear"),
+        ("parse_objective", "kl"),
+    ]

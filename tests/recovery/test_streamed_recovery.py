@@ -13,7 +13,7 @@ import depthprune as dp
 from depthprune.checkpoints.checkpoint import open_checkpoint
 from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.pruning.held_out_recovered import judge_recovered
-from depthprune.recovery import stored
+from depthprune.recovery import Linear, stored
 from mended import drawn
 from tiny import save_tiny
 
@@ -72,7 +72,7 @@ def test_recovery_reads_each_block_once_and_the_one_before_a_run_once_more(
     assert stream is not None
     calibration = drawn(tmp_path, held)
     before = stream.bytes_read
-    dp.recover(streamed, REMOVED, calibration)
+    dp.recover(streamed, REMOVED, calibration, Linear(refit="none"))
     # Blocks 0 to 4, and 0 and 3 again.
     assert stream.bytes_read - before == 7 * stream.bytes_a_pass // 6
 
@@ -117,7 +117,7 @@ def test_what_is_held_grows_with_the_text_by_two_states_a_token(
         gc.freeze()  # so that only what is made from here on is looked through
         with monkeypatch.context() as patch:
             held = _Held(streamed, patch)
-            dp.recover(streamed, REMOVED, calibration)
+            dp.recover(streamed, REMOVED, calibration, Linear(refit="none"))
         gc.unfreeze()
         peaks.append(held.bytes)
         assert held.blocks == 1

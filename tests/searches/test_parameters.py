@@ -46,11 +46,15 @@ def test_the_name_of_a_search_makes_it_again(text: str, name: str) -> None:
         ("beam:width=0", "search beam: width: expected 1 or more, got 0"),
         ("beam:width=2,width=3", "search beam: width is given twice; give it once"),
         ("greedy:width=2", "search greedy: unknown parameter 'width=2'; it takes none"),
-        ("genetic:mutation=nan", "search genetic: mutation: expected 0 or more, got nan"),
+        ("genetic:mutation=nan", "search genetic: mutation: expected 0 to 1, got nan"),
+        ("genetic:mutation=5", "search genetic: mutation: expected 0 to 1, got 5"),
+        ("genetic:elitism=1.5", "search genetic: elitism: expected 0 to 1, got 1.5"),
+        ("annealing:heat=inf", "search annealing: heat: expected 0 or more, got inf"),
+        ("evolution:many=2", "search evolution: many: expected 1e-09 to 1, got 2"),
         ("genetic:population=3", "search genetic: population: expected 4 or more, got 3"),
         ("bayesian:trials=0", "search bayesian: trials: expected 1 or more, got 0"),
         ("cbo:candidates=0", "search cbo: candidates: expected 1 or more, got 0"),
-        ("evolution:few=0", "search evolution: few: expected 1e-09 or more, got 0"),
+        ("evolution:few=0", "search evolution: few: expected 1e-09 to 1, got 0"),
         ("local-search:start=greedy", "start: expected one-shot or random, got 'greedy'"),
         ("baem", "unknown search 'baem'; did you mean 'beam'"),
     ],
@@ -97,7 +101,7 @@ def test_a_missing_library_is_named_with_its_extra_before_anything_is_paid_for(
         assert module.partition(".")[0] == library
         raise ModuleNotFoundError(module)
 
-    monkeypatch.setattr("depthprune.registry.import_module", missing)
+    monkeypatch.setattr("depthprune.extras.import_module", missing)
     landscape = additive(DAMAGE)
     with pytest.raises(UsageError) as caught:
         search(name, landscape, k=2)

@@ -23,6 +23,7 @@ from depthprune.objectives.nll import token_nll
 from depthprune.study import harness
 from depthprune.study.finalists import FinalScore
 from depthprune.study.harness import require_harness, run_tasks, scores_of
+from gemma import MISSING, gemma_file
 
 _CORPORA = Path(
     os.environ.get("DEPTHPRUNE_CORPORA", Path(__file__).parents[2] / ".." / "shared" / "data")
@@ -129,6 +130,20 @@ def test_two_hundred_items_are_scored_as_the_harness_scores_them(
     name: str, removed: tuple[int, ...], demo: dp.Model, tmp_path: Path
 ) -> None:
     compare(demo, _CORPORA / "choices" / f"{name}.jsonl", 200, removed, tmp_path, atol=1e-3)
+
+
+@_INSTALLED
+@pytest.mark.slow
+@pytest.mark.corpora
+@pytest.mark.skipif(not (_CORPORA / "choices").is_dir(), reason=f"no corpora in {_CORPORA}")
+@pytest.mark.skipif(gemma_file() is None, reason=MISSING)
+@pytest.mark.parametrize("removed", [(), (6, 7, 8, 9, 10, 11)])
+def test_items_of_a_model_that_begins_with_bos_are_scored_as_the_harness_scores_them(
+    removed: tuple[int, ...], tmp_path: Path
+) -> None:
+    model = dp.load(str(gemma_file()), dtype="float32", device="cpu")
+    assert model.tokenizer("a bridge").input_ids[0] == model.tokenizer.bos_token_id
+    compare(model, _CORPORA / "choices" / "arc-easy-test.jsonl", 24, removed, tmp_path, atol=1e-3)
 
 
 @pytest.fixture(scope="module")

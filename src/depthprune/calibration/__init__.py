@@ -3,12 +3,16 @@
 from depthprune.calibration.calibration import (
     NOISY_BELOW,
     Calibration,
+    HasTokenizer,
+    LoadedSource,
     Part,
     calibrate,
     context_of,
+    documents_of_spec,
+    load_source,
     require_positions,
 )
-from depthprune.calibration.overlap import Overlap
+from depthprune.calibration.overlap import Overlap, measure_overlap, shared_documents, window_words
 from depthprune.calibration.parsing import beside, file_schema, seen_from
 from depthprune.calibration.presets import PRESETS, Preset, parse_calibration
 from depthprune.calibration.reading.documents import Document
@@ -24,7 +28,9 @@ __all__ = [
     "Calibration",
     "CalibrationSpec",
     "Document",
+    "HasTokenizer",
     "Item",
+    "LoadedSource",
     "Overlap",
     "Part",
     "Preset",
@@ -34,9 +40,14 @@ __all__ = [
     "calibrate",
     "check_files",
     "context_of",
+    "documents_of_spec",
     "file_schema",
     "files_of",
+    "load_source",
+    "measure_overlap",
     "parse_calibration",
     "require_positions",
     "seen_from",
+    "shared_documents",
+    "window_words",
 ]

@@ -371,25 +371,50 @@ def _is_generated(spec: CalibrationSpec) -> bool:
 
 
 def _material(spec: CalibrationSpec, model: HasTokenizer) -> LoadedSource:
-    source = SOURCES.get(spec.source)
-    tokenizer = model.tokenizer
-    if source.kind == "generated":
+    if _is_generated(spec):
         from depthprune.calibration.generated import generated_pool
 
-        return LoadedSource(generated_pool(model), tokenizer, {}, 0)
-    lead = lead_of(spec.bos, tokenizer, spec.short())
+        return LoadedSource(generated_pool(model), model.tokenizer, {}, 0)
+    documents, repeats = documents_of_spec(spec)
+    return load_source(spec, model, documents, repeats)
+
+
+def documents_of_spec(spec: CalibrationSpec) -> tuple[list[Document], int]:
+    """The documents that a spec reads, and how many were left out because they repeat another.
+
+    Raises:
+        CalibrationError: If there is no text, or it cannot be read.
+    """
+    source = SOURCES.get(spec.source)
     documents = read_documents(source, spec.source, spec.target, spec.options)
     kept = without_repeats(documents) if spec.dedupe else documents
-    domains = {document.name: document.domain for document in kept if document.domain}
+    return kept, len(documents) - len(kept)
+
+
+def load_source(
+    spec: CalibrationSpec, model: HasTokenizer, documents: Sequence[Document], repeats: int = 0
+) -> LoadedSource:
+    """What draws are taken from, of documents that were read.
+
+    Args:
+        spec: How they become windows.
+        model: Whose tokenizer is used.
+        documents: Of the spec's source, one or more.
+        repeats: How many were left out before.
+
+    Raises:
+        CalibrationError: If the documents are not what the spec's keys need.
+    """
+    source, tokenizer = SOURCES.get(spec.source), model.tokenizer
+    lead = lead_of(spec.bos, tokenizer, spec.short())
+    domains = {document.name: document.domain for document in documents if document.domain}
     pool: Pool
-    _require_form(spec, source, kept)
-    if source.kind == "choices" or spec.format != "raw" or kept[0].chat:
-        pool = ExamplePool(kept, tokenizer, lead)
+    _require_form(spec, source, documents)
+    if source.kind == "choices" or spec.format != "raw" or documents[0].chat:
+        pool = ExamplePool(documents, tokenizer, lead)
     else:
-        pool = TextPool(Tokenising(kept, tokenizer), lead)
-    return LoadedSource(
-        pool, tokenizer, domains, len(documents) - len(kept), lead, _notes(documents)
-    )
+        pool = TextPool(Tokenising(list(documents), tokenizer), lead)
+    return LoadedSource(pool, tokenizer, domains, repeats, lead, _notes(documents))
 
 
 def _require_form(spec: CalibrationSpec, source: Source, documents: Sequence[Document]) -> None:

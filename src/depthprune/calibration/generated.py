@@ -26,15 +26,18 @@ from depthprune.calibration.own_text import OwnText
 from depthprune.calibration.reading.documents import utf8
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Split, Window, plain_window
-from depthprune.errors import CalibrationError, OutputError, UsageError
+from depthprune.errors import CalibrationError, DepthpruneError, OutputError, UsageError
 from depthprune.models.loading import Model, quiet_transformers
 from depthprune.models.plain_generation import plain_generation
 from depthprune.outputs import cache_folder, whole_file
 from depthprune.progress import SILENT, Progress
+from depthprune.untrusted import parse_json, read_text
 
 _BATCH = 8
 _FEWEST_HELD_OUT = 2
 _FORM = 1
+_LARGEST_KEPT = 1 << 30
+"""Bytes of kept text: over a hundred million tokens."""
 
 
 @dataclass(frozen=True)
@@ -248,13 +251,14 @@ def _store(file: Path, samples: Samples) -> None:
 
 def _read(file: Path, count: int, length: int) -> Samples:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        text = read_text(file, error=CalibrationError, most=_LARGEST_KEPT)
+        found = parse_json(text, str(file), error=CalibrationError)
         texts = tuple(tuple(map(int, text)) for text in found["texts"])
         losses = tuple(map(float, found["losses"]))
         if len(texts) != count or len(losses) != count or {len(t) for t in texts} != {length}:
             raise ValueError("its texts are not as many or as long as their key says")
         return Samples(texts, int(found["begun"]), losses)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, DepthpruneError) as error:
         raise CalibrationError(
             f"{file}: the model's own text kept there is damaged ({error}); delete the file"
         ) from error

@@ -79,20 +79,8 @@ def measure_overlap(spec: CalibrationSpec, windows: Sequence[Window], tokenizer:
     Raises:
         CalibrationError: If a file cannot be read, or more windows overlap than are allowed.
     """
-    texts = [_window_words(window, tokenizer) for window in windows]
-    sizes = {min(spec.ngram, len(words)) for words in texts if len(words) >= _FEWEST_WORDS}
-    known: set[tuple[str, ...]] = set()
-    for name in spec.against:
-        for record in _records(name):
-            words = _words(record)
-            for size in sizes:
-                known.update(_grams(words, size))
-    shared = tuple(
-        window.document
-        for window, words in zip(windows, texts, strict=True)
-        if len(words) >= _FEWEST_WORDS
-        and any(gram in known for gram in _grams(words, min(spec.ngram, len(words))))
-    )
+    records = (record for name in spec.against for record in _records(name))
+    shared = shared_documents(windows, map(_words, records), tokenizer, spec.ngram)
     found = Overlap(spec.against, spec.ngram, shared, len(windows))
     if found.share > spec.overlap:
         raise CalibrationError(
@@ -102,7 +90,32 @@ def measure_overlap(spec: CalibrationSpec, windows: Sequence[Window], tokenizer:
     return found
 
 
-def _window_words(window: Window, tokenizer: Any) -> list[str]:
+def shared_documents(
+    windows: Sequence[Window], others: Iterable[Sequence[str]], tokenizer: Any, ngram: int = 13
+) -> tuple[str, ...]:
+    """Of each window that shares words with other texts, the document in which it begins.
+
+    Args:
+        windows: What is looked at.
+        others: The words of the other texts.
+        tokenizer: Turns tokens back into text.
+        ngram: Words in a row that count as shared.
+    """
+    texts = [window_words(window, tokenizer) for window in windows]
+    sizes = {min(ngram, len(words)) for words in texts if len(words) >= _FEWEST_WORDS}
+    known: set[tuple[str, ...]] = set()
+    for other in others:
+        for size in sizes:
+            known.update(_grams(other, size))
+    return tuple(
+        window.document
+        for window, words in zip(windows, texts, strict=True)
+        if len(words) >= _FEWEST_WORDS
+        and any(gram in known for gram in _grams(words, min(ngram, len(words))))
+    )
+
+
+def window_words(window: Window, tokenizer: Any) -> list[str]:
     """A window's words; an item's are its prompt's, or the correct option's where it has none."""
     if window.item is None:
         # The window may begin and end within a word.

@@ -33,6 +33,7 @@ from depthprune.calibration.reading.files import (
 from depthprune.calibration.reading.hub import HUB_OPTIONS, check_hub, read_hub
 from depthprune.calibration.reading.stdlib import code_documents, prose_documents
 from depthprune.errors import CalibrationError, DepthpruneError, UsageError, failure, first_line
+from depthprune.extras import require_extra
 from depthprune.registry import Registry
 
 Read = Callable[[str, Mapping[str, str]], Iterator[Document]]
@@ -143,13 +144,9 @@ def _rows(kind: str, rows: Callable[[str, Bounded], Iterator[tuple[str, Any]]]) 
 
 
 def _parquet(target: str, options: Mapping[str, str]) -> Iterator[Document]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise CalibrationError(
-            "parquet: needs the extra 'data'; run: pip install 'depthprune[data]'"
-        ) from error
+    pyarrow, parquet = require_extra(
+        "parquet", "data", "pyarrow", "pyarrow.parquet", error=CalibrationError
+    )
     for path in files_at(target, "parquet"):
         name = named(target, path)
         if path.is_fifo():

@@ -29,6 +29,7 @@ from depthprune.checkpoints.safetensors import (
     SafetensorsFile,
     read_header,
 )
+from depthprune.checkpoints.shards import require_read_back
 from depthprune.checkpoints.side_files import check_side_files, copy_side_files
 from depthprune.checkpoints.surgery import Surgery, common_dtype
 from depthprune.errors import CheckpointError, ModelError
@@ -191,6 +192,7 @@ def write_adapter(
     check_space(stage, nbytes + (64 << 20))
     with progress.step("copying weights", nbytes, "B") as step:
         size = write_file(stage / WEIGHTS, pieces, adapter.file.metadata, step.advance)
+    require_read_back(stage / WEIGHTS, pieces, adapter.file.path)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (stage / CONFIG).write_text(text, encoding="utf-8", errors="backslashreplace")
     beside = copy_side_files(adapter.folder, stage, {}, {adapter.file.path.name})

@@ -308,13 +308,28 @@ def write_shards(
 def _read_back(plan: ShardPlan, stage: Path, names: Sequence[str]) -> None:
     """Read the headers that were written, as the next reader will, before anyone else may."""
     for name, shard in zip(names, plan.shards, strict=True):
-        found = {(t.name, t.dtype, t.shape) for t in read_header(stage / name).tensors}
-        meant = {(piece.name, piece.tensor.dtype, piece.tensor.shape) for piece in shard.pieces}
-        if found != meant:
-            raise CheckpointError(
-                f"{shard.source.path}: its cut does not read as it was meant, "
-                f"{len(found ^ meant)} tensors differ; nothing was kept"
-            )
+        require_read_back(stage / name, shard.pieces, shard.source.path)
+
+
+def require_read_back(written: Path, pieces: Sequence[Piece], source: Path) -> None:
+    """Refuse a file whose header does not say what was to be written.
+
+    Args:
+        written: The file.
+        pieces: What it is to hold.
+        source: What it was cut from, for the message.
+
+    Raises:
+        CheckpointError: If it says something else, or cannot be read.
+    """
+    found = [(t.name, t.dtype, t.shape) for t in read_header(written).tensors]
+    meant = [(piece.name, piece.tensor.dtype, piece.tensor.shape) for piece in pieces]
+    if len(found) != len(meant) or set(found) != set(meant):
+        differ = len(set(found) ^ set(meant)) or abs(len(found) - len(meant))
+        raise CheckpointError(
+            f"{source}: its cut does not read as it was meant, {differ} tensors differ; nothing "
+            "was kept"
+        )
 
 
 class _StoppedError(Exception):

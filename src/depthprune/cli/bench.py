@@ -7,8 +7,8 @@ from typing import Annotated, Any, Optional
 import typer
 
 from depthprune.cli import options
-from depthprune.cli.console import TerminalProgress, note, show, show_json
-from depthprune.pruning.session import Loading
+from depthprune.cli.console import TerminalProgress, show, show_json
+from depthprune.errors import UsageError
 
 
 def bench(
@@ -17,9 +17,39 @@ def bench(
         Optional[str],  # noqa: UP045
         typer.Argument(metavar="[MODEL2]", help="A second model, measured in turns."),
     ] = None,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the prompt.")] = 256,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens decoded after it.")] = 32,
-    repeats: Annotated[int, typer.Option(min=1, help="Repeats; medians are reported.")] = 5,
+    prompt_tokens: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Length of the prompt.")
+    ] = 256,
+    new_tokens: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Tokens decoded after it.")
+    ] = 32,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=1_000, help="Repeats; medians are reported.")
+    ] = 5,
+    draft: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="DRAFT",
+            help="Have a smaller model draft what MODEL writes, and measure what that gains.",
+        ),
+    ] = None,
+    draft_tokens: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="With --draft: tokens of a draft (default 4)."),
+    ] = None,
+    temperature: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="With --draft: of the sampled run (default 1)."),
+    ] = None,
+    calibration: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "-c",
+            "--calibration",
+            metavar="SPEC",
+            help="With --draft: text whose held-out windows are the prompts.",
+        ),
+    ] = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     trust_remote_code: options.RemoteCode = False,
@@ -29,75 +59,77 @@ def bench(
     debug: options.Debug = False,
 ) -> None:
     """Measure how fast one model, or two side by side, reads a prompt and writes an answer."""
-    from depthprune.models.speed import measure
+    shared: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+        "allow_pickle": allow_pickle,
+        "progress": TerminalProgress(),
+    }
+    if draft is not None:
+        if model2 is not None:
+            raise UsageError("--draft: is the second model; drop MODEL2")
+        _bench_draft(
+            model,
+            draft,
+            4 if draft_tokens is None else draft_tokens,
+            temperature,
+            calibration,
+            new_tokens,
+            json,
+            shared,
+        )
+        return
+    for flag, value in {
+        "--draft-tokens": draft_tokens,
+        "--temperature": temperature,
+        "-c": calibration,
+    }.items():
+        if value is not None:
+            raise UsageError(f"{flag}: means nothing without --draft; add it, or drop it")
 
-    progress = TerminalProgress()
-    names = [model] if model2 is None else [model, model2]
-    loadings = [
-        Loading(name, dtype, device, None, trust_remote_code, allow_pickle) for name in names
-    ]
-    sources = [loading.find() for loading in loadings]
-    modules, kind = [], ""
-    for source in sources:
-        # Both in one dtype: the first model's, where it is chosen.
-        module, kind = _module(source, kind or dtype, device, progress)
-        modules.append(module)
-    rates = measure(
-        modules,
+    from depthprune.pruning.bench import bench as measure
+
+    found = measure(
+        model,
+        model2,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         repeats=repeats,
-        progress=progress,
+        **shared,
     )
-    rows = [
-        _row(source, module, found)
-        for source, module, found in zip(sources, modules, rates, strict=True)
-    ]
-    if not json:
-        from depthprune.cli.tables import bench_table
-
-        show(bench_table(rows))
+    if json:
+        show_json(found.document())
         return
-    settings = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeats": repeats}
-    results = [_document(row) for row in rows]
-    show_json({"schema": 1, "dtype": kind, **settings, "results": results})
+    from depthprune.cli.tables import bench_table
+
+    show(bench_table(found.models))
 
 
-def _module(source: Any, dtype: str, device: str, progress: TerminalProgress) -> tuple[Any, str]:
-    from depthprune.models.devices import DTYPES, choose_device
-    from depthprune.models.dtype_choice import choose_dtype
-    from depthprune.models.loading import load_module
+def _bench_draft(
+    model: str,
+    draft: str,
+    length: int,
+    temperature: float | None,
+    prompts: str | None,
+    new_tokens: int,
+    json: bool,
+    shared: dict[str, Any],
+) -> None:
+    from depthprune.pruning.bench_draft import PROMPTS, bench_draft
 
-    place = choose_device(device)
-    choice = choose_dtype(dtype, source, place)
-    kind = choice.name
-    if choice.why is not None:
-        note(f"computing in {kind}: {choice.why}")
-    with progress.step(f"loading {source.name}", None, ""):
-        return load_module(source, DTYPES[kind], place), kind
-
-
-def _row(source: Any, module: Any, found: Any) -> Any:
-    from depthprune.cli.tables import BenchRow
-    from depthprune.models.speed import memory_bytes, spread
-
-    size = source.bytes_on_disk()
-    return BenchRow(
-        name=source.name,
-        parameters=sum(p.numel() for p in module.parameters()),
-        bytes=size,
-        prefill=spread(found.prefill),
-        decode=spread(found.decode),
-        memory=memory_bytes(module),
+    found = bench_draft(
+        model,
+        draft,
+        prompts=prompts or PROMPTS,
+        length=length,
+        new_tokens=new_tokens,
+        temperature=1.0 if temperature is None else temperature,
+        **shared,
     )
+    if json:
+        show_json(found.document())
+        return
+    from depthprune.cli.tables import draft_table
 
-
-def _document(row: Any) -> dict[str, Any]:
-    return {
-        "model": row.name,
-        "parameters": row.parameters,
-        "bytes": row.bytes,
-        "memory_bytes": row.memory,
-        "prefill_tokens_per_second": row.prefill.model_dump(),
-        "decode_tokens_per_second": row.decode.model_dump(),
-    }
+    show(draft_table(found))

@@ -12,12 +12,12 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -27,6 +27,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 
 from depthprune.claims import published
 from depthprune.errors import OutputError, one_line
@@ -44,9 +45,36 @@ def command_line(context: typer.Context) -> str:
 
 
 def show(result: RenderableType) -> None:
-    """Print a result on stdout."""
+    """Print a result on stdout; nothing of its text is obeyed, neither as markup nor as control."""
     with _stdout():
-        Console(highlight=False).print(result, crop=False)
+        _SafeConsole(highlight=False, markup=False, emoji=False).print(result, crop=False)
+
+
+class _SafeConsole(Console):
+    """Shows no character that a terminal obeys, or that reorders or hides others.
+
+    Names of tensors, files, types and texts may come from anyone. Styles are rich's own and stay.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(_printable(segment.text), segment.style)
+
+
+def _printable(text: str) -> str:
+    return "".join(each for each in text if each.isprintable() or each == "\n")
+
+
+def _escaped(document: str) -> str:
+    """JSON in which what does not print is spelled out; it says the same."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in document
+    )
 
 
 def note(message: str) -> None:
@@ -83,9 +111,9 @@ def show_json(document: Any) -> None:
 
 
 def show_text(text: str) -> None:
-    """Print a text on stdout as it is."""
+    """Print a text of JSON, or a path, on stdout; what does not print is spelled out."""
     with _stdout():
-        sys.stdout.write(text)
+        sys.stdout.write(text if text.isascii() and "\x7f" not in text else _escaped(text))
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from depthprune.cli.console import show, show_json
 from depthprune.pruning.prepare import check, prepare
-from depthprune.pruning.rehearse import rehearse
-from depthprune.report.numbers import duration, format_bytes, format_count
+from depthprune.pruning.rehearse import rehearse, time_words
+from depthprune.report.numbers import format_bytes, format_count
 
 if TYPE_CHECKING:
     from depthprune.evaluator.rehearsal import CostEstimate
@@ -36,9 +36,7 @@ def _table(plan: CostEstimate, job: PruneJob, tokens: int) -> Table:
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column()
     saved = plan.plain_block_tokens / max(plan.block_tokens, 1)
-    time = f"about {duration(plan.seconds)}"
-    if job.racing is not None and not job.search_with_recovery:
-        time += ", every set on every window; racing (the default) takes less"
+    time = time_words(plan, job)
     rows = [
         ("sets", f"{plan.evaluations:,.0f} on {tokens:,} tokens"),
         (

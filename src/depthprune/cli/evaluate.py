@@ -8,14 +8,7 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, show, show_json
-from depthprune.pruning.session import (
-    DEFAULT_CALIBRATION,
-    Loading,
-    open_memo,
-    read_tokenizer,
-    reading,
-)
-from depthprune.removed_sets import check_removed, parse_blocks
+from depthprune.removed_sets import parse_blocks
 
 
 def evaluate(
@@ -46,39 +39,27 @@ def evaluate(
     states = options.parse_size(memory, "--memory")
     removed = parse_blocks(remove) if remove else ()
 
-    from depthprune.calibration import calibrate, check_files, parse_calibration
-    from depthprune.evaluator import Evaluator
-    from depthprune.objectives import parse_objective
-    from depthprune.pruning.held_out import estimate
+    from depthprune.pruning.evaluate import evaluate as measure
 
-    kind = parse_objective(objective)
-    specs = parse_calibration(calibration or [DEFAULT_CALIBRATION])
-    check_files(specs)
-    loading = Loading(
-        model, dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
+    found = measure(
+        model,
+        calibration or (),
+        objective,
+        remove=removed,
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        stream=stream,
+        memory=states,
+        memo=memo,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+        progress=TerminalProgress(),
     )
-    source = loading.find()
-    if removed:
-        check_removed(removed, source.blocks)
-    progress = TerminalProgress()
-    reader = read_tokenizer(source, progress, loading)
-    with reading(specs, progress):
-        drawn = [calibrate(spec, reader, split="whole") for spec in specs]
-    loaded = loading.load(source, reader.tokenizer, progress)
-    rows = []
-    with open_memo(memo, source) as store:
-        for spec, each in zip(specs, drawn, strict=True):
-            evaluator = Evaluator(
-                loaded, each, kind, memory=states, memo=store, plain=True, progress=progress
-            )
-            score = evaluator.score([removed])[0].require_finite()
-            rows.append((spec.line(), kind.name, estimate(score, kind)))
-    if not json:
-        from depthprune.cli.tables import evaluate_table
-
-        show(evaluate_table(rows))
+    if json:
+        show_json(found.document())
         return
-    results = [
-        {"calibration": spec, "objective": name, **found.model_dump()} for spec, name, found in rows
-    ]
-    show_json({"schema": 1, "dtype": loaded.dtype, "removed": list(removed), "results": results})
+    from depthprune.cli.tables import evaluate_table
+
+    show(evaluate_table([(e.calibration, e.objective, e.estimate) for e in found.results]))

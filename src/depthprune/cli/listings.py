@@ -33,7 +33,10 @@ def objectives(json: options.Json = False, debug: options.Debug = False) -> None
 def calibrations(
     action: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(metavar="[show]", help="show SPEC prints what a spec draws."),
+        typer.Argument(
+            metavar="[show|portfolio]",
+            help="show SPEC prints what a spec draws, portfolio what prune --for tries.",
+        ),
     ] = None,
     spec: Annotated[
         Optional[str],  # noqa: UP045
@@ -56,9 +59,14 @@ def calibrations(
             raise UsageError("calibrations: --schema takes no other words")
         show_json(file_schema())
         return
+    if action == "portfolio" and spec is None:
+        _portfolio(json)
+        return
     if action is not None:
         if action != "show" or spec is None:
-            raise UsageError(f"calibrations: expected nothing or show SPEC, got {action!r}")
+            raise UsageError(
+                f"calibrations: expected nothing, show SPEC or portfolio, got {action!r}"
+            )
         _show(spec, model, json)
         return
     lines = {
@@ -67,6 +75,26 @@ def calibrations(
     }
     lines |= SOURCES.describe(lambda source: source.summary)
     _list("calibrations", lines, json)
+
+
+def _portfolio(json: bool) -> None:
+    from depthprune.pruning.target.portfolio import PORTFOLIO
+
+    if json:
+        rows = [row.model_dump(mode="json") for row in PORTFOLIO]
+        show_json({"schema": 1, "portfolio": rows})
+        return
+    cells = [
+        (
+            row.name,
+            " + ".join(map(str, row.calibration)),
+            row.objective,
+            str(row.draws),
+            row.summary,
+        )
+        for row in PORTFOLIO
+    ]
+    show(_table(("name", "calibration", "objective", "draws", "what it is"), cells))
 
 
 def architectures(json: options.Json = False, debug: options.Debug = False) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from depthprune.engine.cluster import Engine
 from depthprune.errors import UsageError
 from depthprune.threads import settle
 
@@ -80,7 +81,9 @@ DryRun = Annotated[
 ]
 Draws = Annotated[
     int,
-    typer.Option(min=1, help="Repeat on so many draws of the calibration, and tell what changes."),
+    typer.Option(
+        min=1, max=1_000, help="Repeat on so many draws of the calibration, and tell what changes."
+    ),
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what depthprune wrote in OUT before.")
@@ -89,9 +92,51 @@ BenchSeconds = Annotated[
     float,
     typer.Option(
         min=1,
+        max=86_400,
         help="What measuring the speed may take once OUT is written, and the sample as much.",
     ),
 ]
+
+EngineName = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--engine",
+        metavar="ray[://HOST:PORT]",
+        help="Have workers of a Ray cluster compute losses: this machine's, or the one whose head "
+        "is there.",
+    ),
+]
+Workers = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="With --engine: how many; by default one a GPU, else two a machine."),
+]
+GpusPerWorker = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(metavar="N", help="With --engine: by default one, where there are any."),
+]
+CpusPerWorker = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(metavar="N", help="With --engine: by default an even share."),
+]
+
+
+def read_engine(
+    name: str | None, workers: int | None, gpus: float | None, cpus: float | None
+) -> Engine | None:
+    """The engine that `--engine` and the flags beside it ask for; None without it.
+
+    Raises:
+        UsageError: If they are wrong, or given without it.
+    """
+    given = {"--workers": workers, "--gpus-per-worker": gpus, "--cpus-per-worker": cpus}
+    if name is None:
+        for flag, value in given.items():
+            if value is not None:
+                raise UsageError(f"{flag}: means nothing without --engine ray; add it, or drop it")
+        return None
+    from depthprune.engine.cluster import parse_engine
+
+    return parse_engine(name, workers, gpus, cpus)
 
 
 def _settle(threads: int | None) -> int | None:
@@ -103,6 +148,7 @@ Threads = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(
         min=1,
+        max=4_096,
         callback=_settle,
         help="How many threads compute; by default OMP_NUM_THREADS, or as many as this process "
         "may use. Losses of another number are not the same to the bit.",
@@ -124,8 +170,9 @@ Pickle = Annotated[
     typer.Option("--allow-pickle", help="Read pickled weights where there are no safetensors."),
 ]
 WAYS = (
-    "linear (without training: maps fitted on the calibration, folded into the weights of the "
-    "blocks before those removed) or lora[:rank=16,steps=200,…] (distillation, merged)."
+    "linear[:refit=2,fit=inputs] (without training: least squares on the calibration, written into "
+    "the blocks before those removed and, refit= of them, behind: 0 for all, or none) or "
+    "lora[:rank=16,steps=200,…] (distillation, merged)."
 )
 Recover = Annotated[
     Optional[str],  # noqa: UP045
@@ -135,6 +182,47 @@ Also = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(
         metavar="SPEC", help="Further text to judge recovery on, such as none of the calibration's."
+    ),
+]
+For = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--for",
+        metavar="SPEC",
+        help="What matters: your text, prompts with answers, chats or choices. The calibration is "
+        "then chosen by what keeps it, and every -c is tried too; several count by weight=.",
+    ),
+]
+ForSplit = Annotated[
+    str,
+    typer.Option(
+        "--for-split",
+        metavar="SHARES",
+        help="Percentages of --for that may be calibrated on, choose, and judge.",
+    ),
+]
+ForObjective = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--for-objective",
+        metavar="OBJECTIVE",
+        help="What is measured on --for; by default option-ce of choices, nll of answers and text.",
+    ),
+]
+Portfolio = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="FILE",
+        help="A YAML file of the calibrations that --for tries. See: depthprune calibrations "
+        "portfolio.",
+    ),
+]
+KeepGeneral = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="SHARE",
+        help="Refuse sets whose loss on the default text is more than this above the best's, such "
+        "as 5%.",
     ),
 ]
 Out = Annotated[

@@ -8,9 +8,9 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, command_line, note, show, show_text
-from depthprune.errors import UsageError
+from depthprune.evaluator.confidence import Racing
 from depthprune.outputs import PAGE_NAME, placed
-from depthprune.pruning.session import Loading
+from depthprune.pruning.options import prune_job
 from depthprune.removed_sets import name_blocks
 
 MOST_SEED = 2**32 - 1  # that every generator of random numbers takes
@@ -33,6 +33,11 @@ def prune(
         ),
     ] = None,
     calibration: options.Calibrations = None,
+    target: options.For = None,
+    target_split: options.ForSplit = "50,25,25",
+    target_objective: options.ForObjective = None,
+    portfolio: options.Portfolio = None,
+    keep_general: options.KeepGeneral = None,
     objective: options.Objective = "nll",
     search: Annotated[
         str, typer.Option(help="How removed sets are chosen. See: depthprune searches.")
@@ -82,59 +87,69 @@ def prune(
     trust_remote_code: options.RemoteCode = False,
     allow_pickle: options.Pickle = False,
     overwrite: options.Overwrite = False,
+    engine: options.EngineName = None,
+    workers: options.Workers = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    cpus_per_worker: options.CpusPerWorker = None,
     threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Find the blocks that can go, remove them, prove it and write a checkpoint."""
     options.require_out(out, dry_run=dry_run)
-    if not prompt.strip():
-        raise UsageError("--prompt: expected some words to continue, got none")
-    if (k is None) == (max_increase is None):
-        raise UsageError("-k: expected either -k K or --max-increase SHARE, one of them")
     limit = options.parse_share(max_increase, "--max-increase")
     states = options.parse_size(memory, "--memory")
     tie = options.parse_share(tolerance, "--tolerance")
+    general = options.parse_share(keep_general, "--keep-general")
+    spread = options.read_engine(engine, workers, gpus_per_worker, cpus_per_worker)
     options.refuse_idle_racing(context, exact=exact, recovering=search_with_recovery)
 
-    # The job pulls in torch, which takes a second that a wrong flag should not cost.
-    from depthprune.evaluator import Racing
-    from depthprune.pruning.options import PruneJob
-    from depthprune.pruning.prune import run
-
-    racing = Racing(delta, tie or 0.0)
-    job = PruneJob(
-        loading=Loading(
-            model, dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
-        ),
+    job = prune_job(
+        model,
+        k,
         out=out,
-        k=k,
+        calibration=calibration or (),
         max_increase=limit,
-        specs=tuple(calibration or ()),
         objective=objective,
         search=search,
-        budget=budget,
         seed=seed,
+        budget=budget,
         protect=protect,
+        draws=draws,
+        racing=None if exact else Racing(delta, tie or 0.0),
+        recover=recover,
+        also=also or (),
+        search_with_recovery=search_with_recovery,
+        target=target or (),
+        target_split=target_split,
+        target_objective=target_objective,
+        portfolio=portfolio,
+        keep_general=general,
         prompt=prompt,
-        bench=not stream if bench is None else bench,
+        bench=bench,
+        bench_seconds=bench_seconds,
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        stream=stream,
         memory=states,
         memo=memo,
-        racing=None if exact else racing,
-        draws=draws,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
         overwrite=overwrite,
+        engine=spread,
         command=command_line(context),
         progress=TerminalProgress(),
-        recover=recover,
-        also=tuple(also or ()),
-        search_with_recovery=search_with_recovery,
-        bench_seconds=bench_seconds,
     )
     if dry_run:
         from depthprune.cli.dry_run import tell
 
         tell(job, json=json)
         return
+    # The job pulls in torch, which takes a second that a wrong flag should not cost.
+    from depthprune.pruning.prune import run
+
     manifest = run(job)
     found = manifest.search
     if found and found.rounding and found.racing:

@@ -9,9 +9,7 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, command_line, show, show_text
-from depthprune.errors import UsageError
 from depthprune.outputs import PAGE_NAME
-from depthprune.pruning.session import Loading
 
 
 def recover(
@@ -53,31 +51,33 @@ def recover(
     debug: options.Debug = False,
 ) -> None:
     """Mend a pruned checkpoint by what a calibration teaches, and prove it."""
-    if prompt is not None and not prompt.strip():
-        raise UsageError("--prompt: expected some words to continue, got none")
     states = options.parse_size(memory, "--memory")
 
-    from depthprune.pruning.recover import RecoverJob
+    from depthprune.pruning.recover import recover_checkpoint
 
-    job = RecoverJob(
-        checkpoint=checkpoint,
-        loading=Loading(
-            original, dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
-        ),
+    manifest = recover_checkpoint(
+        checkpoint,
+        original,
         out=out,
         method=way,
-        specs=tuple(calibration or ()),
-        also=tuple(also or ()),
+        calibration=calibration or (),
+        also=also or (),
         prompt=prompt,
-        bench=not stream if bench is None else bench,
+        bench=bench,
+        bench_seconds=bench_seconds,
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        stream=stream,
         memory=states,
         memo=memo,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
         overwrite=overwrite,
         command=command_line(context),
         progress=TerminalProgress(),
-        bench_seconds=bench_seconds,
     )
-    manifest = job.run()
     if json:
         show_text(manifest.text())
         return

@@ -10,7 +10,6 @@ import typer
 from depthprune.claims import held
 from depthprune.cli import options
 from depthprune.cli.console import show_json, show_text
-from depthprune.cli.study import write_page
 from depthprune.errors import OutputError, UsageError
 from depthprune.outputs import MANIFEST_NAME, PAGE_NAME, placed
 from depthprune.pruning.standing import if_interrupted
@@ -25,6 +24,7 @@ def report(
     debug: options.Debug = False,
 ) -> None:
     """Write a study's page, or a checkpoint's page and card, from its table or manifest."""
+    from depthprune.study.report.publish import write_page
     from depthprune.study.table import TABLE_NAME
 
     if (folder / TABLE_NAME).is_file():

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
 from depthprune.cli import options
-from depthprune.cli.console import TerminalProgress, note, show, show_json
+from depthprune.cli.console import TerminalProgress, show, show_json
 from depthprune.errors import OutputError, UsageError
-from depthprune.pruning.session import (
-    DEFAULT_CALIBRATION,
-    Loading,
-    mixture,
-    open_memo,
-    read_tokenizer,
-)
 from depthprune.pruning.standing import if_interrupted
-
-if TYPE_CHECKING:
-    from depthprune.calibration import Calibration
-    from depthprune.pruning.draws import BlockDraws
 
 
 def score(
@@ -51,98 +39,54 @@ def score(
         ),
     ] = None,
     overwrite: options.Overwrite = False,
+    engine: options.EngineName = None,
+    workers: options.Workers = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    cpus_per_worker: options.CpusPerWorker = None,
     threads: options.Threads = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Score the removal of each block alone, as a table and a figure."""
     states = options.parse_size(memory, "--memory")
+    spread = options.read_engine(engine, workers, gpus_per_worker, cpus_per_worker)
     _check_figure(figure, overwrite)
-    if k is not None and draws == 1:
-        raise UsageError("-k: counts over draws; give --draws D of 2 or more, or drop -k")
 
-    from depthprune.calibration import check_files, parse_calibration
-    from depthprune.evaluator import Evaluator
-    from depthprune.objectives import parse_objective
-    from depthprune.pruning.draws import (
-        blocks_over_draws,
-        check_draws,
-        scores_over_draws,
+    from depthprune.pruning.score import score as measure
+
+    found = measure(
+        model,
+        calibration or (),
+        objective,
+        draws=draws,
+        k=k,
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        stream=stream,
+        memory=states,
+        memo=memo,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+        engine=spread,
+        progress=TerminalProgress(),
     )
-    from depthprune.pruning.held_out import block_scores, estimate
-
-    kind = parse_objective(objective)
-    specs = parse_calibration(calibration or [DEFAULT_CALIBRATION])
-    check_draws(specs, draws)
-    check_files(specs)
-    loading = Loading(
-        model, dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
-    )
-    progress = TerminalProgress()
-    source = loading.find()
-    _check_lowest(k, source.blocks)
-    reader = read_tokenizer(source, progress, loading)
-    drawn = mixture(calibration, reader, progress)
-    kind.judged(drawn.windows)
-    loaded = loading.load(source, reader.tokenizer, progress)
-    _check_lowest(k, loaded.blocks)
-    lowest = k or max(1, loaded.blocks // 5)
-    with open_memo(memo, source) as store:
-
-        def evaluator_on(each: Calibration) -> Evaluator:
-            return Evaluator(loaded, each, kind, memory=states, memo=store, progress=progress)
-
-        evaluator = evaluator_on(drawn)
-        rows = block_scores(evaluator, range(loaded.blocks))
-        repeated = scores_over_draws(drawn, draws, evaluator_on) if draws > 1 else None
-    stable = blocks_over_draws(repeated, lowest) if repeated else None
-    dense = estimate(evaluator.dense.require_finite(), kind)
-    for row in rows:
-        if row.loss == float("inf"):
-            why = loaded.refusal((row.block,))
-            note(
-                f"warning: the loss without block {row.block} is NaN or infinite"
-                + (f" ({why})" if why else "")
-            )
     if figure is not None:
-        _draw(rows, dense.loss, figure)
+        _draw(found.blocks, found.dense.loss, figure)
         if_interrupted(partial(_standing, figure))
     if json:
-        show_json(
-            {
-                "schema": 1,
-                "model": model,
-                "dtype": loaded.dtype,
-                "calibration": [part.spec.line() for part in drawn.parts],
-                "fingerprint": drawn.fingerprint,
-                "objective": kind.name,
-                "dense": dense.model_dump(),
-                "rounding": None if evaluator.rounding is None else asdict(evaluator.rounding),
-                "blocks": [row.model_dump() for row in rows],
-                "draws": None
-                if stable is None
-                else {"draws": draws, "k": lowest, "blocks": [_stable(each) for each in stable]},
-            }
-        )
+        show_json(found.document())
         return
     from depthprune.cli.tables import draws_table, score_table
 
-    show(score_table(rows, dense))
-    if stable is not None:
-        show(draws_table(stable, draws, lowest))
+    show(score_table(found.blocks, found.dense))
+    if found.over_draws is not None:
+        show(draws_table(found.over_draws, draws, found.k))
 
 
 def _standing(figure: Path) -> str | None:
     return f"{figure} stands" if figure.exists() else None
-
-
-def _stable(block: BlockDraws) -> dict[str, Any]:
-    return {**asdict(block), "mean": block.mean, "spread": block.spread}
-
-
-def _check_lowest(k: int | None, blocks: int) -> None:
-    if k is not None and k >= blocks:
-        raise UsageError(f"-k: expected 1 to {blocks - 1} of the {blocks} blocks, got {k}")
 
 
 def _check_figure(figure: Path | None, overwrite: bool) -> None:

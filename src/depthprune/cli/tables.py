@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,36 +19,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from depthprune.manifest import BlockScore, Estimate, Manifest, Sample, Spread
-from depthprune.report import numbers, summary
+from depthprune.manifest import BlockScore, Estimate, Manifest, Sample
+from depthprune.report import numbers, summary, target
 
 if TYPE_CHECKING:
+    from depthprune.pruning.bench import BenchedModel
+    from depthprune.pruning.bench_draft import BenchedDraft
     from depthprune.pruning.draws import BlockDraws
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _BAR = 20
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-
-
-@dataclass(frozen=True)
-class BenchRow:
-    """What `bench` measured of one model.
-
-    Attributes:
-        name: What the user called it.
-        parameters: How many.
-        bytes: On disk.
-        prefill: Tokens a second.
-        decode: Tokens a second.
-        memory: Bytes that its parameters and buffers take, or None where it cannot be read.
-    """
-
-    name: str
-    parameters: int
-    bytes: int
-    prefill: Spread
-    decode: Spread
-    memory: int | None
 
 
 def _plain(text: str, style: str = "") -> Text:
@@ -103,6 +83,8 @@ def prune_summary(manifest: Manifest, report_path: Path | None = None) -> Render
         ],
     )
     parts: list[RenderableType] = [table]
+    if manifest.target is not None:
+        parts.append(Padding(_plain(target.first_sentence(manifest.target)), (0, 0, 1, 0)))
     if manifest.recovery is not None:
         parts.append(_recovery(manifest))
     if manifest.sample is not None:
@@ -231,7 +213,7 @@ def evaluate_table(rows: Sequence[tuple[str, str, Estimate]]) -> RenderableType:
     return table
 
 
-def bench_table(rows: Sequence[BenchRow]) -> RenderableType:
+def bench_table(rows: Sequence[BenchedModel]) -> RenderableType:
     """Speed, memory and size of one model, or of two side by side with the second's ratio.
 
     Args:
@@ -265,3 +247,37 @@ def bench_table(rows: Sequence[BenchRow]) -> RenderableType:
 def _bench_line(table: Table, name: str, cells: Sequence[str], values: Sequence[float]) -> None:
     ratio = [numbers.factor(*values)] if len(values) == 2 else []
     table.add_row(*(_plain(cell) for cell in (name, *cells, *ratio)))
+
+
+def draft_table(found: BenchedDraft) -> RenderableType:
+    """A model's speed with and without a draft, greedy and sampled."""
+    names = [
+        "greedy" if not run.temperature else f"sampled, temperature {run.temperature:g}"
+        for run in found.runs
+    ]
+    table = _table("", "", *names)
+    table.title = None
+    lines = {
+        "tokens/s alone": [f"{run.alone:.1f}" for run in found.runs],
+        "tokens/s with the draft": [f"{run.assisted:.1f}" for run in found.runs],
+        "speed-up": [f"× {run.speedup:.2f}" for run in found.runs],
+        "speed-up predicted": [f"× {run.predicted:.2f}" for run in found.runs],
+        "drafted tokens taken": [f"{run.acceptance:.0%}" for run in found.runs],
+        "continuations the same": [
+            numbers.DASH if run.equal is None else f"{run.equal} of {run.prompts}"
+            for run in found.runs
+        ],
+    }
+    for label, cells in lines.items():
+        table.add_row(_plain(label), *map(_plain, cells))
+    words = (
+        f"drafts of {found.length} tokens by {found.draft} for {found.model}, in {found.dtype}; a "
+        f"drafted token costs {found.cost:.2f} of one of the model's"
+    )
+    parted = [run.parted_by for run in found.runs if run.parted_by is not None]
+    if parted:
+        words += (
+            f". Where greedy texts part, {found.model} finds the two tokens at most "
+            f"{max(parted):.2g} nats apart"
+        )
+    return Group(table, Padding(_plain(words), (0, 0, 1, 0)))

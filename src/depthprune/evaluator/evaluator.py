@@ -22,7 +22,7 @@ from depthprune.calibration import Calibration, require_positions
 from depthprune.checkpoints.refusals import Refusal
 from depthprune.errors import UsageError
 from depthprune.evaluator.aggregate import Combination
-from depthprune.evaluator.batches import Batch, reads_packed_items
+from depthprune.evaluator.batches import reads_packed_items
 from depthprune.evaluator.calls import Calls
 from depthprune.evaluator.confidence import Racing
 from depthprune.evaluator.cost import Cost
@@ -39,8 +39,10 @@ from depthprune.evaluator.memo import Context, Memo, window_key
 from depthprune.evaluator.memory import state_budget
 from depthprune.evaluator.prefix_walk import RemovedSet
 from depthprune.evaluator.race import Race
+from depthprune.evaluator.remote import RemoteScoring
 from depthprune.evaluator.rounding import Rounding, measure_rounding
 from depthprune.evaluator.score import Score, Weighting
+from depthprune.evaluator.shards import LossWorkers
 from depthprune.models.arithmetic import arithmetic_of
 from depthprune.models.attention import (
     AttentionHeads,
@@ -72,6 +74,8 @@ class Evaluator:
         plain: Compute attention as transformers does also where products are faster, so that a
             window's losses are those of a plain forward of the same shape; in others they round.
         progress: Where long work shows itself.
+        workers: Who computes losses in this process's place; what they round by is what the memo
+            keeps them under.
 
     Raises:
         UsageError: If the objective is unknown or cannot judge the calibration, or `memory` is
@@ -89,6 +93,7 @@ class Evaluator:
         racing: Racing | None = DEFAULT_RACING,
         plain: bool = False,
         progress: Progress = SILENT,
+        workers: LossWorkers | None = None,
     ) -> None:
         self.model = model
         self.calibration = calibration
@@ -101,12 +106,27 @@ class Evaluator:
         self._judged = judged
         self._combination = Combination(self.objective, judged, calibration)
         self._heads = Losses(model, self.objective, windows, judged)
-        budget = state_budget(model, windows, memory, _call_tokens(model))
+        budget = state_budget(model, windows, memory, call_tokens(model))
         self._passes = Forward(model, self._heads, budget.bytes)
         self._memory = budget.bytes
-        self._batch_tokens = min(budget.batch_tokens, _call_tokens(model))
+        self._batch_tokens = min(budget.batch_tokens, call_tokens(model))
         self._products = not plain and _attends_by_products(model)
-        contexts = _contexts(model, self.objective, self._products) if memo is not None else []
+        self._remote = None
+        if workers is not None:
+            self._remote = RemoteScoring(
+                workers,
+                windows,
+                self.objective,
+                memory=memory,
+                products=self._products,
+                batch_tokens=self._batch_tokens,
+                blocks=model.blocks,
+                streamed=model.streamed,
+            )
+        contexts = []
+        if memo is not None:
+            rounds = workers.rounds if workers is not None else arithmetic_of(model)
+            contexts = _contexts(model, self.objective, self._products, rounds)
         self._loss_table = LossTable(windows, judged, memo, contexts, self._call_key)
         self._memo = memo
         self._measured: set[str] = set()
@@ -135,11 +155,12 @@ class Evaluator:
 
     @property
     def cost(self) -> Cost:
-        """What has been spent so far."""
+        """What has been spent so far, by workers too."""
+        remote = self._remote
         return Cost(
             evaluations=self._asked_windows / len(self._order),
-            block_tokens=self._passes.block_tokens,
-            head_tokens=self._heads.head_tokens,
+            block_tokens=self._passes.block_tokens + (remote.block_tokens if remote else 0),
+            head_tokens=self._heads.head_tokens + (remote.head_tokens if remote else 0),
             plain_block_tokens=self._plain_block_tokens,
             recalled=self._loss_table.recalled,
             asked_block_tokens=self._asked_block_tokens,
@@ -233,7 +254,7 @@ class Evaluator:
         total = self._passes.planned(batches, [removed], changed)
         with self.progress.step(_label(1), total, "block-tokens") as step, self._attention():
             for batch, found in self._passes.run(batches, [removed], step, changed):
-                self._count_plain(batch, found)
+                self._count_plain(batch.places, found)
                 losses[:, batch.places] = found[removed]
         return losses
 
@@ -311,7 +332,10 @@ class Evaluator:
     @cached_property
     def _measurements(self) -> Measurements:
         # Attention is transformers' own here, whatever losses are computed with.
-        contexts = [] if self._memo is None else _contexts(self.model, self.objective, False)
+        rounds = arithmetic_of(self.model)
+        contexts = (
+            [] if self._memo is None else _contexts(self.model, self.objective, False, rounds)
+        )
         windows = [window_key(w.tokens, w.scored, w.item) for w in self.calibration.windows]
         weights = Weighting.of(self.calibration).weights()
         return Measurements(
@@ -336,8 +360,8 @@ class Evaluator:
         return [self._scores[s] for s in sets]
 
     def _call_key(self, place: int) -> str:
-        """What a window's loss rounds by: the shape of its call, and of the head's if it shrank."""
-        return self._calls.key(place) + self._heads.shrunk
+        """What a window's loss rounds by: the shape of its call, and how the head is run."""
+        return self._calls.key(place) + self._heads.rounding
 
     def _scale(self) -> None:
         """For a mixture, have the dense model's losses, which the components are divided by."""
@@ -365,9 +389,14 @@ class Evaluator:
         total = sum(self._passes.planned(batches, members) for batches, members in work)
         count = len({removed for _, members in work for removed in members})
         with self.progress.step(_label(count), total, "block-tokens") as step, self._attention():
+            if self._remote is not None:
+                for places, losses in self._remote.run(work, self._call_key, step):
+                    self._count_plain(places, losses)
+                    self._loss_table.note(places, losses)
+                return
             for batches, members in work:
                 for batch, found in self._passes.run(batches, members, step):
-                    self._count_plain(batch, found)
+                    self._count_plain(batch.places, found)
                     self._loss_table.note(batch.places, found)
 
     def _spare(self, places: Sequence[int], sets: Sequence[RemovedSet]) -> list[int]:
@@ -379,6 +408,8 @@ class Evaluator:
     def _share_less(self, error: BatchTooLargeError) -> None:
         """Halve how many windows share a call; what is computed from here on is kept apart."""
         self._calls.shrink(error.places)
+        if self._remote is not None:
+            self._remote.shrink(error.places)
         self._loss_table.rename()
 
     def _note_asked(self, sets: Sequence[RemovedSet], places: Sequence[int]) -> None:
@@ -396,9 +427,9 @@ class Evaluator:
             for new, members in fresh.items()
         )
 
-    def _count_plain(self, batch: Batch, sets: Iterable[RemovedSet]) -> None:
-        """What plain forwards for these sets on this batch would cost."""
-        tokens = sum(_plain_tokens(self.calibration, place) for place in batch.places)
+    def _count_plain(self, places: Sequence[int], sets: Iterable[RemovedSet]) -> None:
+        """What plain forwards for these sets on these windows would cost."""
+        tokens = sum(_plain_tokens(self.calibration, place) for place in places)
         self._plain_block_tokens += sum(tokens * (self.blocks - len(s)) for s in sets)
 
     @cached_property
@@ -424,7 +455,8 @@ def _attends_by_products(model: Model) -> bool:
     return products_are_faster(AttentionHeads.of(model.module.config), DTYPES[model.dtype])
 
 
-def _call_tokens(model: Model) -> int:
+def call_tokens(model: Model) -> int:
+    """About how many tokens of windows share a call on a model's device."""
     return _CALL_TOKENS.get(torch.device(model.device).type, _CALL_TOKENS_ELSEWHERE)
 
 
@@ -441,7 +473,7 @@ def _plain_tokens(calibration: Calibration, place: int) -> int:
     return len(window.tokens) + prompt * (len(window.item.spans) - 1)
 
 
-def _contexts(model: Model, objective: Mixture, products: bool) -> list[Context]:
+def _contexts(model: Model, objective: Mixture, products: bool, rounds: str) -> list[Context]:
     """What losses depend on; none for weights that have no fingerprint, which are not stored."""
     weights = model.source.fingerprint()
     if weights is None:
@@ -452,7 +484,6 @@ def _contexts(model: Model, objective: Mixture, products: bool) -> list[Context]
     versions = f"{torch.__version__}, transformers {transformers.__version__}"
     if (code := model.source.code_fingerprint()) is not None:
         versions += f", code {code[:16]}"
-    rounds = arithmetic_of(model)
     return [
         Context(weights, model.dtype, device, versions, _full_name(component.objective), rounds)
         for component in objective.components

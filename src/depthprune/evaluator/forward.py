@@ -120,6 +120,8 @@ class Forward:
             except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
+                if self._model.stream is not None:
+                    self._model.stream.use_one_buffer()
                 waiting.extend(reversed(self._smaller(group, error)))
 
     def _groups(self, batches: Sequence[Batch]) -> list[list[Batch]]:

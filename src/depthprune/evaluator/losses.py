@@ -1,8 +1,10 @@
 """From final hidden states to the losses of windows, a chunk of tokens at a time.
 
-No tensor of tokens × vocabulary is ever held. A chunk is of one window, also where windows share a
-call, so that its losses follow no other's. An objective that compares with the dense
-model is given the dense model's outputs for the chunk, made once from its own final state for all
+No tensor of tokens × vocabulary is ever held: where the head is known to be a product (see
+`projection`) and the objectives take it so, a chunk's logits are made by tiles of the vocabulary,
+and each tile is seen for all sets before the next. A chunk is of one window, also where windows
+share a call, so that its losses follow no other's. An objective that compares with the dense model
+is given the dense model's outputs for the chunk, made once from its own final state for all
 sets that were walked beside it; nothing of the dense model is stored.
 """
 
@@ -20,12 +22,15 @@ from torch import Tensor
 from depthprune.calibration import Window
 from depthprune.errors import DepthpruneError, EvaluationError, failure
 from depthprune.evaluator.batches import Batch
-from depthprune.evaluator.memory import head_tokens
+from depthprune.evaluator.memory import head_tokens, tile_tokens
 from depthprune.evaluator.prefix_walk import RemovedSet
+from depthprune.evaluator.tile_walk import losses_by_tiles, passes_of, rows_round_apart
+from depthprune.models.blocks.projection import Projection
 from depthprune.models.devices import plain_products, uploaded
 from depthprune.models.free_memory import out_of_memory
 from depthprune.models.loading import Model
 from depthprune.objectives import Mixture, Objective
+from depthprune.objectives.tiles import Tiled, columns_of, is_tiled
 
 T = TypeVar("T")
 Found = dict[RemovedSet, NDArray[np.float64]]
@@ -73,13 +78,33 @@ class Losses:
         self._objectives = [component.objective for component in objective.components]
         self._windows = windows
         self._judged = judged
-        self.chunk = head_tokens(model)
+        self._projection = self._tiled()
+        self._usual = head_tokens(model) if self._projection is None else tile_tokens(model)
+        self.chunk = self._usual
+
+    def _tiled(self) -> Projection | None:
+        """What gives logits by tiles, if the head can and all objectives of logits take them."""
+        reading = [each for each in self._objectives if each.reads == "logits"]
+        able = bool(reading) and all(is_tiled(each) for each in reading)
+        return self._model.anatomy.head.projection if able else None
 
     @property
-    def shrunk(self) -> str:
-        """Names the chunk where memory made it smaller than it is elsewhere; else empty."""
-        usual = head_tokens(self._model)
-        return f", head {self.chunk}" if self.chunk < usual and self.runs_head else ""
+    def rounding(self) -> str:
+        """Names what losses round by in the head: tiles, and a chunk that memory made smaller."""
+        if not self.runs_head:
+            return ""
+        way = ", logits"
+        if self._projection is not None:
+            columns = columns_of(self._projection.linear.weight.device.type)
+            way = f", shared tiles {self._usual}×{columns}"
+        return way + (f", head {self.chunk}" if self.chunk < self._usual else "")
+
+    @property
+    def passes(self) -> int:
+        """How often the head is run on a token."""
+        if self._projection is None:
+            return int(self.runs_head)
+        return passes_of([each for each in self._objectives if isinstance(each, Tiled)])
 
     @property
     def compares(self) -> bool:
@@ -131,23 +156,56 @@ class Losses:
         """Each set's token losses, shape (components, scored tokens)."""
         scored = _Scored.of(batch, next(iter(states.values())).device)
         tokens: dict[RemovedSet, list[Tensor]] = {removed: [] for removed in states}
-        for part in self._parts(batch):
-            for removed, losses in self._tokens_of(batch, scored, states, part):
+        for part, rows in self._parts(batch):
+            for removed, losses in self._tokens_of(scored, states, part, rows):
                 tokens[removed].append(losses)
         return {removed: torch.cat(parts, dim=1) for removed, parts in tokens.items()}
 
-    def _parts(self, batch: Batch) -> Iterator[slice]:
-        """Chunks, each of one window: a product rounds by its rows, which follow no company."""
-        first = 0
+    def _parts(self, batch: Batch) -> Iterator[tuple[slice, int]]:
+        """Chunks of a batch's scored tokens, and how many rows each is filled up to.
+
+        A product rounds by its rows, which follow no company: a chunk is of one window, or of
+        windows of text that are scored whole, filled up to what the shape of the call says.
+        """
+        together, rows = self._sharing(batch)
+        first = waiting = 0
         for count in batch.counts:
-            for start in range(first, first + count, self.chunk):
-                yield slice(start, min(start + self.chunk, first + count))
+            whole = together > 1 and count == batch.tokens.shape[1] - 1
+            if waiting and (not whole or waiting == together * count):
+                yield slice(first - waiting, first), rows
+                waiting = 0
+            if whole:
+                waiting += count
+            else:
+                for start in range(first, first + count, self.chunk):
+                    yield slice(start, min(start + self.chunk, first + count)), 0
             first += count
+        if waiting:
+            yield slice(first - waiting, first), rows
+
+    def _sharing(self, batch: Batch) -> tuple[int, int]:
+        """How many windows of a batch's shape share a chunk, of how many rows; 1 where none do."""
+        windows, length = batch.tokens.shape
+        if not batch.shared or batch.arguments or self._projection is None:
+            return 1, 0
+        together = min(windows, self.chunk // length)
+        rows = together * length
+        if together < 2 or not rows_round_apart(self._projection, rows):
+            return 1, 0
+        return together, rows
 
     def _tokens_of(
-        self, batch: Batch, scored: _Scored, states: Mapping[RemovedSet, Tensor], part: slice
+        self, scored: _Scored, states: Mapping[RemovedSet, Tensor], part: slice, rows: int
     ) -> Iterator[tuple[RemovedSet, Tensor]]:
         """Each set's token losses of one chunk, shape (components, tokens)."""
+        if self._projection is not None:
+            return self._tokens_by_tiles(self._projection, scored, states, part, rows)
+        return self._tokens_of_whole(scored, states, part)
+
+    def _tokens_of_whole(
+        self, scored: _Scored, states: Mapping[RemovedSet, Tensor], part: slice
+    ) -> Iterator[tuple[RemovedSet, Tensor]]:
+        """The same from logits over the whole vocabulary."""
         dense = self._outputs(states[()], scored, part) if self.compares else {}
         for removed, state in states.items():
             known = removed == () and dense
@@ -159,6 +217,35 @@ class Losses:
                 targets = scored.targets[part].to(seen.device)
                 rows.append(_token_losses(objective, seen, targets, other).to(state.device))
             yield removed, torch.stack(rows)
+
+    def _tokens_by_tiles(
+        self,
+        projection: Projection,
+        scored: _Scored,
+        states: Mapping[RemovedSet, Tensor],
+        part: slice,
+        filled: int,
+    ) -> Iterator[tuple[RemovedSet, Tensor]]:
+        """The same from tiles of the vocabulary, in a chunk filled up to so many rows."""
+        count = part.stop - part.start
+        places = torch.arange(part.start, max(part.stop, part.start + filled))
+        places = places.clamp_(max=part.stop - 1).to(scored.rows.device)
+        before = {
+            s: state[scored.rows[places], scored.columns[places]] for s, state in states.items()
+        }
+        targets = scored.targets[places]
+        reading = [each for each in self._objectives if isinstance(each, Tiled)]
+        found = losses_by_tiles(reading, projection, before, targets, ())
+        self.head_tokens += self.passes * count * len(before)
+        for removed, own in before.items():
+            by_tiles = iter(found[removed])
+            rows = [
+                next(by_tiles)
+                if isinstance(each, Tiled)
+                else _token_losses(each, own, targets, before[()] if each.compares else None)
+                for each in self._objectives
+            ]
+            yield removed, torch.stack([row[:count].to(states[removed].device) for row in rows])
 
     def _outputs(self, state: Tensor, scored: _Scored, part: slice) -> dict[str, Tensor]:
         before = state[scored.rows[part], scored.columns[part]]

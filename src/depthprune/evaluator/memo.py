@@ -28,6 +28,7 @@ from depthprune.evaluator.memo_file import (
     prepared,
     reason_of,
     refusal,
+    renewed,
     set_key,
     size_of,
     transaction,
@@ -90,10 +91,26 @@ class Memo:
             memory = prepared(":memory:", writable=True)
             return cls(memory, None, f"{error}; losses are kept for this run only")
         memo = cls(db, place)
+        if writable:
+            memo._renew()
         if not writable:
             memo._writes = False
             memo.notes.append(f"--memo {place}: cannot be written; it is read, nothing is added")
         return memo
+
+    def _renew(self) -> None:
+        with self._or_without_it(writing=True):
+            losses = renewed(self._db)
+            if losses is not None:
+                self.notes.append(
+                    f"{self._label}: was made by an earlier depthprune; its {losses:,} losses have "
+                    "checksums now"
+                )
+
+    @classmethod
+    def temporary(cls) -> Memo:
+        """A memo that lasts until the process ends."""
+        return cls(prepared(":memory:", writable=True), None)
 
     def __enter__(self) -> Memo:
         return self

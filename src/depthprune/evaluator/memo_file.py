@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthprune.errors import OutputError
+from depthprune.evaluator.memo_checks import BEFORE, add_checksums, checksum
 from depthprune.evaluator.memo_records import Context
 from depthprune.evaluator.prefix_walk import RemovedSet
 
 _APPLICATION = 0x64707275
-_VERSION = 2
+_VERSION = 3
 _BUSY_SECONDS = 30.0
 # Two lists of keys in one statement stay below the 999 variables that older SQLites allow.
 _CHUNK = 400
@@ -34,7 +35,7 @@ CREATE TABLE contexts (id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL U
 CREATE TABLE windows (id INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB NOT NULL UNIQUE);
 CREATE TABLE sets (id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE);
 CREATE TABLE losses (context_id INTEGER NOT NULL, set_id INTEGER NOT NULL,
-  window_id INTEGER NOT NULL, loss REAL,
+  window_id INTEGER NOT NULL, loss REAL, checksum INTEGER,
   PRIMARY KEY (context_id, set_id, window_id)) WITHOUT ROWID;
 CREATE TABLE names (name TEXT NOT NULL, weights TEXT NOT NULL, since REAL NOT NULL,
   PRIMARY KEY (name, weights)) WITHOUT ROWID"""
@@ -90,6 +91,11 @@ def prepared(uri: str, label: str = "memo", *, writable: bool) -> sqlite3.Connec
         if not writable:
             if fresh:
                 raise OutputError(f"{label}: is empty and cannot be written; choose another path")
+            if _version(db) == BEFORE:
+                raise OutputError(
+                    f"{label}: its losses have no checksums, and it cannot be written to add them; "
+                    "open it once as one who may write it, or choose another path"
+                )
             return db
         if fresh:
             _write_ahead(db)
@@ -132,13 +138,10 @@ def _is_fresh(db: sqlite3.Connection, label: str) -> bool:
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not tables:
         return True
-    application, version = (
-        int(db.execute(f"PRAGMA {name}").fetchone()[0])
-        for name in ("application_id", "user_version")
-    )
+    application, version = _number(db, "application_id"), _version(db)
     if application != _APPLICATION:
         raise OutputError(f"{label}: it is another program's database; choose another path")
-    if version != _VERSION:
+    if version not in (_VERSION, BEFORE):
         raise OutputError(
             f"{label}: expected a memo of version {_VERSION}, found {version}, which another "
             "depthprune made; choose another path, or delete it"
@@ -146,6 +149,26 @@ def _is_fresh(db: sqlite3.Connection, label: str) -> bool:
     if not tables >= _TABLES:
         raise sqlite3.DatabaseError("malformed: tables are missing")
     return False
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return _number(db, "user_version")
+
+
+def _number(db: sqlite3.Connection, pragma: str) -> int:
+    return int(db.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+def renewed(db: sqlite3.Connection) -> int | None:
+    """Bring a file of the version before to this one; how many losses it has, None if it is new."""
+    if _version(db) != BEFORE:
+        return None
+    with transaction(db, "IMMEDIATE"):
+        if _version(db) != BEFORE:
+            return None  # another process was faster
+        losses = add_checksums(db)
+        db.execute(f"PRAGMA user_version = {_VERSION}")
+    return losses
 
 
 @contextmanager
@@ -204,18 +227,21 @@ def find_losses(
 ) -> Iterator[tuple[int, int, float | None]]:
     """The losses of a context on some sets and windows: row, column, loss."""
     context_id = _ids(db, "contexts", [context]).get(context)
-    sets = {i: rows[key] for key, i in _ids(db, "sets", list(rows)).items()}
-    windows = {i: columns[key] for key, i in _ids(db, "windows", list(columns)).items()}
+    sets = {i: key for key, i in _ids(db, "sets", list(rows)).items()}
+    windows = {i: key for key, i in _ids(db, "windows", list(columns)).items()}
     for some, others in product(_chunks(sorted(sets)), _chunks(sorted(windows))):
         found = db.execute(
-            "SELECT set_id, window_id, loss FROM losses WHERE context_id = ? "
+            "SELECT set_id, window_id, loss, checksum FROM losses WHERE context_id = ? "
             f"AND set_id IN ({_marks(some)}) AND window_id IN ({_marks(others)})",
             [context_id, *some, *others],
         )
-        for set_id, window_id, loss in found:
+        for set_id, window_id, loss, told in found:
             if set_id not in sets or window_id not in windows or isinstance(loss, (str, bytes)):
                 raise _disagree()
-            yield sets[set_id], windows[window_id], loss
+            removed, window = sets[set_id], windows[window_id]
+            if told != checksum(context, removed, window, loss):
+                raise sqlite3.DatabaseError("malformed: a loss is not the one that was stored")
+            yield rows[removed], columns[window], loss
 
 
 def add_losses(
@@ -235,11 +261,12 @@ def add_losses(
     window_ids = _ids(db, "windows", windows, add=True)
     set_ids = _ids(db, "sets", [set_key(s) for s in losses], add=True)
     rows = (
-        (context_id, set_ids[set_key(s)], window_ids[window], loss)
+        (context_id, set_ids[named], window_ids[window], loss, checksum(key, named, window, loss))
         for s, values in losses.items()
+        for named in [set_key(s)]
         for window, loss in zip(windows, values.tolist(), strict=True)
     )
-    db.executemany("INSERT OR IGNORE INTO losses VALUES (?, ?, ?, ?)", rows)
+    db.executemany("INSERT OR IGNORE INTO losses VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def delete_contexts(db: sqlite3.Connection, used_before: float, weights: str) -> int:

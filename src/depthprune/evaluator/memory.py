@@ -15,6 +15,7 @@ from depthprune.models.loading import Model
 _SHARE = 0.5
 _CHUNK = {"cpu": 256}
 _CHUNK_ELSEWHERE = 2048
+_TILED = {"cpu": 512}
 _CHUNK_LEAST = 64
 _LOGITS_BYTES = 512 << 20
 _HEAD_COPIES = 3
@@ -27,7 +28,7 @@ class MemoryBudget:
 
     Attributes:
         bytes: In all.
-        sheet_tokens: Up to how many tokens are run together.
+        batch_tokens: Up to how many tokens are run together.
     """
 
     bytes: int
@@ -65,6 +66,12 @@ def state_budget(
             "a shorter length="
         )
     left = memory - block
+    if model.stream is not None:
+        # A second block is read ahead where both fit beside two states.
+        if left - block < 2 * longest * state:
+            model.stream.use_one_buffer()
+        else:
+            left -= block
     return MemoryBudget(left, max(longest, min(call_tokens, left // (2 * state))))
 
 
@@ -88,6 +95,11 @@ def head_tokens(model: Model) -> int:
     while tokens > _CHUNK_LEAST and tokens * vocabulary(model) * _FLOAT > _LOGITS_BYTES:
         tokens //= 2
     return tokens
+
+
+def tile_tokens(model: Model) -> int:
+    """The same where logits are computed by tiles of the vocabulary, which bounds them itself."""
+    return _TILED.get(torch.device(model.device).type, _CHUNK_ELSEWHERE)
 
 
 def head_bytes(model: Model) -> int:

@@ -70,13 +70,22 @@ def _prefixes(sets: Iterable[RemovedSet], blocks: int) -> Iterator[set[RemovedSe
         yield {tuple(b for b in s if b < block) for s in members if block not in s}
 
 
+def in_order(sets: Iterable[RemovedSet], blocks: int) -> list[RemovedSet]:
+    """Sets in the order in which one comes by all prefixes depth first.
+
+    Those that part latest stand beside each other. A set that ends keeps all further blocks, and so
+    stands behind those that remove one of them.
+    """
+    return sorted(sets, key=lambda removed: (*removed, blocks))
+
+
 def split_to_fit(sets: Sequence[RemovedSet], blocks: int, limit: int) -> list[list[RemovedSet]]:
     """Divide sets into walks that each hold at most `limit` states.
 
-    Neighbours in lexicographic order share the longest prefixes, so the cut costs few block runs.
-    A single set is never divided.
+    Neighbours share the longest prefixes, so the cut costs few block runs. A single set is never
+    divided.
     """
-    ordered = sorted(sets)
+    ordered = in_order(sets, blocks)
     if len(ordered) <= 1 or widest(ordered, blocks) <= limit:
         return [ordered] if ordered else []
     half = len(ordered) // 2

@@ -2,9 +2,9 @@
 
 A rehearsal stands in for the evaluator: it answers a search with made-up losses, so that the search
 asks as it would, and counts what those asks would cost. Which sets a search asks for depends on the
-losses; how many, and how much they share, hardly does. The counts are those of exact scores: racing
-spends less, how much less depends on the data. Seconds come from a block and a chunk of the head
-that are run a few times on this machine.
+losses; how many, and how much they share, hardly does. The counts are those of exact scores; racing
+looks at fewer losses, by a share that was measured (`RACED`). Seconds come from blocks and a chunk
+of the head, run a few times on this machine in calls as the search makes them.
 """
 
 from __future__ import annotations
@@ -22,20 +22,31 @@ from numpy.typing import NDArray
 
 from depthprune.calibration import Calibration, Window
 from depthprune.evaluator.cost import Cost
+from depthprune.evaluator.evaluator import call_tokens
+from depthprune.evaluator.losses import Losses
+from depthprune.evaluator.memory import head_tokens
 from depthprune.evaluator.prefix_walk import (
     RemovedSet,
     block_runs,
     widest,
 )
 from depthprune.evaluator.score import Score, Weighting, score_of
+from depthprune.models.blocks.anatomy import MissingError
 from depthprune.models.blocks.carried import hidden
-from depthprune.models.devices import synchronize
+from depthprune.models.blocks.replay import Inputs
+from depthprune.models.devices import plain_products, synchronize
 from depthprune.models.loading import Model
 from depthprune.objectives import Mixture
 
 R = TypeVar("R", bound="Rehearsal")
 
 _REPEATS = 5
+
+RACED = 0.44
+"""Of the losses, what racing looked at in 120 choices of 20 draws (`docs/benchmarks.md`)."""
+
+_RACE_WINDOWS = 16
+"""On fewer windows a race has hardly begun when it ends."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,8 @@ class CostEstimate:
         plain_block_tokens: Block-tokens of plain forwards for the same sets.
         state_bytes: The most that hidden states take at once.
         weight_bytes: Bytes of weights read while it runs; 0 where the model is in memory.
-        seconds: Estimated.
+        seconds: Estimated, at most.
+        windows: Of the calibration.
     """
 
     evaluations: float
@@ -67,6 +79,12 @@ class CostEstimate:
     state_bytes: int
     weight_bytes: int
     seconds: float
+    windows: int = 0
+
+    @property
+    def raced_seconds(self) -> float:
+        """What is to be expected where candidates are raced."""
+        return self.seconds * (RACED if self.windows >= _RACE_WINDOWS else 1.0)
 
 
 class Rehearsal:
@@ -78,10 +96,18 @@ class Rehearsal:
         scored: Scored tokens of all windows.
         windows: Number of windows.
         compares: Whether the dense model is walked beside the sets.
+        passes: How often the head is run on a scored token.
     """
 
     def __init__(
-        self, blocks: int, tokens: int, scored: int, windows: int, *, compares: bool = False
+        self,
+        blocks: int,
+        tokens: int,
+        scored: int,
+        windows: int,
+        *,
+        compares: bool = False,
+        passes: int = 1,
     ) -> None:
         self.blocks = blocks
         self.walks = 0
@@ -89,6 +115,7 @@ class Rehearsal:
         self.windows = windows
         self._tokens, self._scored = tokens, scored
         self._compares = compares
+        self._passes = passes
         self._known: dict[RemovedSet, float] = {}
         self._asked: dict[RemovedSet, float] = {}
         self._cost = Cost()
@@ -106,6 +133,7 @@ class Rehearsal:
             scored=sum(int(window.scored.sum()) for window in windows),
             windows=len(windows),
             compares=any(c.objective.compares for c in objective.components),
+            passes=Losses(model, objective, windows, np.array(objective.judged(windows))).passes,
         )
 
     @property
@@ -152,7 +180,7 @@ class Rehearsal:
         self.widest = max(self.widest, widest(walked, self.blocks))
         self._cost += Cost(
             block_tokens=self._walked(new, share),
-            head_tokens=round(share * self._scored) * len(walked),
+            head_tokens=self._passes * round(share * self._scored) * len(walked),
             plain_block_tokens=round(share * self._tokens) * sum(self.blocks - len(s) for s in new),
         )
         self._known.update(dict.fromkeys(new, share))
@@ -178,21 +206,45 @@ _ONE = Weighting(np.zeros(1, dtype=np.int64), (1.0,), np.ones(1, dtype=np.int64)
 
 
 @torch.inference_mode()
-def measure_speed(model: Model, window: Window) -> TokenCosts:
-    """Time a block and a chunk of the head, each the median of a few runs."""
-    tokens = torch.from_numpy(window.tokens)[None]
+def measure_speed(model: Model, windows: Sequence[Window]) -> TokenCosts:
+    """Time blocks and a chunk of the head, each the median of a few runs.
+
+    They are run as a search runs them: as many windows as share a call, in three places of the
+    model, since blocks are not all of one kind.
+
+    Args:
+        model: The model.
+        windows: The calibration's; those of the greatest length are run.
+    """
+    longest = max(len(window.tokens) for window in windows)
+    alike = [window.tokens for window in windows if len(window.tokens) == longest]
+    rows = max(1, min(len(alike), call_tokens(model) // longest))
+    tokens = torch.from_numpy(np.stack(alike[:rows]))
     inputs = model.anatomy.record(tokens)
-    block = model.blocks // 2
-    with model.anatomy.holding(block):
-        seconds = _median(lambda: model.anatomy.call(block, inputs.states, inputs), model)
-    chunk = hidden(inputs.states)[:, :256]
+    blocks = sorted({0, model.blocks // 2, model.blocks - 1})
+    seconds = [_block_seconds(model, block, inputs) for block in blocks]
+    chunk = hidden(inputs.states).flatten(0, -2)[: head_tokens(model)][None]
     head = _median(lambda: model.anatomy.head(chunk), model)
-    return TokenCosts(seconds / tokens.numel(), head / chunk.shape[1])
+    return TokenCosts(statistics.fmean(seconds) / tokens.numel(), head / chunk.shape[1])
+
+
+def _block_seconds(model: Model, block: int, inputs: Inputs) -> float:
+    """Of a block on the states before the first, whose values change no time."""
+    with model.anatomy.holding(block), plain_products():
+        try:
+            return _median(lambda: model.anatomy.call(block, inputs.states, inputs), model)
+        except MissingError:  # it reads what blocks before it write
+            state = inputs.states
+            for each in range(block):
+                with model.anatomy.holding(each):
+                    state = model.anatomy.call(each, state, inputs)
+            return _median(lambda: model.anatomy.call(block, state, inputs), model)
 
 
 def _median(work: Callable[[], object], model: Model) -> float:
     times = []
     for _ in range(_REPEATS + 1):
+        synchronize(model.device)
         began = time.perf_counter()
         work()
         synchronize(model.device)
@@ -228,4 +280,5 @@ def plan_of(
         state_bytes=rehearsal.widest * together * model.anatomy.state_bytes(longest),
         weight_bytes=rehearsal.walks * blocks if model.streamed else 0,
         seconds=cost.block_tokens * speed.block_token + cost.head_tokens * speed.head_token,
+        windows=len(windows),
     )

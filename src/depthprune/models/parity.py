@@ -3,8 +3,8 @@
 The checkpoint is reloaded with plain `from_pretrained`, as its users will. Three things must hold:
 no key is missing, unexpected or of another shape; its logits equal the masked model's; greedy
 generation with a cache equals generation without. What does not agree to the bit is decided in
-float32 (see `widening`); how far a dtype of few bits was off is measured and told, and decides
-nothing.
+float32, or where that leaves a doubt in float64 (see `widening`); how far a dtype of few bits was
+off is measured and told, and decides nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from depthprune.models.parity_of_heads import verify_headed
 from depthprune.models.probe_tokens import probe_tokens
 from depthprune.models.source import find_model
 from depthprune.models.turns import put_on, taking_turns
-from depthprune.models.widening import FLOAT32_LIMIT, is_narrow, widened
+from depthprune.models.widening import CANNOT, FLOAT32_LIMIT, cannot_run, is_narrow, widened
 from depthprune.progress import SILENT, Progress
 
 _WINDOWS, _LENGTH = 2, 96
@@ -120,7 +120,7 @@ def verify(
         What was compared, and how far apart it was.
 
     Raises:
-        ParityError: If they differ, saying in what.
+        ParityError: If they differ, saying in what, or one cannot be run.
         ModelError: If memory does not hold what the comparison takes.
     """
     try:
@@ -128,7 +128,8 @@ def verify(
             return _verify(model, module, removed, progress)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
-            raise
+            why = cannot_run(model.module, DTYPES[model.dtype], error)
+            raise ParityError(f"parity: {why}; nothing was kept") from error
         raise ModelError(
             f"parity: memory ran out on {model.device} while the written checkpoint was compared "
             f"with the masked model ({first_line(error)}); nothing was kept; close other programs, "
@@ -147,12 +148,7 @@ def _verify(
         # Behind a run of each, since some types set up their blocks while they run.
         _check_settings(model, module, removed)
         difference = relative_difference(ours, theirs)
-        narrow = is_narrow(DTYPES[model.dtype])
-        exact = difference
-        if difference and narrow:
-            exact = _float32_difference(model, module, removed, tokens)
-        if not exact <= FLOAT32_LIMIT:
-            raise _differs(exact)
+        in_float32, in_float64 = _decided(model, module, removed, tokens, difference)
         step.advance()
         with taking_turns(module, model.module):
             new = _NEW if model.stream is None else _NEW_STREAMED
@@ -165,7 +161,8 @@ def _verify(
         logits_scale=scale,
         logits_difference=difference * scale,
         bitwise=difference == 0.0,
-        float32_difference=exact if difference and narrow else None,
+        float32_difference=in_float32,
+        float64_difference=in_float64,
         generated_tokens=generated,
     )
 
@@ -345,20 +342,44 @@ def _set_otherwise(name: str, expected: object, got: object) -> ParityError:
     )
 
 
-def _float32_difference(
-    model: Model, module: nn.Module, removed: Sequence[int], tokens: Tensor
+def _decided(
+    model: Model, module: nn.Module, removed: Sequence[int], tokens: Tensor, difference: float
+) -> tuple[float | None, float | None]:
+    """The difference in float32 and in float64, each where it had to decide.
+
+    Raises:
+        ParityError: If it is none of rounding.
+    """
+    asked = (model, module, removed, tokens)
+    narrow = difference != 0.0 and is_narrow(DTYPES[model.dtype])
+    exact = _wide_difference(*asked, torch.float32) if narrow else difference
+    in_float32 = exact if narrow else None
+    if exact <= FLOAT32_LIMIT:
+        return in_float32, None
+    try:
+        finer = _wide_difference(*asked, torch.float64)
+    except CANNOT:
+        raise _differs(exact, "float32") from None
+    if not finer <= FLOAT32_LIMIT:
+        raise _differs(finer, "float64")
+    return in_float32, finer
+
+
+def _wide_difference(
+    model: Model, module: nn.Module, removed: Sequence[int], tokens: Tensor, dtype: torch.dtype
 ) -> float:
     """The same comparison with both models widened, one after the other."""
-    with widened(model.module, model.anatomy.blocks.modules):
-        theirs = _masked_logits(model.anatomy, removed, tokens)
+    with widened(model.module, model.anatomy.blocks.modules, dtype):
+        near = tokens.to(model.anatomy.device)
+        theirs = _masked_logits(model.anatomy, removed, near)
     gc.collect()
     blocks = list(module.get_submodule(model.anatomy.blocks.path).children())
-    with taking_turns(module, model.module), widened(module, blocks):
-        return relative_difference(_logits(module, tokens), theirs)
+    with taking_turns(module, model.module), widened(module, blocks, dtype):
+        return relative_difference(_logits(module, near), theirs)
 
 
-def _differs(difference: float) -> ParityError:
+def _differs(difference: float, dtype: str) -> ParityError:
     return ParityError(
         f"the written checkpoint's logits differ from the masked model's by {difference:.1e} of "
-        f"their scale in float32 (limit {FLOAT32_LIMIT:.0e}); nothing was kept"
+        f"their scale in {dtype} (limit {FLOAT32_LIMIT:.0e}); nothing was kept"
     )

@@ -19,7 +19,7 @@ from depthprune.models.auto_class import headed_class, read_config
 from depthprune.models.blocks.replay import patched, relative_difference
 from depthprune.models.loading import quiet_transformers
 from depthprune.models.probe_tokens import probe_tokens
-from depthprune.models.widening import FLOAT32_LIMIT
+from depthprune.models.widening import FLOAT32_LIMIT, WIDER, widened
 
 _WINDOWS, _LENGTH = 4, 48
 
@@ -54,20 +54,25 @@ def verify_headed(
             )
     blocks = _blocks(whole, prefix)
     tokens = probe_tokens(whole, (_WINDOWS, _LENGTH), seed=0, first=3)
-    with patched(
-        dict.fromkeys((blocks[index] for index in removed), _pass_on(blocks, tokens, whole))
-    ):
-        theirs = _outputs(whole, tokens)
-    ours = _outputs(cut, tokens)
-    difference = relative_difference(ours, theirs)
+    skipped = dict.fromkeys((blocks[i] for i in removed), _pass_on(blocks, tokens, whole))
+    inside = list(_blocks(cut, prefix))
+    difference, theirs, dtype = float("nan"), torch.empty(0), WIDER[0]
+    for dtype in WIDER:
+        with widened(whole, list(blocks), dtype), patched(skipped):
+            theirs = _outputs(whole, tokens)
+        with widened(cut, inside, dtype):
+            difference = relative_difference(_outputs(cut, tokens), theirs)
+        if difference <= FLOAT32_LIMIT:
+            break
+    word = str(dtype).removeprefix("torch.")
     if not difference <= FLOAT32_LIMIT:
         raise ParityError(
             f"the written checkpoint's outputs differ from the masked model's by {difference:.1e} "
-            f"of their scale in float32 (limit {FLOAT32_LIMIT:.0e}); nothing was kept"
+            f"of their scale in {word} (limit {FLOAT32_LIMIT:.0e}); nothing was kept"
         )
     scale = theirs.abs().max().item()
     return ParityRecord(
-        dtype="float32",
+        dtype=word,
         tokens=tokens.numel(),
         logits_scale=scale,
         logits_difference=difference * scale,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from depthprune.objectives.acceptance import Acceptance
 from depthprune.objectives.base import Objective, TokenObjective
 from depthprune.objectives.choices import Accuracy, Margin, OptionCE
 from depthprune.objectives.cosine import Cosine
@@ -23,6 +24,7 @@ OBJECTIVES: Registry[Callable[..., Objective]] = Registry(
     {
         "nll": NLL,
         "kl": KL,
+        "acceptance": Acceptance,
         "margin": Margin,
         "option-ce": OptionCE,
         "accuracy": Accuracy,
@@ -39,6 +41,7 @@ __all__ = [
     "KL",
     "NLL",
     "OBJECTIVES",
+    "Acceptance",
     "Accuracy",
     "Component",
     "Cosine",

@@ -9,27 +9,37 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
+from depthprune.bounds import check_bounds
 from depthprune.calibration import Window
-from depthprune.errors import UsageError
 from depthprune.objectives.base import TokenLosses, TokenObjective, option_losses
-from depthprune.objectives.nll import token_nll
+from depthprune.objectives.nll import NLLTiles, token_nll
+from depthprune.objectives.tiles import DenseTiles, TileLosses
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_BY = ("sum", "token", "char", "byte")
+By = Literal["sum", "token", "char", "byte"]
 
 
 class _Choices(TokenObjective, ABC):
     items_only: ClassVar[bool] = True
+    passes: ClassVar[int] = 1
 
     def token_losses(self, outputs: Tensor, targets: Tensor, dense: Tensor | None) -> Tensor:
         """See `Objective.token_losses`: −log p of each token of each option."""
         return token_nll(outputs, targets)
+
+    def dense_tiles(self) -> DenseTiles | None:
+        """See `Tiled.dense_tiles`."""
+        return None
+
+    def tile_losses(self, dense: DenseTiles | None) -> TileLosses:
+        """See `Tiled.tile_losses`."""
+        return NLLTiles()
 
     @abstractmethod
     def window_loss(self, losses: TokenLosses, window: Window) -> float:
@@ -92,12 +102,12 @@ class OptionCE(_Choices):
         by: How ll is measured: `sum`, `token`, `char` or `byte`.
     """
 
-    by: str = "sum"
+    by: By = "sum"
 
     summary: ClassVar[str] = "cross-entropy of the right option among all; by=sum|token|char|byte"
 
     def __post_init__(self) -> None:
-        _check_by("option-ce", self.by)
+        check_bounds("objective option-ce", self)
 
     @property
     def name(self) -> str:
@@ -123,7 +133,7 @@ class Accuracy(_Choices):
         by: How ll is measured: `sum`, `token`, `char` or `byte`.
     """
 
-    by: str = "sum"
+    by: By = "sum"
 
     summary: ClassVar[str] = (
         "share of items whose most likely option is wrong; by=sum|token|char|byte"
@@ -131,7 +141,7 @@ class Accuracy(_Choices):
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        _check_by("accuracy", self.by)
+        check_bounds("objective accuracy", self)
 
     @property
     def name(self) -> str:
@@ -144,8 +154,3 @@ class Accuracy(_Choices):
         if np.isnan(found).any():
             return float("nan")
         return float(int(np.argmax(found)) != window.item.answer)  # type: ignore[union-attr]
-
-
-def _check_by(name: str, by: str) -> None:
-    if by not in _BY:
-        raise UsageError(f"{name}: by: expected {', '.join(_BY)}, got {by!r}")

@@ -7,9 +7,27 @@ from typing import TYPE_CHECKING, ClassVar
 
 from depthprune.objectives.base import TokenObjective
 from depthprune.objectives.rows import rows_at_once
+from depthprune.objectives.tiles import DenseTiles, LogSumExp, OwnLogits, TileLosses
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class NLLTiles(TileLosses):
+    """−log softmax(logits)[target]; see `TileLosses`."""
+
+    def __init__(self) -> None:
+        self._all = LogSumExp()
+
+    def see(self, logits: Tensor) -> None:
+        """See `TileLosses.see`."""
+        self._all.add(logits)
+
+    def losses(self, own: OwnLogits) -> Tensor:
+        """See `TileLosses.losses`."""
+        # What is confident must not keep a rounded logit on one side of the difference only.
+        self._all.replace(own.seen, own.exact)
+        return self._all.value - own.exact
 
 
 @dataclass(frozen=True)
@@ -24,10 +42,19 @@ class NLL(TokenObjective):
     )
     has_perplexity: ClassVar[bool] = True
     name: ClassVar[str] = "nll"
+    passes: ClassVar[int] = 1
 
     def token_losses(self, outputs: Tensor, targets: Tensor, dense: Tensor | None) -> Tensor:
         """See `Objective.token_losses`; computed in float32 whatever the logits' dtype."""
         return token_nll(outputs, targets)
+
+    def dense_tiles(self) -> DenseTiles | None:
+        """See `Tiled.dense_tiles`."""
+        return None
+
+    def tile_losses(self, dense: DenseTiles | None) -> TileLosses:
+        """See `Tiled.tile_losses`."""
+        return NLLTiles()
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:

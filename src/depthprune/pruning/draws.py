@@ -19,6 +19,9 @@ from depthprune.pruning.held_out import block_scores
 from depthprune.recovery import RecoveringScorer
 from depthprune.searches import Result
 
+MOST_DRAWS = 1_000
+"""Of one run. The spread of a thousand draws is known to 2%; a larger number is a slip."""
+
 Scorer: TypeAlias = Evaluator | RecoveringScorer
 
 
@@ -48,11 +51,13 @@ class BlockDraws:
 
 
 def check_draws(specs: Sequence[CalibrationSpec], draws: int) -> None:
-    """Refuse further draws of a calibration in which nothing is left to chance.
+    """Refuse too many draws, and further ones of a calibration that leaves nothing to chance.
 
     Raises:
-        UsageError: If every draw would be the first again.
+        UsageError: If there are too many, or every draw would be the first again.
     """
+    if not 1 <= draws <= MOST_DRAWS:
+        raise UsageError(f"--draws: expected from 1 to {MOST_DRAWS:,}, got {draws:,}")
     if draws > 1 and all(spec.consecutive and spec.documents is None for spec in specs):
         raise UsageError(
             f"--draws: expected a calibration drawn at random, and every draw of "

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from depthprune.calibration import Calibration
 from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator, Memo, RemovedSet, Score, increase
+from depthprune.evaluator.shards import LossWorkers
 from depthprune.manifest import BlockScore, Estimate, HeldOut, PathPoint
 from depthprune.models.loading import Model
 from depthprune.objectives import Mixture, Objective, parse_objective
@@ -29,6 +31,7 @@ class HeldOutScorer:
         memory: Bytes that hidden states may take.
         memo: Store of losses.
         progress: Where the work shows itself.
+        workers: Who computes losses in this process's place.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class HeldOutScorer:
         memory: int | None = None,
         memo: Memo | None = None,
         progress: Progress = SILENT,
+        workers: LossWorkers | None = None,
     ) -> None:
         self._parts = calibration.parts
         self._worst = calibration.worst_domain
@@ -53,6 +57,7 @@ class HeldOutScorer:
                 memo=memo,
                 plain=True,
                 progress=progress,
+                workers=workers,
             )
             for held in calibration.held_out()
         ]
@@ -119,6 +124,13 @@ def other_name(used: Mixture, asked: Mixture) -> str | None:
     return None if used.name == asked.name else used.name
 
 
+class Mixed(Protocol):
+    """What a size is judged by."""
+
+    def mixed(self, sets: Sequence[RemovedSet]) -> list[tuple[float, float]] | None:
+        """The loss of each set, and its standard error; None where losses have no unit."""
+
+
 class SizeRule:
     """The largest k whose held-out loss grows by no more than a limit, along a nested path.
 
@@ -134,9 +146,7 @@ class SizeRule:
         UsageError: If the dense model's loss is 0 where losses are counted in shares of it.
     """
 
-    def __init__(
-        self, held_out_scorer: HeldOutScorer, max_increase: float, *, patience: int = 2
-    ) -> None:
+    def __init__(self, held_out_scorer: Mixed, max_increase: float, *, patience: int = 2) -> None:
         self._held_out_scorer = held_out_scorer
         self._patience = patience
         self._above = 0

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from depthprune.calibration import Calibration
 from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator, Memo, RemovedSet
-from depthprune.manifest import BlockScore, DrawRecord, Estimate, HeldOut, PathPoint
+from depthprune.evaluator.shards import LossWorkers
+from depthprune.manifest import (
+    BlockScore,
+    DrawRecord,
+    Estimate,
+    HeldOut,
+    PathPoint,
+    TargetRecord,
+)
 from depthprune.pruning.draws import search_over_draws
 from depthprune.pruning.held_out import (
     HeldOutScorer,
@@ -19,7 +28,12 @@ from depthprune.pruning.held_out import (
 )
 from depthprune.pruning.prepare import PruneTask
 from depthprune.pruning.recovery_step import Recovered, fit_and_judge
-from depthprune.recovery import RecoveringScorer, parse_method
+from depthprune.pruning.target.auto import Resources, choose
+from depthprune.pruning.target.judge import held_out_of_target, judged
+from depthprune.pruning.target.record import target_record
+from depthprune.pruning.target.spend import Rules
+from depthprune.pruning.target.task import TargetTask
+from depthprune.recovery import RecoveringScorer
 from depthprune.searches import Result
 
 if TYPE_CHECKING:
@@ -38,12 +52,15 @@ class Measured:
     path: list[PathPoint] | None
     recovered: Recovered | None
     draws: list[DrawRecord] | None
+    calibration: Calibration
+    target: TargetRecord | None = None
 
 
 def measure_task(
     job: PruneJob,
     task: PruneTask,
     memo: Memo | None,
+    workers: LossWorkers | None = None,
 ) -> Measured:
     """Search, and judge what was found.
 
@@ -51,14 +68,19 @@ def measure_task(
         job: What was asked for.
         task: What it came to.
         memo: Store of losses.
+        workers: Who computes losses in this process's place, but for those of recovered models.
 
     Raises:
         DepthpruneError: If nothing can be removed, or a loss is NaN or infinite.
     """
-    model, calibration, objective = task.model, task.calibration, task.objective
     shared: dict[str, Any] = {"memory": job.memory, "memo": memo, "progress": job.progress}
-    evaluator = Evaluator(model, calibration, objective, racing=job.racing, **shared)
-    held_out_scorer = HeldOutScorer(model, calibration, objective, **shared)
+    if task.wanted is not None:
+        return _measure_chosen(job, task, task.wanted, shared, workers)
+    model, calibration, objective = task.model, task.calibration, task.objective
+    evaluator = Evaluator(
+        model, calibration, objective, racing=job.racing, workers=workers, **shared
+    )
+    held_out_scorer = HeldOutScorer(model, calibration, objective, workers=workers, **shared)
     rule = None if job.max_increase is None else SizeRule(held_out_scorer, job.max_increase)
     result = _searched(job, task, evaluator, rule)
     # A path that the search did not score itself is worth its cost only to a size rule.
@@ -68,14 +90,14 @@ def measure_task(
     )
     free = [block for block in range(model.blocks) if block not in task.protect]
     found = None
-    if job.recover is not None:
+    if task.method is not None:
         found = fit_and_judge(
             model,
             calibration,
             task.further,
             objective,
             result.removed,
-            parse_method(job.recover),
+            task.method,
             job.target,
             in_search=job.search_with_recovery,
             **shared,
@@ -88,7 +110,62 @@ def measure_task(
         held_out=found.held_out if found else held_out_scorer.held_out(result.removed),
         path=path,
         recovered=found,
-        draws=_other_draws(job, task, memo, result.removed),
+        draws=_other_draws(job, task, memo, result.removed, workers),
+        calibration=calibration,
+    )
+
+
+def _measure_chosen(
+    job: PruneJob,
+    task: PruneTask,
+    wanted: TargetTask,
+    shared: dict[str, Any],
+    workers: LossWorkers | None,
+) -> Measured:
+    """The same where a target chooses the calibration: what follows is of the one that won."""
+    resources = Resources(task.model, job.racing, workers=workers, **shared)
+    rules = Rules(task.search, task.k, job.seed, task.protect, task.refusal)
+    chosen = choose(wanted, rules, task.budget, resources, job.max_increase)
+    removed = chosen.result.removed
+    won = replace(
+        task,
+        calibration=chosen.configuration.calibration,
+        objective=chosen.configuration.objective,
+        budget=None,
+    )
+    exact = partial(Evaluator, task.model, plain=True, workers=workers, **shared)
+    target = target_record(wanted, chosen, judged(wanted, chosen, exact))
+    held_out = held_out_of_target(wanted, removed, exact)
+    held_out += HeldOutScorer(
+        task.model, wanted.default, "nll", workers=workers, **shared
+    ).held_out(removed)
+    found = None
+    if task.method is not None:
+        judge = [Calibration((replace(goal.judge, share=1.0),)) for goal in wanted.target.goals]
+        found = fit_and_judge(
+            task.model,
+            won.calibration,
+            [*judge, *task.further],
+            won.objective,
+            removed,
+            task.method,
+            job.target,
+            in_search=False,
+            **shared,
+        )
+    evaluator = resources.evaluator(won.calibration, won.objective)
+    free = [block for block in range(task.model.blocks) if block not in task.protect]
+    return Measured(
+        result=chosen.result,
+        evaluator=evaluator,
+        dense=estimate(evaluator.dense, won.objective),
+        blocks=block_scores(evaluator, free),
+        held_out=found.held_out if found else held_out,
+        path=None,
+        recovered=found,
+        draws=_other_draws(job, won, shared["memo"], removed, workers),
+        calibration=won.calibration,
+        target=target,
     )
 
 
@@ -113,7 +190,11 @@ def _recovering(job: PruneJob, task: PruneTask, calibration: Calibration) -> Rec
 
 
 def _other_draws(
-    job: PruneJob, task: PruneTask, memo: Memo | None, chosen: RemovedSet
+    job: PruneJob,
+    task: PruneTask,
+    memo: Memo | None,
+    chosen: RemovedSet,
+    workers: LossWorkers | None,
 ) -> list[DrawRecord] | None:
     """The same search on further draws, for sets of the size that was chosen."""
     if job.draws == 1:
@@ -130,6 +211,7 @@ def _other_draws(
             memo=memo,
             racing=job.racing,
             progress=job.progress,
+            workers=workers,
         )
 
     def search_on(evaluator: Evaluator | RecoveringScorer) -> Result:

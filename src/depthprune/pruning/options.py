@@ -1,18 +1,22 @@
-"""Everything that `prune` is asked for."""
+"""Everything that `prune` is asked for, and what of it is wrong by itself; torch is not loaded."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from depthprune.engine import Engine, parse_engine
 from depthprune.errors import UsageError
-from depthprune.evaluator import Racing
+from depthprune.evaluator.confidence import Racing
 from depthprune.outputs import is_file_output
-from depthprune.progress import Progress
+from depthprune.progress import SILENT, Progress
 from depthprune.pruning.session import Loading
-from depthprune.pruning.write import (
-    BENCH_SECONDS,
-)
+from depthprune.pruning.target.options import DEFAULT_SPLIT, TargetJob
+
+PROMPT = "The most important thing about a good library is"
+BENCH_SECONDS = 60.0
+_RACING = Racing()
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class PruneJob:
     also: tuple[str, ...] = ()
     search_with_recovery: bool = False
     bench_seconds: float = BENCH_SECONDS
+    wanted: TargetJob | None = None
+    engine: Engine | None = None
 
     @property
     def target(self) -> Path:
@@ -58,3 +64,170 @@ class PruneJob:
     def writes_file(self) -> bool:
         """Whether the output is one file."""
         return self.out is not None and is_file_output(self.out)
+
+
+def prune_job(
+    model: str | Path,
+    k: int | None = None,
+    *,
+    out: str | Path | None,
+    calibration: str | Sequence[str] = (),
+    max_increase: float | None = None,
+    objective: str = "nll",
+    search: str = "greedy",
+    seed: int = 0,
+    budget: str | None = None,
+    protect: str | Sequence[int] = "",
+    draws: int = 1,
+    racing: Racing | None = _RACING,
+    recover: str | None = None,
+    also: Sequence[str] = (),
+    search_with_recovery: bool = False,
+    target: str | Sequence[str] = (),
+    target_split: str = DEFAULT_SPLIT,
+    target_objective: str | None = None,
+    portfolio: str | Path | None = None,
+    keep_general: float | None = None,
+    prompt: str = PROMPT,
+    bench: bool | None = None,
+    bench_seconds: float = BENCH_SECONDS,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: str | None = None,
+    stream: bool = False,
+    memory: int | None = None,
+    memo: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    overwrite: bool = False,
+    engine: str | Engine | None = None,
+    command: str | None = None,
+    progress: Progress = SILENT,
+) -> PruneJob:
+    """All that `prune` is asked for, with what is wrong by itself refused.
+
+    Args:
+        model: A folder, a hub id, a `.gguf` file, or `demo`.
+        k: How many blocks go; or else `max_increase`.
+        out: The folder, or the `.gguf` file, that is written.
+        calibration: Specs such as `text:wiki.txt,windows=64`; several are mixed. By default prose
+            and code of the standard library.
+        max_increase: The most blocks whose held-out loss grows by no more than this share.
+        objective: Such as `nll`, `kl:top=64` or `nll:0.5+cosine:0.5`.
+        search: Such as `greedy` or `beam:width=8`.
+        seed: Of the search; the calibration's draw has its own.
+        budget: What the search may spend, as `200 evaluations` of `--budget`.
+        protect: Blocks that stay, `"0,29"` or numbers.
+        draws: On how many draws of the calibration the search is run.
+        racing: How sure it is of each choice; None scores every set on every window.
+        recover: `linear` or `lora`, with settings.
+        also: Further texts that recovery is judged on.
+        search_with_recovery: Score every set as it is after recovery.
+        target: What matters: specs of text, prompts with answers, chats or choices. The
+            calibration is then chosen by what keeps it, and each of `calibration` is tried too.
+        target_split: Percentages of it that may be calibrated on, choose and judge.
+        target_objective: What is measured on it, where not what its kind asks for.
+        portfolio: A YAML file of the calibrations that are tried.
+        keep_general: By what share more than the best set another may lose on the default text.
+        prompt: What both models continue in the report.
+        bench: Measure speed before and after; by default unless streamed.
+        bench_seconds: How long that may take.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        device: `auto`, `cpu`, `cuda:1`, …
+        device_map: How the model is divided among several devices.
+        stream: Read blocks from disk while they run.
+        memory: Bytes that hidden states may take.
+        memo: Where losses are kept: a path, `off`, or by default the user's cache folder.
+        revision: Of a hub id.
+        trust_remote_code: Run code that the model's folder brings.
+        allow_pickle: Read weights that are pickled.
+        overwrite: Replace what `out` holds.
+        engine: `ray` or `ray://HOST:PORT` to have losses computed by workers of a cluster.
+        command: How the manifest says it was made; by default the call of `dp.prune`.
+        progress: Where long work shows itself.
+
+    Raises:
+        UsageError: If two of these do not go together.
+    """
+    if not prompt.strip():
+        raise UsageError("--prompt: expected some words to continue, got none")
+    if (k is None) == (max_increase is None):
+        raise UsageError("-k: expected either -k K or --max-increase SHARE, one of them")
+    specs = (calibration,) if isinstance(calibration, str) else tuple(calibration)
+    stay = protect if isinstance(protect, str) else ",".join(map(str, protect))
+    loading = Loading(
+        str(model), dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
+    )
+    return PruneJob(
+        loading=loading,
+        out=None if out is None else Path(out),
+        k=k,
+        max_increase=max_increase,
+        specs=specs,
+        objective=objective,
+        search=search,
+        budget=budget,
+        seed=seed,
+        protect=stay,
+        prompt=prompt,
+        bench=not stream if bench is None else bench,
+        memory=memory,
+        memo=memo,
+        racing=racing,
+        draws=draws,
+        overwrite=overwrite,
+        command=command or _as_python(model, k, out, specs, objective, search, target),
+        progress=progress,
+        recover=recover,
+        also=tuple(also),
+        search_with_recovery=search_with_recovery,
+        bench_seconds=bench_seconds,
+        wanted=wanted_target(target, target_split, target_objective, portfolio, keep_general),
+        engine=parse_engine(engine) if isinstance(engine, str) else engine,
+    )
+
+
+def wanted_target(
+    target: str | Sequence[str],
+    split: str | None,
+    objective: str | None,
+    portfolio: str | Path | None,
+    keep_general: float | None,
+) -> TargetJob | None:
+    """What `--for` and the flags that go with it ask for; None without it.
+
+    Raises:
+        UsageError: If one of those flags is given without it.
+    """
+    specs = (target,) if isinstance(target, str) else tuple(target)
+    if specs:
+        file = None if portfolio is None else str(portfolio)
+        return TargetJob(specs, split or DEFAULT_SPLIT, objective, file, keep_general)
+    idle = {
+        "--for-split": split not in (None, DEFAULT_SPLIT),
+        "--for-objective": objective is not None,
+        "--portfolio": portfolio is not None,
+        "--keep-general": keep_general is not None,
+    }
+    for flag, given in idle.items():
+        if given:
+            raise UsageError(f"{flag}: means nothing without --for; name what is to be kept")
+    return None
+
+
+def _as_python(
+    model: str | Path,
+    k: int | None,
+    out: str | Path | None,
+    specs: Sequence[str],
+    objective: str,
+    search: str,
+    target: str | Sequence[str] = (),
+) -> str:
+    """The call as the report shows it, by its main arguments."""
+    named = f"calibration={list(specs)!r}, objective={objective!r}, search={search!r}"
+    if target:
+        kept = [target] if isinstance(target, str) else list(target)
+        named += f", target={kept!r}"
+    return f"dp.prune({str(model)!r}, {k}, out={str(out)!r}, {named})"

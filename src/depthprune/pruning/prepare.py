@@ -28,19 +28,21 @@ from depthprune.progress import note
 from depthprune.pruning.draws import check_draws
 from depthprune.pruning.output import check_pruned_output
 from depthprune.pruning.recovery_step import (
-    check_output,
+    WantedRecovery,
     check_recovering,
     check_source,
-    further_specs,
     further_texts,
+    read_recovery,
 )
 from depthprune.pruning.session import (
     DEFAULT_CALIBRATION,
     mixture,
     read_tokenizer,
 )
+from depthprune.pruning.space import require_space
+from depthprune.pruning.target.task import ParsedTarget, TargetTask, parse_target, read_target
 from depthprune.pruning.training_runs import check_enough
-from depthprune.recovery import parse_method
+from depthprune.recovery import Method
 from depthprune.removed_sets import name_blocks, parse_blocks
 from depthprune.searches import (
     Budget,
@@ -73,6 +75,8 @@ class PruneTask:
     protect: RemovedSet
     refusal: Refusal
     further: list[Calibration]
+    method: Method | None = None
+    wanted: TargetTask | None = None
 
     def search_on(
         self,
@@ -103,6 +107,8 @@ class ParsedJob:
     search: Search
     budget: Budget | None
     specs: tuple[CalibrationSpec, ...]
+    recovery: WantedRecovery
+    wanted: ParsedTarget | None = None
 
 
 def check(job: PruneJob) -> ParsedJob:
@@ -113,15 +119,28 @@ def check(job: PruneJob) -> ParsedJob:
     """
     objective = parse_objective(job.objective)
     algorithm = _find_search(job)
-    check_output(job.recover, job.also, job.out, stream=job.loading.stream)
+    recovery = read_recovery(job.recover, job.also, job.out, stream=job.loading.stream)
     if job.search_with_recovery:
-        check_recovering(job.recover, job.search, job.max_increase is not None)
+        check_recovering(recovery.method, job.search, job.max_increase is not None)
     budget = None if job.budget is None else parse_budget(job.budget)
-    specs = parse_calibration(job.specs or (DEFAULT_CALIBRATION,))
+    specs = parse_calibration(calibration_specs(job))
     check_draws(specs, job.draws)
+    wanted = None
+    if job.wanted is not None:
+        if job.search_with_recovery:
+            raise UsageError(
+                "--search-with-recovery: means nothing with --for, which tries calibrations on "
+                "what is removed alone; drop one of them"
+            )
+        wanted = parse_target(job.wanted, job.specs, job.objective)
     if job.out is not None:
         check_target(job.out, overwrite=job.overwrite)
-    return ParsedJob(objective, algorithm, budget, tuple(specs))
+    return ParsedJob(objective, algorithm, budget, tuple(specs), recovery, wanted)
+
+
+def calibration_specs(job: PruneJob) -> tuple[str, ...]:
+    """What is calibrated on; with a target every `-c` is tried, and the default is another."""
+    return (DEFAULT_CALIBRATION,) if job.wanted is not None else job.specs or (DEFAULT_CALIBRATION,)
 
 
 def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
@@ -135,33 +154,54 @@ def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
         DepthpruneError: If anything that was asked for cannot be.
     """
     objective, algorithm, budget = asked_for.objective, asked_for.search, asked_for.budget
-    check_files([*asked_for.specs, *further_specs(job.also)])
+    recovery = asked_for.recovery
+    check_files([*asked_for.specs, *recovery.also])
+    if asked_for.wanted is not None:
+        asked_for.wanted.check_files()
     source = job.loading.find()
     _check_source(job, source)
-    if job.recover is not None:
+    if recovery.method is not None:
         check_source(source)
     asked = parse_blocks(job.protect, "--protect") if job.protect else ()
     refusal = _before_loading(job, source)
     k, _ = _size(job, asked, source.blocks, refusal)
     limit = budget if job.max_increase is None else None
+    limit = limit if asked_for.wanted is None else None
     check_search(algorithm, make_space(source.blocks, k, asked, refusal=refusal), limit)
     if job.loading.stream:
         left = "the sample is" if job.bench else "speed and the sample are"
         note(f"a streamed model reads its weights for every token; {left} left out")
     reader = read_tokenizer(source, job.progress, job.loading)
-    calibration = mixture(job.specs, reader, job.progress)
+    calibration = mixture(asked_for.specs, reader, job.progress)
+    wanted = None
+    if asked_for.wanted is not None:
+        generates = not job.loading.stream
+        wanted = read_target(asked_for.wanted, reader, job.seed, generates=generates)
+        objective = parse_objective("nll")  # of the default calibration; each has its own
     objective.judged(calibration.windows)
     calibration.held_out()
-    further = further_texts(job.also, reader)
+    further = further_texts(recovery.also, reader)
     model = job.loading.load(source, reader.tokenizer, job.progress)
     if not job.writes_file:
         refusal = model.refusal
     k, protect = _size(job, asked, model.blocks, refusal)
     make_space(model.blocks, k, asked, refusal=refusal)
     _note_needed(source, asked, protect)
-    if job.recover is not None:
-        check_enough(model, calibration, parse_method(job.recover), further)
-    return PruneTask(model, calibration, objective, algorithm, budget, k, protect, refusal, further)
+    if recovery.method is not None:
+        check_enough(model, calibration, recovery.method, further)
+    return PruneTask(
+        model=model,
+        calibration=calibration,
+        objective=objective,
+        search=algorithm,
+        budget=budget,
+        k=k,
+        protect=protect,
+        refusal=refusal,
+        further=further,
+        method=recovery.method,
+        wanted=wanted,
+    )
 
 
 def _find_search(job: PruneJob) -> Search:
@@ -220,4 +260,6 @@ def _check_source(job: PruneJob, source: ModelSource) -> None:
         rows_of(source.checkpoint.config)
         _ = source.checkpoint.block_prefix
     if job.out is not None:
-        check_pruned_output(source, job.out, None if job.k is None else source.blocks - job.k)
+        left = None if job.k is None else source.blocks - job.k
+        check_pruned_output(source, job.out, left)
+        require_space(source, job.out, left)

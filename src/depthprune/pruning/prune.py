@@ -7,21 +7,18 @@ of it afterwards is added to it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from datetime import datetime, timezone
-from pathlib import Path
+from functools import wraps
+from inspect import signature
+from typing import ParamSpec
 
-from depthprune.calibration import Calibration
 from depthprune.claims import Claim, claimed
-from depthprune.errors import UsageError
-from depthprune.evaluator import Racing
-from depthprune.evaluator.evaluator import DEFAULT_RACING
 from depthprune.manifest import Manifest, versions
 from depthprune.models.loading import Model
-from depthprune.progress import SILENT, Progress
 from depthprune.pruning.held_out import estimate
 from depthprune.pruning.measure import Measured, measure_task
-from depthprune.pruning.options import PruneJob
+from depthprune.pruning.options import PruneJob, prune_job
 from depthprune.pruning.prepare import (
     PruneTask,
     check,
@@ -34,135 +31,40 @@ from depthprune.pruning.records import (
     source_model,
 )
 from depthprune.pruning.rehearse import foretell
-from depthprune.pruning.session import Loading, open_memo
+from depthprune.pruning.session import open_memo
 from depthprune.pruning.training_runs import forget
-from depthprune.pruning.write import BENCH_SECONDS, PROMPT, Writing, WrittenCheckpoint
+from depthprune.pruning.workers import workers_for
+from depthprune.pruning.write import Writing, WrittenCheckpoint
+
+Asked = ParamSpec("Asked")
 
 
-def prune(
-    model: str | Path,
-    k: int | None = None,
-    *,
-    out: str | Path,
-    calibration: str | Sequence[str] = (),
-    max_increase: float | None = None,
-    objective: str = "nll",
-    search: str = "greedy",
-    seed: int = 0,
-    budget: str | None = None,
-    protect: str | Sequence[int] = "",
-    draws: int = 1,
-    racing: Racing | None = DEFAULT_RACING,
-    recover: str | None = None,
-    also: Sequence[str] = (),
-    search_with_recovery: bool = False,
-    prompt: str = PROMPT,
-    bench: bool | None = None,
-    bench_seconds: float = BENCH_SECONDS,
-    dtype: str = "auto",
-    device: str = "auto",
-    device_map: str | None = None,
-    stream: bool = False,
-    memory: int | None = None,
-    memo: str | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
-    overwrite: bool = False,
-    progress: Progress = SILENT,
-) -> Manifest:
-    """Find the blocks that can go, remove them, prove it and write a checkpoint: the whole job.
+def _done(job_of: Callable[Asked, PruneJob]) -> Callable[Asked, Manifest]:
+    """A function with the arguments of one that makes a job, which also does it."""
 
-    It does what the verb does and prints nothing; what a user may want to know is logged under
-    `depthprune`.
+    @wraps(job_of)
+    def prune(*arguments: Asked.args, **settings: Asked.kwargs) -> Manifest:
+        return run(job_of(*arguments, **settings))
 
-    Args:
-        model: A folder, a hub id, a `.gguf` file, or `demo`.
-        k: How many blocks go; or else `max_increase`.
-        out: The folder, or the `.gguf` file, that is written.
-        calibration: Specs such as `text:wiki.txt,windows=64`; several are mixed. By default prose
-            and code of the standard library.
-        max_increase: The most blocks whose held-out loss grows by no more than this share.
-        objective: Such as `nll`, `kl:top=64` or `nll:0.5+cosine:0.5`.
-        search: Such as `greedy` or `beam:width=8`.
-        seed: Of the search; the calibration's draw has its own.
-        budget: What the search may spend, as `200 evaluations` of `--budget`.
-        protect: Blocks that stay, `"0,29"` or numbers.
-        draws: On how many draws of the calibration the search is run.
-        racing: How sure it is of each choice; None scores every set on every window.
-        recover: `linear` or `lora`, with settings.
-        also: Further texts that recovery is judged on.
-        search_with_recovery: Score every set as it is after recovery.
-        prompt: What both models continue in the report.
-        bench: Measure speed before and after; by default unless streamed.
-        bench_seconds: How long that may take.
-        dtype: `auto`, `float32`, `bfloat16` or `float16`.
-        device: `auto`, `cpu`, `cuda:1`, …
-        device_map: How the model is divided among several devices.
-        stream: Read blocks from disk while they run.
-        memory: Bytes that hidden states may take.
-        memo: Where losses are kept: a path, `off`, or by default the user's cache folder.
-        revision: Of a hub id.
-        trust_remote_code: Run code that the model's folder brings.
-        allow_pickle: Read weights that are pickled.
-        overwrite: Replace what `out` holds.
-        progress: Where long work shows itself.
+    told = (job_of.__doc__ or "").partition("    Args:")[2].partition("    Raises:")[0]
+    prune.__doc__ = f"""Find the blocks that can go, remove them, prove it and write a checkpoint.
 
-    Returns:
+    The whole job: it does what the verb does and prints nothing; what a user may want to know is
+    logged under `depthprune`.
+
+    Args:{told}    Returns:
         The manifest that was written beside the checkpoint.
 
     Raises:
         DepthpruneError: If any step up to the proof fails; then `out` is as it was before.
     """
-    if not prompt.strip():
-        raise UsageError("prompt: expected some words to continue, got none")
-    if (k is None) == (max_increase is None):
-        raise UsageError("-k: expected either -k K or --max-increase SHARE, one of them")
-    specs = (calibration,) if isinstance(calibration, str) else tuple(calibration)
-    stay = protect if isinstance(protect, str) else ",".join(map(str, protect))
-    loading = Loading(
-        str(model), dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
-    )
-    return run(
-        PruneJob(
-            loading=loading,
-            out=Path(out),
-            k=k,
-            max_increase=max_increase,
-            specs=specs,
-            objective=objective,
-            search=search,
-            budget=budget,
-            seed=seed,
-            protect=stay,
-            prompt=prompt,
-            bench=not stream if bench is None else bench,
-            memory=memory,
-            memo=memo,
-            racing=racing,
-            draws=draws,
-            overwrite=overwrite,
-            command=_as_python(model, k, out, specs, objective, search),
-            progress=progress,
-            recover=recover,
-            also=tuple(also),
-            search_with_recovery=search_with_recovery,
-            bench_seconds=bench_seconds,
-        )
-    )
+    prune.__name__ = prune.__qualname__ = "prune"
+    prune.__module__ = __name__
+    vars(prune)["__signature__"] = signature(job_of).replace(return_annotation="Manifest")
+    return prune
 
 
-def _as_python(
-    model: str | Path,
-    k: int | None,
-    out: str | Path,
-    specs: Sequence[str],
-    objective: str,
-    search: str,
-) -> str:
-    """The call as the report shows it, by its main arguments."""
-    named = f"calibration={list(specs)!r}, objective={objective!r}, search={search!r}"
-    return f"dp.prune({str(model)!r}, {k}, out={str(out)!r}, {named})"
+prune = _done(prune_job)
 
 
 def run(job: PruneJob) -> Manifest:
@@ -182,8 +84,11 @@ def run(job: PruneJob) -> Manifest:
 
 
 def _write(job: PruneJob, claim: Claim, task: PruneTask) -> Manifest:
-    with open_memo(job.memo, task.model.source) as memo:
-        measured = measure_task(job, task, memo)
+    with (
+        open_memo(job.memo, task.model.source) as memo,
+        workers_for(job.engine, job.loading, task.model) as workers,
+    ):
+        measured = measure_task(job, task, memo, workers)
     writing = Writing(
         claim=claim,
         loading=job.loading,
@@ -197,7 +102,7 @@ def _write(job: PruneJob, claim: Claim, task: PruneTask) -> Manifest:
         task.model,
         measured.result.removed,
         measured.recovered,
-        lambda written: _manifest(job, task.model, task.calibration, measured, written),
+        lambda written: _manifest(job, task.model, measured, written),
     )
     forget(measured.recovered.recovery if measured.recovered else None)
     return manifest
@@ -206,7 +111,6 @@ def _write(job: PruneJob, claim: Claim, task: PruneTask) -> Manifest:
 def _manifest(
     job: PruneJob,
     model: Model,
-    calibration: Calibration,
     measured: Measured,
     written: WrittenCheckpoint,
 ) -> Manifest:
@@ -222,7 +126,7 @@ def _manifest(
         measured_dtype=model.dtype,
         measured_dtype_reason=model.dtype_reason,
         device=model.device,
-        calibration=[calibration_record(part) for part in calibration.parts],
+        calibration=[calibration_record(part) for part in measured.calibration.parts],
         objective=evaluator.objective.name,
         search=search_record(
             result,
@@ -236,6 +140,7 @@ def _manifest(
         path=measured.path,
         draws=measured.draws,
         held_out=measured.held_out,
+        target=measured.target,
         recovery=measured.recovered.record if measured.recovered else None,
         size=size_record(model, written.surgery),
         parity=written.parity,

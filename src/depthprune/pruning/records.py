@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
 
 from depthprune.calibration import Part
 from depthprune.checkpoints.surgery import Surgery
@@ -67,10 +66,8 @@ def search_record(
         protect=list(result.protect),
         max_increase=max_increase,
         budget=None if result.budget is None else str(result.budget),
-        racing=None
-        if racing is None
-        else RacingRecord(delta=racing.delta, tolerance=racing.tolerance),
-        rounding=None if rounding is None else RoundingRecord(**asdict(rounding)),
+        racing=None if racing is None else RacingRecord.model_validate(racing),
+        rounding=None if rounding is None else RoundingRecord.model_validate(rounding),
         trace=[
             Step(
                 evaluations=point.cost.evaluations,
@@ -80,14 +77,7 @@ def search_record(
             )
             for point in result.trace
         ],
-        cost=CostRecord(
-            evaluations=result.cost.evaluations,
-            block_tokens=result.cost.block_tokens,
-            head_tokens=result.cost.head_tokens,
-            plain_block_tokens=result.cost.plain_block_tokens,
-            recalled=result.cost.recalled,
-            seconds=result.cost.seconds,
-        ),
+        cost=CostRecord.model_validate(result.cost),
         not_finite=[list(removed) for removed in result.not_finite],
     )
 

@@ -7,11 +7,12 @@ one that was trained or recovered since is refused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from depthprune.calibration import check_files, parse_calibration
+from depthprune.calibration import CalibrationSpec, check_files, parse_calibration
 from depthprune.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from depthprune.checkpoints.fingerprint import first_difference
 from depthprune.claims import Claim, claimed
@@ -22,16 +23,16 @@ from depthprune.models.loading import Model
 from depthprune.models.source import ModelSource
 from depthprune.objectives import parse_objective
 from depthprune.outputs import MANIFEST_NAME, check_target
-from depthprune.progress import Progress
+from depthprune.progress import SILENT, Progress
+from depthprune.pruning.options import BENCH_SECONDS, PROMPT
 from depthprune.pruning.output import block_prefix, dense_checkpoint
 from depthprune.pruning.records import size_record
 from depthprune.pruning.recovery_step import (
     Recovered,
-    check_output,
     check_source,
     fit_and_judge,
-    further_specs,
     further_texts,
+    read_recovery,
 )
 from depthprune.pruning.session import (
     DEFAULT_CALIBRATION,
@@ -40,15 +41,94 @@ from depthprune.pruning.session import (
     open_memo,
     read_tokenizer,
 )
+from depthprune.pruning.space import require_space
 from depthprune.pruning.training_runs import check_enough, forget
 from depthprune.pruning.write import (
-    BENCH_SECONDS,
-    PROMPT,
     Writing,
     WrittenCheckpoint,
 )
-from depthprune.recovery import Method, parse_method, refuse_quantized_config
+from depthprune.recovery import Method, refuse_quantized_config
 from depthprune.removed_sets import check_removed
+
+
+def recover_checkpoint(
+    checkpoint: str | Path,
+    original: str | Path,
+    *,
+    out: str | Path,
+    method: str = "linear",
+    calibration: str | Sequence[str] = (),
+    also: Sequence[str] = (),
+    prompt: str | None = None,
+    bench: bool | None = None,
+    bench_seconds: float = BENCH_SECONDS,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: str | None = None,
+    stream: bool = False,
+    memory: int | None = None,
+    memo: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    overwrite: bool = False,
+    command: str | None = None,
+    progress: Progress = SILENT,
+) -> Manifest:
+    """Repair a checkpoint that was pruned before, prove it and write it anew.
+
+    Args:
+        checkpoint: A folder that depthprune pruned.
+        original: The model that it was pruned from: a folder, a hub id, a `.gguf` file, or `demo`.
+        out: The folder that is written.
+        method: `linear` or `lora`, with settings.
+        calibration: Specs of what is fitted or trained on; several are mixed.
+        also: Further texts that recovery is judged on.
+        prompt: What both models continue in the report; by default as before.
+        bench: Measure speed before and after; by default unless streamed.
+        bench_seconds: How long that may take.
+        dtype: `auto` (as when it was pruned), `float32`, `bfloat16` or `float16`.
+        device: `auto`, `cpu`, `cuda:1`, …
+        device_map: How the model is divided among several devices.
+        stream: Read blocks from disk while they run.
+        memory: Bytes that hidden states may take.
+        memo: Where losses are kept: a path, `off`, or by default the user's cache folder.
+        revision: Of a hub id.
+        trust_remote_code: Run code that the model's folder brings.
+        allow_pickle: Read weights that are pickled.
+        overwrite: Replace what `out` holds.
+        command: How the manifest says it was made; by default this call.
+        progress: Where long work shows itself.
+
+    Returns:
+        The manifest that was written beside the checkpoint.
+
+    Raises:
+        DepthpruneError: If any step up to the proof fails; then `out` is as it was before.
+    """
+    if prompt is not None and not prompt.strip():
+        raise UsageError("--prompt: expected some words to continue, got none")
+    specs = (calibration,) if isinstance(calibration, str) else tuple(calibration)
+    call = f"{str(checkpoint)!r}, {str(original)!r}, out={str(out)!r}, method={method!r}"
+    return RecoverJob(
+        checkpoint=Path(checkpoint),
+        loading=Loading(
+            str(original), dtype, device, revision, trust_remote_code, allow_pickle, stream,
+            device_map,
+        ),
+        out=Path(out),
+        method=method,
+        specs=specs,
+        also=tuple(also),
+        prompt=prompt,
+        bench=not stream if bench is None else bench,
+        memory=memory,
+        memo=memo,
+        overwrite=overwrite,
+        command=command or f"dp.recover_checkpoint({call})",
+        progress=progress,
+        bench_seconds=bench_seconds,
+    ).run()  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,24 +160,31 @@ class RecoverJob:
             DepthpruneError: If any step up to the proof fails; then OUT is as it was before.
         """
         specs = parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
-        method = parse_method(self.method)
-        check_output(self.method, self.also, self.out, stream=self.loading.stream)
+        recovery = read_recovery(self.method, self.also, self.out, stream=self.loading.stream)
+        assert recovery.method is not None
         check_target(self.out, overwrite=self.overwrite)
-        check_files([*specs, *further_specs(self.also)])
+        check_files([*specs, *recovery.also])
         with claimed(self.out, overwrite=self.overwrite) as claim:
-            return self._write(claim, method)
+            return self._write(claim, specs, recovery.method, recovery.also)
 
-    def _write(self, claim: Claim, method: Method) -> Manifest:
+    def _write(
+        self,
+        claim: Claim,
+        specs: Sequence[CalibrationSpec],
+        method: Method,
+        also: Sequence[CalibrationSpec],
+    ) -> Manifest:
         opened = open_checkpoint(self.checkpoint)
         before = self._manifest()
         source = self.loading.find()
         self._check_pair(before, source, opened)
         removed = self._removed(before, source)
+        require_space(source, self.out, source.blocks - len(removed))
         loading = self._loading(before)
         reader = read_tokenizer(source, self.progress, loading)
-        calibration = mixture(self.specs, reader, self.progress)
+        calibration = mixture(specs, reader, self.progress)
         calibration.held_out()
-        further = further_texts(self.also, reader)
+        further = further_texts(also, reader)
         model = loading.load(source, reader.tokenizer, self.progress)
         check_enough(model, calibration, method, further)
         with dense_checkpoint(model, self.out, progress=self.progress) as dense:

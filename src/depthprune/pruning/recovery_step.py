@@ -12,7 +12,7 @@ from depthprune.calibration import Calibration, CalibrationSpec, calibrate, pars
 from depthprune.checkpoints.checkpoint import Checkpoint
 from depthprune.errors import UsageError
 from depthprune.evaluator import Memo, RemovedSet
-from depthprune.manifest import HeldOut, RecoveredRun, RecoveryRecord
+from depthprune.manifest import HeldOut, RecoveredRun, RecoveryRecord, RefittedLayer
 from depthprune.models.loading import Model
 from depthprune.models.source import ModelSource
 from depthprune.outputs import is_file_output
@@ -51,34 +51,52 @@ class Recovered:
     record: RecoveryRecord
 
 
-def check_method(method: str | None, also: Sequence[str]) -> None:
-    """Refuse a `--recover` that is not known, or an `--also` that would do nothing."""
-    if method is not None:
-        parse_method(method)
-    if also and method is None:
-        raise UsageError("--also: names further text to judge recovery on; pass --recover linear")
-    further_specs(also)
+@dataclass(frozen=True)
+class WantedRecovery:
+    """What `--recover` and `--also` ask for.
+
+    Attributes:
+        method: The way; None for none.
+        also: Further text and items that it is judged on.
+    """
+
+    method: Method | None
+    also: tuple[CalibrationSpec, ...]
 
 
-def check_output(
+def read_recovery(
     method: str | None, also: Sequence[str], out: Path | None, *, stream: bool = False
-) -> None:
-    """`check_method`, and refuse an output whose weights are only ever copied."""
-    check_method(method, also)
-    if method is not None:
-        check_way(parse_method(method), stream=stream)
-    if method is not None and out is not None and is_file_output(out):
+) -> WantedRecovery:
+    """Read `--recover` and `--also`, and refuse what no model could do.
+
+    Args:
+        method: Of `--recover`.
+        also: Of `--also`, which without a method would do nothing.
+        out: What is written; the weights of a GGUF are only ever copied.
+        stream: Whether blocks are read from disk.
+
+    Raises:
+        UsageError: If any of it is wrong.
+    """
+    way = None if method is None else parse_method(method)
+    if also and way is None:
+        raise UsageError("--also: names further text to judge recovery on; pass --recover linear")
+    further = tuple(parse_calibration(also)) if also else ()
+    if way is not None:
+        check_way(way, stream=stream)
+    if way is not None and out is not None and is_file_output(out):
         raise UsageError(
             f"-o {out}: --recover changes weights, and those of a GGUF are copied as they are; "
             "give a folder"
         )
+    return WantedRecovery(way, further)
 
 
-def check_recovering(method: str | None, search: str, sized: bool) -> None:
+def check_recovering(method: Method | None, search: str, sized: bool) -> None:
     """Refuse a search that would not end, or whose sizes are judged before recovery."""
     if method is None:
         raise UsageError("--search-with-recovery: needs a way to recover; pass --recover linear")
-    check_way(parse_method(method), stream=False, in_search=True)
+    check_way(method, stream=False, in_search=True)
     if search.partition(":")[0] not in IN_SEARCH:
         raise UsageError(
             f"--search-with-recovery: expected --search {' or '.join(IN_SEARCH)}, got {search}; "
@@ -95,14 +113,9 @@ def check_source(source: ModelSource) -> None:
         refuse_quantized_config(source.name, source.checkpoint.config)
 
 
-def further_specs(also: Sequence[str]) -> list[CalibrationSpec]:
-    """What `--also` names, parsed."""
-    return list(parse_calibration(also)) if also else []
-
-
-def further_texts(also: Sequence[str], reader: TextReader) -> list[Calibration]:
+def further_texts(also: Sequence[CalibrationSpec], reader: TextReader) -> list[Calibration]:
     """The texts that `--also` names, each apart."""
-    return [calibrate(spec, reader, split="whole") for spec in further_specs(also)]
+    return [calibrate(spec, reader, split="whole") for spec in also]
 
 
 def fit_and_judge(
@@ -121,10 +134,11 @@ def fit_and_judge(
 ) -> Recovered:
     """Fit a recovery, and measure it on held-out windows and on further texts."""
     recovery = heal(model, removed, calibration, method, out, progress)
+    mapped = {change.target.block for change in recovery.changes}
     for run in recovery.runs:
         if run.why_not is not None:
             note(f"{name_blocks(run.blocks)}: not recovered; {run.why_not}")
-        elif run.rank is not None and run.rank < recovery.width:
+        elif run.into in mapped and run.rank is not None and run.rank < recovery.width:
             note(
                 f"{name_blocks(run.blocks)}: the system is singular: on these tokens the MLP "
                 f"of block {run.into} adds {run.rank:,} of {recovery.width:,} directions; the "
@@ -142,21 +156,9 @@ def fit_and_judge(
         method=method.name,
         in_search=in_search,
         calibration=[calibration_record(part) for part in calibration.parts],
-        runs=[
-            RecoveredRun(
-                blocks=list(run.blocks),
-                into=run.into,
-                why_not=run.why_not,
-                ridge=run.ridge,
-                strength=run.strength,
-                tokens=run.tokens,
-                apart=run.apart,
-                before=run.before,
-                after=run.after,
-                rank=run.rank,
-            )
-            for run in recovery.runs
-        ],
+        runs=[RecoveredRun.model_validate(run) for run in recovery.runs],
+        settings=method.line,
+        refits=[RefittedLayer.model_validate(layer) for layer in recovery.refits],
         training=training_record(recovery.training),
         further=others,
         choices=choices,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from depthprune.evaluator.rehearsal import CostEstimate
     from depthprune.pruning.options import PruneJob
     from depthprune.pruning.prepare import PruneTask
+    from depthprune.pruning.target.task import TargetTask
 
 
 _LONG = 30.0
@@ -19,18 +20,26 @@ _LONG = 30.0
 
 def foretell(job: PruneJob, task: PruneTask) -> None:
     """Say before a search how long it takes, if that is long and simply found out."""
-    if not task.search.grows or (task.budget is not None and task.budget.seconds is not None):
+    if task.wanted is None and not task.search.grows:
+        return
+    if task.budget is not None and task.budget.seconds is not None:
         return
     plan = rehearse(job, task)
     if plan.seconds < _LONG:
         return
-    words = [f"the search takes about {duration(plan.seconds)}"]
-    if job.racing is not None and not job.search_with_recovery:
-        words = [f"the search takes at most about {duration(plan.seconds)}, as a rule much less"]
+    words = [f"the search takes {time_words(plan, job)}"]
     if busy := busy_words():
         words.append(busy)
     words.append("losses are kept as they are found, so a run that is stopped goes on from there")
     note(f"{'; '.join(words)}")
+
+
+def time_words(plan: CostEstimate, job: PruneJob) -> str:
+    """How long a search takes: what is to be expected, and where it races, the most."""
+    raced = job.racing is not None and not job.search_with_recovery
+    if not raced or plan.raced_seconds == plan.seconds:
+        return f"about {duration(plan.seconds)}"
+    return f"about {duration(plan.raced_seconds)}, at most {duration(plan.seconds)}"
 
 
 def rehearse(job: PruneJob, task: PruneTask) -> CostEstimate:
@@ -42,11 +51,36 @@ def rehearse(job: PruneJob, task: PruneTask) -> CostEstimate:
     )
     from depthprune.recovery import RecoveringRehearsal
 
+    if task.wanted is not None:
+        return _rehearse_choice(job, task, task.wanted)
     windows = task.calibration.windows
     kind = RecoveringRehearsal if job.search_with_recovery else Rehearsal
     rehearsal = kind.of(task.model, task.calibration, task.objective)
     task.search_on(rehearsal, job.seed)
     with job.progress.step("measuring the speed of this machine", None, ""):
-        longest = max(windows, key=lambda window: len(window.tokens))
-        speed = measure_speed(task.model, longest)
+        speed = measure_speed(task.model, windows)
     return plan_of(rehearsal, task.model, windows, speed)
+
+
+def _rehearse_choice(job: PruneJob, task: PruneTask, wanted: TargetTask) -> CostEstimate:
+    """What choosing a calibration would cost: the same choice, on evaluators that only count."""
+    from depthprune.evaluator.rehearsal import CostEstimate, measure_speed, plan_of
+    from depthprune.pruning.target.auto import foretell_choice
+    from depthprune.pruning.target.spend import Rules
+
+    rules = Rules(task.search, task.k, job.seed, task.protect, task.refusal)
+    made = foretell_choice(wanted, rules, task.budget, task.model)
+    windows = wanted.target.choose.windows
+    with job.progress.step("measuring the speed of this machine", None, ""):
+        speed = measure_speed(task.model, windows)
+    plans = [plan_of(each, task.model, part.windows, speed) for each, part in made]
+    return CostEstimate(
+        evaluations=sum(plan.evaluations for plan in plans),
+        block_tokens=sum(plan.block_tokens for plan in plans),
+        head_tokens=sum(plan.head_tokens for plan in plans),
+        plain_block_tokens=sum(plan.plain_block_tokens for plan in plans),
+        state_bytes=max(plan.state_bytes for plan in plans),
+        weight_bytes=sum(plan.weight_bytes for plan in plans),
+        seconds=sum(plan.seconds for plan in plans),
+        windows=min(plan.windows for plan in plans),
+    )

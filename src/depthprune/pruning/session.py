@@ -184,7 +184,9 @@ def reading(
     return progress.step("reading and tokenising the calibration text", None, "")
 
 
-def mixture(specs: Sequence[str] | None, reader: TextReader, progress: Progress) -> Calibration:
+def mixture(
+    specs: Sequence[str | CalibrationSpec] | None, reader: TextReader, progress: Progress
+) -> Calibration:
     """The calibration that `-c` flags name, mixed, with a word about one that is too small."""
     from depthprune.calibration import calibrate
 

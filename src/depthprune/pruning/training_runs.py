@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -29,9 +28,9 @@ from depthprune.recovery import (
     distil,
     plan_key,
     recover,
-    require_extra,
     require_tokens,
     require_trainable,
+    require_trainer,
     require_windows,
 )
 from depthprune.staging import stem
@@ -41,7 +40,7 @@ def check_way(method: Method, *, stream: bool, in_search: bool = False) -> None:
     """Refuse, before anything is read, what a way to recover cannot do here."""
     if isinstance(method, Linear):
         return
-    require_extra()
+    require_trainer()
     if stream:
         raise UsageError(
             "--recover lora: a streamed model holds no weights to train; load it whole without "
@@ -70,6 +69,8 @@ def check_enough(
     if isinstance(method, LoRA):
         require_trainable(model)
         require_windows(calibration, method)
+    if isinstance(method, Linear):
+        method.behind(model.blocks)
     if isinstance(method, Linear) or method.start == "linear":
         require_tokens(model, calibration)
 
@@ -93,7 +94,7 @@ def heal(
         progress: Where the work shows itself.
     """
     if isinstance(method, Linear):
-        return recover(model, removed, calibration, progress=progress)
+        return recover(model, removed, calibration, method, progress=progress)
     folder = _folder(out, plan_key(model, removed, calibration, method))
     if_interrupted(partial(_standing, folder))
     with _telling(folder):
@@ -123,7 +124,7 @@ def training_record(training: Training | None) -> TrainingRecord | None:
         steps=training.steps,
         best=training.best,
         stopped=training.stopped,
-        curve=[TrainingPoint(**asdict(point)) for point in training.points],
+        curve=[TrainingPoint.model_validate(point) for point in training.points],
     )
 
 

@@ -34,8 +34,6 @@ from depthprune.pruning.recovery_step import Recovered, RecoveredModel
 from depthprune.pruning.session import Loading
 from depthprune.report.publish import report_files, write_report
 
-PROMPT = "The most important thing about a good library is"
-BENCH_SECONDS = 60.0
 _TEMPERATURE = 0.7
 _SAMPLE_TOKENS = 40
 

@@ -1,7 +1,7 @@
 """Recovery: mending what removal broke, by weights that are there already."""
 
 from depthprune.recovery.linear.write_back import stored
-from depthprune.recovery.lora.distil import distil, plan_key, require_extra, require_trainable
+from depthprune.recovery.lora.distil import distil, plan_key, require_trainable, require_trainer
 from depthprune.recovery.lora.distillation_data import require_windows
 from depthprune.recovery.methods import Linear, LoRA, Method, parse_method
 from depthprune.recovery.recover import (
@@ -28,9 +28,9 @@ __all__ = [
     "recover",
     "recovered",
     "refuse_quantized_config",
-    "require_extra",
     "require_tokens",
     "require_trainable",
+    "require_trainer",
     "require_windows",
     "stored",
 ]

@@ -2,20 +2,59 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
+from pydantic import Field
+
+from depthprune.bounds import check_bounds
 from depthprune.errors import UsageError
 from depthprune.registry import Registry, build, spell
 
 
 @dataclass(frozen=True)
 class Linear:
-    """Linear maps in closed form, folded into weights that are there: see `recover`."""
+    """Least squares in closed form, into weights that are there: see `recover`.
+
+    Attributes:
+        refit: How many kept blocks behind each gap have their linear layers refitted, a number or
+            `none`; 0 stands for all of them.
+        fit: What the block before a gap is fitted on: what its last projection is given (`inputs`),
+            or what it gives (`outputs`: a map of the state, as in ReplaceMe). A mixture of experts
+            is always mapped.
+    """
+
+    refit: str = "2"
+    fit: Literal["inputs", "outputs"] = "inputs"
 
     name: ClassVar[Literal["linear"]] = "linear"
+
+    def __post_init__(self) -> None:
+        if self.refit != "none" and not self.refit.isdecimal():
+            raise _wrong(self.name, "refit", "a number of blocks (0 for all) or none", self.refit)
+        check_bounds("--recover linear", self)
+
+    @property
+    def line(self) -> str:
+        """The text by which it is asked for."""
+        return spell(self.name, self)
+
+    def behind(self, blocks: int) -> int:
+        """How many kept blocks behind a gap are refitted at most.
+
+        Args:
+            blocks: Number of the model's blocks.
+
+        Raises:
+            UsageError: If there are not so many.
+        """
+        if self.refit == "none":
+            return 0
+        number = int(self.refit)
+        if number >= blocks:
+            raise _wrong(self.name, "refit", f"below the model's {blocks} blocks", number)
+        return number or blocks
 
 
 @dataclass(frozen=True)
@@ -40,41 +79,23 @@ class LoRA:
         seed: Of the adapters' beginning and the order of the windows.
     """
 
-    rank: int = 16
-    alpha: float = 32.0
-    steps: int = 200
-    lr: float = 5e-4
-    batch: int = 8
-    nll: float = 0.0
-    every: int = 20
-    patience: int = 4
-    judge: int = 8
+    rank: Annotated[int, Field(ge=1)] = 16
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 32.0
+    steps: Annotated[int, Field(ge=1)] = 200
+    lr: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 5e-4
+    batch: Annotated[int, Field(ge=1)] = 8
+    nll: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    every: Annotated[int, Field(ge=1)] = 20
+    patience: Annotated[int, Field(ge=1)] = 4
+    judge: Annotated[int, Field(ge=1)] = 8
     start: Literal["linear", "plain"] = "linear"
     checkpointing: Literal["auto", "on", "off"] = "auto"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
     name: ClassVar[Literal["lora"]] = "lora"
 
     def __post_init__(self) -> None:
-        for field in ("rank", "steps", "batch", "every", "patience", "judge"):
-            if getattr(self, field) < 1:
-                raise _wrong(field, "1 or more", getattr(self, field))
-        for field in ("alpha", "lr"):
-            value = getattr(self, field)
-            if not (value > 0 and math.isfinite(value)):
-                raise _wrong(field, "a number above 0", value)
-        if self.lr > 1:
-            raise _wrong("lr", "at most 1, such as 5e-4", self.lr)
-        if not 0 <= self.nll <= 1:
-            raise _wrong("nll", "a share from 0 to 1", self.nll)
-        if self.seed < 0:
-            raise _wrong("seed", "0 or more", self.seed)
-        for field, known in (
-            ("start", ("linear", "plain")),
-            ("checkpointing", ("auto", "on", "off")),
-        ):
-            if getattr(self, field) not in known:
-                raise _wrong(field, " or ".join(known), getattr(self, field))
+        check_bounds("--recover lora", self)
 
     @property
     def line(self) -> str:
@@ -99,5 +120,5 @@ def parse_method(text: str) -> Method:
     return cast(Method, build(METHODS, text, ("name",)))
 
 
-def _wrong(field: str, expected: str, got: object) -> UsageError:
-    return UsageError(f"--recover lora: {field}: expected {expected}, got {got}")
+def _wrong(method: str, field: str, expected: str, got: object) -> UsageError:
+    return UsageError(f"--recover {method}: {field}: expected {expected}, got {got}")

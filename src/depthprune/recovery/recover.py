@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from depthprune.calibration import Calibration, require_positions
 from depthprune.errors import ModelError
@@ -29,14 +28,9 @@ from depthprune.models.blocks.carried import hidden
 from depthprune.models.free_memory import available_memory
 from depthprune.models.loading import Model
 from depthprune.progress import SILENT, Progress
-from depthprune.recovery.linear.layerwise_fit import Walk
-from depthprune.recovery.result import (
-    Change,
-    Recovery,
-    RunRecovery,
-    block_runs,
-    runs_of,
-)
+from depthprune.recovery.linear.layerwise_fit import Mended, Walk
+from depthprune.recovery.methods import Linear
+from depthprune.recovery.result import Recovery, block_runs, blocks_behind, runs_of
 from depthprune.recovery.splits import batches, require_enough
 from depthprune.removed_sets import check_removed
 
@@ -51,6 +45,7 @@ def recover(
     model: Model,
     removed: Sequence[int],
     calibration: Calibration,
+    method: Linear | None = None,
     *,
     progress: Progress = SILENT,
 ) -> Recovery:
@@ -61,6 +56,7 @@ def recover(
         removed: Original block numbers.
         calibration: Whose windows are fitted (three quarters of each source) and choose (the
             rest).
+        method: What is fitted; the defaults if None.
         progress: Where the work shows itself.
 
     Returns:
@@ -71,8 +67,11 @@ def recover(
             a window is longer than the model has positions for.
         EvaluationError: If an activation is NaN or infinite.
         ModelError: If the model is quantized.
-        UsageError: If the removed set does not fit the model.
+        UsageError: If the removed set does not fit the model, or more blocks are to be refitted
+            than it has.
     """
+    method = method or Linear()
+    reading = blocks_behind(removed, model.blocks, method.behind(model.blocks))
     gone = check_removed(removed, model.blocks)
     refuse_quantized(model)
     require_positions(model, calibration)
@@ -80,7 +79,8 @@ def recover(
     made = batches(calibration, _CALL_TOKENS.get(device.type, _CALL_TOKENS_ELSEWHERE))
     store = StateStore(int(available_memory(device) * _SHARE), host_bytes(model))
     try:
-        walk = Walk(model.anatomy, made, [part.share for part in calibration.parts], store)
+        walk = Walk(model.anatomy, made, [part.share for part in calibration.parts], store,
+                    method, reading)  # fmt: skip
         require_enough(made, calibration, walk.width)
         return _recovered(walk, gone, progress)
     finally:
@@ -88,20 +88,24 @@ def recover(
 
 
 def _recovered(walk: Walk, gone: RemovedSet, progress: Progress) -> Recovery:
-    """Bring a walk behind all runs, and keep what recovers each."""
+    """Bring a walk behind all runs and all that is refitted, and keep what recovers each."""
     tokens = sum(batch.tokens.numel() for batch in walk.batches)
-    runs: list[RunRecovery] = []
-    changes: list[Change] = []
-    weights: dict[str, Tensor] = {}
-    with progress.step("recovering", tokens * block_runs(gone), "block-tokens") as step:
+    passed: list[Mended] = []
+    total = tokens * block_runs(gone, len(walk.reading))
+    with progress.step("recovering", total, "block-tokens") as step:
         walk.step = step
         for run in runs_of(gone):
-            passed = walk.pass_run(run)
-            runs.append(passed.done)
-            if passed.change is not None:
-                changes.append(passed.change)
-                weights |= passed.weights
-    return Recovery(gone, tuple(runs), weights, tuple(changes), width=walk.width)
+            passed += walk.pass_run(run)
+        passed += walk.pass_to(max(walk.reading, default=-1) + 1)
+    return Recovery(
+        gone,
+        tuple(each.run for each in passed if each.run is not None),
+        {name: weight for each in passed for name, weight in each.weights.items()},
+        tuple(each.change for each in passed if each.change is not None),
+        refits=tuple(refit for each in passed for refit in each.refits),
+        deltas={name: delta for each in passed for name, delta in each.deltas.items()},
+        width=walk.width,
+    )
 
 
 def require_tokens(model: Model, calibration: Calibration) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.loading import Model
+from depthprune.recovery.delta import Delta
 from depthprune.recovery.linear.fold import folded, swapped
 from depthprune.recovery.linear.fold_target import FoldTarget
 from depthprune.recovery.low_rank import LowRank
@@ -19,6 +20,9 @@ from depthprune.recovery.methods import LoRA
 
 if TYPE_CHECKING:
     from depthprune.recovery.lora.training import StudentPoint
+
+_REFITTED = 6
+"""How often a token is run through a block that is refitted: both models, and four stages."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,34 @@ class RunRecovery:
     before: float | None = None
     after: float | None = None
     rank: int | None = None
+
+
+@dataclass(frozen=True)
+class LayerRefit:
+    """How one linear layer of a kept block was refitted.
+
+    Attributes:
+        block: Original number.
+        layer: Dotted name of the module in the block.
+        writes: Whether it was fitted to what the state behind the block lacked; otherwise to what
+            the layer itself gives in the dense model.
+        ridge: Of the fit, as a share of the mean square of what the layer is given.
+        strength: How much of the fitted change was used, 0 to 1.
+        tokens: How many were fitted, those apart left out.
+        before: Root mean square, an element, of what was lacking, on the windows that choose.
+        after: The same with the change.
+        rank: How many directions of its inputs the fitted tokens span.
+    """
+
+    block: int
+    layer: str
+    writes: bool
+    ridge: float | None
+    strength: float
+    tokens: int
+    before: float
+    after: float
+    rank: int
 
 
 @dataclass(frozen=True)
@@ -100,9 +132,12 @@ class Recovery:
         removed: The removed set.
         runs: What was done for each run, from the bottom up.
         weights: New values of parameters, by their dotted names in the model. A streamed model's
-            are held by the processor: of each run one down projection, or its experts'.
+            are held by the processor: of each run one down projection, or its experts', and of each
+            block that is refitted its linear layers.
         changes: What those values were made of.
-        low_rank: What training added to parameters, by the same names.
+        refits: What was done for each refitted layer, in turn.
+        deltas: What refitting added to parameters, by the same names.
+        low_rank: What training added to parameters, likewise.
         training: How it went, if there was any.
         width: Of the hidden state.
     """
@@ -111,6 +146,8 @@ class Recovery:
     runs: tuple[RunRecovery, ...]
     weights: Mapping[str, Tensor]
     changes: tuple[Change, ...] = field(default=(), repr=False)
+    refits: tuple[LayerRefit, ...] = ()
+    deltas: Mapping[str, Delta] = field(default_factory=dict, repr=False)
     low_rank: Mapping[str, LowRank] = field(default_factory=dict, repr=False)
     training: Training | None = None
     width: int = 0
@@ -137,9 +174,29 @@ def runs_of(removed: Sequence[int]) -> list[tuple[int, ...]]:
     return runs
 
 
-def block_runs(removed: Sequence[int]) -> int:
-    """How many blocks each token of the calibration is run through, if every run is fitted."""
-    total, at = 0, 0
+def blocks_behind(removed: Sequence[int], blocks: int, count: int) -> tuple[int, ...]:
+    """The first kept blocks behind each run of removed ones.
+
+    Args:
+        removed: The removed set.
+        blocks: Number of the model's blocks.
+        count: How many behind each run, as far as there are so many.
+    """
+    gone = set(removed)
+    found: set[int] = set()
+    for run in runs_of(removed):
+        found |= set([b for b in range(run[-1] + 1, blocks) if b not in gone][:count])
+    return tuple(sorted(found))
+
+
+def block_runs(removed: Sequence[int], reading: int = 0) -> int:
+    """How many blocks each token of the calibration is run through, if every run is fitted.
+
+    Args:
+        removed: The removed set.
+        reading: How many blocks behind gaps are refitted, each counted as often as is usual.
+    """
+    total, at = _REFITTED * reading, 0
     for run in runs_of(removed):
         below = run[0] - at
         # Up to the first run both models are one; the kept block is run once more to be fitted

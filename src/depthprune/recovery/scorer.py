@@ -2,8 +2,9 @@
 
 The best set after recovery need not be the best before: a block that a linear map can stand in for
 is cheap whatever its loss. Every set is recovered on the calibration's fitting windows and scored
-on those that choose, which no map was fitted on. Nothing is shared between sets, so a set costs
-about two passes over the calibration: for one-shot and greedy, not for searches of thousands.
+on those that choose, which no map was fitted on. Blocks behind gaps are not refitted for a score,
+and nothing is shared between sets, so a set costs about two passes over the calibration: for
+one-shot and greedy, not for searches of thousands.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from depthprune.evaluator.rehearsal import Rehearsal
 from depthprune.models.loading import Model
 from depthprune.objectives import Mixture
 from depthprune.progress import SILENT, Progress
+from depthprune.recovery.methods import Linear
 from depthprune.recovery.recover import recover
 from depthprune.recovery.result import block_runs, recovered
 from depthprune.recovery.splits import choosing_places
@@ -108,7 +110,7 @@ class RecoveringScorer:
         if not removed:
             return self._evaluator.dense
         began = time.monotonic()
-        recovery = recover(self.model, removed, self.calibration)
+        recovery = recover(self.model, removed, self.calibration, Linear(refit="none"))
         fitted = self.calibration.tokens * block_runs(removed)
         self._fitting += Cost(
             block_tokens=fitted,

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from depthprune.manifest import Manifest
 from depthprune.report import figures, numbers, summary
 from depthprune.report.export import svg
+from depthprune.report.target import target_svg
 from depthprune.report.templating import environment, source
 from depthprune.report.training_figure import training_svg
 
@@ -24,6 +25,7 @@ _MOST_ROWS = 500
 
 SECTIONS: dict[str, tuple[str, Callable[[Manifest], bool]]] = {
     "mask": ("Which blocks went", lambda m: True),
+    "target": ("Which calibration was chosen", lambda m: m.target is not None),
     "quality": ("What was lost", lambda m: bool(m.held_out)),
     "recovery": ("What recovery gave back", lambda m: m.recovery is not None),
     "gains": ("What was won", lambda m: m.size is not None or m.speed is not None),
@@ -87,6 +89,9 @@ def _figures(manifest: Manifest) -> dict[str, Markup]:
                 for line in summary.speed_comparisons(manifest.speed)
             ),
         )
+    target = target_svg(manifest)
+    if target is not None:
+        drawn["target"] = target
     training = training_svg(manifest)
     if training is not None:
         drawn["training"] = training

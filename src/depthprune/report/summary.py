@@ -163,7 +163,10 @@ def recovery_words(manifest: Manifest) -> str:
         for run in manifest.recovery.runs
         if not run.strength
     ]
+    again = sorted({layer.block for layer in manifest.recovery.refits if layer.strength})
+    behind = [b for b in again if b not in {run.into for run in manifest.recovery.runs}]
     words = [f"Folded into the weights of the block before: {'; '.join(done)}." if done else ""]
+    words.append(f"Refitted behind the gaps: {numbers.block_list(behind)}." if behind else "")
     words.append(f"Left alone: {'; '.join(left)}." if left else "")
     return " ".join(filter(None, words))
 
@@ -297,6 +300,8 @@ def parity_words(parity: ParityRecord | None) -> str:
         logits = f"logits equal to {relative:.1e} of their scale in {parity.dtype}"
         if parity.float32_difference is not None:
             logits += f" and to {parity.float32_difference:.1e} in float32"
+        if parity.float64_difference is not None:
+            logits += f" and to {parity.float64_difference:.1e} in float64"
     return (
         f"Reloaded by transformers and compared with the masked model: {logits} over "
         f"{parity.tokens:,} tokens, and {parity.generated_tokens:,} generated tokens the same "

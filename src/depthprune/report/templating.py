@@ -6,28 +6,31 @@ from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from depthprune.report import numbers, summary, training
+from depthprune.report import numbers, summary, target, training
+
+HERE = "depthprune.report"
 
 
-def environment(*, autoescape: bool) -> Environment:
-    """The jinja environment of this room; a name that is not defined is an error, not a blank.
+def environment(*, autoescape: bool, package: str = HERE) -> Environment:
+    """The jinja environment of a report; a name that is not defined is an error, not a blank.
 
     Args:
         autoescape: Escape for HTML. The card, which is Markdown, escapes by its own filters.
+        package: Whose folder `templates` is read.
     """
     made = Environment(
-        loader=PackageLoader("depthprune.report"),
+        loader=PackageLoader(package),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.globals.update(n=numbers, s=summary, t=training)
+    made.globals.update(n=numbers, s=summary, t=training, a=target)
     return made
 
 
-def source(name: str) -> str:
-    """The text of a file among the templates that is not itself a template."""
-    folder = resources.files("depthprune.report").joinpath("templates")
+def source(name: str, package: str = HERE) -> str:
+    """The text of a file among a package's templates that is not itself a template."""
+    folder = resources.files(package).joinpath("templates")
     return folder.joinpath(name).read_text(encoding="utf-8")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from depthprune.searches.common.base import Method
 from depthprune.searches.common.moves import random_swap
@@ -36,14 +38,11 @@ class Annealing(Method):
         heat: T at the start, in standard deviations of the single losses.
     """
 
-    steps: int = 200
-    heat: float = 0.5
+    steps: Annotated[int, Field(ge=1)] = 200
+    heat: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
 
     method: ClassVar[str] = "annealing"
     summary: ClassVar[str] = "random swaps, worse ones accepted while it is hot; steps=, heat="
-
-    def __post_init__(self) -> None:
-        self.at_least({"steps": 1, "heat": 0})
 
     def least(self, space: Space) -> int:
         """See `Method.least`."""

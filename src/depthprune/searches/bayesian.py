@@ -6,12 +6,13 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from depthprune.registry import needed
+from depthprune.extras import require_extra
 from depthprune.searches.common.base import Method
 from depthprune.searches.common.moves import random_set, swaps
 from depthprune.searches.common.protocol import (
@@ -52,17 +53,14 @@ class Bayesian(Method):
         temperature: τ of the prior.
     """
 
-    trials: int = 200
-    starts: int = 10
-    temperature: float = 1.0
+    trials: Annotated[int, Field(ge=1)] = 200
+    starts: Annotated[int, Field(ge=2)] = 10
+    temperature: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)] = 1.0
 
     method: ClassVar[str] = "bayesian"
     summary: ClassVar[str] = (
         "a Gaussian process chooses each next set; trials=, starts=, temperature="
     )
-
-    def __post_init__(self) -> None:
-        self.at_least({"trials": 1, "starts": 2, "temperature": 1e-6})
 
     def least(self, space: Space) -> int:
         """See `Method.least`."""
@@ -177,4 +175,9 @@ def _kernel() -> Any:
 
 
 def _sklearn() -> tuple[Any, ...]:
-    return needed("bayesian", "sklearn.gaussian_process", "sklearn.gaussian_process.kernels")
+    return require_extra(
+        "search bayesian",
+        "search",
+        "sklearn.gaussian_process",
+        "sklearn.gaussian_process.kernels",
+    )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from depthprune.searches.common.base import Method
 from depthprune.searches.common.moves import (
@@ -31,13 +33,10 @@ class Beam(Method):
         width: How many sets of each size are kept; with 1 it is greedy.
     """
 
-    width: int = 5
+    width: Annotated[int, Field(ge=1)] = 5
 
     method: ClassVar[str] = "beam"
     summary: ClassVar[str] = "greedy that keeps the best few sets of each size; width="
-
-    def __post_init__(self) -> None:
-        self.at_least({"width": 1})
 
     def least(self, space: Space) -> int:
         """See `Method.least`: what the steps before the last take at most, and one set."""

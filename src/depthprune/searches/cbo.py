@@ -7,9 +7,11 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from depthprune.registry import needed
+from pydantic import Field
+
+from depthprune.extras import require_extra
 from depthprune.searches.common.base import Method
 from depthprune.searches.common.moves import ranked
 from depthprune.searches.common.protocol import (
@@ -47,15 +49,12 @@ class CBO(Method):
         candidates: How many of the best sets of the model are scored.
     """
 
-    candidates: int = 10
+    candidates: Annotated[int, Field(ge=1)] = 10
 
     method: ClassVar[str] = "cbo"
     summary: ClassVar[str] = (
         "the best sets of a quadratic model from all pairs; N(N+1)/2 + 10 evaluations; candidates="
     )
-
-    def __post_init__(self) -> None:
-        self.at_least({"candidates": 1})
 
     def least(self, space: Space) -> int:
         """See `Method.least`."""
@@ -183,4 +182,4 @@ def _objective(
 
 
 def _solver() -> tuple[Any, ...]:
-    return needed("cbo", "ortools.sat.python.cp_model")
+    return require_extra("search cbo", "search", "ortools.sat.python.cp_model")

@@ -6,7 +6,9 @@ import math
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from depthprune.searches.common.base import Method
 from depthprune.searches.common.moves import (
@@ -51,20 +53,17 @@ class Evolution(Method):
         generations: At most so many; 0 is k(N − k)/1.5.
     """
 
-    offspring: int = 32
-    survivors: int = 2
-    few: float = 1 / 64
-    many: float = 1 / 4
-    generations: int = 0
+    offspring: Annotated[int, Field(ge=2)] = 32
+    survivors: Annotated[int, Field(ge=1)] = 2
+    few: Annotated[float, Field(ge=1e-9, le=1, allow_inf_nan=False)] = 1 / 64
+    many: Annotated[float, Field(ge=1e-9, le=1, allow_inf_nan=False)] = 1 / 4
+    generations: Annotated[int, Field(ge=0)] = 0
 
     method: ClassVar[str] = "evolution"
     summary: ClassVar[str] = (
         "EvoPress: mutants of one parent, selected in stages; offspring=, survivors=, few=, many=, "
         "generations="
     )
-
-    def __post_init__(self) -> None:
-        self.at_least({"offspring": 2, "survivors": 1, "few": 1e-9, "many": 1e-9, "generations": 0})
 
     def least(self, space: Space) -> int:
         """See `Method.least`."""

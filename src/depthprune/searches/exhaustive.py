@@ -6,7 +6,9 @@ import math
 import random
 from dataclasses import dataclass
 from itertools import combinations
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from depthprune.errors import UsageError
 from depthprune.searches.common.base import Method
@@ -22,13 +24,10 @@ class Exhaustive(Method):
         limit: More sets than this are refused.
     """
 
-    limit: int = 20_000
+    limit: Annotated[int, Field(ge=1)] = 20_000
 
     method: ClassVar[str] = "exhaustive"
     summary: ClassVar[str] = "every set of size k, for small C(N, k); limit="
-
-    def __post_init__(self) -> None:
-        self.at_least({"limit": 1})
 
     def least(self, space: Space) -> int:
         """See `Method.least`."""

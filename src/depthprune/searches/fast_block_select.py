@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from depthprune.searches.common.base import Method
 from depthprune.searches.common.moves import first_in
@@ -41,17 +43,14 @@ class FastBlockSelect(Method):
         iterations: At most so many.
     """
 
-    groups: int = 5
-    alternatives: int = 0
-    iterations: int = 10
+    groups: Annotated[int, Field(ge=2)] = 5
+    alternatives: Annotated[int, Field(ge=0)] = 0
+    iterations: Annotated[int, Field(ge=1)] = 10
 
     method: ClassVar[str] = "fast-block-select"
     summary: ClassVar[str] = (
         "sets put together from contiguous groups; groups=, alternatives=, iterations="
     )
-
-    def __post_init__(self) -> None:
-        self.at_least({"groups": 2, "alternatives": 0, "iterations": 1})
 
     def least(self, space: Space) -> int:
         """See `Method.least`."""

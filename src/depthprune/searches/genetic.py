@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from depthprune.searches.common.base import Method
 from depthprune.searches.common.moves import random_swap, ranked
@@ -45,22 +47,17 @@ class Genetic(Method):
         temperature: τ of the prior.
     """
 
-    population: int = 16
-    generations: int = 10
-    elitism: float = 0.2
-    mutation: float = 0.15
-    temperature: float = 1.0
+    population: Annotated[int, Field(ge=4)] = 16
+    generations: Annotated[int, Field(ge=0)] = 10
+    elitism: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.2
+    mutation: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.15
+    temperature: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)] = 1.0
 
     method: ClassVar[str] = "genetic"
     summary: ClassVar[str] = (
         "crossing and mutating a population of sets; population=, generations=, elitism=, "
         "mutation=, temperature="
     )
-
-    def __post_init__(self) -> None:
-        self.at_least(
-            {"population": 4, "generations": 0, "elitism": 0, "mutation": 0, "temperature": 1e-6}
-        )
 
     def least(self, space: Space) -> int:
         """See `Method.least`."""

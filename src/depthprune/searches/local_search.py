@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from depthprune.errors import UsageError
+from pydantic import Field
+
 from depthprune.searches.common.base import Method
 from depthprune.searches.common.moves import random_set, swaps
 from depthprune.searches.common.protocol import (
@@ -35,20 +36,13 @@ class LocalSearch(Method):
     """
 
     start: Start = "one-shot"
-    sweeps: int = 0
+    sweeps: Annotated[int, Field(ge=0)] = 0
 
     method: ClassVar[str] = "local-search"
     summary: ClassVar[str] = (
         "the best swap of one block until none improves; k(N−k) evaluations a sweep; "
         "start=one-shot|random, sweeps="
     )
-
-    def __post_init__(self) -> None:
-        self.at_least({"sweeps": 0})
-        if self.start not in ("one-shot", "random"):
-            raise UsageError(
-                f"search {self.method}: start: expected one-shot or random, got {self.start!r}"
-            )
 
     def least(self, space: Space) -> int:
         """See `Method.least`."""

@@ -6,7 +6,9 @@ import math
 import random
 from dataclasses import dataclass
 from itertools import combinations
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from depthprune.searches.common.base import Method
 from depthprune.searches.common.moves import best_of, random_set
@@ -24,13 +26,10 @@ class RandomSets(Method):
         samples: How many sets.
     """
 
-    samples: int = 200
+    samples: Annotated[int, Field(ge=1)] = 200
 
     method: ClassVar[str] = "random"
     summary: ClassVar[str] = "a control: the best of some random sets; samples="
-
-    def __post_init__(self) -> None:
-        self.at_least({"samples": 1})
 
     def plan(self, space: Space, rng: random.Random) -> Plan:
         """See `Search.plan`."""

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from depthprune.calibration import Calibration, calibrate
+from depthprune.calibration.calibration import HasTokenizer
 from depthprune.calibration.windows import Split
 from depthprune.evaluator import Evaluator, Memo, RemovedSet, Score
 from depthprune.models.loading import Model
@@ -84,6 +85,54 @@ def _weights(score: Score) -> tuple[float, ...] | None:
     return tuple((score.weighting.counts() if one else shares).tolist())
 
 
+def draw_all(
+    model: HasTokenizer, named: Mapping[str, Specs], split_of: Callable[[Specs], Split]
+) -> dict[str, Calibration]:
+    """Draw what is judged on.
+
+    Args:
+        model: Whose tokenizer is used.
+        named: Specs by name.
+        split_of: What part of a source is drawn from.
+
+    Raises:
+        CalibrationError: If a text or file cannot be read.
+    """
+    return {
+        name: calibrate(list(specs), model, split=split_of(specs)) for name, specs in named.items()
+    }
+
+
+def evaluators(
+    model: Model,
+    texts: Mapping[str, Calibration],
+    items: Mapping[str, Calibration],
+    by: str,
+    homes: Mapping[str, str],
+    memo: Memo | None,
+) -> EvaluationSuite:
+    """What judges the sets of one model.
+
+    Args:
+        model: Whose sets are judged.
+        texts: Drawn texts by name.
+        items: Drawn items by name.
+        by: How likelihoods of options are compared: `sum`, `token`, `char` or `byte`.
+        homes: For each name the calibration of its domain.
+        memo: Store of losses.
+    """
+
+    def evaluator(drawn: Calibration, objective: str) -> Evaluator:
+        return Evaluator(model, drawn, objective, memo=memo, racing=None, plain=True)
+
+    accuracy = "accuracy" if by == "sum" else f"accuracy:by={by}"
+    return EvaluationSuite(
+        {name: evaluator(drawn, "nll") for name, drawn in texts.items()},
+        {name: evaluator(drawn, accuracy) for name, drawn in items.items()},
+        dict(homes),
+    )
+
+
 def make_suite(
     model: Model,
     texts: Mapping[str, Specs],
@@ -93,28 +142,10 @@ def make_suite(
     memo: Memo | None,
     split_of: Callable[[Specs], Split],
 ) -> EvaluationSuite:
-    """Draw what is judged on.
-
-    Args:
-        model: Whose sets are judged.
-        texts: Specs by name.
-        choices: Specs of items by name.
-        by: How likelihoods of options are compared: `sum`, `token`, `char` or `byte`.
-        homes: For each name the calibration of its domain.
-        memo: Store of losses.
-        split_of: What part of a source is drawn from.
+    """Draw what is judged on, and what judges it; see `draw_all` and `evaluators`.
 
     Raises:
         CalibrationError: If a text or file cannot be read.
     """
-
-    def evaluator(specs: Specs, objective: str) -> Evaluator:
-        drawn: Calibration = calibrate(list(specs), model, split=split_of(specs))
-        return Evaluator(model, drawn, objective, memo=memo, racing=None, plain=True)
-
-    accuracy = "accuracy" if by == "sum" else f"accuracy:by={by}"
-    return EvaluationSuite(
-        {name: evaluator(specs, "nll") for name, specs in texts.items()},
-        {name: evaluator(specs, accuracy) for name, specs in choices.items()},
-        dict(homes),
-    )
+    drawn, items = (draw_all(model, named, split_of) for named in (texts, choices))
+    return evaluators(model, drawn, items, by, homes, memo)

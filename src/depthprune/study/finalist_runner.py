@@ -31,6 +31,7 @@ from depthprune.progress import SILENT, Progress
 from depthprune.pruning.output import block_prefix, dense_checkpoint
 from depthprune.study.finalists import (
     FINALS,
+    FINALS_NAME,
     Finalist,
     FinalRow,
     FinalScore,
@@ -40,8 +41,6 @@ from depthprune.study.generation import answer_all
 from depthprune.study.grid import Grid, only_line
 from depthprune.study.harness import require_harness, run_tasks, scores_of
 from depthprune.study.table import Row
-
-FINALS_NAME = "finalists.jsonl"
 
 
 @dataclass(frozen=True)

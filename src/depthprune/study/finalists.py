@@ -23,6 +23,7 @@ from depthprune.evaluator import RemovedSet
 from depthprune.study.jsonl import JsonLines, Record
 from depthprune.study.table import Row
 
+FINALS_NAME = "finalists.jsonl"
 SCHEMA = 1
 KIND = "depthprune-finalists"
 FinalKey: TypeAlias = tuple[str, RemovedSet, str, str]

@@ -76,7 +76,7 @@ def forecast(grid: Grid, progress: Progress) -> Forecast:
             each: calibrate(list(grid.calibrations[each].specs), model)
             for each in dict.fromkeys(cell.calibration for cell in of_model)
         }
-        speed = measure_speed(model, next(iter(drawn.values())).windows[0])
+        speed = measure_speed(model, next(iter(drawn.values())).windows)
         searching += _searching(grid, model, speed, drawn, of_model)
         judging += _judging(grid, model, speed, of_model)
     return Forecast(searching, judging)

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from torch import nn
 
-from depthprune.errors import EvaluationError, UsageError, first_line
+from depthprune.errors import EvaluationError, first_line
+from depthprune.extras import check_extra
 from depthprune.study.finalists import FinalScore
 from depthprune.study.plan import is_task_file
 
@@ -32,12 +32,7 @@ def require_harness() -> None:
     Raises:
         UsageError: Naming the extra.
     """
-    missing = [name for name in _MODULES if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"tasks: needs {missing[0].replace('_', '-')}, which is not installed; run: "
-            "pip install 'depthprune[eval]'"
-        )
+    check_extra("tasks", "eval", *_MODULES)
 
 
 def run_tasks(

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from depthprune.calibration import Calibration, calibrate
+from depthprune.engine.cluster import Cluster
+from depthprune.engine.memo import memo_on
 from depthprune.errors import DepthpruneError
 from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet, increase
 from depthprune.models.loading import Model, load
 from depthprune.progress import SILENT, Progress
 from depthprune.searches import Result, search
-from depthprune.study.evaluation import EvaluationSuite, make_suite
+from depthprune.study.evaluation import EvaluationSuite, draw_all, make_suite
 from depthprune.study.grid import Calibrated, Cell, Grid, only_line
+from depthprune.study.on_workers import StudyFactory, Unit, as_tokens, rows_of
 from depthprune.study.table import (
     TABLE_NAME,
     CellCalibration,
@@ -30,7 +34,9 @@ from depthprune.study.table import (
     Key,
     Row,
     append,
+    read,
     resume,
+    write,
 )
 
 
@@ -59,6 +65,7 @@ class Study:
         memo: Store of losses.
         progress: Where the work shows itself.
         loader: Loads a model by its name.
+        cluster: Whose workers run the cells; None runs them here.
     """
 
     grid: Grid
@@ -66,6 +73,7 @@ class Study:
     memo: Memo | None = None
     progress: Progress = SILENT
     loader: Callable[..., Model] = load
+    cluster: Cluster | None = None
 
     @property
     def table(self) -> Path:
@@ -91,7 +99,19 @@ class Study:
                 failed += row.error is not None
                 done += row.error is None
                 step.advance(1)
+        if self.cluster is not None and todo:
+            self._in_order()
         return Outcome(done, failed, len(todo))
+
+    def _in_order(self) -> None:
+        """Give the table the order of the grid, which workers do not keep."""
+        table = read(self.table, self.grid.fingerprint)
+        rows = {row.key: row for row in table.rows}
+        ordered: list[Row | DenseRow] = []
+        for name, cells in itertools.groupby(self.grid.cells, key=lambda cell: cell.model):
+            ordered += [row for row in table.dense if row.model == name]
+            ordered += [rows[_key(cell)] for cell in cells]
+        write(self.table, self.grid.fingerprint, ordered)
 
     def _rows(self, cells: Sequence[Cell], dense: Set[str]) -> Iterator[Row | DenseRow]:
         for name, of_model in itertools.groupby(cells, key=lambda cell: cell.model):
@@ -100,26 +120,65 @@ class Study:
             model = suite = None
             gc.collect()
             try:
-                model = self.loader(
-                    self.grid.place(name),
-                    dtype=self.grid.plan.dtype,
-                    device=self.grid.plan.device,
-                )
-                suite = make_suite(
-                    model,
-                    self.grid.texts,
-                    self.grid.choices,
-                    self.grid.plan.by,
-                    self.grid.plan.homes,
-                    self.memo,
-                    self.grid.split_of,
-                )
+                model = self._load(name)
+                if self.cluster is not None:
+                    if name not in dense:
+                        yield _dense(name, model, self._suite(model))
+                    yield from self._rows_elsewhere(self.cluster, name, model, group)
+                    continue
+                suite = self._suite(model)
             except DepthpruneError as error:
                 yield from (self._failed(cell, None, None, error) for cell in group)
                 continue
             if name not in dense:
                 yield _dense(name, model, suite)
             yield from self._rows_of(model, suite, group)
+
+    def _load(self, name: str, dtype: str | None = None) -> Model:
+        plan = self.grid.plan
+        return self.loader(self.grid.place(name), dtype=dtype or plan.dtype, device=plan.device)
+
+    def _suite(self, model: Model) -> EvaluationSuite:
+        grid = self.grid
+        by, homes = grid.plan.by, grid.plan.homes
+        return make_suite(model, grid.texts, grid.choices, by, homes, self.memo, grid.split_of)
+
+    def _rows_elsewhere(
+        self, cluster: Cluster, name: str, model: Model, cells: Sequence[Cell]
+    ) -> Iterator[Row]:
+        """The cells of one model, run by workers."""
+        grid = self.grid
+        units: list[Unit] = []
+        drawn: dict[str, Calibration] = {}
+        for (calibration, draw, _), of_unit in itertools.groupby(
+            cells, key=lambda c: (c.calibration, c.draw, c.objective)
+        ):
+            group, key = tuple(of_unit), f"{calibration} {draw}"
+            try:
+                if key not in drawn:
+                    drawn[key] = _drawn(grid.calibrations[calibration], model, draw)
+            except DepthpruneError as error:
+                yield from (self._failed(cell, model, None, error) for cell in group)
+                continue
+            units.append(Unit(key, group))
+        with memo_on(cluster, self.memo) as memo:
+            factory = StudyFactory(
+                load=partial(Study(grid, self.folder, loader=self.loader)._load, name, model.dtype),
+                run=partial(_run, grid, self.folder),
+                texts=_travelling(draw_all(model, grid.texts, grid.split_of)),
+                items=_travelling(draw_all(model, grid.choices, grid.split_of)),
+                homes=grid.plan.homes,
+                by=grid.plan.by,
+                memo=memo,
+            )
+            yield from rows_of(
+                cluster, factory, model, drawn, units, partial(self._failed_with, model)
+            )
+
+    def _failed_with(
+        self, model: Model, cell: Cell, drawn: Calibration, error: DepthpruneError
+    ) -> Row:
+        return self._failed(cell, model, drawn, error)
 
     def _rows_of(
         self, model: Model, suite: EvaluationSuite, cells: Sequence[Cell]
@@ -215,6 +274,24 @@ def _dense(name: str, model: Model, suite: EvaluationSuite) -> DenseRow:
         return DenseRow(model=name, blocks=model.blocks, evaluations=suite.judge(()))
     except DepthpruneError as error:
         return DenseRow(model=name, blocks=model.blocks, error=only_line(error))
+
+
+def _run(
+    grid: Grid,
+    folder: Path,
+    model: Model,
+    suite: EvaluationSuite,
+    drawn: Calibration,
+    cells: Sequence[Cell],
+    memo: Memo | None,
+) -> list[Row]:
+    """In a worker: cells that share a draw and an objective."""
+    study = Study(grid, folder, memo)
+    return list(study._rows_on(model, suite, drawn, cells[0].objective, cells))
+
+
+def _travelling(drawn: Mapping[str, Calibration]) -> dict[str, Calibration]:
+    return {name: as_tokens(each) for name, each in drawn.items()}
 
 
 def _key(cell: Cell) -> Key:

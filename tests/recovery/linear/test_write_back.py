@@ -13,7 +13,7 @@ from depthprune.checkpoints.checkpoint import open_checkpoint
 from depthprune.checkpoints.surgery import write_pruned
 from depthprune.errors import ModelError
 from depthprune.models.parity import reload, verify
-from depthprune.recovery import stored
+from depthprune.recovery import Linear, stored
 from mended import drawn
 from tiny import save_tiny
 
@@ -24,7 +24,7 @@ REMOVED = (2, 4)
     ("model_type", "name"),
     [
         ("llama", "model.layers.1.mlp.down_proj.weight"),
-        ("gpt2", "transformer.h.1.mlp.c_proj.bias"),
+        ("gpt2", "transformer.h.3.attn.c_attn.weight"),
         ("mixtral", "model.layers.1.block_sparse_moe.experts.3.w2.weight"),
         ("qwen2_moe", "model.layers.3.mlp.experts.3.down_proj.weight"),
         ("gpt_oss", "model.layers.1.mlp.experts.down_proj_bias"),
@@ -73,7 +73,7 @@ def _written(model_type: str, saved: torch.dtype, measured: str, folder: Path) -
 
 def test_nothing_but_the_named_tensors_is_written_anew(tiny_llama: Path, tmp_path: Path) -> None:
     model = dp.load(tiny_llama, dtype="float32", device="cpu")
-    recovery = dp.recover(model, REMOVED, drawn(tmp_path, model))
+    recovery = dp.recover(model, REMOVED, drawn(tmp_path, model), Linear(refit="none"))
     checkpoint = open_checkpoint(tiny_llama)
     data, _ = stored(recovery, model, checkpoint)
     for name, replace in (("plain", {}), ("mended", data)):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from depthprune.errors import CalibrationError, first_line
+from depthprune.extras import require_extra
 
 MOST_TEXT = 2**30
 """Bytes of text that are read of one source, unpacked; what lies behind them is left out."""
@@ -235,12 +236,7 @@ def _zstandard(target: str) -> Callable[[BinaryIO], _Reading]:
         except ImportError:
             continue
         return lambda file: module.open(file, "rb")
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise CalibrationError(
-            f"{target}: Zstandard needs the extra 'data'; run: pip install 'depthprune[data]'"
-        ) from error
+    (pyarrow,) = require_extra(f"{target} (Zstandard)", "data", "pyarrow", error=CalibrationError)
     return lambda file: pyarrow.CompressedInputStream(file, "zstd")
 
 

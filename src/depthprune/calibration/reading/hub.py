@@ -15,6 +15,7 @@ from typing import Any
 
 from depthprune.calibration.reading.documents import Document, json_lines, row_document
 from depthprune.errors import CalibrationError, first_line
+from depthprune.extras import require_extra
 
 HUB_OPTIONS = ("name", "split", "revision", "files", "rows")
 """Options that say which rows of a data set are read."""
@@ -34,12 +35,7 @@ def hub_rows(
     Raises:
         CalibrationError: If the set cannot be reached or read.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise CalibrationError(
-            "hub: needs the extra 'data'; run: pip install 'depthprune[data]'"
-        ) from error
+    (datasets,) = require_extra("hub", "data", "datasets", error=CalibrationError)
     split = options.get("split", "train")
     number = 0
     try:

@@ -24,6 +24,7 @@ from depthprune.checkpoints.gguf.file import (
     GgufTensor,
 )
 from depthprune.errors import CheckpointError, ModelError
+from depthprune.extras import require_extra
 from depthprune.untrusted import open_file
 
 _MAGIC = b"GGUF"
@@ -222,17 +223,11 @@ def _place(
     path: Path, infos: list[tuple[str, tuple[int, ...], int, int]], data: int
 ) -> Iterator[GgufTensor]:
     """Tensors with their ranges of bytes, from what the header says of each."""
-    try:
-        from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-    except ImportError as error:
-        raise ModelError(
-            f"{path}: reading GGUF files needs the extra 'gguf'; "
-            "run: pip install 'depthprune[gguf]'"
-        ) from error
+    (constants,) = require_extra(str(path), "gguf", "gguf.constants", error=ModelError)
     for name, shape, kind, offset in infos:
         try:
-            known = GGMLQuantizationType(kind)
-            block, width = GGML_QUANT_SIZES[known]
+            known = constants.GGMLQuantizationType(kind)
+            block, width = constants.GGML_QUANT_SIZES[known]
         except (ValueError, KeyError) as error:
             raise ModelError(
                 f"{path}: {name} has the type {kind}, which the installed gguf package does not "

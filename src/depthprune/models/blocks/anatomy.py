@@ -7,7 +7,8 @@ replayed, so a rule that transformers knows and this package does not is followe
 Before an anatomy is handed out, the replay is compared with the model's own forward on those
 tokens, dense and with a block skipped, and several states in one call with each alone; a model
 whose blocks exchange what cannot be seen of them is refused here, and never measured wrongly later.
-What does not agree to the bit is decided in float32 (see `widening`), and the rounding is kept.
+What does not agree to the bit is decided in float32, or in float64 (see `widening`), and the
+rounding is kept.
 """
 
 from __future__ import annotations
@@ -53,9 +54,10 @@ from depthprune.models.blocks.stacking import (
 )
 from depthprune.models.blocks.stacking_proof import StackingProof
 from depthprune.models.devices import plain_products
+from depthprune.models.free_memory import out_of_memory
 from depthprune.models.probe_tokens import probe_tokens
 from depthprune.models.streaming.stream import Stream
-from depthprune.models.widening import FLOAT32_LIMIT, widened
+from depthprune.models.widening import FLOAT32_LIMIT, cannot_run, is_narrow, settled
 
 _PROBE_LENGTH = 16
 _LONGER = 20
@@ -69,7 +71,7 @@ class Proof:
     Attributes:
         replay: How far the replayed logits are from the model's own, in shapes that are the same;
             0 is equal to the bit.
-        widened: The same in float32, where that was not 0 and had to decide.
+        widened: The same in float32 or float64, where that was not 0 and one had to decide.
         rounding: How far a block's output for states that share a call is from what it is for
             each alone, at most: what the device rounds by the number of rows.
     """
@@ -158,8 +160,16 @@ class Anatomy:
 
         Raises:
             MissingError: If the block reads what a block that was passed over would have written.
+            ModelError: If it cannot be run in its dtype of few bits.
         """
-        return self.with_gradient(block, state, inputs)
+        try:
+            return self.with_gradient(block, state, inputs)
+        except RuntimeError as error:
+            dtype = hidden(state).dtype
+            if out_of_memory(error) or not is_narrow(dtype):
+                raise
+            # Some types run short texts in a dtype of few bits, and no longer ones.
+            raise ModelError(cannot_run(self.module, dtype, error)) from error
 
     @torch.inference_mode()
     def call_each(self, block: int, states: Sequence[State], inputs: Inputs) -> list[State]:
@@ -250,16 +260,31 @@ def find_anatomy(module: nn.Module, stream: Stream | None = None) -> Anatomy:
             return _find(module, stream)
     except (
         RuntimeError,
+        MemoryError,
         TypeError,
         ValueError,
         KeyError,
         IndexError,
         AttributeError,
     ) as error:
-        raise ModelError(
-            f"{type(module).__name__}: cannot be called block by block ({first_line(error)}); it "
-            "cannot be searched with this version of transformers"
-        ) from error
+        raise _not_found(module, error) from error
+
+
+def _not_found(module: nn.Module, error: BaseException) -> ModelError:
+    name = type(module).__name__
+    held = next((each for each in module.parameters() if not each.is_meta), torch.empty(0))
+    if out_of_memory(error):
+        return ModelError(
+            f"{name}: memory ran out on {held.device} while it was shown that its blocks can be "
+            f"run one by one ({first_line(error)}); close other programs, or take --stream, "
+            "--dtype bfloat16 or --device cpu"
+        )
+    for dtype in {each.dtype for each in module.parameters() if is_narrow(each.dtype)}:
+        return ModelError(cannot_run(module, dtype, error))
+    return ModelError(
+        f"{name}: cannot be called block by block ({first_line(error)}); it "
+        "cannot be searched with this version of transformers"
+    )
 
 
 def _find(module: nn.Module, stream: Stream | None) -> Anatomy:
@@ -445,21 +470,28 @@ def _prove_without(
     found = _apart(skip, anatomy, tokens, inputs, reference, stacking)
     if found is None or not any(found.values()):
         return None if found is None else (0.0, None)
-    with widened(anatomy.module, anatomy.blocks.modules):
-        own = anatomy.module(input_ids=tokens, use_cache=False).logits
-        again = _record(anatomy.module, anatomy.blocks, tokens)
-        wide = _apart(skip, anatomy, tokens, again, own, stacking)
+    wide: dict[str, float] | None = {}
+
+    def again() -> float:
+        nonlocal wide
+        near = tokens.to(anatomy.device)
+        own = anatomy.module(input_ids=near, use_cache=False).logits
+        recorded = _record(anatomy.module, anatomy.blocks, near)
+        wide = _apart(skip, anatomy, near, recorded, own, stacking)
+        return 0.0 if wide is None else largest(wide.values())
+
+    difference, dtype = settled(anatomy.module, anatomy.blocks.modules, again)
     if wide is None:
         return None
-    for what, difference in wide.items():
-        if not difference <= FLOAT32_LIMIT:
-            raise ModelError(
-                f"{type(anatomy.module).__name__}: replaying {anatomy.blocks.path} block by block "
-                f"differs from {what} by {difference:.1e} of the logits' scale in float32 (limit "
-                f"{FLOAT32_LIMIT:.0e}); its blocks exchange what no call of them shows, so it "
-                "cannot be searched"
-            )
-    return largest(found.values()), largest(wide.values())
+    if not difference <= FLOAT32_LIMIT:
+        what = next(name for name, each in wide.items() if not each <= FLOAT32_LIMIT)
+        raise ModelError(
+            f"{type(anatomy.module).__name__}: replaying {anatomy.blocks.path} block by block "
+            f"differs from {what} by {wide[what]:.1e} of the logits' scale in {dtype} (limit "
+            f"{FLOAT32_LIMIT:.0e}); its blocks exchange what no call of them shows, so it "
+            "cannot be searched"
+        )
+    return largest(found.values()), difference
 
 
 def _apart(

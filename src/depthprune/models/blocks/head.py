@@ -4,24 +4,27 @@ The general way runs the model's own forward with every block handing its input 
 replaced by the given states; final norm, projection, soft-capping and scales are then the model's
 own code. Most models only chain a norm and a projection, and calling those two directly saves the
 embedding and the masks on every chunk. The chain is taken where it is shown, on the probe's
-tokens, to give the same logits: to the bit, or else in float32.
+tokens, to give the same logits: to the bit, or else in float32. Where what is behind the norms is a
+linear map, with no more than a scale and a cap behind it, losses are made of tiles of it (see
+`projection`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from depthprune.errors import ModelError
+from depthprune.models.blocks.projection import Projection, learn_finish, splits
 from depthprune.models.blocks.replay import (
     Blocks,
     patched,
     relative_difference,
 )
-from depthprune.models.widening import FLOAT32_LIMIT, wide, widened_around
+from depthprune.models.widening import FLOAT32_LIMIT, WIDER, wide, widened_around
 
 _ROW = 16
 """Tokens of a row in the model's own forward; that of the probe, by which it is proved."""
@@ -40,11 +43,13 @@ class Head:
         blocks: Its blocks.
         chain: Modules whose composition is the head, or None where the model's own forward is
             run instead.
+        projection: The same taken apart, where logits can be computed by tiles of the vocabulary.
     """
 
     module: nn.Module
     blocks: Blocks
     chain: tuple[nn.Module, ...] | None
+    projection: Projection | None = None
 
     @torch.inference_mode()
     def __call__(self, states: Tensor) -> Tensor:
@@ -102,19 +107,45 @@ def find_head(module: nn.Module, blocks: Blocks, last: Tensor, reference: Tensor
         return general
     chain = Head(module, blocks, tuple(links))
     try:
-        equal = _apart(chain(last), reference) == 0.0 or _equal_in_float32(chain, general, last)
+        equal = _apart(chain(last), reference) == 0.0 or any(
+            _equal_in(dtype, chain, general, last) for dtype in WIDER
+        )
     except (TypeError, RuntimeError, ValueError, ModelError):
+        equal = False
+    if not splits(links[-1]):
+        return chain if equal else general
+    assert isinstance(links[-1], nn.Linear)
+    taken = Projection(tuple(links[:-1]), links[-1])
+    if equal:
+        return replace(chain, projection=taken)
+    try:
+        return replace(general, projection=_finished(taken, general, last))
+    except (TypeError, RuntimeError, ValueError, LookupError, ModelError):
         return general
-    return chain if equal else general
 
 
-def _equal_in_float32(chain: Head, general: Head, last: Tensor) -> bool:
+def _finished(taken: Projection, general: Head, last: Tensor) -> Projection | None:
+    """With what the model does behind the product; None where that is not shown to be all."""
+    states = wide(last)
+    with widened_around(general.module, general.blocks.modules):
+        finish = learn_finish(taken.linear, lambda: general(states))
+        if finish is None:
+            return None
+        found = replace(taken, finish=finish)
+        reference = general(states).flatten(0, 1)
+        rows = found.rows(states.flatten(0, 1), reference.argmax(-1))
+        logits = rows.logits(rows.product(0, found.vocabulary))
+        equal = _apart(logits, reference) <= FLOAT32_LIMIT
+    return found if equal else None
+
+
+def _equal_in(dtype: torch.dtype, chain: Head, general: Head, last: Tensor) -> bool:
     def louder(link: nn.Module, args: Any, output: Tensor) -> Tensor:
         return output * _LOUD
 
     assert chain.chain is not None
-    states = wide(last)
-    with widened_around(chain.module, chain.blocks.modules):
+    states = wide(last, dtype)
+    with widened_around(chain.module, chain.blocks.modules, dtype):
         if not _apart(chain(states), general(states)) <= FLOAT32_LIMIT:
             return False
         handle = chain.chain[-1].register_forward_hook(louder)

@@ -6,10 +6,12 @@ block is widened and asked again. What it rounds by is kept, to be told.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from depthprune.errors import ModelError
 from depthprune.models.blocks.carried import (
@@ -20,16 +22,32 @@ from depthprune.models.blocks.carried import (
     with_hidden,
 )
 from depthprune.models.blocks.replay import (
+    Blocks,
     Call,
     Inputs,
     largest,
     relative_difference,
 )
 from depthprune.models.blocks.trees import mapped
-from depthprune.models.widening import FLOAT32_LIMIT, wide, widened_block
+from depthprune.models.widening import CANNOT, FLOAT32_LIMIT, WIDER, wide, widened_block
 
-if TYPE_CHECKING:
-    from depthprune.models.blocks.anatomy import Anatomy
+
+class CallableBlocks(Protocol):
+    """What is proved: blocks that can be called, for one state or for several together."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The whole model."""
+
+    @property
+    def blocks(self) -> Blocks:
+        """Its blocks and their dotted name."""
+
+    def call(self, block: int, state: State, inputs: Inputs) -> State:
+        """What a block gives for one state."""
+
+    def call_each(self, block: int, states: Sequence[State], inputs: Inputs) -> list[State]:
+        """What it gives for several, in one call where they can share one."""
 
 
 class StackingProof:
@@ -39,7 +57,7 @@ class StackingProof:
         rounding: The largest difference so far, relative to the scale of a block's output.
     """
 
-    def __init__(self, anatomy: Anatomy) -> None:
+    def __init__(self, anatomy: CallableBlocks) -> None:
         self._anatomy = anatomy
         self.rounding = 0.0
 
@@ -61,17 +79,37 @@ class StackingProof:
         alone, difference = self._apart(block, states, inputs)
         self.rounding = largest((self.rounding, difference))
         if difference:
-            again = _widened(inputs)
-            with widened_block(self._anatomy.blocks.modules[block]):
-                _, difference = self._apart(block, [changed(s, wide) for s in states], again)
+            difference, dtype = self._settled(block, states, inputs)
             if not difference <= FLOAT32_LIMIT:
+                word = str(dtype).removeprefix("torch.")
                 name = f"{self._anatomy.blocks.path}.{block}"
                 raise ModelError(
                     f"{type(self._anatomy.module).__name__}: {name} gives states that share a "
                     f"call other outputs than each alone, by {difference:.1e} of their scale in "
-                    f"float32 (limit {FLOAT32_LIMIT:.0e}), so it cannot be searched"
+                    f"{word} (limit {FLOAT32_LIMIT:.0e}), so it cannot be searched"
                 )
         return alone[:given]
+
+    def _settled(
+        self, block: int, states: Sequence[State], inputs: Inputs
+    ) -> tuple[float, torch.dtype]:
+        """The same in float32, or in float64 where float32 is too far off."""
+        module = self._anatomy.blocks.modules[block]
+        found, by = 0.0, WIDER[0]
+        for dtype in WIDER:
+            widen = partial(wide, dtype=dtype)
+            try:
+                with widened_block(module, dtype):
+                    made = [changed(state, widen) for state in states]
+                    _, found = self._apart(block, made, _widened(inputs, widen))
+            except CANNOT:
+                if dtype == WIDER[0]:
+                    raise
+                break
+            by = dtype
+            if found <= FLOAT32_LIMIT:
+                break
+        return found, by
 
     def _apart(
         self, block: int, states: Sequence[State], inputs: Inputs
@@ -81,12 +119,12 @@ class StackingProof:
         return alone, largest(map(_difference, together, alone))
 
 
-def _widened(inputs: Inputs) -> Inputs:
+def _widened(inputs: Inputs, widen: Callable[[Tensor], Tensor]) -> Inputs:
     calls = []
     for call in inputs.calls:
-        args, kwargs = mapped(call.tree, lambda _, tensor: wide(tensor))
+        args, kwargs = mapped(call.tree, lambda _, tensor: widen(tensor))
         calls.append(Call(args, kwargs, call.slot))
-    return Inputs(changed(inputs.states, wide), tuple(calls), inputs.layout)
+    return Inputs(changed(inputs.states, widen), tuple(calls), inputs.layout)
 
 
 def _difference(ours: State, theirs: State) -> float:

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depthprune.errors import OutputError, UsageError
+from depthprune.errors import DepthpruneError, OutputError, UsageError
 from depthprune.outputs import cache_folder
+from depthprune.untrusted import read_untrusted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -193,11 +194,11 @@ def _entries(folder: Path) -> Iterator[UnpackedModel]:
     if not folder.is_dir():
         return
     for place in folder.iterdir():
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, ValueError, KeyError, TypeError, DepthpruneError):
             record = place / _RECORD
             if place.name.startswith(_PARTIAL) or not record.is_file():
                 continue
-            stated = json.loads(record.read_text(encoding="utf-8"))
+            stated = read_untrusted(record)
             name, fingerprint, dtype = (str(stated[k]) for k in ("name", "fingerprint", "dtype"))
             size = sum(file.stat().st_size for file in place.iterdir())
             yield UnpackedModel(place, name, fingerprint, dtype, size, record.stat().st_mtime)

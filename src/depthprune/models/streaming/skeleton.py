@@ -150,13 +150,13 @@ def stream_into(
         (inside[int(number)] if target.startswith(f"{path}.") else outside).append(slot)
     reader = TensorReader()
     held = [slot.room(device) for slot in outside]
-    reader.read(outside, held)
+    read = reader.read(outside, held)
     for slot, tensor in zip(outside, held, strict=True):
         slot.fill(tensor)
     if converts():
         initialise(module, {slot.owner for slot in outside})
     _tie(module, absent)
-    stream = Stream(path, list(_list_of(name, module, path)), inside, reader, device)
+    stream = Stream(path, list(_list_of(name, module, path)), inside, reader, device, read)
     for owner in module.modules():
         for key, buffer in owner._buffers.items():
             if buffer is not None and not buffer.is_meta:

@@ -5,16 +5,15 @@ so whoever walks many states through a block reads it once for all of them; a fo
 nobody prepared (the model's own, masked or generating) reads each block for its own call. The
 bytes go straight from the file into one buffer that all blocks share: a mapping of the file would
 take no copy, but its pages may be dropped and read again while the block is in use, and no one
-could say how many bytes were read. Meanwhile the system is asked to fetch the next block, which
-costs no memory of this process.
+could say how many bytes were read. Meanwhile the next block is read in the background into a second
+buffer, where memory holds one (see `ahead`); the bytes are the same, and so is what is counted.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,8 @@ from torch import nn
 
 from depthprune.checkpoints.safetensors import Tensor as Stored
 from depthprune.errors import CheckpointError, ModelError
+from depthprune.models.free_memory import available_memory
+from depthprune.models.streaming.ahead import ReadAhead
 from depthprune.models.streaming.conversion import JoinedTensor
 
 STORED_DTYPES = {
@@ -159,14 +160,16 @@ class _Stage:
 
 
 class TensorReader:
-    """Reads stored tensors into given ones, and counts the bytes."""
+    """Reads stored tensors into given ones. One thread uses it at a time."""
 
     def __init__(self) -> None:
-        self.bytes_read = 0
         self._stages = [_Stage(), _Stage()]
 
-    def read(self, slots: Sequence[Slot], tensors: Sequence[torch.Tensor]) -> None:
+    def read(self, slots: Sequence[Slot], tensors: Sequence[torch.Tensor]) -> int:
         """Fill each tensor with a slot's bytes, converted to its dtype and moved to its device.
+
+        Returns:
+            How many bytes were read.
 
         Raises:
             CheckpointError: If a file cannot be read, or has become shorter.
@@ -181,6 +184,7 @@ class TensorReader:
         self._read_all(whole)
         for made in joins.values():
             self._make(made)
+        return sum(stored.nbytes for _, stored in read_for(slots))
 
     def _make(self, targets: Sequence[tuple[Slot, torch.Tensor]]) -> None:
         """Fill what one join makes."""
@@ -227,7 +231,15 @@ class TensorReader:
             view = view[count:]
         if not direct:
             stage.send(raw.view(dtype).view(stored.shape), tensor)
-        self.bytes_read += stored.nbytes
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A block that was read: the buffer, inside it a tensor for each slot, and the bytes read."""
+
+    buffer: torch.Tensor
+    tensors: Sequence[torch.Tensor]
+    nbytes: int
 
 
 class Stream:
@@ -236,6 +248,9 @@ class Stream:
     Attributes:
         path: Dotted name of the list that holds them.
         slots: For each block, what fills its tensors.
+        bytes_read: Bytes of the weight files that were used so far: of each block as often as it
+            was held, and of what stands outside the blocks.
+        bytes_unused: Bytes of blocks that were read ahead, and then not held next.
     """
 
     def __init__(
@@ -245,23 +260,22 @@ class Stream:
         slots: Sequence[Sequence[Slot]],
         reader: TensorReader,
         device: torch.device,
+        bytes_read: int = 0,
     ) -> None:
         self.path = path
         self.slots = slots
+        self.bytes_read = bytes_read
+        self.bytes_unused = 0
         self._reader = reader
         self._device = device
-        self._spare: torch.Tensor | None = None
+        self._spare: list[torch.Tensor] = []
+        self._ahead: ReadAhead[_Read] | None = ReadAhead(len(slots), self._drop)
         self._present: set[int] = set()
         self._replaced: dict[tuple[nn.Module, str], torch.Tensor] = {}
         for slot in (slot for each in slots for slot in each):
             slot.fill(slot.content.detach().to("meta"))
         for index, block in enumerate(blocks):
             self._load_around(index, block)
-
-    @property
-    def bytes_read(self) -> int:
-        """Bytes read from the weight files so far, those outside the blocks included."""
-        return self._reader.bytes_read
 
     @property
     def bytes_a_pass(self) -> int:
@@ -285,25 +299,71 @@ class Stream:
             return
         slots = self.slots[block]
         empty = [slot.content for slot in slots]
+        read = self._take(block)
         # Whether gradients are recorded, and how, is the business of the pass, not of the weights.
         with torch.inference_mode(False), torch.no_grad():
-            buffer, tensors = self._lay_out(slots)
-            self._reader.read(slots, tensors)
-            for slot, tensor in zip(slots, tensors, strict=True):
+            for slot, tensor in zip(slots, read.tensors, strict=True):
                 replaced = self._replaced.get((slot.owner, slot.attribute))
                 if replaced is not None:
                     tensor.copy_(replaced)
                 slot.fill(tensor)
         self._present.add(block)
-        if block + 1 < len(self.slots):
-            _ask_for(self.slots[block + 1])
+        self._read_after(block)
         try:
             yield
         finally:
             self._present.discard(block)
             for slot, before in zip(slots, empty, strict=True):
                 slot.fill(before)
-            self._spare = buffer
+            self._keep(read.buffer)
+
+    def use_one_buffer(self) -> None:
+        """Read no more ahead, and give back the memory that it took."""
+        if self._ahead is not None:
+            self._ahead.abandon()
+            self._ahead = None
+        self._spare.clear()
+
+    def _take(self, block: int) -> _Read:
+        """A block's weights, read ahead or now."""
+        read = None if self._ahead is None else self._ahead.take(block)
+        if read is None:
+            read = self._reading(block, self._buffer_for(block))()
+        self.bytes_read += read.nbytes
+        return read
+
+    def _read_after(self, block: int) -> None:
+        """Begin to read what is likely to be held next, if there is memory for it."""
+        following = None if self._ahead is None else self._ahead.next_after(block)
+        if self._ahead is None or following is None or following in self._present:
+            return
+        needed = self._room_of(following)
+        if not self._spare and available_memory(self._device) < needed:
+            return
+        self._ahead.begin(following, self._reading(following, self._buffer_for(following)))
+
+    def _reading(self, block: int, buffer: torch.Tensor) -> Callable[[], _Read]:
+        """What reads a block into a buffer, in whatever thread."""
+        slots = self.slots[block]
+        on_gpu = self._device.type == "cuda"
+        # Behind what the device was given so far, whichever thread reads.
+        queue = torch.cuda.current_stream(self._device) if on_gpu else None
+
+        def read() -> _Read:
+            with torch.cuda.stream(queue), torch.inference_mode(False), torch.no_grad():
+                tensors = self._laid_out(slots, buffer)
+                return _Read(buffer, tensors, self._reader.read(slots, tensors))
+
+        return read
+
+    def _drop(self, read: _Read) -> None:
+        self.bytes_unused += read.nbytes
+        self._keep(read.buffer)
+
+    def _keep(self, buffer: torch.Tensor) -> None:
+        """Keep a buffer for the next block: one, or two where blocks are read ahead."""
+        if len(self._spare) < (1 if self._ahead is None else 2):
+            self._spare.append(buffer)
 
     @contextmanager
     def replacing(self, module: nn.Module, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
@@ -336,19 +396,28 @@ class Stream:
         finally:
             self._replaced = before
 
-    def _lay_out(self, slots: Sequence[Slot]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """A buffer on the device, and inside it a tensor for each slot."""
-        needed = sum(slot.nbytes + 2 * _ALIGNMENT for slot in slots)
-        buffer, self._spare = self._spare, None
-        if buffer is None or len(buffer) < needed:
-            buffer = None  # let go before the larger one is taken
-            buffer = torch.empty(needed, dtype=torch.uint8, device=self._device)
+    def _room_of(self, block: int) -> int:
+        return sum(slot.nbytes + 2 * _ALIGNMENT for slot in self.slots[block])
+
+    def _buffer_for(self, block: int) -> torch.Tensor:
+        """Memory on the device for a block."""
+        needed = self._room_of(block)
+        while self._spare:
+            buffer = self._spare.pop()
+            if len(buffer) >= needed:
+                return buffer
+            del buffer  # let go before the larger one is taken
+        with torch.inference_mode(False):
+            return torch.empty(needed, dtype=torch.uint8, device=self._device)
+
+    def _laid_out(self, slots: Sequence[Slot], buffer: torch.Tensor) -> list[torch.Tensor]:
+        """A tensor for each slot, inside a buffer."""
         tensors, free = [], 0
         for slot in slots:
             begin = free + slot.shift(self._device)
             tensors.append(slot.view_of(buffer[begin : begin + slot.nbytes]))
             free = -(-(begin + slot.nbytes) // _ALIGNMENT) * _ALIGNMENT
-        return buffer, tensors
+        return tensors
 
     def _load_around(self, index: int, block: nn.Module) -> None:
         """Make the block's own `forward` hold it.
@@ -370,21 +439,3 @@ class Stream:
 
         forward.holding = functools.partial(self.holding, index)  # type: ignore[attr-defined]
         block.forward = types.MethodType(forward, block)
-
-
-def _ask_for(slots: Sequence[Slot]) -> None:
-    """Have the system read these bytes ahead, where it takes such advice."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    wanted = read_for(slots)
-    for path in {path for path, _ in wanted}:
-        ranges = [stored for each, stored in wanted if each == path]
-        try:
-            handle = os.open(path, os.O_RDONLY)
-        except OSError:
-            return  # the read itself will say so
-        try:
-            for stored in ranges:
-                os.posix_fadvise(handle, stored.begin, stored.nbytes, os.POSIX_FADV_WILLNEED)
-        finally:
-            os.close(handle)

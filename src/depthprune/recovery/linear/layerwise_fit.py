@@ -1,13 +1,15 @@
 """The dense and the pruned model walked side by side, and one run of removed blocks mended.
 
-One block at a time over all windows: of each model only the states at one place are kept, in a
-store that memory bounds, and of the activations only sums.
+One block at a time over all windows: of each model only the states at one place are kept (of the
+dense one, where readers are refitted, those before the block besides), in a store that memory
+bounds, and of the activations only sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.blocks.carried import State, hidden
 from depthprune.models.blocks.replay import Inputs
 from depthprune.progress import ProgressStep
+from depthprune.recovery.delta import Delta
 from depthprune.recovery.linear.fit import Fit, fit
 from depthprune.recovery.linear.fold import swapped
 from depthprune.recovery.linear.fold_target import (
@@ -26,35 +29,61 @@ from depthprune.recovery.linear.fold_target import (
 )
 from depthprune.recovery.linear.massive_activations import massive
 from depthprune.recovery.linear.normal_equations import Sums, wide
-from depthprune.recovery.result import Change, RunRecovery, new_weights
+from depthprune.recovery.linear.refit import BlockRefit
+from depthprune.recovery.linear.stages import Stage, find_stages
+from depthprune.recovery.methods import Linear
+from depthprune.recovery.result import Change, LayerRefit, RunRecovery, new_weights
 from depthprune.recovery.splits import FitBatch
 
+T = TypeVar("T")
 
-@dataclass(frozen=True)
-class RunFit:
-    """What was done for a run, and what it changed.
+
+@dataclass
+class Mended:
+    """What was done for a run or behind it, and what it changed.
 
     Attributes:
-        done: In words and numbers.
-        change: The map, if there is one.
-        weights: The parameters with the map in them, by dotted name in the model.
+        run: What was done for the run; None for a block behind one.
+        change: The map of what the kept block adds, if there is one.
+        refits: What was done for each refitted layer.
+        weights: New values of parameters, by dotted name in the model.
+        deltas: What refitting added to parameters, by the same names.
     """
 
-    done: RunRecovery
+    run: RunRecovery | None = None
     change: Change | None = None
+    refits: list[LayerRefit] = field(default_factory=list)
     weights: dict[str, Tensor] = field(default_factory=dict)
+    deltas: dict[str, Delta] = field(default_factory=dict)
 
 
 class Walk:
-    """The dense and the pruned model, side by side, at the same place."""
+    """The dense and the pruned model, side by side, at the same place.
+
+    Args:
+        anatomy: Of the model.
+        made: All windows.
+        shares: Weight of each source.
+        store: Where states are kept.
+        method: What is fitted.
+        reading: Kept blocks behind gaps, all of whose layers are refitted.
+    """
 
     def __init__(
-        self, anatomy: Anatomy, made: Sequence[FitBatch], shares: Sequence[float], store: StateStore
+        self,
+        anatomy: Anatomy,
+        made: Sequence[FitBatch],
+        shares: Sequence[float],
+        store: StateStore,
+        method: Linear,
+        reading: Sequence[int] = (),
     ) -> None:
         self.anatomy = anatomy
         self.store = store
         self.batches = made
         self.shares = shares
+        self.method = method
+        self.reading = frozenset(reading)
         self.step: ProgressStep | None = None
         self.at = 0
         self.dense: list[StoredState] = []
@@ -70,42 +99,141 @@ class Walk:
         self.device = hidden(states).device
         self.width = int(hidden(states).shape[-1])
 
-    def pass_run(self, run: tuple[int, ...]) -> RunFit:
+    def pass_run(self, run: tuple[int, ...]) -> list[Mended]:
         """Bring both models behind a run, the pruned one with what recovers it."""
         into = run[0] - 1
-        while self.at < into:
-            self._advance_both(self.at)
-        for block in range(self.at, run[-1] + 1):
+        passed = self.pass_to(into)
+        if into >= 0:
+            return [*passed, self._mend(into, run)]
+        for block in run:
             self._through(block, self.dense)
         self.at = run[-1] + 1
-        if into < 0:
-            reason = "the run is at the very bottom, and no block before it could take its part"
-            return RunFit(RunRecovery(run, None, reason))
-        with self.anatomy.holding(into):
-            passed = self._mended(run)
-            with swapped(self.anatomy.module, passed.weights):
-                self._through(into, self.pruned)
+        reason = "the run is at the very bottom, and no block before it could take its part"
+        return [*passed, Mended(RunRecovery(run, None, reason))]
+
+    def pass_to(self, block: int) -> list[Mended]:
+        """Bring both models before a block."""
+        passed = []
+        while self.at < block:
+            if self.at in self.reading:
+                passed.append(self._mend(self.at))
+            else:
+                self._advance_both(self.at)
         return passed
 
-    def _mended(self, run: tuple[int, ...]) -> RunFit:
-        """What recovers a run, found while the block before it is held."""
-        into = run[0] - 1
-        try:
-            if self.streams:
-                raise CannotFoldError(f"block {into} works on several streams of states at once")
-            target = find_fold_target(self.anatomy, into)
-        except CannotFoldError as error:
-            return RunFit(RunRecovery(run, into, str(error)))
-        done, change = self._fit(run, target)
-        if change is None:
-            return RunFit(done)
-        weights = new_weights(self.anatomy, change)
+    def _mend(self, block: int, run: tuple[int, ...] = ()) -> Mended:
+        """Bring both models behind a kept block, the dense one behind a run besides."""
+        before = list(self.dense) if block in self.reading else None
+        if not run:
+            with self.anatomy.holding(block):
+                self._through(block, self.dense)
+                return self._refitted(block, run, before)
+        for each in (block, *run):
+            self._through(each, self.dense)
+        with self.anatomy.holding(block):
+            return self._refitted(block, run, before)
+
+    def _refitted(
+        self, block: int, run: tuple[int, ...], before: Sequence[StoredState] | None
+    ) -> Mended:
+        """Refit a block that is held, and bring the pruned model behind it."""
+        mended = Mended()
+        target, why = self._target(block)
+        stages = self._stages(block, target, reads=before is not None, ends=bool(run))
+        if stages:
+            refit = BlockRefit(self, block, self._apart(), before, self.dense)
+            for stage in stages:
+                refit.refit(stage)
+            mended.refits = refit.done
+            mended.deltas = self._named(block, refit.deltas)
+            mended.weights = self._named(block, refit.values)
+            if run and _covers(stages[-1], target):
+                mended.run = _as_run(run, refit, stages[-1])
+        if run and mended.run is None:
+            mended.run = RunRecovery(run, block, why)
+            if target is not None:
+                with swapped(self.anatomy.module, mended.weights):
+                    mended.run, mended.change = self._fit(run, target)
+            if mended.change is not None:
+                mended.weights |= new_weights(self.anatomy, mended.change)
+        self.at = (run[-1] if run else block) + 1
+        with swapped(self.anatomy.module, mended.weights):
+            self._through(block, self.pruned)
         if self.anatomy.stream is not None:
-            weights = {name: weight.cpu() for name, weight in weights.items()}
-        return RunFit(done, change, weights)
+            mended.weights = {name: weight.cpu() for name, weight in mended.weights.items()}
+        return mended
+
+    def _target(self, block: int) -> tuple[FoldTarget | None, str | None]:
+        """What a map of what a block adds last would be written into, or why there is nothing."""
+        if self.streams:
+            return None, f"block {block} works on several streams of states at once"
+        try:
+            return find_fold_target(self.anatomy, block), None
+        except CannotFoldError as error:
+            return None, str(error)
+
+    def _stages(
+        self, block: int, target: FoldTarget | None, *, reads: bool, ends: bool
+    ) -> list[Stage]:
+        """What is refitted of a block, in turn: all of it, or what it adds last alone."""
+        if self.streams:
+            return []
+        stages = find_stages(self.anatomy, block, target.terms if target else ())
+        mapped = {weight.name for weight in target.weights} if target and ends else set()
+
+        def wanted(stage: Stage) -> bool:
+            last = ends and stage is stages[-1] and _covers(stage, target)
+            if last:
+                return self.method.fit == "inputs" or stage.norm is not None
+            if mapped & {layer.weight for layer in stage.layers}:
+                return False
+            return reads or (stage.scale is not None and self.method.refit != "none")
+
+        chosen = [stage for stage in stages if wanted(stage)]
+        # What attention and MLP add is solved for together, by turns: the MLP answers to attention.
+        together = not reads and len(chosen) > 1 and chosen[-1] is stages[-1]
+        return [chosen[-1], *chosen] if together else chosen
+
+    def _named(self, block: int, values: Mapping[str, T]) -> dict[str, T]:
+        """The same by dotted names in the model."""
+        return {f"{self.anatomy.blocks.path}.{block}.{name}": v for name, v in values.items()}
+
+    def _apart(self) -> list[Tensor]:
+        return massive(*((hidden(s.get()) for s in each) for each in (self.pruned, self.dense)))
+
+    def weights_of(self, apart: Sequence[Tensor]) -> list[float]:
+        """What a fitted token of each source counts.
+
+        Raises:
+            CalibrationError: If a source has none that is not apart.
+        """
+        counts = [0] * len(self.shares)
+        for batch, away in zip(self.batches, apart, strict=True):
+            if not batch.chooses:
+                counts[batch.part] += int((~away).sum())
+        if not all(counts):
+            raise CalibrationError(
+                "recovery: a source has no token without massive activations to fit; give longer "
+                "windows, by length="
+            )
+        return [share / count for share, count in zip(self.shares, counts, strict=True)]
+
+    def fitted_apart(self, apart: Sequence[Tensor]) -> int:
+        """How many tokens of the fitted windows are apart."""
+        pairs = zip(apart, self.batches, strict=True)
+        return int(sum(away.sum() for away, batch in pairs if not batch.chooses))
+
+    def require_finite(self, block: int, *values: Tensor) -> None:
+        """Refuse activations that are not finite.
+
+        Raises:
+            EvaluationError: Naming the block.
+        """
+        if not all(value.isfinite().all() for value in values):
+            raise _not_finite(block)
 
     def _fit(self, run: tuple[int, ...], target: FoldTarget) -> tuple[RunRecovery, Change | None]:
-        apart = massive(*((hidden(s.get()) for s in each) for each in (self.pruned, self.dense)))
+        apart = self._apart()
         fitted, choosing = self._sums(target, apart)
         found: Fit = fit(fitted, choosing, self.shares)
         why = None
@@ -119,25 +247,21 @@ class Walk:
             why_not=why,
             ridge=found.ridge if found.strength else None,
             strength=found.strength,
-            tokens=fitted.tokens,
+            tokens=sum(each.tokens for each in fitted),
             rank=found.rank,
-            apart=int(sum(a.sum() for a, b in zip(apart, self.batches, strict=True)
-                          if not b.chooses)),
+            apart=self.fitted_apart(apart),
             before=found.before,
             after=found.after,
-        )  # fmt: skip
+        )
         return done, Change(target, found.change.cpu()) if found.strength else None
 
-    def _sums(self, target: FoldTarget, apart: list[Tensor]) -> tuple[Sums, list[Sums]]:
-        """The sums of the fitted windows, all sources weighted, and of each source's others."""
+    def _sums(self, target: FoldTarget, apart: list[Tensor]) -> tuple[list[Sums], list[Sums]]:
+        """The sums of the fitted windows, and of the others, each source apart."""
         into = target.block
-        fitted = Sums.empty(self.width, self.device)
-        choosing = [Sums.empty(self.width, self.device) for _ in self.shares]
-        counts = [0] * len(self.shares)
-        for batch, away in zip(self.batches, apart, strict=True):
-            if not batch.chooses:
-                counts[batch.part] += int((~away).sum())
-        self._refuse_empty(counts)
+        fitted, choosing = (
+            [Sums.empty(self.width, self.device) for _ in self.shares] for _ in (0, 1)
+        )
+        weights = self.weights_of(apart)
         module = self.anatomy.blocks.modules[into]
         with target.watching(module) as added:
             for place, (batch, away) in enumerate(zip(self.batches, apart, strict=True)):
@@ -145,22 +269,19 @@ class Walk:
                 m = added()
                 dense = hidden(self.dense[place].get()).to(output.device)
                 e = (wide(dense) - wide(output)).flatten(0, -2)
-                if not (m.isfinite().all() and e.isfinite().all()):
-                    raise _not_finite(into)
+                self.require_finite(into, m, e)
                 if batch.chooses:
                     choosing[batch.part].add(m[~away], e[~away])
                 else:
-                    weight = self.shares[batch.part] / counts[batch.part]
-                    fitted.add(m[~away], e[~away], weight)
-                    fitted.hold(m[away], weight)
+                    weight = weights[batch.part]
+                    fitted[batch.part].add(m[~away], e[~away], weight)
+                    fitted[batch.part].hold(m[away], weight)
         return fitted, choosing
 
-    def _refuse_empty(self, counts: Sequence[int]) -> None:
-        if not all(counts):
-            raise CalibrationError(
-                "recovery: a source has no token without massive activations to fit; give longer "
-                "windows, by length="
-            )
+    def refitting(self, place: int) -> None:
+        """Count a batch that a refit has run through its block."""
+        if self.step is not None:
+            self.step.advance(self.batches[place].tokens.numel())
 
     def _advance_both(self, block: int) -> None:
         shared = self.pruned is self.dense or all(
@@ -194,4 +315,40 @@ def _not_finite(block: int) -> EvaluationError:
     return EvaluationError(
         f"recovery: block {block} gives NaN or infinite activations; load the model with --dtype "
         "float32, and if that does not help, check its weights"
+    )
+
+
+def _covers(stage: Stage, target: FoldTarget | None) -> bool:
+    """Whether a stage is all that a block adds last."""
+    if stage.scale is None:
+        return False
+    (layer,) = stage.layers
+    own = {layer.weight, f"{layer.module}.bias"}
+    return target is None or {weight.name for weight in target.weights} <= own
+
+
+def _as_run(run: tuple[int, ...], refit: BlockRefit, stage: Stage) -> RunRecovery:
+    """What was done for a run by the layers that write in the block before it."""
+    done = refit.done[-1]
+    writers = [each for each in refit.done if each.writes]
+    changed = [each for each in writers if each.strength]
+    why = None
+    if not done.rank:
+        why = f"the system is singular: {done.layer} of block {done.block} is given zeros alone"
+    elif not changed:
+        why = "on windows that were not fitted no change came nearer to the dense model"
+    # Behind a norm, what a layer lacks is no state.
+    scale = None if stage.norm is not None else abs(stage.scale or 1.0)
+    told = max(writers, key=lambda each: each.strength)
+    return RunRecovery(
+        blocks=run,
+        into=done.block,
+        why_not=why,
+        ridge=told.ridge,
+        strength=told.strength,
+        tokens=done.tokens,
+        apart=refit.apart,
+        before=None if scale is None else scale * writers[0].before,
+        after=None if scale is None else scale * done.after,
+        rank=done.rank,
     )

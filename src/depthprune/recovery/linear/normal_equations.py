@@ -1,8 +1,8 @@
-"""What a fit needs to know of the tokens: two d × d sums, and no token.
+"""What a fit is made of: sums of products over tokens, in float64.
 
-With m what the kept block adds by its MLP and e what the state behind it lacks against the dense
-model's behind the run, `T = I + D` is to make D m near e. Σ m mᵀ, Σ e mᵀ and Σ |e|² fix every
-least-squares solution and its error on those tokens; they are added up in float64.
+With x what a weight is given for a token (or m what an MLP adds) and e what is lacking there, the
+change D is to make D x near e. Σ x xᵀ, Σ e xᵀ and Σ e² fix every least-squares solution and its
+error on those tokens; they are added up in float64.
 """
 
 from __future__ import annotations
@@ -25,52 +25,70 @@ class Sums:
     """Sums over the tokens of some windows.
 
     Attributes:
-        moments: Σ w m mᵀ, shape (width, width), float64.
-        products: Σ w e mᵀ, shape (width, width), float64.
-        squares: Σ w |e|².
-        spread: Σ w |m|² over the ordinary tokens alone.
+        moments: Σ w x xᵀ, shape (inputs, inputs), float64.
+        products: Σ w e xᵀ, shape (outputs, inputs), float64.
+        channels: Σ w e², shape (outputs,), float64.
+        spread: Σ w |x|² over the ordinary tokens alone.
         tokens: How many ordinary tokens.
     """
 
     moments: Tensor
     products: Tensor
-    squares: float = 0.0
+    channels: Tensor
     spread: float = 0.0
     tokens: int = 0
 
     @classmethod
-    def empty(cls, width: int, device: torch.device) -> Sums:
+    def empty(cls, width: int, device: torch.device, outputs: int | None = None) -> Sums:
         """Nothing yet; on a device without float64, held by the processor."""
-        zeros = torch.zeros(width, width, dtype=torch.float64, device=wide_place(device))
-        return cls(zeros, zeros.clone())
+        place = wide_place(device)
+        rows = width if outputs is None else outputs
+        moments = torch.zeros(width, width, dtype=torch.float64, device=place)
+        products = torch.zeros(rows, width, dtype=torch.float64, device=place)
+        return cls(moments, products, torch.zeros(rows, dtype=torch.float64, device=place))
 
-    def add(self, added: Tensor, lacking: Tensor, weight: float = 1.0) -> None:
+    @property
+    def squares(self) -> float:
+        """Σ w |e|²."""
+        return self.channels.sum().item()
+
+    def add(self, given: Tensor, lacking: Tensor, weight: float = 1.0) -> None:
         """Add ordinary tokens.
 
         Args:
-            added: m, shape (tokens, width), float64.
-            lacking: e, of the same shape.
+            given: x, shape (tokens, inputs), float64.
+            lacking: e, shape (tokens, outputs).
             weight: w, of each of these tokens.
         """
-        m, e = added.to(self.moments), lacking.to(self.moments)
-        self.moments += weight * (m.T @ m)
-        self.products += weight * (e.T @ m)
-        self.squares += weight * e.pow(2).sum().item()
-        self.spread += weight * m.pow(2).sum().item()
-        self.tokens += len(m)
+        x, e = given.to(self.moments), lacking.to(self.moments)
+        self.moments += weight * (x.T @ x)
+        self.products += weight * (e.T @ x)
+        self.channels += weight * e.pow(2).sum(0)
+        self.spread += weight * x.pow(2).sum().item()
+        self.tokens += len(x)
 
-    def hold(self, added: Tensor, weight: float = 1.0) -> None:
-        """Add tokens whose m shall stay as it is: e counts as zero for them."""
-        m = added.to(self.moments)
-        self.moments += weight * (m.T @ m)
+    def hold(self, given: Tensor, weight: float = 1.0) -> None:
+        """Add tokens for which nothing shall change: e counts as zero for them."""
+        x = given.to(self.moments)
+        self.moments += weight * (x.T @ x)
+
+    def rows(self, first: int, last: int) -> Sums:
+        """The same of some outputs alone; the moments are shared."""
+        return Sums(
+            self.moments,
+            self.products[first:last],
+            self.channels[first:last],
+            self.spread,
+            self.tokens,
+        )
 
     def error(self, change: Tensor, strength: float = 1.0) -> float:
-        """Σ w |e − strength · D m|², for D = `change`."""
+        """Σ w |e − strength · D x|², for D = `change`."""
         linear, quadratic = self.terms(change)
         return self.squares - 2 * strength * linear + strength**2 * quadratic
 
     def terms(self, change: Tensor) -> tuple[float, float]:
-        """Σ w eᵀD m and Σ w |D m|²."""
+        """Σ w eᵀD x and Σ w |D x|²."""
         linear = (change * self.products).sum().item()
         quadratic = ((change @ self.moments) * change).sum().item()
         return linear, quadratic

@@ -5,10 +5,8 @@ transformers lays out a model when it loads it. So tensors are found by what the
 the block that equals the parameter (or its slice) in the model's dtype. The change is then written
 into the file's own values, in the file's dtype, and what a reload gives is what parity compares.
 
-What training added, written into a checkpoint's tensors.
-
-It goes onto what the linear recovery has already put there, in the file's dtype, and what a reload
-gives in the model's dtype is what parity compares.
+What refitting and training added goes onto what a map has already put there, in the file's dtype,
+and what a reload gives in the model's dtype is what parity compares.
 
 A checkpoint's tensors, and which of them holds a parameter's values.
 """
@@ -25,6 +23,7 @@ from torch import Tensor
 from depthprune.checkpoints.checkpoint import Checkpoint, split_name
 from depthprune.errors import ModelError
 from depthprune.models.loading import Model
+from depthprune.recovery.delta import Delta
 from depthprune.recovery.linear.fold import folded
 from depthprune.recovery.low_rank import LowRank
 from depthprune.recovery.result import Change, Recovery
@@ -57,7 +56,8 @@ def stored(
         with model.anatomy.holding(number):
             for name, value in _rewritten(change, model, tensors, data).items():
                 weights[f"{model.anatomy.blocks.path}.{number}.{name}"] = value
-    add_low_rank(recovery.low_rank, model, checkpoint, prefix, data, weights)
+    add_changes(recovery.deltas, model, checkpoint, prefix, data, weights)
+    add_changes(recovery.low_rank, model, checkpoint, prefix, data, weights)
     return data, replace(recovery, weights=weights)
 
 
@@ -94,8 +94,8 @@ def _rewritten(
     return values
 
 
-def add_low_rank(
-    changes: Mapping[str, LowRank],
+def add_changes(
+    changes: Mapping[str, Delta] | Mapping[str, LowRank],
     model: Model,
     checkpoint: Checkpoint,
     prefix: str,
@@ -109,7 +109,7 @@ def add_low_rank(
         model: The dense model.
         checkpoint: Of the same model.
         prefix: What the names of the blocks' tensors begin with.
-        data: New bytes by tensor name: those of the linear recovery, replaced and added to.
+        data: New bytes by tensor name: those of the maps, replaced and added to.
         weights: The parameters as a reload gives them, likewise.
 
     Raises:
@@ -121,21 +121,22 @@ def add_low_rank(
         by_block.setdefault(int(name[len(path) + 1 :].partition(".")[0]), []).append(name)
     for block, names in by_block.items():
         tensors = tensors_of(checkpoint, prefix, block)
-        for name in names:
-            value = model.module.get_parameter(name).data.cpu()
-            inner = name[len(f"{path}.{block}.") :]
-            found = find(value, inner, tensors) if value.any() else None
-            if found is None:
-                raise ModelError(
-                    f"block {block}: {inner} has its values in no tensor of the checkpoint, so "
-                    "what was trained cannot be written; prune without --recover"
-                )
-            old = tensors[found.name]
-            if found.name in data:
-                old = _read(data[found.name], old)
-            new = changes[name].added_to(old.mT if found.turned else old)
-            data[found.name] = as_stored(new, found)
-            weights[name] = new.to(value.dtype)
+        with model.anatomy.holding(block):
+            for name in names:
+                value = model.module.get_parameter(name).data.cpu()
+                inner = name[len(f"{path}.{block}.") :]
+                found = find(value, inner, tensors) if value.any() else None
+                if found is None:
+                    raise ModelError(
+                        f"block {block}: {inner} has its values in no tensor of the checkpoint, "
+                        "so what was fitted cannot be written; prune without --recover"
+                    )
+                old = tensors[found.name]
+                if found.name in data:
+                    old = _read(data[found.name], old)
+                new = changes[name].added_to(old.mT if found.turned else old)
+                data[found.name] = as_stored(new, found)
+                weights[name] = new.to(value.dtype)
 
 
 def _read(raw: bytes, like: Tensor) -> Tensor:

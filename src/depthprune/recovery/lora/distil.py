@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ import torch
 
 from depthprune.calibration import Calibration, require_positions
 from depthprune.errors import ModelError, UsageError
+from depthprune.extras import require_extra
 from depthprune.models.arithmetic import arithmetic_of
 from depthprune.models.loading import Model
 from depthprune.outputs import whole_file
@@ -32,10 +32,11 @@ from depthprune.recovery.lora.adapters import adapted
 from depthprune.recovery.lora.distillation_data import DistillationData, distillation_data
 from depthprune.recovery.lora.student import Student
 from depthprune.recovery.low_rank import LowRank
-from depthprune.recovery.methods import LoRA
+from depthprune.recovery.methods import Linear, LoRA
 from depthprune.recovery.recover import recover, refuse_quantized
 from depthprune.recovery.result import Recovery, Training
 from depthprune.removed_sets import check_removed
+from depthprune.untrusted import read_untrusted
 
 if TYPE_CHECKING:
     from depthprune.recovery.lora.training import History
@@ -86,7 +87,7 @@ def distil(
     read = distillation_data(calibration, settings, _call_tokens(model))
     start = Recovery(gone, (), {})
     if settings.start == "linear":
-        start = recover(model, gone, calibration, progress=progress)
+        start = recover(model, gone, calibration, Linear(refit="none"), progress=progress)
     task = _Task(model, gone, read, start, settings)
     with _checkpoints(folder) as place:
         _claim(place, plan_key(model, gone, calibration, settings))
@@ -112,20 +113,13 @@ def plan_key(model: Model, removed: Sequence[int], calibration: Calibration, set
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def require_extra() -> None:
+def require_trainer() -> None:
     """Refuse where what trains is not installed.
 
     Raises:
         UsageError: Naming the extra that brings it.
     """
-    for name in ("peft", "accelerate"):
-        try:
-            import_module(name)
-        except ImportError as error:
-            raise UsageError(
-                f"--recover lora: needs {name}, which is not installed; run: pip install "
-                "'depthprune[heal]'"
-            ) from error
+    require_extra("--recover lora", "heal", "peft", "accelerate")
 
 
 def require_trainable(model: Model) -> None:
@@ -135,7 +129,7 @@ def require_trainable(model: Model) -> None:
         ModelError: If it is quantized, streamed or laid on several devices, or in float16.
         UsageError: If what trains is not installed.
     """
-    require_extra()
+    require_trainer()
     refuse_quantized(model)
     name = model.source.name
     if model.streamed:
@@ -236,7 +230,7 @@ def _claim(folder: Path, key: str) -> None:
     """Write whose checkpoints the folder holds, or refuse those of another training."""
     file = folder / _PLAN
     if file.is_file():
-        if json.loads(file.read_text(encoding="utf-8")) != {"key": key}:
+        if read_untrusted(file, error=UsageError) != {"key": key}:
             raise UsageError(
                 f"{folder}: holds the checkpoints of another training (of another model, set, "
                 "calibration or setting, or with other versions, devices or threads); name another "

@@ -33,6 +33,7 @@ from depthprune.outputs import whole_file
 from depthprune.progress import ProgressStep
 from depthprune.recovery.lora.student import Student
 from depthprune.recovery.methods import LoRA
+from depthprune.untrusted import read_untrusted
 
 _MARK = "complete"
 _PREFIX = "checkpoint-"
@@ -189,10 +190,10 @@ def train(student: Student, order: Sequence[int], settings: LoRA, folder: Path, 
 def _state_of(checkpoint: Path) -> dict[str, Any]:
     """What the Trainer noted in a checkpoint, which can be read whole."""
     try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        state = read_untrusted(checkpoint / "trainer_state.json")
         found: dict[str, Any] = {name: state[name] for name in _NOTED}
         load_file(checkpoint / "model.safetensors")
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, CheckpointError) as error:
         raise CheckpointError(
             f"{checkpoint}: cannot be resumed ({first_line(error)}); remove {checkpoint.parent} to "
             "begin anew"
@@ -285,12 +286,19 @@ def _baseline(student: Student, folder: Path) -> dict[str, float]:
     """The judgement before any step, from the folder where a training is resumed."""
     file = folder / _BASELINE
     if file.is_file():
-        known: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
-        return known
+        return _known_baseline(file)
     found = _judged(student)
     with whole_file(file) as place:
         place.write_text(json.dumps(found), encoding="utf-8")
     return found
+
+
+def _known_baseline(file: Path) -> dict[str, float]:
+    found = read_untrusted(file)
+    names = ("eval_loss", "eval_held_out", "eval_held_out_nll")
+    if isinstance(found, dict) and all(isinstance(found.get(name), float) for name in names):
+        return {name: found[name] for name in names}
+    raise CheckpointError(f"{file}: cannot be resumed; remove {file.parent} to begin anew")
 
 
 def _points(first: dict[str, float], log: Sequence[dict[str, float]]) -> list[StudentPoint]:

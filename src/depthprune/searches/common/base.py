@@ -6,10 +6,9 @@ that are not the defaults, so that what the manifest says is what the command li
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
-from depthprune.errors import UsageError
+from depthprune.bounds import check_bounds
 from depthprune.registry import spell
 from depthprune.searches.common.protocol import Space
 
@@ -27,6 +26,9 @@ class Method:
     summary: ClassVar[str]
     grows: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        check_bounds(f"search {self.method}", self)
+
     @property
     def name(self) -> str:
         """See `Search.name`."""
@@ -40,19 +42,3 @@ class Method:
             DepthpruneError: If a library that it needs is missing.
         """
         return 1
-
-    def at_least(self, smallest: Mapping[str, float]) -> None:
-        """Check parameters.
-
-        Args:
-            smallest: For each parameter the smallest value it may have.
-
-        Raises:
-            UsageError: If one is below that, or is not finite.
-        """
-        for field, low in smallest.items():
-            value = getattr(self, field)
-            if not low <= value < float("inf"):
-                raise UsageError(
-                    f"search {self.method}: {field}: expected {low:g} or more, got {value:g}"
-                )

@@ -32,6 +32,8 @@ from depthprune.study.statistics.transfer import transfer
 from depthprune.study.statistics.verdicts import MEASURED, Finding
 from depthprune.study.table import DenseRow, Row, Table
 
+_PACKAGE = "depthprune.study.report"
+
 
 @dataclass(frozen=True)
 class FigureWithTables:
@@ -88,14 +90,14 @@ def page_of(
     title: str,
 ) -> str:
     """The same, of findings, sections and `ranges_of` that are made already."""
-    script = source("study.js")
+    script = source("study.js", _PACKAGE)
     verdicts = [each for each in found if each.topic == "verdict"]
     not_estimable = [each for each in verdicts if each.verdict == "unsaid"]
     answers = [each for each in verdicts if each.verdict != "unsaid"]
     missing = [each for each in found if each.topic == "missing"]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
-        environment(autoescape=True)
+        environment(autoescape=True, package=_PACKAGE)
         .get_template("study.html.jinja")
         .render(
             title=title or ", ".join(dict.fromkeys(row.model for row in table.rows)) or "no model",
@@ -108,7 +110,7 @@ def page_of(
             numbers_of=_numbers_of,
             plan=plan,
             fingerprint=table.plan,
-            style=Markup(source("report.css") + source("study.css")),
+            style=Markup(source("report.css") + source("study.css", _PACKAGE)),
             script=Markup(script),
             script_hash=digest,
         )

@@ -1,7 +1,8 @@
 """Simulated cores: tables whose effects, noise and faults are planted.
 
 They say what a design can show before it is run, and hold the statistics to what they promise:
-`benchmarks/statistics.py` counts on them how often intervals cover and how often noise is claimed.
+`benchmarks/study_statistics.py` counts on them how often intervals cover and how often
+noise is claimed.
 """
 
 from __future__ import annotations

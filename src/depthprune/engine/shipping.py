@@ -1,0 +1,109 @@
+"""A model on every worker: from a place that all see, or shipped once where it is small.
+
+A folder or file is looked for under its own path on the worker's machine. Where it is not, and the
+model is small, its bytes come through the cluster's object store, once for each machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from depthprune.engine.cluster import Cluster
+from depthprune.errors import ModelError
+from depthprune.models.loading import Model, load
+from depthprune.models.source import ModelSource
+
+_MOST_SHIPPED = 2 << 30
+
+
+@dataclass(frozen=True)
+class ModelOnWorker:
+    """Loads a model in a worker; it travels, so it holds names and no weights.
+
+    Attributes:
+        name: A hub id, or a path.
+        is_path: Whether it is a path.
+        settings: How it is loaded.
+        files: Stands for its files in the object store; None where they were not put there.
+    """
+
+    name: str
+    is_path: bool
+    settings: dict[str, Any]
+    files: Any = None
+
+    def __call__(self) -> Model:
+        """The loaded model.
+
+        Raises:
+            ModelError: If it is not on this machine and was not shipped.
+        """
+        return load(self._found(), **self.settings)
+
+    def _found(self) -> str:
+        if not self.is_path or os.path.exists(self.name):
+            return self.name
+        if self.files is None:
+            raise ModelError(
+                f"{self.name}: is not on a worker's machine, and larger than the "
+                f"{_MOST_SHIPPED >> 30} GiB that are shipped; put it where every machine sees it, "
+                "or give a hub id"
+            )
+        return _written(self.name, self.files)
+
+
+def on_worker(cluster: Cluster, source: ModelSource, name: str, **settings: Any) -> ModelOnWorker:
+    """How workers load a model.
+
+    Args:
+        cluster: Where they are; a model is shipped only where there are several machines.
+        source: The model's files here.
+        name: As the user named it.
+        settings: For `load`.
+    """
+    place = source.gguf if source.gguf is not None else source.folder
+    if not Path(name).exists() and name != "demo":
+        return ModelOnWorker(name, False, settings)
+    found = Path(place).resolve()
+    files = None
+    nodes = [node for node in cluster.ray.nodes() if node["Alive"]]
+    if len(nodes) > 1 and _size(found) <= _MOST_SHIPPED:
+        files = cluster.ray.put(_read(found))
+    return ModelOnWorker(str(found), True, settings, files)
+
+
+def _files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else sorted(p for p in place.iterdir() if p.is_file())
+
+
+def _size(place: Path) -> int:
+    return sum(each.stat().st_size for each in _files(place))
+
+
+def _read(place: Path) -> dict[str, bytes]:
+    return {each.name: each.read_bytes() for each in _files(place)}
+
+
+def _written(name: str, files: Any) -> str:
+    """A shipped model in a folder of this machine, which its workers share."""
+    import ray
+
+    own = hashlib.sha256(f"{name} {files.hex()}".encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"depthprune-{os.getuid()}-{own}"
+    if not folder.exists():
+        made = Path(tempfile.mkdtemp(prefix=folder.name))
+        for each, data in ray.get(files).items():
+            (made / each).write_bytes(data)
+        try:
+            made.rename(folder)
+        except OSError:
+            # Another worker of this machine was faster.
+            for each in made.iterdir():
+                each.unlink()
+            made.rmdir()
+    return str(folder if not name.endswith(".gguf") else folder / Path(name).name)

@@ -1,0 +1,194 @@
+"""Assisted generation: a small model drafts tokens, the large one verifies them in one pass.
+
+Greedy outputs are the large model's own, token for token, but where the rounding of a pass over
+several tokens parts two that are all but equally likely; so outputs are compared, and what parts
+them is told. How many drafted tokens are taken is counted as transformers goes on, and a length of
+drafts is kept, which transformers would change by itself.
+
+Source: Leviathan, Kalman and Matias, Fast Inference from Transformers via Speculative Decoding,
+arXiv 2211.17192.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from depthprune.models.loading import quiet_transformers
+from depthprune.models.plain_generation import plain_generation
+
+
+@dataclass
+class Drafted:
+    """What became of drafts.
+
+    Attributes:
+        length: Tokens of a draft.
+        taken: For each draft, how many of its tokens were taken.
+        offered: For each draft, how many it had; fewer than `length` at the end of a text.
+    """
+
+    length: int
+    taken: list[int] = field(default_factory=list)
+    offered: list[int] = field(default_factory=list)
+
+    @property
+    def acceptance(self) -> float:
+        """The share of drafted tokens that were taken, of those whose forerunners were.
+
+        It is the likeliest rate of independent acceptances: what follows a token that was refused
+        was never looked at. NaN where nothing was drafted.
+        """
+        looked_at = sum(
+            min(taken + 1, offered) for taken, offered in zip(self.taken, self.offered, strict=True)
+        )
+        return sum(self.taken) / looked_at if looked_at else float("nan")
+
+
+def predicted_speedup(acceptance: float, length: int, cost: float) -> float:
+    """How much faster text is written with drafts than without.
+
+    Args:
+        acceptance: Of a drafted token.
+        length: Tokens of a draft.
+        cost: Of one drafted token, in tokens of the large model.
+
+    Source: theorem 3.8 of arXiv 2211.17192.
+    """
+    if acceptance >= 1.0:
+        return (length + 1) / (length * cost + 1)
+    written = (1 - acceptance ** (length + 1)) / (1 - acceptance)
+    return written / (length * cost + 1)
+
+
+def best_length(acceptance: float, cost: float, most: int = 16) -> int:
+    """The length of drafts that is fastest, from 1.
+
+    Args:
+        acceptance: Of a drafted token.
+        cost: Of one drafted token, in tokens of the large model.
+        most: The longest.
+    """
+    return max(range(1, most + 1), key=lambda n: predicted_speedup(acceptance, n, cost))
+
+
+@dataclass(frozen=True)
+class Written:
+    """A continuation.
+
+    Attributes:
+        tokens: That were written.
+        seconds: It took.
+    """
+
+    tokens: tuple[int, ...]
+    seconds: float
+
+
+def write(
+    model: Any,
+    prompt: Sequence[int],
+    new_tokens: int,
+    *,
+    draft: Any = None,
+    drafted: Drafted | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> Written:
+    """Continue a prompt by exactly so many tokens.
+
+    Args:
+        model: A transformers model.
+        prompt: Token ids.
+        new_tokens: How many.
+        draft: The model that drafts, if one does.
+        drafted: Is told what became of drafts; needed with one.
+        temperature: Of the sampling; 0 takes the likeliest token.
+        seed: Of the sampling; the process's own random state is left as it was.
+    """
+    device = next(model.parameters()).device
+    ids = torch.tensor([list(prompt)], device=device)
+    settings: dict[str, Any] = {"do_sample": temperature > 0}
+    if temperature > 0:
+        settings |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), quiet_transformers(), torch.inference_mode():
+        torch.manual_seed(seed)
+        with plain_generation(model), _drafting(draft, drafted) as assistant:
+            _wait(device)
+            began = time.perf_counter()
+            written = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                min_new_tokens=new_tokens,
+                max_new_tokens=new_tokens,
+                **settings,
+                **assistant,
+            )
+            _wait(device)
+            seconds = time.perf_counter() - began
+    return Written(tuple(written[0, len(prompt) :].tolist()), seconds)
+
+
+@contextmanager
+def _drafting(draft: Any, drafted: Drafted | None) -> Iterator[dict[str, Any]]:
+    """What `generate` is told of the draft; inside, what becomes of drafts is counted."""
+    if draft is None:
+        yield {}
+        return
+    from transformers.generation import candidate_generator
+
+    assert drafted is not None
+    kind: Any = candidate_generator.AssistedCandidateGenerator
+    true = kind.update_candidate_strategy
+
+    def count(self: Any, input_ids: Tensor, scores: Tensor, num_matches: Any) -> None:
+        drafted.taken.append(int(num_matches))
+        drafted.offered.append(int(scores.shape[1]) - 1)
+
+    kind.update_candidate_strategy = count
+    try:
+        with plain_generation(draft):
+            own = draft.generation_config
+            own.num_assistant_tokens = drafted.length
+            own.num_assistant_tokens_schedule = "constant"
+            own.assistant_confidence_threshold = 0.0
+            yield {"assistant_model": draft}
+    finally:
+        kind.update_candidate_strategy = true
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def parting(first: Sequence[int], second: Sequence[int]) -> int | None:
+    """Where two continuations part; None where they do not."""
+    for place, (a, b) in enumerate(zip(first, second, strict=True)):
+        if a != b:
+            return place
+    return None
+
+
+def odds_apart(model: Any, before: Sequence[int], first: int, second: int) -> float:
+    """By how many nats one token is likelier than another, in one pass over what stands before.
+
+    Args:
+        model: A transformers model.
+        before: Token ids.
+        first: A token id.
+        second: Another.
+    """
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        logits = model(torch.tensor([list(before)], device=device)).logits[0, -1].float()
+    return float((logits[first] - logits[second]).abs())

@@ -1,0 +1,151 @@
+"""What `bench` does: the speed, memory and size of one model, or of two in turns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from depthprune.manifest import Spread
+from depthprune.models.devices import DTYPES, choose_device
+from depthprune.models.dtype_choice import choose_dtype
+from depthprune.models.loading import load_module
+from depthprune.models.source import ModelSource
+from depthprune.models.speed import Rates, measure, memory_bytes, spread
+from depthprune.progress import SILENT, Progress, note
+from depthprune.pruning.session import Loading
+
+
+@dataclass(frozen=True)
+class BenchedModel:
+    """What one model takes and gives.
+
+    Attributes:
+        name: As it was named.
+        parameters: Tied ones once.
+        bytes: On disk.
+        prefill: Tokens a second.
+        decode: Tokens a second.
+        memory: Bytes of its parameters and buffers, or None where they cannot be read.
+    """
+
+    name: str
+    parameters: int
+    bytes: int
+    prefill: Spread
+    decode: Spread
+    memory: int | None
+
+
+@dataclass(frozen=True)
+class Benched:
+    """One model, or two.
+
+    Attributes:
+        dtype: In which both computed.
+        prompt_tokens: Length of the prompt.
+        new_tokens: Tokens decoded after it.
+        repeats: Of which medians are told.
+        models: What was measured.
+    """
+
+    dtype: str
+    prompt_tokens: int
+    new_tokens: int
+    repeats: int
+    models: tuple[BenchedModel, ...]
+
+    def document(self) -> dict[str, Any]:
+        """As `bench --json` prints it."""
+        settings = {
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": self.new_tokens,
+            "repeats": self.repeats,
+        }
+        results = [
+            {
+                "model": each.name,
+                "parameters": each.parameters,
+                "bytes": each.bytes,
+                "memory_bytes": each.memory,
+                "prefill_tokens_per_second": each.prefill.model_dump(),
+                "decode_tokens_per_second": each.decode.model_dump(),
+            }
+            for each in self.models
+        ]
+        return {"schema": 1, "dtype": self.dtype, **settings, "results": results}
+
+
+def bench(
+    model: str | Path,
+    model2: str | Path | None = None,
+    *,
+    prompt_tokens: int = 256,
+    new_tokens: int = 32,
+    repeats: int = 5,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    progress: Progress = SILENT,
+) -> Benched:
+    """Measure how fast one model, or two in turns, reads a prompt and writes an answer.
+
+    Args:
+        model: A folder, a hub id, a `.gguf` file, or `demo`.
+        model2: A second one.
+        prompt_tokens: Length of the prompt.
+        new_tokens: Tokens decoded after it.
+        repeats: Of which medians are told.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`; both compute in the first one's.
+        device: `auto`, `cpu`, `cuda:1`, …
+        trust_remote_code: Run code that the model's folder brings.
+        allow_pickle: Read weights that are pickled.
+        progress: Where long work shows itself.
+
+    Raises:
+        DepthpruneError: If a model cannot be found or loaded.
+    """
+    names = [model] if model2 is None else [model, model2]
+    loadings = [
+        Loading(str(name), dtype, device, None, trust_remote_code, allow_pickle) for name in names
+    ]
+    sources = [loading.find() for loading in loadings]
+    modules, kind = [], ""
+    for source in sources:
+        # Both in one dtype: the first model's, where it is chosen.
+        module, kind = _module(source, kind or dtype, device, progress)
+        modules.append(module)
+    rates = measure(
+        modules,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        repeats=repeats,
+        progress=progress,
+    )
+    rows = tuple(_row(*each) for each in zip(sources, modules, rates, strict=True))
+    return Benched(kind, prompt_tokens, new_tokens, repeats, rows)
+
+
+def _module(
+    source: ModelSource, dtype: str, device: str, progress: Progress
+) -> tuple[nn.Module, str]:
+    place = choose_device(device)
+    choice = choose_dtype(dtype, source, place)
+    if choice.why is not None:
+        note(f"computing in {choice.name}: {choice.why}")
+    with progress.step(f"loading {source.name}", None, ""):
+        return load_module(source, DTYPES[choice.name], place), choice.name
+
+
+def _row(source: ModelSource, module: nn.Module, found: Rates) -> BenchedModel:
+    return BenchedModel(
+        name=source.name,
+        parameters=sum(p.numel() for p in module.parameters()),
+        bytes=source.bytes_on_disk(),
+        prefill=spread(found.prefill),
+        decode=spread(found.decode),
+        memory=memory_bytes(module),
+    )

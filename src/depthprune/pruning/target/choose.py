@@ -1,0 +1,163 @@
+"""One set is chosen of many: by a race on the part of the target that decides.
+
+Sets are compared window by window, on growing numbers of windows, and one drops out as soon as it
+is surely worse than another, by the anytime-valid bound that searches race by. Two things differ
+from a search's race. What is asked is not the loss over these windows but over the target they were
+drawn from, so even with all windows seen a difference has its error. And many sets were looked at,
+so the chance of a wrong choice is shared among all of them.
+
+What is left at the end is a tie: the target cannot tell these sets apart, so what is lost on
+everything else decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from depthprune.errors import EvaluationError, UsageError
+from depthprune.evaluator import RemovedSet, Score
+from depthprune.evaluator.confidence import Racing, Strata, bound_for, decide
+from depthprune.searches.driver import Scorer
+
+CHOICE_DELTA = 0.1
+"""Chance that a choice drops a set that is truly the best, by more than a tie. It is higher than a
+search's: what is dropped wrongly here is within what the target's own data can show."""
+
+_ENDLESS = 2**40
+"""Windows of the target that the windows seen stand for."""
+
+_GROWTH = 2.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a race came to.
+
+    Attributes:
+        winner: The set that is taken.
+        leader: The set of the lowest loss.
+        tied: Those that cannot be told apart from the leader, itself among them.
+        refused: Those that lose too much on the default text.
+        scores: Of every set that raced, on as many windows as it took.
+    """
+
+    winner: RemovedSet
+    leader: RemovedSet
+    tied: tuple[RemovedSet, ...]
+    refused: tuple[RemovedSet, ...]
+    scores: Mapping[RemovedSet, Score]
+
+
+def race(
+    scorer: Scorer,
+    sets: Sequence[RemovedSet],
+    *,
+    looked: int,
+    first: int,
+    delta: float = CHOICE_DELTA,
+    tolerance: float = 0.001,
+    bounds: tuple[float, float] | None = None,
+    progressed: Callable[[int, int], None] = lambda windows, sets: None,
+) -> tuple[list[RemovedSet], dict[RemovedSet, Score]]:
+    """Find the sets that cannot be told apart from the best.
+
+    Args:
+        scorer: Scores them on the part that decides.
+        sets: The candidates.
+        looked: How many sets were looked at in all; the chance of an error is shared among them.
+        first: Windows of the first round.
+        delta: Chance of an error, over all.
+        tolerance: Differences within this share of the loss are ties.
+        bounds: The range of a window's loss, if it has one.
+        progressed: Told of each round: its windows and its sets.
+
+    Returns:
+        Those sets, the best first, and every set's score on the windows that it saw.
+
+    Raises:
+        EvaluationError: If none has a finite loss.
+    """
+    contenders = list(dict.fromkeys(sets))
+    scores: dict[RemovedSet, Score] = {}
+    windows = min(max(first, 2), scorer.windows)
+    while True:
+        progressed(windows, len(contenders))
+        found = scorer.score(contenders, windows=windows)
+        scores.update(zip(contenders, found, strict=True))
+        finite = [score for score in found if score.finite]
+        if not finite:
+            raise EvaluationError(
+                "--for: the loss of every set is NaN or infinite on some windows; compute in "
+                "another --dtype (float32), or drop those windows' documents"
+            )
+        contenders = _left(finite, max(looked, len(sets)), delta, tolerance, bounds)
+        if windows == scorer.windows:
+            return contenders, scores
+        if len(contenders) == 1:
+            # Alone, it is still to be known on all windows.
+            scores[contenders[0]] = scorer.score(contenders)[0]
+            return contenders, scores
+        windows = min(math.ceil(windows * _GROWTH), scorer.windows)
+
+
+def _left(
+    scores: Sequence[Score],
+    looked: int,
+    delta: float,
+    tolerance: float,
+    bounds: tuple[float, float] | None,
+) -> list[RemovedSet]:
+    """The sets that are not surely worse than another, the best first."""
+    ranked = sorted(scores, key=lambda score: (score.loss, score.removed))
+    if len(ranked) == 1:
+        return [ranked[0].removed]
+    weighting = ranked[0].weighting
+    seen = np.flatnonzero(~np.isnan(ranked[0].window_losses))
+    seen_weighting = weighting.only(seen)
+    strata = Strata(
+        groups=seen_weighting.groups,
+        sizes=seen_weighting.counts(),
+        shares=np.asarray(weighting.shares),
+        totals=np.full(len(weighting.shares), _ENDLESS),
+    )
+    table = np.stack([score.window_losses[seen] for score in ranked])
+    width = None
+    if bounds is not None:
+        width = float(seen_weighting.weights().max()) * len(seen) * (bounds[1] - bounds[0])
+    bound = bound_for(Racing(delta, tolerance), max(looked, 2), 1, 4 * len(weighting.groups), width)
+    decision = decide(table, strata, 1, bound, tolerance * abs(ranked[0].loss))
+    return [
+        score.removed
+        for score, dropped in zip(ranked, decision.dropped, strict=True)
+        if not dropped
+    ]
+
+
+def allowed_by_general(
+    general: Mapping[RemovedSet, float], keep: float | None
+) -> tuple[list[RemovedSet], tuple[RemovedSet, ...]]:
+    """The sets that lose little enough on the default text, and those that lose too much.
+
+    Args:
+        general: Each set's loss on the default text.
+        keep: By what share of the best set's loss another's may be above it; None allows all.
+    """
+    if keep is None:
+        return list(general), ()
+    best = min(general.values())
+    if not math.isfinite(best):
+        raise UsageError(
+            "--keep-general: every set's loss on the default text is NaN or infinite; drop it"
+        )
+    limit = best + keep * abs(best)
+    kept = [removed for removed, loss in general.items() if loss <= limit]
+    return kept, tuple(removed for removed in general if removed not in kept)
+
+
+def break_tie(tied: Sequence[RemovedSet], general: Mapping[RemovedSet, float]) -> RemovedSet:
+    """Of sets that cannot be told apart, the one that loses least on the default text."""
+    return min(tied, key=lambda removed: (general[removed], tied.index(removed)))

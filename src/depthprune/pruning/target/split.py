@@ -1,0 +1,330 @@
+"""A target's documents, split into what is calibrated on, what chooses and what judges.
+
+A set that is searched, chosen and judged on the same data is flattered three times over, so each
+part has documents of its own, drawn by a seed. Repeated documents are left out, as they could stand
+on both sides. A text of few documents is cut into passages at its paragraphs, and those are split;
+passages of one text are nearer to each other than two texts are, which the judged loss then has in
+it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from depthprune.calibration import (
+    SOURCES,
+    Calibration,
+    CalibrationSpec,
+    Document,
+    HasTokenizer,
+    LoadedSource,
+    Part,
+    Window,
+    context_of,
+    documents_of_spec,
+    load_source,
+    measure_overlap,
+    parse_calibration,
+)
+from depthprune.errors import CalibrationError, UsageError
+from depthprune.pruning.target.options import CALIBRATION_TOKENS, PARTS, Split
+
+Kind = Literal["choices", "answers", "chats", "text"]
+
+LEAST_WINDOWS = 8
+"""Windows that every part has; below that nothing is known of the spread between them."""
+
+MOST_DRAWS = 4
+"""The part that chooses, and the one that judges, have the tokens of so many draws at most."""
+
+_DRAWN = 0.75
+"""Share of the part that one draw takes at most, so that two draws are not the same."""
+
+_FEW_DOCUMENTS = 3 * LEAST_WINDOWS
+_PASSAGES = 96
+_CHARACTERS = 4
+"""Of a token, about."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One `--for`, split.
+
+    Attributes:
+        spec: How its documents become windows.
+        kind: What its documents are.
+        share: Its weight among the goals, which sum to 1.
+        sources: Its three parts' documents, in the order of `PARTS`.
+        documents: How many each has.
+        passages: Whether its documents were cut into passages, which are then counted.
+        choose: All windows of the part that decides, or a sample of them.
+        judge: The same of the part that is reported.
+        tokens: Of a draw, over all goals.
+    """
+
+    spec: CalibrationSpec
+    kind: Kind
+    share: float
+    sources: tuple[LoadedSource, LoadedSource, LoadedSource]
+    documents: tuple[int, int, int]
+    passages: bool
+    choose: Part
+    judge: Part
+    tokens: int = CALIBRATION_TOKENS
+
+    def draw(self, seed: int, part: float = 1.0, *, whole: bool = False) -> Part:
+        """A draw of what may be calibrated on.
+
+        Args:
+            seed: Of the draw.
+            part: What of a mixture the target is; the draw is as much smaller.
+            whole: Count every token, and not an answer's alone.
+        """
+        tokens = max(self._longest, int(part * self._drawn))
+        changed: dict[str, object] = {"seed": seed, "windows": None, "tokens": tokens}
+        if whole and self.kind != "choices":
+            changed["mask"] = "all"
+        spec = self.spec.model_copy(update=changed)
+        return self.sources[0].part(spec, part * self.share, "draw")
+
+    @property
+    def _longest(self) -> int:
+        return max(self._sizes)
+
+    @property
+    def _drawn(self) -> float:
+        return min(self.share * self.tokens, _DRAWN * sum(self._sizes))
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """Tokens of every window that may be calibrated on."""
+        whole = self.spec.model_copy(update={"windows": "all", "order": "first"})
+        return [len(w.tokens) for w in self.sources[0].part(whole, 1.0, "draw").windows]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a set is to keep."""
+
+    goals: tuple[Goal, ...]
+    split: Split
+    seed: int
+
+    @property
+    def choose(self) -> Calibration:
+        """What decides, of all goals."""
+        return Calibration(tuple(goal.choose for goal in self.goals))
+
+    @property
+    def judge(self) -> Calibration:
+        """What is reported, of all goals."""
+        return Calibration(tuple(goal.judge for goal in self.goals))
+
+    @property
+    def name(self) -> str:
+        """What it is, for people."""
+        return " + ".join(goal.spec.short() for goal in self.goals)
+
+
+def target_specs(specs: Sequence[str]) -> list[CalibrationSpec]:
+    """Read `--for`, as far as that needs no files.
+
+    Raises:
+        UsageError: If a spec is wrong, or says what the split decides.
+    """
+    parsed = parse_calibration(specs)
+    for spec in parsed:
+        if SOURCES.get(spec.source).kind == "generated":
+            raise UsageError(
+                f"--for {spec.short()}: a task is what people wrote or ask; name a source of that, "
+                "and calibrate on the model's own text by -c self"
+            )
+        fixed = {"tokens": None, "windows": 16, "order": "random", "reduction": None, "seed": 0}
+        for key, value in fixed.items():
+            if getattr(spec, key) != value:
+                raise UsageError(
+                    f"--for {spec.short()}: {key}= means nothing here, since its parts are taken "
+                    "whole and drawn by --seed; drop it"
+                )
+    return parsed
+
+
+def split_target(
+    specs: Sequence[CalibrationSpec],
+    model: HasTokenizer,
+    split: Split,
+    seed: int,
+    tokens: int = CALIBRATION_TOKENS,
+) -> Target:
+    """Read what `--for` names and split it.
+
+    Args:
+        specs: As `target_specs` gives them.
+        model: Whose tokenizer is used.
+        split: The shares of the parts.
+        seed: Of the split.
+        tokens: Of a draw.
+
+    Raises:
+        CalibrationError: If one cannot be read or has too little for three parts, or its windows
+            overlap with files that it is checked against.
+    """
+    total = sum(spec.weight for spec in specs)
+    goals = tuple(_goal(spec, spec.weight / total, model, split, seed, tokens) for spec in specs)
+    target = Target(goals, split, seed)
+    for calibration in (target.choose, target.judge):
+        calibration.check_context(context_of(model))
+    return target
+
+
+def _goal(
+    spec: CalibrationSpec,
+    share: float,
+    model: HasTokenizer,
+    split: Split,
+    seed: int,
+    tokens: int,
+) -> Goal:
+    documents, _ = documents_of_spec(spec.model_copy(update={"dedupe": True}))
+    kind = _kind(documents[0])
+    spec = _as_asked(spec, kind)
+    running = kind == "text" and spec.format == "raw"
+    cut = running and len(documents) < _FEW_DOCUMENTS
+    if cut:
+        documents = [piece for document in documents for piece in passages(document, spec)]
+    sizes = [len(d.running) if running else 1 for d in documents]
+    parts = _shared_out(sizes, split, np.random.default_rng([seed, 3]))
+    what = "passages" if cut else ("documents" if running else "examples")
+    if not all(parts):
+        raise _too_little(spec, what, len(documents), [len(part) for part in parts], split)
+    sources = tuple(load_source(spec, model, [documents[i] for i in part]) for part in parts)
+    whole = spec.model_copy(update={"windows": "all", "order": "first", "seed": seed})
+    found = [_windows(whole, source) for source in sources]
+    if min(map(len, found)) < LEAST_WINDOWS:
+        raise _too_little(spec, what, len(documents), [len(windows) for windows in found], split)
+    parts_of = [
+        Part(
+            whole.model_copy(update={"windows": len(windows), "order": "random"}),
+            share,
+            windows,
+            source,
+        )
+        for source, windows in (
+            (source, _sample(windows, seed + place, MOST_DRAWS * tokens))
+            for place, (source, windows) in enumerate(zip(sources[1:], found[1:], strict=True))
+        )
+    ]
+    if spec.against:
+        for windows in found:
+            measure_overlap(spec, windows, model.tokenizer)
+    counts = tuple(len(part) for part in parts)
+    choose, judge = parts_of
+    return Goal(spec, kind, share, sources, counts, cut, choose, judge, tokens)  # type: ignore[arg-type]
+
+
+def _kind(document: Document) -> Kind:
+    if document.options:
+        return "choices"
+    if document.chat:
+        return "chats"
+    return "text" if document.prompt is None else "answers"
+
+
+def _as_asked(spec: CalibrationSpec, kind: Kind) -> CalibrationSpec:
+    """The spec as a task is asked: a prompt with its answer, whose tokens alone count."""
+    changed: dict[str, object] = {}
+    if kind == "answers" and spec.format == "raw":
+        changed["format"] = "zero-shot"
+    if kind in ("answers", "chats"):
+        changed["mask"] = "answer"
+    return spec.model_copy(update=changed)
+
+
+def passages(document: Document, spec: CalibrationSpec) -> list[Document]:
+    """A text cut at its paragraphs into passages, of a window's length at the least.
+
+    Args:
+        document: The text.
+        spec: Whose windows are to fit.
+    """
+    least = _CHARACTERS * spec.length
+    size = min(max(least, len(document.text) // _PASSAGES), 64 * least)
+    found: list[str] = []
+    for paragraph in document.text.split("\n\n"):
+        if found and len(found[-1]) < size:
+            found[-1] += f"\n\n{paragraph}"
+        else:
+            # Text without paragraphs is cut where it must be.
+            found += [paragraph[i : i + size] for i in range(0, len(paragraph), size)] or [""]
+    if len(found) > 1 and len(found[-1]) < size // 2:
+        last = found.pop()
+        found[-1] += f"\n\n{last}"
+    return [
+        replace(document, name=f"{document.name}#{number}", text=text, note="")
+        for number, text in enumerate(found)
+        if text.strip()
+    ]
+
+
+def _shared_out(
+    sizes: Sequence[int], split: Split, rng: np.random.Generator
+) -> tuple[list[int], list[int], list[int]]:
+    """Which documents each part has, in the source's order: by size, in a drawn order."""
+    order = rng.permutation(len(sizes)).tolist()
+    ends = np.cumsum([sizes[place] for place in order]) / max(sum(sizes), 1)
+    first, second = split.calibrate, split.calibrate + split.choose
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for place, end in zip(order, ends.tolist(), strict=True):
+        # What reaches over a border belongs to the part before it; rounding is no reach.
+        part = 0 if end <= first + 1e-9 else (1 if end <= second + 1e-9 else 2)
+        parts[part].append(place)
+    for found in parts:
+        found.sort()
+    return parts
+
+
+def _windows(spec: CalibrationSpec, source: LoadedSource) -> tuple[Window, ...]:
+    try:
+        return source.pool.draw(spec, "whole")
+    except CalibrationError as error:
+        if "needs" in str(error) or "fit in" in str(error):
+            return ()
+        raise
+
+
+def _sample(windows: tuple[Window, ...], seed: int, most: int) -> tuple[Window, ...]:
+    """As many windows as have so many tokens, in their order."""
+    order = np.random.default_rng([seed, 4]).permutation(len(windows)).tolist()
+    chosen: list[int] = []
+    tokens = 0
+    for place in order:
+        tokens += len(windows[place].tokens)
+        if tokens > most and len(chosen) >= LEAST_WINDOWS:
+            break
+        chosen.append(place)
+    return tuple(windows[place] for place in sorted(chosen))
+
+
+def _too_little(
+    spec: CalibrationSpec, what: str, have: int, counts: Sequence[int], split: Split
+) -> CalibrationError:
+    named = ", ".join(f"{count} to {part}" for count, part in zip(counts, PARTS, strict=True))
+    if what == "examples":
+        need = math.ceil(LEAST_WINDOWS / split.smallest)
+        return CalibrationError(
+            f"--for {spec.short()}: {have} examples of at most {spec.length} tokens make three "
+            f"parts of {LEAST_WINDOWS} or more only from {need} on (of these: {named}); give "
+            f"{need} or more, or even out --for-split"
+        )
+    need = math.ceil(LEAST_WINDOWS * spec.length / split.smallest * 1.25)
+    return CalibrationError(
+        f"--for {spec.short()}: its {have} {what} give windows of {spec.length} tokens: {named}; "
+        f"each part needs {LEAST_WINDOWS}: give about {need:,} tokens of text or more, lower "
+        "length=, or even out --for-split"
+    )

@@ -1,0 +1,26 @@
+"""What the closed form adds to a weight: a matrix, kept as it was fitted.
+
+It is written into the model's weight and into the checkpoint's, which may be of another dtype: each
+sum is formed in float64 and rounded once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A change of a weight.
+
+    Attributes:
+        matrix: In the layout of the weight, float32, held by the processor.
+    """
+
+    matrix: Tensor
+
+    def added_to(self, weight: Tensor) -> Tensor:
+        """A weight with the change, in its own dtype, held by the processor."""
+        return (weight.cpu().double() + self.matrix.double()).to(weight.dtype).contiguous()

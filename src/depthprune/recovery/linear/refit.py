@@ -1,0 +1,205 @@
+"""Refitting the linear layers of one block, stage by stage, on what the pruned model feeds in.
+
+A reader is refitted to give what it gives in the dense model on the dense model's states; a writer,
+to add what the state behind the block lacks. Each stage is fitted with the stages before it already
+changed, so what they left wrong is corrected too. A writer with an RMS norm behind it can be told a
+direction only: it is fitted to what the norm would turn into the wanted state, at the length that
+is nearest to what it gives now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from depthprune.errors import ModelError
+from depthprune.evaluator.state_store import StoredState
+from depthprune.models.blocks.carried import State, hidden
+from depthprune.models.devices import wide_place
+from depthprune.models.free_memory import available_memory
+from depthprune.recovery.delta import Delta
+from depthprune.recovery.linear.fit import System
+from depthprune.recovery.linear.fold import swapped
+from depthprune.recovery.linear.normal_equations import Sums, wide
+from depthprune.recovery.linear.stages import Layer, Norm, Stage
+from depthprune.recovery.result import LayerRefit
+
+if TYPE_CHECKING:
+    from depthprune.recovery.linear.layerwise_fit import Walk
+
+Rows = tuple[Tensor, Tensor]
+"""For some tokens what a stage is given, and what its outputs lack, both float64."""
+
+
+class _Enough(Exception):
+    """What a stage gives has been seen; the rest of the block need not run."""
+
+
+class BlockRefit:
+    """One block's stages, refitted in turn.
+
+    Args:
+        walk: Where both models are, before the block.
+        block: Original number; its weights must be in memory.
+        apart: Which tokens are left as they are, one tensor a batch.
+        before: The dense model's states before the block; None where no reader is refitted.
+        behind: The dense model's states that the block's writers are to reach.
+    """
+
+    def __init__(
+        self,
+        walk: Walk,
+        block: int,
+        apart: Sequence[Tensor],
+        before: Sequence[StoredState] | None,
+        behind: Sequence[StoredState],
+    ) -> None:
+        self._walk = walk
+        self._block = block
+        self._apart = apart
+        self._weights = walk.weights_of(apart)
+        self._before = before
+        self._behind = behind
+        self.apart = walk.fitted_apart(apart)
+        self._module = walk.anatomy.blocks.modules[block]
+        self.values: dict[str, Tensor] = {}
+        self.deltas: dict[str, Delta] = {}
+        self.done: list[LayerRefit] = []
+
+    def refit(self, stage: Stage) -> list[LayerRefit]:
+        """Refit a stage's layers.
+
+        Returns:
+            What was done for each; also kept in `done`.
+        """
+        fitted, choosing = self._sums(stage)
+        system = System(fitted)
+        done, first = [], 0
+        for layer in stage.layers:
+            last = first + layer.outputs
+            found = system.fit(choosing, self._walk.shares, first, last)
+            first = last
+            if found.strength:
+                self._change(layer, found.change)
+            done.append(
+                LayerRefit(
+                    block=self._block,
+                    layer=layer.module,
+                    writes=stage.scale is not None,
+                    ridge=found.ridge if found.strength else None,
+                    strength=found.strength,
+                    tokens=sum(each.tokens for each in fitted),
+                    before=found.before,
+                    after=found.after,
+                    rank=found.rank,
+                )
+            )
+        self.done += done
+        return done
+
+    def _change(self, layer: Layer, change: Tensor) -> None:
+        matrix = (change.T if layer.turned else change).float().cpu().contiguous()
+        if layer.weight in self.deltas:
+            matrix = matrix + self.deltas[layer.weight].matrix
+        delta = Delta(matrix)
+        weight = self._module.get_parameter(layer.weight).data
+        self.deltas[layer.weight] = delta
+        self.values[layer.weight] = delta.added_to(weight).to(weight.device)
+
+    def _sums(self, stage: Stage) -> tuple[list[Sums], list[Sums]]:
+        """The sums of the windows that are fitted, and of the others, each source apart."""
+        walk = self._walk
+        inputs = stage.layers[0].inputs
+        outputs = sum(layer.outputs for layer in stage.layers)
+        self._require_room(stage.layers[0], inputs, outputs)
+        made = [[Sums.empty(inputs, walk.device, outputs) for _ in walk.shares] for _ in (0, 1)]
+        fitted, choosing = made
+        for place, (batch, apart) in enumerate(zip(walk.batches, self._apart, strict=True)):
+            given, lacking = self._rows(stage, place)
+            walk.refitting(place)
+            walk.require_finite(self._block, given, lacking)
+            away = apart.to(given.device)
+            if batch.chooses:
+                choosing[batch.part].add(given[~away], lacking[~away])
+            else:
+                weight = self._weights[batch.part]
+                fitted[batch.part].add(given[~away], lacking[~away], weight)
+                fitted[batch.part].hold(given[away], weight)
+        return fitted, choosing
+
+    def _require_room(self, layer: Layer, inputs: int, outputs: int) -> None:
+        """Refuse sums that memory does not hold: of each source two, and the decompositions."""
+        device = wide_place(self._walk.device)
+        sources = len(self._walk.shares)
+        needed = 8 * (
+            (2 * sources + 2 * (sources + 1)) * inputs**2 + 3 * sources * inputs * outputs
+        )
+        free = int(available_memory(torch.device(device)))
+        if needed > free:
+            raise ModelError(
+                f"recovery: refitting {layer.module} of block {self._block}, of {inputs:,} inputs, "
+                f"takes {needed / 2**30:.1f} GiB of sums, and {free / 2**30:.1f} GiB are free; "
+                "pass --recover linear:fit=outputs,refit=none, which takes sums of the width alone"
+            )
+
+    def _rows(self, stage: Stage, place: int) -> Rows:
+        pruned = self._walk.pruned[place].get()
+        if stage.scale is None:
+            assert self._before is not None
+            with swapped(self._module, self.values):
+                given, ours, _ = self._watched(stage, place, pruned, early=True)
+            # The dense model's weights are in their place again.
+            _, theirs, _ = self._watched(stage, place, self._before[place].get(), early=True)
+            return given, torch.cat(theirs, -1) - torch.cat(ours, -1)
+        with swapped(self._module, self.values):
+            given, ours, rest = self._watched(stage, place, pruned, early=False)
+        behind = hidden(self._behind[place].get()).to(rest[0].device)
+        lacks = (wide(behind) - wide(rest[0])).flatten(0, -2) / stage.scale
+        if stage.norm is not None:
+            lacks = _through(stage.norm, ours[0], wide(rest[1]).flatten(0, -2), lacks)
+        return given, lacks
+
+    def _watched(
+        self, stage: Stage, place: int, states: State, *, early: bool
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """What a stage is given and gives; and the block's output and that of the norm."""
+        given: list[Tensor] = []
+        outputs: list[Tensor] = []
+        rest: list[Tensor] = []
+
+        def note(module: nn.Module, args: Any, output: Tensor) -> None:
+            if not given:
+                given.append(wide(args[0]).flatten(0, -2))
+            outputs.append(wide(output).flatten(0, -2))
+            if early and len(outputs) == len(stage.layers):
+                raise _Enough
+
+        with ExitStack() as stack:
+            for layer in stage.layers:
+                module = self._module.get_submodule(layer.module)
+                stack.callback(module.register_forward_hook(note).remove)
+            if stage.norm is not None:
+                norm = self._module.get_submodule(stage.norm.module)
+                keep = lambda _, __, output: rest.append(output.clone())  # noqa: E731
+                stack.callback(norm.register_forward_hook(keep).remove)
+            try:
+                anatomy, inputs = self._walk.anatomy, self._walk.inputs[place]
+                rest.insert(0, hidden(anatomy.call(self._block, states, inputs)))
+            except _Enough:
+                pass
+        return given[0], outputs, rest
+
+
+def _through(norm: Norm, given: Tensor, output: Tensor, lacks: Tensor) -> Tensor:
+    """What an RMS norm's input lacks, where its output lacks `lacks`.
+
+    The norm keeps directions and no lengths. Of the inputs that have the wanted direction, the one
+    nearest to the present input is taken.
+    """
+    wanted = (output + lacks) / norm.gain.to(output)
+    length = (wanted * given).sum(-1, keepdim=True) / wanted.pow(2).sum(-1, keepdim=True)
+    return length.clamp(min=0.0) * wanted - given

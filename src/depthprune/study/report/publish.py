@@ -1,0 +1,27 @@
+"""Writing a study's page from its folder; nothing is computed, and torch is not imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from depthprune.errors import OutputError
+from depthprune.study.finalists import FINALS, FINALS_NAME
+from depthprune.study.report.files import WrittenReport, write_study
+from depthprune.study.table import TABLE_NAME, read
+from depthprune.untrusted import LARGEST_YAML, parse_yaml, read_text
+
+PLAN_NAME = "plan.yaml"
+
+
+def write_page(folder: Path) -> WrittenReport | None:
+    """Write a study's page, figures and tables; None where no cell has run."""
+    table = read(folder / TABLE_NAME)
+    if not table.done:
+        return None
+    plan = folder / PLAN_NAME
+    text = read_text(plan, error=OutputError, most=LARGEST_YAML) if plan.exists() else ""
+    found = parse_yaml(text, str(plan), error=OutputError)
+    title = str(found.get("name") or "") if isinstance(found, dict) else ""
+    file = folder / FINALS_NAME
+    finals = FINALS.read(file)[1] if file.is_file() else ()
+    return write_study(table, folder, plan=text, title=title or folder.name, finals=finals)

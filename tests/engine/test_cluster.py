@@ -1,0 +1,82 @@
+"""An engine is read from its flags, and what cannot be joined is said at once."""
+
+from __future__ import annotations
+
+import builtins
+import socket
+import time
+from typing import Any
+
+import pytest
+
+from depthprune.engine import Engine, join, parse_engine
+from depthprune.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("ray", None),
+        ("ray://10.0.0.1:6379", "10.0.0.1:6379"),
+        ("ray://[fe80::1]:6379", "[fe80::1]:6379"),
+        ("ray://head.cluster:1", "head.cluster:1"),
+    ],
+)
+def test_an_engine_is_ray_here_or_at_an_address(text: str, address: str | None) -> None:
+    assert parse_engine(text, 3, 0.5, 2) == Engine(address, 3, 0.5, 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["dask", "ray:", "ray://", "ray://host", "ray://host:0", "ray://host:70000", "ray://a b:1"],
+)
+def test_another_engine_or_address_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--engine: expected ray or ray://HOST:PORT, got"):
+        parse_engine(text)
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "cpus", "message"),
+    [
+        (0, None, None, "--workers: expected 1 to 4,096, got 0"),
+        (None, -1, None, "--gpus-per-worker: expected a number from 0, got -1"),
+        (None, 1.5, None, "--gpus-per-worker: expected a whole number or a part of one, got 1.5"),
+        (None, None, 0, "--cpus-per-worker: expected more than 0, got 0"),
+        (None, None, float("nan"), "--cpus-per-worker: expected a number from 0, got nan"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    workers: int | None, gpus: float | None, cpus: float | None, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_engine("ray", workers, gpus, cpus)
+
+
+def test_an_address_that_nobody_answers_is_said_within_seconds() -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    began = time.monotonic()
+    with (
+        pytest.raises(UsageError, match=f"ray://127.0.0.1:{port}: nobody answers"),
+        join(parse_engine(f"ray://127.0.0.1:{port}")),
+    ):
+        pass
+    assert time.monotonic() - began < 30
+
+
+def test_without_ray_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    true = builtins.__import__
+
+    def without(name: str, *arguments: Any, **settings: Any) -> Any:
+        if name == "ray":
+            raise ImportError(name)
+        return true(name, *arguments, **settings)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with (
+        pytest.raises(UsageError, match=r"run: pip install 'depthprune\[ray\]'"),
+        join(parse_engine("ray")),
+    ):
+        pass

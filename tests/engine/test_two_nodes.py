@@ -1,0 +1,78 @@
+"""A node that is gone in the middle of a search costs what was on it, and no more."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from two_nodes import possible, two_nodes
+
+import depthprune as dp
+from depthprune.engine import join, parse_engine
+from depthprune.engine.losses import RayLosses
+from depthprune.engine.shipping import ModelOnWorker
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_node_killed_in_the_middle_changes_nothing(
+    tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    if why := possible():
+        pytest.skip(why)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    words = [
+        "the",
+        "river",
+        "rises",
+        "in",
+        "the",
+        "hills",
+        "behind",
+        "the",
+        "town",
+        "where",
+        "the",
+        "old",
+        "road",
+        "crosses",
+    ]
+    text = tmp_path / "river.txt"
+    text.write_text(" ".join(np.random.default_rng(0).choice(words, 3000)), encoding="utf-8")
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    calibration = dp.calibrate(f"text:{text},windows=16,length=24", model)
+    expected = dp.search("greedy", dp.Evaluator(model, calibration, racing=None), k=3)
+    load = partial(dp.load, tiny_llama, dtype="float32", device="cpu")
+    with (
+        two_nodes() as nodes,
+        join(parse_engine(f"ray://{nodes.address}", 2, None, 1)) as cluster,
+        RayLosses(cluster, load, model) as workers,
+    ):
+        assert sum(node["Alive"] for node in cluster.ray.nodes()) == 2
+        spread = dp.Evaluator(model, calibration, racing=None, workers=workers)
+        first = spread.score([(1,), (2,)])
+        nodes.kill_far()
+        found = dp.search("greedy", spread, k=3)
+        assert workers.deaths >= 1
+    assert first == dp.Evaluator(model, calibration, racing=None).score([(1,), (2,)])
+    assert (found.removed, found.score) == (expected.removed, expected.score)
+
+
+def test_a_model_that_a_node_does_not_see_is_shipped_to_it(
+    tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray")
+    with join(parse_engine("ray", 1, None, 0.5)) as cluster:
+        files = cluster.ray.put({p.name: p.read_bytes() for p in tiny_llama.iterdir()})
+        elsewhere = ModelOnWorker("/of/another/machine", True, {"dtype": "float32"}, files)
+        monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+        found = elsewhere()
+        assert found.blocks == dp.load(tiny_llama, dtype="float32").blocks
+        assert elsewhere().source.folder == found.source.folder
+        assert ray.is_initialized()
+        missing = ModelOnWorker("/of/another/machine", True, {})
+        with pytest.raises(dp.ModelError, match="is not on a worker's machine"):
+            missing()

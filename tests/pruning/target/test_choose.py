@@ -1,0 +1,101 @@
+"""What cannot be told apart is a tie, however many windows were seen; many looks widen the ties."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from depthprune.errors import EvaluationError
+from depthprune.evaluator import Score
+from depthprune.evaluator.score import Weighting, partial_score, score_of
+from depthprune.pruning.target.choose import allowed_by_general, break_tie, race
+from depthprune.searches.driver import Scorer
+
+
+class Drawn:
+    """Sets with means, and windows drawn around them."""
+
+    blocks = 8
+
+    def __init__(self, means: dict[tuple[int, ...], float], windows: int, spread: float = 0.3,
+                 seed: int = 0) -> None:  # fmt: skip
+        self.windows = windows
+        rng = np.random.default_rng(seed)
+        shared = rng.normal(size=windows)
+        self._losses = {
+            removed: mean + shared + spread * rng.normal(size=windows)
+            for removed, mean in means.items()
+        }
+        self._weighting = Weighting(np.zeros(windows, np.int64), (1.0,), np.ones(windows, np.int64))
+        self.calls: list[tuple[int, int]] = []
+
+    def score(self, removed: object, *, windows: int | None = None) -> list[Score]:
+        sets = list(removed)  # type: ignore[call-overload]
+        self.calls.append((len(sets), windows or self.windows))
+        if windows is None or windows == self.windows:
+            return [score_of(s, self._losses[s], self._weighting) for s in sets]
+        return [partial_score(s, self._losses[s], self._weighting, range(windows)) for s in sets]
+
+
+def _race(scorer: object, sets: object, **more: object) -> list[tuple[int, ...]]:
+    found: Scorer = scorer  # type: ignore[assignment]
+    return race(found, list(sets), **{"looked": 2, "first": 16, **more})[0]  # type: ignore
+
+
+def test_a_clear_winner_stands_alone() -> None:
+    means = {(0,): 1.0, (1,): 2.0, (2,): 3.0}
+    assert _race(Drawn(means, 128), means) == [(0,)]
+
+
+def test_sets_alike_in_the_target_are_tied_even_when_every_window_was_seen() -> None:
+    # One mean is lower on these windows; that is of the draw, and of the target it says nothing.
+    means = {(0,): 1.0, (1,): 1.001}
+    assert set(_race(Drawn(means, 64), means, tolerance=0.0)) == {(0,), (1,)}
+
+
+def test_what_is_surely_worse_drops_out_before_the_others_are_scored_on_all() -> None:
+    means = {(0,): 1.0, (1,): 1.01, (2,): 9.0}
+    drawn = Drawn(means, 128)
+    _race(drawn, means)
+    assert drawn.calls[0] == (3, 16)
+    assert all(sets == 2 for sets, _ in drawn.calls[1:])
+
+
+def test_more_looks_make_more_ties() -> None:
+    ties = []
+    for looked in (2, 1000):
+        means = {(0,): 1.0, (1,): 1.13}
+        drawn = [Drawn(means, 64, seed=seed) for seed in range(40)]
+        ties.append(sum(len(_race(d, means, looked=looked, first=64)) > 1 for d in drawn))
+    assert ties[0] < ties[1]
+
+
+def test_the_best_set_is_dropped_no_oftener_than_was_allowed() -> None:
+    means = {(i,): 1.0 + 0.02 * i for i in range(6)}
+    wrong = sum(
+        (0,) not in _race(Drawn(means, 64, seed=seed), means, looked=6, delta=0.1, tolerance=0.0)
+        for seed in range(200)
+    )
+    assert wrong <= 20
+
+
+def test_no_finite_loss_is_refused() -> None:
+    with pytest.raises(EvaluationError, match="NaN or infinite on some windows"):
+        _race(Drawn({(0,): math.nan}, 32), [(0,)])
+
+
+def test_a_set_with_a_loss_that_is_not_finite_loses() -> None:
+    assert _race(Drawn({(0,): math.nan, (1,): 2.0}, 32), [(0,), (1,)]) == [(1,)]
+
+
+def test_a_tie_goes_to_the_least_loss_in_general() -> None:
+    assert break_tie([(0,), (1,)], {(0,): 3.0, (1,): 2.9}) == (1,)
+    assert break_tie([(0,), (1,)], {(0,): 2.0, (1,): 2.0}) == (0,)
+
+
+def test_keep_general_refuses_what_is_too_far_above_the_best() -> None:
+    general = {(0,): 2.0, (1,): 2.09, (2,): 2.11}
+    assert allowed_by_general(general, 0.05) == ([(0,), (1,)], ((2,),))
+    assert allowed_by_general(general, None) == (list(general), ())

@@ -1,0 +1,151 @@
+"""A target's three parts share no document, and too little for them is said with what is needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import depthprune as dp
+from depthprune.errors import CalibrationError, UsageError
+from depthprune.pruning.target.options import parse_split
+from depthprune.pruning.target.split import (
+    LEAST_WINDOWS,
+    Target,
+    passages,
+    split_target,
+    target_specs,
+)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama: Path) -> dp.Model:
+    return dp.load(tiny_llama, dtype="float32")
+
+
+def _split(model: dp.Model, *specs: str, shares: str = "50,25,25", seed: int = 0) -> Target:
+    return split_target(target_specs(specs), model, parse_split(shares), seed)
+
+
+def _choices(folder: Path, count: int) -> Path:
+    rows = [
+        {"prompt": f"Question: {i} and {i + 1}\nAnswer:", "options": [f"{2 * i + 1}", "none"],
+         "answer": i % 2}
+        for i in range(count)
+    ]  # fmt: skip
+    file = folder / f"items{count}.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def _prose(folder: Path, lines: int = 600) -> Path:
+    file = folder / f"prose{lines}.txt"
+    text = (f"Line {i}: the river is {i * i % 97} feet high." for i in range(lines))
+    file.write_text("\n\n".join(text), encoding="utf-8")
+    return file
+
+
+def test_no_item_is_in_two_parts_and_every_item_is_in_one(model: dp.Model, tmp_path: Path) -> None:
+    (goal,) = _split(model, f"choices:{_choices(tmp_path, 80)}").goals
+    named = [{d.name for d in source.pool.documents} for source in goal.sources]  # type: ignore[attr-defined]
+    assert [len(names) for names in named] == [40, 20, 20]
+    assert len(set.union(*named)) == 80
+    assert goal.kind == "choices"
+    drawn = {window.document for seed in range(3) for window in goal.draw(seed).windows}
+    assert drawn <= named[0]
+    assert {window.document for window in goal.choose.windows} == named[1]
+    assert {window.document for window in goal.judge.windows} == named[2]
+
+
+def test_the_seed_decides_the_split_and_the_same_one_gives_the_same(
+    model: dp.Model, tmp_path: Path
+) -> None:
+    spec = f"choices:{_choices(tmp_path, 80)}"
+    first, again, other = (_split(model, spec, seed=seed) for seed in (0, 0, 1))
+    assert first.choose.fingerprint == again.choose.fingerprint
+    assert first.choose.fingerprint != other.choose.fingerprint
+
+
+def test_repeated_items_stand_in_one_part_only(model: dp.Model, tmp_path: Path) -> None:
+    file = _choices(tmp_path, 60)
+    file.write_text(file.read_text(encoding="utf-8") * 2, encoding="utf-8")
+    assert sum(_split(model, f"choices:{file}").goals[0].documents) == 60
+
+
+def test_a_text_of_one_document_is_cut_into_passages_that_are_the_whole_of_it(
+    model: dp.Model, tmp_path: Path
+) -> None:
+    file = _prose(tmp_path)
+    spec = target_specs([f"text:{file},length=16"])[0]
+    found = passages(dp.calibration.Document("a", file.read_text(encoding="utf-8")), spec)
+    assert "\n\n".join(piece.text for piece in found) == file.read_text(encoding="utf-8")
+    (goal,) = _split(model, f"text:{file},length=16").goals
+    assert goal.passages
+    assert goal.kind == "text"
+    assert all(count >= LEAST_WINDOWS for count in map(len, (goal.choose.windows,)))
+
+
+def test_of_prompts_and_chats_only_the_answer_counts(model: dp.Model, tmp_path: Path) -> None:
+    rows = [{"q": f"How high is river {i}?", "a": f"It is {i * 7 % 31} feet."} for i in range(64)]
+    file = tmp_path / "asked.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    (goal,) = _split(model, f"jsonl:{file},prompt=q,answer=a,length=96").goals
+    assert (goal.kind, goal.spec.format, goal.spec.mask) == ("answers", "zero-shot", "answer")
+    asked, whole = goal.draw(0), goal.draw(0, whole=True)
+    assert all(0 < w.scored.sum() < len(w.tokens) - 1 for w in asked.windows)
+    assert all(w.scored.sum() == len(w.tokens) - 1 for w in whole.windows)
+
+
+def test_two_goals_share_by_their_weights(model: dp.Model, tmp_path: Path) -> None:
+    target = _split(
+        model,
+        f"choices:{_choices(tmp_path, 80)},weight=3",
+        f"text:{_prose(tmp_path)},length=16",
+    )
+    assert [part.share for part in target.choose.parts] == [0.75, 0.25]
+    assert [goal.draw(0, 0.5).share for goal in target.goals] == [0.375, 0.125]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda f: f"choices:{_choices(f, 20)}", "give 32 or more"),
+        (lambda f: f"text:{_prose(f, 40)},length=64", "give about 2,560 tokens of text or more"),
+    ],
+)
+def test_too_little_says_how_much_is_needed(
+    make: object, words: str, model: dp.Model, tmp_path: Path
+) -> None:
+    with pytest.raises(CalibrationError, match=words) as refused:
+        _split(model, make(tmp_path))  # type: ignore[operator]
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_said_to_be_enough_is_enough(model: dp.Model, tmp_path: Path) -> None:
+    assert len(_split(model, f"choices:{_choices(tmp_path, 32)}").choose.windows) == LEAST_WINDOWS
+
+
+@pytest.mark.parametrize("shares", ["50,50", "50,25,30", "a,b,c", "100,0,0", "-10,60,50"])
+def test_shares_are_three_and_sum_to_a_hundred(shares: str) -> None:
+    with pytest.raises(UsageError, match="--for-split: expected three percentages"):
+        parse_split(shares)
+
+
+@pytest.mark.parametrize("key", ["seed=3", "windows=4", "order=first", "tokens=1000"])
+def test_keys_that_the_split_decides_are_refused(key: str) -> None:
+    with pytest.raises(UsageError, match=f"{key.partition('=')[0]}= means nothing here"):
+        target_specs([f"text:a.txt,{key}"])
+
+
+def test_a_target_that_overlaps_with_a_benchmark_is_refused(
+    model: dp.Model, tmp_path: Path
+) -> None:
+    file = _prose(tmp_path)
+    with pytest.raises(CalibrationError, match="share 13 words in a row"):
+        _split(model, f"text:{file},length=64,against={file}")
+
+
+def test_the_models_own_text_is_no_task() -> None:
+    with pytest.raises(UsageError, match="--for self: a task is what people wrote"):
+        target_specs(["self"])

@@ -1,0 +1,111 @@
+"""What a verb prints with --json, its function returns, and says nothing on either stream."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import depthprune as dp
+from command import run
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    file = tmp_path / "text.txt"
+    lines = [f"Line {i}: the mill turns {i * i % 89} times an hour.\n" for i in range(300)]
+    file.write_text("".join(lines), encoding="utf-8")
+    return f"text:{file},windows=6,length=24"
+
+
+def _quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    streams = capsys.readouterr()
+    assert (streams.out, streams.err) == ("", "")
+
+
+def _json(document: Any) -> Any:
+    return json.loads(json.dumps(document))
+
+
+def test_evaluate(tiny_llama: Path, spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = dp.evaluate(tiny_llama, [spec], remove=(4, 1), dtype="float32", memo="off")
+    _quiet(capsys)
+    words = ("evaluate", tiny_llama, "-c", spec, "--remove", "1,4", "--dtype", "float32")
+    assert _json(found.document()) == run(capsys, *words, "--memo", "off", "--json").document
+    assert found.removed == (1, 4)
+    assert found.results[0].estimate.windows == 6
+
+
+def test_score(tiny_llama: Path, spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = dp.score(tiny_llama, spec, draws=2, k=2, dtype="float32", memo="off")
+    _quiet(capsys)
+    words = ("score", tiny_llama, "-c", spec, "--draws", 2, "-k", 2, "--dtype", "float32")
+    assert _json(found.document()) == run(capsys, *words, "--memo", "off", "--json").document
+    assert found.over_draws is not None
+    assert sum(each.lowest for each in found.over_draws) == 2 * 2
+
+
+def test_bench(tiny_llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"prompt_tokens": 8, "new_tokens": 2, "repeats": 1}
+    found = dp.bench(tiny_llama, tiny_llama, dtype="float32", **sizes)
+    _quiet(capsys)
+    words = ("bench", tiny_llama, tiny_llama, "--dtype", "float32", "--prompt-tokens", 8)
+    told = run(capsys, *words, "--new-tokens", 2, "--repeats", 1, "--json").document
+    ours = _json(found.document())
+    for each in (*told["results"], *ours["results"]):
+        # Seconds are not the same twice.
+        del each["prefill_tokens_per_second"], each["decode_tokens_per_second"]
+    assert ours == told
+
+
+def test_recover_checkpoint(
+    tiny_llama: Path, spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, Any] = {"dtype": "float32", "memo": "off", "bench": False}
+    dp.prune(tiny_llama, k=2, out=tmp_path / "cut", calibration=[spec], **settings)
+    more = spec.replace("windows=6", "windows=24")
+    manifest = dp.recover_checkpoint(
+        tmp_path / "cut", tiny_llama, out=tmp_path / "one", calibration=more, **settings
+    )
+    _quiet(capsys)
+    assert manifest.command.startswith("dp.recover_checkpoint(")
+    words = ("recover", tmp_path / "cut", "--original", tiny_llama, "-o", tmp_path / "two", "-c")
+    flags = ("--dtype", "float32", "--memo", "off", "--no-bench", "--json")
+    told = run(capsys, *words, more, *flags).document
+    ours = json.loads(manifest.text())
+    assert ours["recovery"] == told["recovery"]
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    with pytest.raises(dp.UsageError, match="expected some words to continue"):
+        dp.recover_checkpoint(tmp_path / "cut", tiny_llama, out=tmp_path / "x", prompt=" ")
+
+
+def test_run_study(
+    tiny_llama: Path, spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        yaml.safe_dump(
+            {
+                "models": str(tiny_llama),
+                "k": [1, 2],
+                "calibrations": {"mill": spec},
+                "searches": ["one-shot", "greedy"],
+                "texts": {"mill": spec},
+                "dtype": "float32",
+                "device": "cpu",
+            }
+        ),
+        encoding="utf-8",
+    )
+    result = dp.run_study(plan, tmp_path / "one", memo="off")
+    _quiet(capsys)
+    assert result.report is not None
+    assert result.report.is_file()
+    told = run(capsys, "study", plan, "-o", tmp_path / "two", "--memo", "off", "--json").document
+    ours = _json(result.document())
+    assert {**ours, "table": "", "report": ""} == {**told, "table": "", "report": ""}
+    result.require_all()

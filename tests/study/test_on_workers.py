@@ -1,0 +1,71 @@
+"""A study on a cluster is the study of one process: every row, in the same order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from depthprune.engine import join, parse_engine
+from depthprune.evaluator import Memo
+from depthprune.study.grid import read_grid
+from depthprune.study.runner import Study
+from depthprune.study.table import read
+
+pytestmark = pytest.mark.slow
+
+PLAN: dict[str, Any] = {
+    "k": [1, 2],
+    "calibrations": {
+        "prose": "stdlib-prose,windows=5,length=32",
+        "missing": "text:missing.txt,windows=5,length=32",
+        "items": "choices:items.jsonl,windows=6",
+    },
+    "objectives": ["nll", "option-ce"],
+    "searches": ["one-shot", "greedy", "block-influence"],
+    "exclude": [{"calibration": "items", "objective": "nll"}],
+    "draws": 2,
+    "texts": {"code": "stdlib-code,windows=3,length=48"},
+    "choices": {"quiz": "choices:items.jsonl,windows=all"},
+    "homes": {"quiz": "items"},
+    "dtype": "float32",
+    "device": "cpu",
+}
+
+
+def _rows(folder: Path) -> list[Any]:
+    rows = read(folder / "results.jsonl").rows
+    return [row.model_copy(update={"cost": None}) for row in rows]
+
+
+def test_rows_and_their_order_are_those_of_one_process(tmp_path: Path, tiny_llama: Path) -> None:
+    pytest.importorskip("ray")
+    items = (
+        {"prompt": f"The river is {i}", "options": [" high", " long", f" {i}"], "answer": i % 3}
+        for i in range(40)
+    )
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)), encoding="utf-8")
+    (tmp_path / "plan.yaml").write_text(
+        yaml.safe_dump({**PLAN, "models": str(tiny_llama)}), encoding="utf-8"
+    )
+    grid = read_grid(tmp_path / "plan.yaml")
+    one, many = tmp_path / "one", tmp_path / "many"
+    for folder in (one, many):
+        folder.mkdir()
+    Study(grid, one).run()
+    with Memo.open(tmp_path / "memo.sqlite") as memo:
+        with join(parse_engine("ray", 2, None, 0.5)) as cluster:
+            outcome = Study(grid, many, memo, cluster=cluster).run()
+        assert outcome.new == len(grid.cells)
+        assert outcome.failed == sum(c.calibration == "missing" for c in grid.cells)
+        assert _rows(many) == _rows(one)
+        # What the workers computed is in the one memo, and costs nothing here.
+        again = tmp_path / "again"
+        again.mkdir()
+        Study(grid, again, memo).run()
+        spent = [row.cost.block_tokens for row in read(again / "results.jsonl").rows if row.cost]
+        assert spent
+        assert not any(spent)
