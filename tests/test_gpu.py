@@ -51,7 +51,7 @@ def losses(model: Any, **options: Any) -> np.ndarray[Any, Any]:
 
 
 @both
-@pytest.mark.parametrize("objective", ["nll", "kl", "kl:top=4", "cosine"])
+@pytest.mark.parametrize("objective", ["nll", "kl", "kl:top=4", "acceptance", "cosine"])
 def test_losses_equal_those_on_the_processor(tiny_llama: Path, dtype: str, objective: str) -> None:
     there, here = (
         losses(dp.load(tiny_llama, dtype=kind, device=device), objective=objective)
