@@ -70,7 +70,7 @@ def worth_table(part: StudyPart, dense: Sequence[DenseRow]) -> TextTable:
     own = [row for row in dense if row.model == part.model and row.error is None]
     rows: list[tuple[TableCell, ...]] = []
     for whole in own:
-        values = {(e.name, e.kind): e for e in whole.evaluations}
+        values: dict[tuple[str, str], Evaluation] = {(e.name, e.kind): e for e in whole.evaluations}
         cells = [_evaluated(values.get((each.name, each.kind))) for each in data.responses]
         rows.append((TableCell("the whole model"), TableCell("0", 0), *cells))
     k, search = (np.asarray(data.levels[name])[data.codes[name]] for name in ("k", "search"))
