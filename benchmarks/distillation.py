@@ -18,7 +18,7 @@ import depthprune as dp
 from depthprune.calibration import Calibration
 from depthprune.evaluator import Memo
 from depthprune.pruning.held_out_recovered import judge_recovered
-from depthprune.recovery import LoRA, parse_method
+from depthprune.recovery import Linear, LoRA, parse_method
 from depthprune.removed_sets import parse_blocks
 from recovery import FURTHER, SOURCES
 
@@ -36,7 +36,8 @@ def measure(
     if isinstance(method, LoRA):
         recovery = dp.distil(model, parse_blocks(blocks), calibration, method)
     else:
-        recovery = dp.recover(model, parse_blocks(blocks), calibration)
+        assert isinstance(method, Linear)
+        recovery = dp.recover(model, parse_blocks(blocks), calibration, method)
     wall, spent = time.monotonic() - began[0], time.process_time() - began[1]
     print(f"\n{way}: {calibration.tokens:,} tokens, {wall:.0f} s, {spent:.0f} s of a core")
     if recovery.training is not None:

@@ -7,10 +7,14 @@ tenth of each source, text of a kind that was not fitted (Shakespeare) and items
     python benchmarks/recovery.py --corpora ../shared/data --memo recovery.sqlite
     python benchmarks/recovery.py --corpora ../shared/data --removed 4,5,13,14,25,26
     python benchmarks/recovery.py --corpora ../shared/data --in-search
+    python benchmarks/recovery.py --corpora ../shared/data --model gemma.gguf --removed 8,9 \
+        --recover magnitude --recover linear:refit=none --recover linear --upper-bound
 
 The first finds the sets itself, by one-shot and greedy on fewer windows of the same sources; a
 memo lets it go on where it was stopped. The last compares searches that score every set as it is
-after recovery with those whose winner alone is recovered, on the same windows.
+after recovery with those whose winner alone is recovered, on the same windows. Sets that are given
+are recovered in each of the ways that `--recover` names; `--upper-bound` adds a free matrix at each
+gap (see `upper_bound.py`).
 """
 
 from __future__ import annotations
@@ -20,17 +24,20 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import depthprune as dp
 from depthprune.calibration import Calibration
+from depthprune.evaluator import increase
 from depthprune.evaluator.memo import Memo
 from depthprune.manifest import HeldOut
 from depthprune.models.loading import Model
 from depthprune.pruning.held_out_recovered import judge_recovered
-from depthprune.recovery import RecoveringScorer
+from depthprune.recovery import Linear, Magnitude, RecoveringScorer, parse_method, rescale
 from depthprune.removed_sets import parse_blocks
+from upper_bound import free_matrices, patched
 
 SOURCES = (
     "text:{}/wikitext-2/valid.txt",
@@ -49,7 +56,7 @@ class Bench:
     """The model, the windows that maps are fitted on, and the texts that are measured."""
 
     def __init__(self, given: argparse.Namespace, memo: Memo | None) -> None:
-        self.model: Model = dp.load("demo")
+        self.model: Model = dp.load(given.model)
         self.corpora = given.corpora
         self.memo = memo
         self.calibration = self.drawn(given.windows)
@@ -64,18 +71,47 @@ class Bench:
         specs = [f"{s.format(self.corpora)},windows={windows},length=512" for s in SOURCES]
         return dp.calibrate(specs, self.model)
 
-    def cells(self, removed: Sequence[int], *, say: bool = False) -> list[str]:
+    def bound(self, removed: Sequence[int]) -> list[str]:
+        """The same figures with a free matrix at each gap."""
+        patches = free_matrices(self.model, removed, self.calibration)
+        context = partial(patched, self.model, patches)
+        cells = []
+        for text, kind in [*((each, "nll") for each in self.texts), (self.items, "accuracy")]:
+            evaluator = dp.Evaluator(self.model, text, kind, memo=self.memo, plain=True)
+            (before,) = evaluator.score([tuple(removed)])
+            after = evaluator.score_changed(removed, context)
+            change, stderr = increase(after, before)
+            if kind == "nll":
+                ratio = math.exp(change)
+                losses = f"{math.exp(before.loss):.2f} → {math.exp(after.loss):.2f}"
+                cells.append(f"{losses}, {ratio:.3f} ± {ratio * stderr:.3f}")
+            else:
+                shares = f"{100 * (1 - before.loss):.0f}% → {100 * (1 - after.loss):.0f}%"
+                cells.append(f"{shares}, {-100 * change:+.1f} ± {100 * stderr:.1f}")
+        return cells
+
+    def cells(self, removed: Sequence[int], way: str = "linear", *, say: bool = False) -> list[str]:
         """Recover a set, and its figures text by text, the items' accuracy last."""
         began = time.monotonic()
-        recovery = dp.recover(self.model, removed, self.calibration)
+        method = parse_method(way)
+        if isinstance(method, Magnitude):
+            recovery = rescale(self.model, removed, self.calibration)
+        else:
+            assert isinstance(method, Linear)
+            recovery = dp.recover(self.model, removed, self.calibration, method)
         if say:
             print(
-                f"fitted on {self.calibration.tokens:,} tokens in {time.monotonic() - began:.0f} s"
+                f"{way}: fitted on {self.calibration.tokens:,} tokens in "
+                f"{time.monotonic() - began:.0f} s"
             )
             for run in recovery.runs:
                 done = run.why_not or (
-                    f"ridge {run.ridge:g}, strength {run.strength:.2f}, {run.tokens:,} tokens, "
-                    f"{run.apart} apart; error {run.before:.2f} -> {run.after:.2f}"
+                    f"scaled by {run.factor:.3f}"
+                    if run.factor is not None
+                    else f"strength {run.strength:.2f}, {run.tokens:,} tokens"
+                    if run.before is None or run.after is None
+                    else f"ridge {run.ridge:g}, strength {run.strength:.2f}, {run.tokens:,} "
+                    f"tokens, {run.apart} apart; error {run.before:.2f} -> {run.after:.2f}"
                 )
                 print(f"  {run.blocks} into {run.into}: {done}")
         judged: dict[str, Any] = {"memo": self.memo}
@@ -140,15 +176,22 @@ def searched_sets(
             yield name + (", recovered sets" if knows else ""), result.removed
 
 
-def table(bench: Bench, sets: Iterator[tuple[str, Set]], *, say: bool) -> None:
+def table(
+    bench: Bench, sets: Iterator[tuple[str, Set]], ways: Sequence[str], *, say: bool, bound: bool
+) -> None:
     """One row a set, each printed when it is measured."""
     heads = ("search", "k", "removed", *NAMES, "ARC-easy test, accuracy")
     print(f"| {' | '.join(heads)} |\n|---|---:|---|{'---:|' * (len(NAMES) + 1)}")
     print(f"| whole model | 0 | | {' | '.join(bench.whole())} |", flush=True)
     for name, removed in sets:
         blocks = ", ".join(map(str, removed))
-        cells = bench.cells(removed, say=say)
-        print(f"| {name} | {len(removed)} | {blocks} | {' | '.join(cells)} |", flush=True)
+        for way in ways:
+            cells = bench.cells(removed, way, say=say)
+            label = way if say else name
+            print(f"| {label} | {len(removed)} | {blocks} | {' | '.join(cells)} |", flush=True)
+        if bound:
+            cells = bench.bound(removed)
+            print(f"| free matrix | {len(removed)} | {blocks} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
@@ -158,6 +201,9 @@ def main() -> None:
     parser.add_argument("--judged", type=int, default=12, help="windows of each further text")
     parser.add_argument("--items", type=int, default=100, help="of four options")
     parser.add_argument("--removed", action="append", help="such as 4,5,13; may be repeated")
+    parser.add_argument("--model", default="demo", help="a folder, a hub id or a GGUF")
+    parser.add_argument("--recover", action="append", help="ways to recover; by default linear")
+    parser.add_argument("--upper-bound", action="store_true", help="a free matrix at each gap")
     parser.add_argument("--k", default="3,6,9", help="sizes of the sets that are searched for")
     parser.add_argument("--search-windows", type=int, default=4, help="of each source")
     parser.add_argument("--in-search", action="store_true", help="compare searches of k = 6")
@@ -174,7 +220,8 @@ def main() -> None:
             sets = searched_sets(bench, searches, given.search_windows, 6)
         else:
             sets = found_sets(bench, searches, given.search_windows, sizes)
-        table(bench, sets, say=bool(given.removed))
+        ways = given.recover or ["linear"]
+        table(bench, sets, ways, say=bool(given.removed), bound=given.upper_bound)
 
 
 if __name__ == "__main__":

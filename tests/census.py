@@ -7,12 +7,13 @@ Each type is built tiny, six blocks or more; several sets of blocks are removed 
 saved files; the result is reloaded and must have no missing, unexpected or mismatched key, compute
 the logits of the original with those blocks skipped in place, and generate with a cache what it
 generates without. A type that cannot be cut is refused by its row, with a reason, and the refusal
-is tried. A causal type then goes through the whole job: it
-is loaded, sets are scored and must have the losses of plain masked forwards, a greedy step is
-searched, and its blocks are streamed, with the same losses. Nothing is left out: a type without a
-row counts as unexplained. The census runs on any
-version of transformers and names it; what an older one lacks or does wrongly uncut is skipped, with
-a word.
+is tried. Each type then goes through
+the whole job: it is loaded, sets are scored and must have the losses of plain masked forwards, a
+greedy step is searched, its blocks are streamed, with the same losses, and it is pruned and
+recovered as `dp.prune` does it, parity included. A causal type must take every step but the last,
+or its row says so. Nothing is left out: a type without a row counts as unexplained. The census runs
+on any version of transformers and names it; what an older one lacks or does wrongly uncut is
+skipped, with a word.
 
     python tests/census.py [TYPE...]    prints a line a type, then the counts
 
@@ -22,13 +23,15 @@ A whole census, without a type named and without a failure, also writes docs/arc
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -40,10 +43,10 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import depthprune as dp
+from census_page import DONE, NEEDED, PAGE, STEPS, page
 from depthprune.calibration import Calibration, CalibrationSpec, Part, Window
 from depthprune.checkpoints.architectures.schema import Architecture
 from depthprune.checkpoints.architectures.table import (
-    architectures,
     find,
     require_prunable,
 )
@@ -54,10 +57,9 @@ from depthprune.checkpoints.checkpoint import (
 )
 from depthprune.checkpoints.config.cut import row_of
 from depthprune.checkpoints.config.sections import text_section
-from depthprune.checkpoints.gguf.architectures import listed_architectures
+from depthprune.checkpoints.refusals import checkpoint_refusal
 from depthprune.checkpoints.surgery import write_pruned
 from depthprune.errors import ModelError
-from depthprune.models.blocks.anatomy import find_anatomy
 from tiny import model_class, save_tiny
 from tiny_types import CROSS_ATTENTION
 
@@ -121,12 +123,14 @@ class Finding:
         verdict: One of `exact`, `refused`, `not a decoder`, `skipped`, `wrong`, `unexplained`.
         detail: The reason, or the sets that were cut.
         seconds: How long it took.
+        steps: Of a type that is exact, each step of the job: `yes`, or why not.
     """
 
     model_type: str
     verdict: str
     detail: str
     seconds: float = 0.0
+    steps: dict[str, str] = field(default_factory=dict)
 
     def line(self) -> str:
         return f"{self.model_type:26} {self.verdict:13} {self.seconds:4.1f} s  {self.detail}"
@@ -144,17 +148,20 @@ def examine(model_type: str, folder: Path) -> Finding:
     """Try one type, with files in an empty folder."""
     start = time.monotonic()
     row = find(model_type)
+    steps: dict[str, str] = {}
     try:
-        verdict, detail = _examine(model_type, row, folder)
+        verdict, detail = _examine(model_type, row, folder, steps)
     except Wrong as error:
         verdict, detail = "wrong", str(error)
     except Uncut as error:
         verdict = "wrong" if VERSION >= NEWEST else "skipped"
         detail = f"logits exact; {error}"
-    return Finding(model_type, verdict, detail, time.monotonic() - start)
+    return Finding(model_type, verdict, detail, time.monotonic() - start, steps)
 
 
-def _examine(model_type: str, row: Architecture | None, folder: Path) -> tuple[str, str]:
+def _examine(
+    model_type: str, row: Architecture | None, folder: Path, steps: dict[str, str]
+) -> tuple[str, str]:
     if model_type in OLDER and VERSION < NEWEST:
         return "skipped", OLDER[model_type]
     if row is None:
@@ -176,44 +183,139 @@ def _examine(model_type: str, row: Architecture | None, folder: Path) -> tuple[s
     if len(cut) < _LEAST:
         raise Wrong(f"refuses too much: {'; '.join(refused)}")
     detail = f"{len(cut)} sets" + (f"; refuses {'; '.join(refused)}" if refused else "")
-    searched = _can_be_searched(running(model))
-    if model_type in TYPES and searched is row.why.endswith("not searched"):
-        raise Wrong(f"the table's note says otherwise, but it can be searched: {searched}")
-    if searched and model_type in TYPES:
-        detail += f"; {whole_job(model, checkpoint, folder / 'tokenized')}"
-    return "exact", detail + ("" if searched else "; cannot be searched")
+    steps["cut"] = DONE
+    steps |= whole_job(model, checkpoint, folder)
+    lacking = {step: steps[step] for step in NEEDED if steps[step] != DONE}
+    if model_type in TYPES and bool(lacking) is not row.why.endswith("not searched"):
+        raise Wrong(f"the table's note says otherwise; steps not taken: {lacking or 'none'}")
+    done = ", ".join(step for step in STEPS if steps[step] == DONE)
+    left = "; ".join(f"not {step}: {why}" for step, why in steps.items() if why != DONE)
+    return "exact", f"{detail}; {done}" + (f"; {left}" if left else "")
 
 
-def whole_job(model: Any, checkpoint: Checkpoint, folder: Path) -> str:
-    """Load, score, search a step, and stream; the losses are those of plain masked forwards.
+def whole_job(model: Any, checkpoint: Checkpoint, folder: Path) -> dict[str, str]:
+    """Every step beyond surgery: `yes`, or the words in which it was refused.
 
     Raises:
-        Wrong: If a loss is another.
+        Wrong: If a step is taken and its result is another than that of plain forwards.
     """
-    save_tiny(folder, checkpoint.config["model_type"])
-    loaded = dp.load(folder, dtype="float32", device="cpu")
-    sets = [s for s in [(), (2,), (1, 3)] if not s or loaded.refusal(s) is None]
+    place = save_tiny(folder / "tokenized", checkpoint.config["model_type"])
+    calibration, ids = _calibration()
+    found: dict[str, str] = {}
+
+    @cache
+    def loaded() -> Any:
+        return dp.load(place, **_PLAINLY)
+
+    def scored() -> None:
+        _score(loaded(), model, checkpoint, calibration, ids)
+
+    def searched() -> None:
+        _search(loaded(), calibration)
+
+    def streamed() -> None:
+        _stream(loaded(), dp.load(place, **_PLAINLY, stream=True), calibration)
+
+    def pruned(recover: str | None) -> str | None:
+        return _prune(place, folder / f"pruned-{recover}", recover)
+
+    steps: tuple[tuple[str, Callable[[], str | None]], ...] = (
+        ("scored", scored),
+        ("searched", searched),
+        ("streamed", streamed),
+        ("parity", lambda: pruned(None)),
+        ("recovered", lambda: pruned("linear")),
+    )
+    for step, take in steps:
+        try:
+            found[step] = reason(take() or DONE, place)
+        except dp.DepthpruneError as error:
+            found[step] = reason(str(error), place)
+    return found
+
+
+def reason(words: str, place: Path) -> str:
+    """Words as the page groups them: without the folder, and of no block by its number."""
+    return _NUMBERED.sub("a block", words.replace(f"{place}: ", ""))
+
+
+_NUMBERED = re.compile(r"\bblock \d+")
+
+
+_PLAINLY: dict[str, Any] = {"dtype": "float32", "device": "cpu"}
+
+
+def _calibration() -> tuple[Calibration, torch.Tensor]:
     ids = probe_ids()
     windows = [Window(row, np.arange(len(row)) > 0, "census", 0) for row in ids.numpy()]
     nothing: Any = None
     spec = CalibrationSpec(source="text", target="census")
-    calibration = Calibration((Part(spec, 1.0, tuple(windows), nothing),))
-    evaluator = dp.Evaluator(loaded, calibration, racing=None)
-    for removed, score in zip(sets, evaluator.score(sets), strict=True):
+    return Calibration((Part(spec, 1.0, tuple(windows), nothing),)), ids
+
+
+def _score(
+    loaded: Any, model: Any, checkpoint: Checkpoint, calibration: Calibration, ids: torch.Tensor
+) -> None:
+    sets = _allowed(loaded)
+    scores = dp.Evaluator(loaded, calibration, racing=None).score(sets)
+    for removed, score in zip(sets, scores, strict=True):
         logp = logits_skipping(model, checkpoint, removed)[:, :-1].double().log_softmax(-1)
         expected = -logp.gather(-1, ids[:, 1:, None])[..., 0].mean(1).numpy()
         if not np.allclose(score.window_losses, expected, rtol=LIMIT, atol=LIMIT):
             raise Wrong(f"{removed}: scored {score.window_losses}, and is {expected}")
-    dp.search("greedy", dp.Evaluator(loaded, calibration), k=1)
-    try:
-        streamed = dp.load(folder, dtype="float32", device="cpu", stream=True)
-    except dp.DepthpruneError as error:
-        raise Wrong(f"cannot be streamed: {error}") from error
-    held = [score.window_losses for score in evaluator.score(sets)]
-    read = [s.window_losses for s in dp.Evaluator(streamed, calibration, racing=None).score(sets)]
+
+
+def _allowed(loaded: Any) -> list[tuple[int, ...]]:
+    return [s for s in [(), (2,), (1, 3)] if not s or loaded.refusal(s) is None]
+
+
+def _search(loaded: Any, calibration: Calibration) -> None:
+    """A greedy step by the search, against the least of all single blocks."""
+    exact = dp.Evaluator(loaded, calibration, racing=None)
+    found = dp.search("greedy", exact, k=1)
+    singles = [(b,) for b in range(loaded.blocks) if loaded.refusal((b,)) is None]
+    losses = {s: score.loss for s, score in zip(singles, exact.score(singles), strict=True)}
+    if found.removed != min(losses, key=lambda s: losses[s]):
+        raise Wrong(f"greedy removes {found.removed}, and the losses are {losses}")
+
+
+def _stream(loaded: Any, streamed: Any, calibration: Calibration) -> None:
+    sets = _allowed(loaded)
+    held, read = (
+        [s.window_losses for s in dp.Evaluator(each, calibration, racing=None).score(sets)]
+        for each in (loaded, streamed)
+    )
     if not np.allclose(read, held, rtol=LIMIT, atol=LIMIT):
         raise Wrong(f"streamed losses are {read}, and were {held}")
-    return "searched and streamed"
+
+
+def _prune(place: Path, out: Path, recover: str | None) -> str | None:
+    """The whole job by its one call, for one block in the middle; why nothing was recovered."""
+    checkpoint = open_checkpoint(place)
+    refused = checkpoint_refusal(checkpoint)
+    blocks = range(checkpoint.blocks)
+    free = next((b for b in (2, 3, 1, *blocks) if refused((b,)) is None), None)
+    if free is None:
+        return "no block can go by itself"
+    manifest = dp.prune(
+        place,
+        1,
+        out=out,
+        calibration="stdlib-prose,windows=8,length=24",
+        search="one-shot",
+        protect=[block for block in blocks if block != free],
+        recover=recover,
+        bench=False,
+        memo="off",
+        prompt="The river",
+        **_PLAINLY,
+    )
+    if manifest.removed != [free] or manifest.parity is None:
+        raise Wrong(f"pruned {manifest.removed}, with parity {manifest.parity}")
+    if manifest.recovery is None:
+        return None
+    (run,) = manifest.recovery.runs
+    return run.why_not
 
 
 def _try_sets(model: Any, checkpoint: Checkpoint, folder: Path) -> tuple[list[str], list[str]]:
@@ -228,14 +330,6 @@ def _try_sets(model: Any, checkpoint: Checkpoint, folder: Path) -> tuple[list[st
         except ModelError as error:
             refused.append(f"{name} ({error})")
     return cut, refused
-
-
-def _can_be_searched(model: Any) -> bool:
-    try:
-        find_anatomy(model)
-    except ModelError:
-        return False
-    return True
 
 
 def removed_sets(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
@@ -450,95 +544,6 @@ def summary(findings: list[Finding]) -> str:
     )
 
 
-PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
-
-_HEAD = """# Architectures
-
-<!-- Written by `make census`; edit the rows in src/depthprune/checkpoints/architectures. -->
-
-Every model type that transformers {version} maps to a causal language model: {total}. The census
-(`make census`) builds each at a tiny size with random weights, removes single blocks, the first,
-the last, neighbours, scattered ones, ones that break a period, and every block of one type, and
-requires of the reloaded checkpoint that no key is missing or unexpected, that its float32 logits
-are those of the original with the blocks skipped in place (to {limit:.0e} of their scale), and that
-it generates with a cache what it generates without. Each is then loaded, scored, searched and
-streamed: losses of removed sets are those of plain masked forwards (to {limit:.0e}), held in
-memory or read block by block. What can be cut and not searched says so.
-
-- **verified** ({verified}): exact for every set that is not refused by name.
-- **refused** ({refused}): depth enters in a way that cannot be rewritten.
-- **not a decoder** ({others}): there is no language model of blocks to cut.
-
-`depthprune architectures` prints the same tables. "By field" means that the rules for fields of the
-config are enough: lists with one entry a block are cut, sets of block numbers renumbered, counts of
-leading blocks counted anew. A type without a row is cut by these rules too, but only to be compared
-with the original before anything is written: `apply` asks for `--verify`, `prune` always compares.
-
-| type | status | rule | why |
-|---|---|---|---|
-"""
-
-_MULTIMODAL_HEAD = """
-## Pictures, sound and text
-
-Types that transformers {version} maps to a model of several modalities alone: {total}, of which
-{verified} are verified, {refused} refused and {others} not decoders. The language model is cut and
-compared on text as above, and every other tensor is the original's, byte for byte.
-
-| type | status | rule | why |
-|---|---|---|---|
-"""
-
-_OTHER_HEAD = """
-## Language models inside those, and types of other versions
-
-Cut by the same rules, as part of a type above or with a version of transformers that maps them.
-
-| type | status | rule | why |
-|---|---|---|---|
-"""
-
-_GGUF_HEAD = """
-## GGUF
-
-What llama.cpp derives from a block's number and a file does not say. An architecture that is not
-here is cut only with `--verify`. "By field" means that the file says all that differs: arrays with
-one entry a block are cut, counts of leading blocks counted anew.
-
-| architecture | status | rule | why |
-|---|---|---|---|
-"""
-
-
-def page() -> str:
-    """What `docs/architectures.md` holds, by the tables alone."""
-    table = architectures()
-    parts = []
-    for head, names in ((_HEAD, TYPES), (_MULTIMODAL_HEAD, MULTIMODAL)):
-        rows = [row for row in table if row.model_type in names]
-        number = Counter(row.status for row in rows)
-        parts.append(
-            head.format(
-                version=transformers.__version__,
-                total=len(names),
-                limit=LIMIT,
-                verified=number["verified"],
-                refused=number["refused"],
-                others=number["not a decoder"],
-            )
-            + _lines((row.model_type, row.status, row.rule, row.why) for row in rows)
-        )
-    others = [row for row in table if row.model_type not in (*TYPES, *MULTIMODAL)]
-    parts.append(_OTHER_HEAD + _lines((r.model_type, r.status, r.rule, r.why) for r in others))
-    gguf = ((r.name, r.status, r.rule, r.refused) for r in listed_architectures())
-    parts.append(_GGUF_HEAD + _lines(gguf))
-    return "".join(parts)
-
-
-def _lines(rows: Iterable[tuple[str, str, str, str]]) -> str:
-    return "".join(f"| `{name}` | {' | '.join(rest)} |\n" for name, *rest in rows)
-
-
 def main() -> int:
     from transformers.utils import logging
 
@@ -551,16 +556,19 @@ def main() -> int:
     torch.set_num_threads(1)
     print(f"transformers {transformers.__version__}, torch {torch.__version__}", flush=True)
     failed, last = False, []
+    found: dict[str, dict[str, str]] = {}
     for title, types in (("multimodal", MULTIMODAL), ("causal", TYPES)):
         chosen = tuple(name for name in types if not asked or name in asked)
         findings = []
         for finding in run(chosen):
             findings.append(finding)
+            if finding.verdict == "exact":
+                found[finding.model_type] = finding.steps
             print(finding.line(), flush=True)
         failed |= any(finding.verdict in ("wrong", "unexplained") for finding in findings)
         last.append(f"{title}: {summary(findings)}" if title == "multimodal" else summary(findings))
     if not asked and not failed:
-        PAGE.write_text(page(), encoding="utf-8")
+        PAGE.write_text(page(found, TYPES, MULTIMODAL, LIMIT), encoding="utf-8")
     print(f"of transformers {transformers.__version__}", *last, sep="\n")
     return int(failed)
 

@@ -231,6 +231,9 @@ class RecoveredRun(_Record):
     rank: int | None = Field(
         default=None, description="Directions of the width that the fitted tokens span."
     )
+    factor: float | None = Field(
+        default=None, description="By which all below the run was multiplied."
+    )
 
 
 class RefittedLayer(_Record):
@@ -282,7 +285,7 @@ class TrainingRecord(_Record):
 class RecoveryRecord(_Record):
     """What was done to mend what removal broke."""
 
-    method: Literal["linear", "lora"]
+    method: Literal["linear", "magnitude", "lora"]
     in_search: bool = Field(default=False, description="Whether the search scored recovered sets.")
     calibration: list[CalibrationRecord]
     settings: str | None = Field(
@@ -462,6 +465,33 @@ class TargetRecord(_Record):
     judged: list[TargetJudged]
 
 
+class DraftPoint(_Record):
+    """What one size is worth as a draft of the original."""
+
+    k: int
+    removed: list[int]
+    acceptance: float = Field(
+        description="The chance that a token of the draft is accepted, on held-out windows."
+    )
+    cost: float = Field(description="Of a token of the draft, in tokens of the original.")
+    length: int = Field(description="Tokens of a draft for which it is fastest.")
+    speedup: float = Field(description="Expected, of the original's decoding.")
+
+
+class DraftRecord(_Record):
+    """Which size makes the best draft of the original."""
+
+    temperature: float = Field(description="Of the sampling; 0 is greedy.")
+    measured: bool = Field(description="Whether decoding was timed; else --cost-ratio was given.")
+    chosen: int = Field(description="The k that was taken.")
+    points: list[DraftPoint] = Field(description="By size.")
+
+    @property
+    def best(self) -> DraftPoint:
+        """The chosen size."""
+        return next(point for point in self.points if point.k == self.chosen)
+
+
 class Manifest(_Record):
     """The whole of `depthprune.json`."""
 
@@ -494,6 +524,9 @@ class Manifest(_Record):
     held_out: list[HeldOut] | None = None
     target: TargetRecord | None = Field(
         default=None, description="How the calibration was chosen, where --for asked for it."
+    )
+    draft: DraftRecord | None = Field(
+        default=None, description="What it is worth as a draft, where --as-draft asked for it."
     )
     recovery: RecoveryRecord | None = None
     size: Size | None = None

@@ -172,7 +172,12 @@ def test_a_dry_run_tells_what_it_costs_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_calibration_that_is_given_is_tried_too(prune: Callable[..., Outcome], spec: str) -> None:
+def test_a_calibration_that_is_given_is_tried_too(
+    prune: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    file = tmp_path / "other.txt"
+    file.write_text(" ".join(f"apple{i} pear plum" for i in range(900)), encoding="utf-8")
+    spec = f"text:{file},windows=8,length=32"
     target = prune("--json", "-c", spec).document["target"]
     assert f"{spec}, draw 2" in {each["name"] for each in target["calibrations"]}
 

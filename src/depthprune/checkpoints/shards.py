@@ -221,7 +221,8 @@ class _Names:
         if parts is not None and parts[0] == self.prefix:
             return Piece(name, source, tensor, data=self.data.get(tensor.name))
         cut = cut_packed(source, tensor, self.kept, self.blocks, self.row)
-        return replace(cut, name=name)
+        whole = cut.parts is None
+        return replace(cut, name=name, data=self.data.get(tensor.name) if whole else None)
 
 
 def _plan_shard(shard: SafetensorsFile, names: _Names, everything: frozenset[str]) -> Shard:

@@ -38,7 +38,13 @@ def prune(
     target_objective: options.ForObjective = None,
     portfolio: options.Portfolio = None,
     keep_general: options.KeepGeneral = None,
-    objective: options.Objective = "nll",
+    objective: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="What is scored, by default nll, and acceptance with --as-draft. See: depthprune "
+            "objectives."
+        ),
+    ] = None,
     search: Annotated[
         str, typer.Option(help="How removed sets are chosen. See: depthprune searches.")
     ] = "greedy",
@@ -87,6 +93,21 @@ def prune(
     trust_remote_code: options.RemoteCode = False,
     allow_pickle: options.Pickle = False,
     overwrite: options.Overwrite = False,
+    as_draft: Annotated[
+        bool,
+        typer.Option(
+            "--as-draft",
+            help="Choose what makes the best draft of MODEL in speculative decoding, and without "
+            "-k its size too.",
+        ),
+    ] = False,
+    cost_ratio: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            help="With --as-draft: the share of decoding that the blocks take where it will run, "
+            "from above 0 to 1; by default it is timed here."
+        ),
+    ] = None,
     engine: options.EngineName = None,
     workers: options.Workers = None,
     gpus_per_worker: options.GpusPerWorker = None,
@@ -125,6 +146,8 @@ def prune(
         target_objective=target_objective,
         portfolio=portfolio,
         keep_general=general,
+        as_draft=as_draft,
+        cost_ratio=cost_ratio,
         prompt=prompt,
         bench=bench,
         bench_seconds=bench_seconds,

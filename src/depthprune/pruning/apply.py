@@ -8,6 +8,7 @@ guess. With `verify`, the cut is reloaded and compared with the original before 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -78,20 +79,24 @@ def apply(
     """
     source, target = Path(checkpoint), Path(out)
     blocks = parse_blocks(removed) if isinstance(removed, str) else tuple(removed)
+    writing = _Writing(
+        target, verify, overwrite, trust_remote_code, command=command, progress=progress,
+        finish=finish,
+    )  # fmt: skip
     if link and (is_file_output(source) or is_adapter(source)):
         raise UsageError(
             f"--link: shares the unchanged shards of a folder, and {source} is one file; leave it "
             "out"
         )
     if is_file_output(source):
-        return _apply_gguf(source, blocks, target, verify, overwrite, command, progress, finish)
+        return _apply_gguf(source, blocks, writing)
     if is_file_output(target):
         raise OutputError(
             f"-o {out}: a folder is cut into a folder; give one, and convert the result to a GGUF "
             "with llama.cpp"
         )
     if is_adapter(source):
-        return _apply_adapter(source, blocks, target, verify, overwrite, command, progress)
+        return _apply_adapter(source, blocks, replace(writing, finish=None))
     opened = open_checkpoint(source)
     if verify:
         check_code(str(source), opened.config, trust_remote_code)
@@ -101,112 +106,109 @@ def apply(
     check_target(target, overwrite=overwrite)
     if verify:
         opened = completed(opened, trust_remote_code=trust_remote_code)
-    with staged(target, overwrite=overwrite) as stage:
-        surgery = write_pruned(opened, blocks, stage, link=link, progress=progress)
-        parity = (
-            _verify(opened.folder, stage, blocks, progress, trust_remote_code) if verify else None
-        )
-        model = SourceModel(
+    return writing.write(
+        opened.folder,
+        lambda stage: write_pruned(opened, blocks, stage, link=link, progress=progress),
+        lambda _: SourceModel(
             name=str(checkpoint),
             kind="folder",
             model_type=opened.model_type,
             blocks=opened.blocks,
             fingerprint=fingerprint(opened),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """What is the same for a folder, a GGUF and an adapter: stage, cut, prove, tell, publish."""
+
+    out: Path
+    verify: bool
+    overwrite: bool
+    trust_remote_code: bool
+    command: str | None
+    progress: Progress
+    finish: Callable[[Manifest, Path], Manifest] | None
+
+    def write(
+        self,
+        original: Path,
+        cut: Callable[[Path], Surgery],
+        describe: Callable[[Surgery], SourceModel],
+    ) -> Surgery:
+        """Publish what `cut` writes into the place it is given, proved if that is asked for."""
+        with staged(self.out, overwrite=self.overwrite) as stage:
+            surgery = cut(stage)
+            parity = self._proved(original, stage, surgery) if self.verify else None
+            manifest = _manifest(describe(surgery), surgery, self.command, parity)
+            if self.finish is not None:
+                manifest = self.finish(manifest, stage)
+            manifest.write(placed(stage, MANIFEST_NAME))
+        return surgery
+
+    def _proved(self, original: Path, stage: Path, surgery: Surgery) -> ParityRecord:
+        # Imports torch, which surgery alone must not.
+        from depthprune.models.parity import verify_checkpoint
+
+        return verify_checkpoint(
+            original,
+            stage,
+            surgery.removed,
+            trust_remote_code=self.trust_remote_code,
+            progress=self.progress,
         )
-        _finish(_manifest(model, surgery, command, parity), stage, finish)
-    return surgery
 
 
-def _apply_gguf(
-    source: Path,
-    removed: tuple[int, ...],
-    out: Path,
-    verify: bool,
-    overwrite: bool,
-    command: str | None,
-    progress: Progress,
-    finish: Callable[[Manifest, Path], Manifest] | None,
-) -> Surgery:
+def _apply_gguf(source: Path, removed: tuple[int, ...], writing: _Writing) -> Surgery:
     from depthprune.checkpoints.gguf.reader import read_gguf
     from depthprune.checkpoints.gguf.rules import check_architecture
     from depthprune.checkpoints.gguf.surgery import cut_gguf, write_gguf
 
+    out = writing.out
     if not is_file_output(out):
         raise OutputError(f"-o {out}: a GGUF is cut into a GGUF; give a name that ends in .gguf")
     file = read_gguf(source)
-    check_architecture(file, known=not verify)
+    check_architecture(file, known=not writing.verify)
     cut = cut_gguf(file, removed)
     if out.exists() and out.samefile(source):
         raise OutputError(f"-o {out}: is the model itself; choose another name")
-    with staged(out, overwrite=overwrite) as stage:
-        surgery = write_gguf(cut, stage, progress)
-        parity = _verify(source, stage, cut.removed, progress) if verify else None
-        model = SourceModel(
+    return writing.write(
+        source,
+        lambda stage: write_gguf(cut, stage, writing.progress),
+        lambda _: SourceModel(
             name=str(source),
             kind="gguf",
             model_type=file.architecture,
             blocks=file.blocks,
             fingerprint=fingerprint_file(source, file.tensors),
-        )
-        _finish(_manifest(model, surgery, command, parity), stage, finish)
-    return surgery
+        ),
+    )
 
 
-def _apply_adapter(
-    source: Path,
-    removed: tuple[int, ...],
-    out: Path,
-    verify: bool,
-    overwrite: bool,
-    command: str | None,
-    progress: Progress,
-) -> Surgery:
-    if verify:
+def _apply_adapter(source: Path, removed: tuple[int, ...], writing: _Writing) -> Surgery:
+    if writing.verify:
         raise UsageError(
             "--verify: an adapter computes nothing without its base; verify the base's own cut"
         )
     adapter = open_adapter(source)
-    _refuse_itself(source, out)
-    with staged(out, overwrite=overwrite) as stage:
-        surgery = write_adapter(adapter, removed, stage, progress=progress)
-        model = SourceModel(
+    _refuse_itself(source, writing.out)
+    return writing.write(
+        source,
+        lambda stage: write_adapter(adapter, removed, stage, progress=writing.progress),
+        lambda surgery: SourceModel(
             name=str(source),
             kind="folder",
             model_type=adapter.kind,
             blocks=len(surgery.removed) + len(surgery.kept),
             fingerprint=fingerprint_file(adapter.file.path, adapter.file.tensors),
-        )
-        _finish(_manifest(model, surgery, command, None), stage, None)
-    return surgery
-
-
-def _finish(
-    manifest: Manifest, stage: Path, finish: Callable[[Manifest, Path], Manifest] | None
-) -> None:
-    """Let the caller add to a staged output, and write its manifest last."""
-    if finish is not None:
-        manifest = finish(manifest, stage)
-    manifest.write(placed(stage, MANIFEST_NAME))
+        ),
+    )
 
 
 def _refuse_itself(source: Path, out: Path) -> None:
     if out.exists() and out.resolve() == source.resolve():
         raise OutputError(f"-o {out}: is the checkpoint itself; choose another folder")
-
-
-def _verify(
-    original: Path,
-    pruned: Path,
-    removed: tuple[int, ...],
-    progress: Progress,
-    trust_remote_code: bool = False,
-) -> ParityRecord:
-    # Imports torch, which surgery alone must not.
-    from depthprune.models.parity import verify_checkpoint
-
-    return verify_checkpoint(
-        original, pruned, removed, trust_remote_code=trust_remote_code, progress=progress
-    )
 
 
 def _manifest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,20 @@ from depthprune.evaluator import Evaluator, Memo, RemovedSet
 from depthprune.evaluator.shards import LossWorkers
 from depthprune.manifest import (
     BlockScore,
+    DraftRecord,
     DrawRecord,
     Estimate,
     HeldOut,
     PathPoint,
     TargetRecord,
 )
+from depthprune.pruning.as_draft import (
+    choose_size,
+    decoding_cost,
+    require_gain,
+    temperature_of,
+)
+from depthprune.pruning.draft_job import DraftJob
 from depthprune.pruning.draws import search_over_draws
 from depthprune.pruning.held_out import (
     HeldOutScorer,
@@ -54,6 +63,7 @@ class Measured:
     draws: list[DrawRecord] | None
     calibration: Calibration
     target: TargetRecord | None = None
+    drafting: DraftRecord | None = None
 
 
 def measure_task(
@@ -89,6 +99,10 @@ def measure_task(
         path_points(result.path, evaluator, held_out_scorer) if known or rule is not None else None
     )
     free = [block for block in range(model.blocks) if block not in task.protect]
+    drafting = None
+    if job.draft is not None:
+        drafting = _drafting(job, job.draft, task, result, workers, shared)
+        result = _of_size(result, drafting.best.removed, evaluator)
     found = None
     if task.method is not None:
         found = fit_and_judge(
@@ -112,6 +126,7 @@ def measure_task(
         recovered=found,
         draws=_other_draws(job, task, memo, result.removed, workers),
         calibration=calibration,
+        drafting=drafting,
     )
 
 
@@ -220,11 +235,49 @@ def _other_draws(
     return search_over_draws(chosen, task.calibration, job.draws, evaluator_on, search_on)
 
 
+def _drafting(
+    job: PruneJob,
+    draft: DraftJob,
+    task: PruneTask,
+    result: Result,
+    workers: LossWorkers | None,
+    shared: dict[str, Any],
+) -> DraftRecord:
+    """What each size is worth as a draft; of the size that was asked for, if one was."""
+    temperature = temperature_of(task.objective)
+    scorer = HeldOutScorer(
+        task.model,
+        task.calibration,
+        f"acceptance:temperature={temperature:g}",
+        workers=workers,
+        **shared,
+    )
+    path = [result.removed] if job.k is not None else result.path
+    record = choose_size(
+        path,
+        scorer,
+        decoding_cost(task.model, draft, job.progress),
+        temperature=temperature,
+        measured=draft.cost_ratio is None,
+    )
+    if job.k is None:
+        require_gain(record)
+    return record
+
+
+def _of_size(result: Result, removed: Sequence[int], evaluator: Evaluator) -> Result:
+    """What a search found, shortened to one of the sets on its way."""
+    chosen = tuple(removed)
+    if chosen == result.removed:
+        return result
+    score = evaluator.score([chosen])[0]
+    return replace(result, removed=chosen, score=score, k=len(chosen))
+
+
 def _shortened(job: PruneJob, result: Result, rule: SizeRule, evaluator: Evaluator) -> Result:
     if not rule.chosen:
         raise UsageError(
             f"--max-increase: removing any one block raises the held-out loss from "
             f"{rule.dense:.4f} above {rule.limit:.4f}; allow more"
         )
-    score = evaluator.score([rule.chosen])[0]
-    return replace(result, removed=rule.chosen, score=score, k=len(rule.chosen))
+    return _of_size(result, rule.chosen, evaluator)

@@ -11,6 +11,7 @@ from depthprune.errors import UsageError
 from depthprune.evaluator.confidence import Racing
 from depthprune.outputs import is_file_output
 from depthprune.progress import SILENT, Progress
+from depthprune.pruning.draft_job import DraftJob
 from depthprune.pruning.session import Loading
 from depthprune.pruning.target.options import DEFAULT_SPLIT, TargetJob
 
@@ -48,6 +49,7 @@ class PruneJob:
     bench_seconds: float = BENCH_SECONDS
     wanted: TargetJob | None = None
     engine: Engine | None = None
+    draft: DraftJob | None = None
 
     @property
     def target(self) -> Path:
@@ -73,7 +75,7 @@ def prune_job(
     out: str | Path | None,
     calibration: str | Sequence[str] = (),
     max_increase: float | None = None,
-    objective: str = "nll",
+    objective: str | None = None,
     search: str = "greedy",
     seed: int = 0,
     budget: str | None = None,
@@ -88,6 +90,8 @@ def prune_job(
     target_objective: str | None = None,
     portfolio: str | Path | None = None,
     keep_general: float | None = None,
+    as_draft: bool = False,
+    cost_ratio: float | None = None,
     prompt: str = PROMPT,
     bench: bool | None = None,
     bench_seconds: float = BENCH_SECONDS,
@@ -114,7 +118,8 @@ def prune_job(
         calibration: Specs such as `text:wiki.txt,windows=64`; several are mixed. By default prose
             and code of the standard library.
         max_increase: The most blocks whose held-out loss grows by no more than this share.
-        objective: Such as `nll`, `kl:top=64` or `nll:0.5+cosine:0.5`.
+        objective: Such as `nll`, `kl:top=64` or `nll:0.5+cosine:0.5`; by default `nll`, and
+            `acceptance` with `as_draft`.
         search: Such as `greedy` or `beam:width=8`.
         seed: Of the search; the calibration's draw has its own.
         budget: What the search may spend, as `200 evaluations` of `--budget`.
@@ -130,6 +135,9 @@ def prune_job(
         target_objective: What is measured on it, where not what its kind asks for.
         portfolio: A YAML file of the calibrations that are tried.
         keep_general: By what share more than the best set another may lose on the default text.
+        as_draft: Choose what makes the best draft of the model, and without `k` its size too.
+        cost_ratio: The share of decoding that the blocks take on the machine that the draft is
+            for, where it is not to be timed on this one.
         prompt: What both models continue in the report.
         bench: Measure speed before and after; by default unless streamed.
         bench_seconds: How long that may take.
@@ -152,8 +160,10 @@ def prune_job(
     """
     if not prompt.strip():
         raise UsageError("--prompt: expected some words to continue, got none")
-    if (k is None) == (max_increase is None):
+    draft = wanted_draft(as_draft, cost_ratio, max_increase, bool(target), search_with_recovery)
+    if (k is None) == (max_increase is None) and not (draft and k is None):
         raise UsageError("-k: expected either -k K or --max-increase SHARE, one of them")
+    objective = objective or ("acceptance" if draft else "nll")
     specs = (calibration,) if isinstance(calibration, str) else tuple(calibration)
     stay = protect if isinstance(protect, str) else ",".join(map(str, protect))
     loading = Loading(
@@ -185,6 +195,7 @@ def prune_job(
         bench_seconds=bench_seconds,
         wanted=wanted_target(target, target_split, target_objective, portfolio, keep_general),
         engine=parse_engine(engine) if isinstance(engine, str) else engine,
+        draft=draft,
     )
 
 
@@ -231,3 +242,31 @@ def _as_python(
         kept = [target] if isinstance(target, str) else list(target)
         named += f", target={kept!r}"
     return f"dp.prune({str(model)!r}, {k}, out={str(out)!r}, {named})"
+
+
+def wanted_draft(
+    as_draft: bool,
+    cost_ratio: float | None,
+    max_increase: float | None,
+    targeted: bool,
+    search_with_recovery: bool,
+) -> DraftJob | None:
+    """What `--as-draft` asks for; None without it.
+
+    Raises:
+        UsageError: If a flag does not go with it, or is given without it.
+    """
+    if not as_draft:
+        if cost_ratio is not None:
+            raise UsageError("--cost-ratio: means nothing without --as-draft; add it, or drop it")
+        return None
+    for flag, given in {
+        "--max-increase": max_increase is not None,
+        "--for": targeted,
+        "--search-with-recovery": search_with_recovery,
+    }.items():
+        if given:
+            raise UsageError(f"{flag}: chooses by something else than --as-draft; drop one of them")
+    if cost_ratio is not None and not 0 < cost_ratio <= 1:
+        raise UsageError(f"--cost-ratio: expected a number above 0, at most 1, got {cost_ratio:g}")
+    return DraftJob(cost_ratio)

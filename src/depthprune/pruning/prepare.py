@@ -25,6 +25,7 @@ from depthprune.models.source import ModelSource
 from depthprune.objectives import Mixture, parse_objective
 from depthprune.outputs import check_target
 from depthprune.progress import note
+from depthprune.pruning.as_draft import LARGEST_SHARE, check_draft
 from depthprune.pruning.draws import check_draws
 from depthprune.pruning.output import check_pruned_output
 from depthprune.pruning.recovery_step import (
@@ -206,6 +207,13 @@ def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
 
 def _find_search(job: PruneJob) -> Search:
     algorithm = make_search(job.search)
+    if job.draft is not None:
+        check_draft(
+            parse_objective(job.objective),
+            sized=job.k is not None,
+            grows=algorithm.grows,
+            search=job.search,
+        )
     if job.max_increase is not None and not algorithm.grows:
         raise UsageError(
             f"--search {job.search}: its sets do not grow one by one, which --max-increase "
@@ -234,6 +242,8 @@ def _size(
     if job.k is not None:
         return job.k, protect
     most = most_removable(blocks, protect, refusal)
+    if job.draft is not None:
+        most = min(most, int(blocks * LARGEST_SHARE))
     if most < 1:
         raise UsageError("--protect: leaves no block that may go; protect fewer")
     return most, protect

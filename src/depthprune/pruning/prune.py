@@ -141,6 +141,7 @@ def _manifest(
         draws=measured.draws,
         held_out=measured.held_out,
         target=measured.target,
+        draft=measured.drafting,
         recovery=measured.recovered.record if measured.recovered else None,
         size=size_record(model, written.surgery),
         parity=written.parity,

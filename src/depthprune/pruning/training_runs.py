@@ -22,6 +22,7 @@ from depthprune.pruning.standing import if_interrupted
 from depthprune.recovery import (
     Linear,
     LoRA,
+    Magnitude,
     Method,
     Recovery,
     Training,
@@ -32,13 +33,18 @@ from depthprune.recovery import (
     require_trainable,
     require_trainer,
     require_windows,
+    rescale,
 )
 from depthprune.staging import stem
 
 
 def check_way(method: Method, *, stream: bool, in_search: bool = False) -> None:
     """Refuse, before anything is read, what a way to recover cannot do here."""
-    if isinstance(method, Linear):
+    if isinstance(method, Magnitude) and in_search:
+        raise UsageError(
+            "--search-with-recovery: sets are scored after --recover linear; pass that"
+        )
+    if not isinstance(method, LoRA):
         return
     require_trainer()
     if stream:
@@ -71,7 +77,7 @@ def check_enough(
         require_windows(calibration, method)
     if isinstance(method, Linear):
         method.behind(model.blocks)
-    if isinstance(method, Linear) or method.start == "linear":
+    if isinstance(method, Linear) or (isinstance(method, LoRA) and method.start == "linear"):
         require_tokens(model, calibration)
 
 
@@ -95,6 +101,8 @@ def heal(
     """
     if isinstance(method, Linear):
         return recover(model, removed, calibration, method, progress=progress)
+    if isinstance(method, Magnitude):
+        return rescale(model, removed, calibration, progress=progress)
     folder = _folder(out, plan_key(model, removed, calibration, method))
     if_interrupted(partial(_standing, folder))
     with _telling(folder):

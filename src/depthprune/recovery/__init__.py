@@ -3,7 +3,8 @@
 from depthprune.recovery.linear.write_back import stored
 from depthprune.recovery.lora.distil import distil, plan_key, require_trainable, require_trainer
 from depthprune.recovery.lora.distillation_data import require_windows
-from depthprune.recovery.methods import Linear, LoRA, Method, parse_method
+from depthprune.recovery.magnitude import rescale
+from depthprune.recovery.methods import Linear, LoRA, Magnitude, Method, parse_method
 from depthprune.recovery.recover import (
     recover,
     refuse_quantized_config,
@@ -16,6 +17,7 @@ __all__ = [
     "Change",
     "Linear",
     "LoRA",
+    "Magnitude",
     "Method",
     "RecoveringRehearsal",
     "RecoveringScorer",
@@ -32,5 +34,6 @@ __all__ = [
     "require_trainable",
     "require_trainer",
     "require_windows",
+    "rescale",
     "stored",
 ]

@@ -24,3 +24,21 @@ class Delta:
     def added_to(self, weight: Tensor) -> Tensor:
         """A weight with the change, in its own dtype, held by the processor."""
         return (weight.cpu().double() + self.matrix.double()).to(weight.dtype).contiguous()
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A weight multiplied by a factor.
+
+    Attributes:
+        factor: By what.
+        offset: What is added to the weight where it is used; a norm that multiplies by 1 + w has 1.
+    """
+
+    factor: float
+    offset: float = 0.0
+
+    def added_to(self, weight: Tensor) -> Tensor:
+        """The weight for which weight + offset is multiplied, in its own dtype and place."""
+        scaled = self.factor * (weight.cpu().double() + self.offset) - self.offset
+        return scaled.to(weight.dtype).to(weight.device).contiguous()

@@ -58,6 +58,18 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Magnitude:
+    """The state before each gap scaled to the size of the state behind it: see `rescale`."""
+
+    name: ClassVar[Literal["magnitude"]] = "magnitude"
+
+    @property
+    def line(self) -> str:
+        """The text by which it is asked for."""
+        return spell(self.name, self)
+
+
+@dataclass(frozen=True)
 class LoRA:
     """Training low-rank adapters to give what the dense model gives: see `distil`.
 
@@ -103,11 +115,11 @@ class LoRA:
         return spell(self.name, self)
 
 
-Method: TypeAlias = "Linear | LoRA"
+Method: TypeAlias = "Linear | Magnitude | LoRA"
 
 # Recovery is part of the contract of `prune` and takes no plug-ins, so no group is named.
 METHODS: Registry[Callable[..., Any]] = Registry(
-    "--recover method", "", {"linear": Linear, "lora": LoRA}
+    "--recover method", "", {"linear": Linear, "magnitude": Magnitude, "lora": LoRA}
 )
 
 

@@ -76,7 +76,7 @@ def recover(
     refuse_quantized(model)
     require_positions(model, calibration)
     device = torch.device(model.device)
-    made = batches(calibration, _CALL_TOKENS.get(device.type, _CALL_TOKENS_ELSEWHERE))
+    made = batches(calibration, call_tokens(model))
     store = StateStore(int(available_memory(device) * _SHARE), host_bytes(model))
     try:
         walk = Walk(model.anatomy, made, [part.share for part in calibration.parts], store,
@@ -106,6 +106,11 @@ def _recovered(walk: Walk, gone: RemovedSet, progress: Progress) -> Recovery:
         deltas={name: delta for each in passed for name, delta in each.deltas.items()},
         width=walk.width,
     )
+
+
+def call_tokens(model: Model) -> int:
+    """About how many tokens go through a block at a time."""
+    return _CALL_TOKENS.get(torch.device(model.device).type, _CALL_TOKENS_ELSEWHERE)
 
 
 def require_tokens(model: Model, calibration: Calibration) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.loading import Model
-from depthprune.recovery.delta import Delta
+from depthprune.models.streaming.stream import Stream
+from depthprune.recovery.delta import Delta, Scaled
 from depthprune.recovery.linear.fold import folded, swapped
 from depthprune.recovery.linear.fold_target import FoldTarget
 from depthprune.recovery.low_rank import LowRank
@@ -40,6 +41,7 @@ class RunRecovery:
         before: Root mean square, an element, of what the state behind the run lacked against the
             dense model's, on the windows that choose; None where nothing was fitted.
         after: The same with the change.
+        factor: By which all below the run was multiplied; None where nothing was.
         rank: How many directions of the width the fitted tokens span; below the width the system
             is singular, and the other directions are left as they are.
     """
@@ -54,6 +56,7 @@ class RunRecovery:
     before: float | None = None
     after: float | None = None
     rank: int | None = None
+    factor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class Recovery:
             block that is refitted its linear layers.
         changes: What those values were made of.
         refits: What was done for each refitted layer, in turn.
-        deltas: What refitting added to parameters, by the same names.
+        deltas: What refitting added to parameters, or scaled them by, by the same names.
         low_rank: What training added to parameters, likewise.
         training: How it went, if there was any.
         width: Of the hidden state.
@@ -147,7 +150,7 @@ class Recovery:
     weights: Mapping[str, Tensor]
     changes: tuple[Change, ...] = field(default=(), repr=False)
     refits: tuple[LayerRefit, ...] = ()
-    deltas: Mapping[str, Delta] = field(default_factory=dict, repr=False)
+    deltas: Mapping[str, Delta | Scaled] = field(default_factory=dict, repr=False)
     low_rank: Mapping[str, LowRank] = field(default_factory=dict, repr=False)
     training: Training | None = None
     width: int = 0
@@ -159,8 +162,18 @@ def recovered(model: Model, recovery: Recovery) -> AbstractContextManager[None]:
     A streamed model is given them whenever it reads their blocks.
     """
     if model.stream is not None:
-        return model.stream.replacing(model.module, recovery.weights)
+        return _streamed(model, model.stream, recovery.weights)
     return swapped(model.module, recovery.weights, park=bool(recovery.low_rank))
+
+
+@contextmanager
+def _streamed(model: Model, stream: Stream, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """What is read with the blocks is replaced there; what is held, in place."""
+    inside = f"{stream.path}."
+    blocks = {name: weight for name, weight in weights.items() if name.startswith(inside)}
+    outer = {name: weight for name, weight in weights.items() if name not in blocks}
+    with swapped(model.module, outer), stream.replacing(model.module, blocks):
+        yield
 
 
 def runs_of(removed: Sequence[int]) -> list[tuple[int, ...]]:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from depthprune.manifest import Manifest
 from depthprune.report import figures, numbers, summary
+from depthprune.report.draft import draft_svg
 from depthprune.report.export import svg
 from depthprune.report.target import target_svg
 from depthprune.report.templating import environment, source
@@ -26,6 +27,7 @@ _MOST_ROWS = 500
 SECTIONS: dict[str, tuple[str, Callable[[Manifest], bool]]] = {
     "mask": ("Which blocks went", lambda m: True),
     "target": ("Which calibration was chosen", lambda m: m.target is not None),
+    "draft": ("What it is worth as a draft", lambda m: m.draft is not None),
     "quality": ("What was lost", lambda m: bool(m.held_out)),
     "recovery": ("What recovery gave back", lambda m: m.recovery is not None),
     "gains": ("What was won", lambda m: m.size is not None or m.speed is not None),
@@ -92,6 +94,9 @@ def _figures(manifest: Manifest) -> dict[str, Markup]:
     target = target_svg(manifest)
     if target is not None:
         drawn["target"] = target
+    draft = draft_svg(manifest)
+    if draft is not None:
+        drawn["draft"] = draft
     training = training_svg(manifest)
     if training is not None:
         drawn["training"] = training

@@ -156,7 +156,12 @@ def recovery_words(manifest: Manifest) -> str:
         f"{numbers.block_list(run.blocks)} into {run.into} (strength "
         f"{numbers.fixed(run.strength, 2)}, {run.tokens:,} tokens)"
         for run in manifest.recovery.runs
-        if run.strength
+        if run.strength and run.factor is None
+    ]
+    scaled = [
+        f"{numbers.block_list(run.blocks)} by {numbers.fixed(run.factor, 3)}"
+        for run in manifest.recovery.runs
+        if run.factor is not None
     ]
     left = [
         f"{numbers.block_list(run.blocks)} ({run.why_not})"
@@ -167,6 +172,7 @@ def recovery_words(manifest: Manifest) -> str:
     behind = [b for b in again if b not in {run.into for run in manifest.recovery.runs}]
     words = [f"Folded into the weights of the block before: {'; '.join(done)}." if done else ""]
     words.append(f"Refitted behind the gaps: {numbers.block_list(behind)}." if behind else "")
+    words.append(f"All below the runs was scaled: {'; '.join(scaled)}." if scaled else "")
     words.append(f"Left alone: {'; '.join(left)}." if left else "")
     return " ".join(filter(None, words))
 

@@ -232,7 +232,7 @@ def portfolio_figure(record: TargetRecord, removed: Sequence[int]) -> Figure:
                 zorder=3,
             )
         axes.scatter([], [], marker=_MARKERS[number % len(_MARKERS)], facecolor=PAPER,
-                     edgecolor=INK, linewidth=1.1, s=34, label=name)  # fmt: skip
+                     edgecolor=INK, linewidth=1.1, s=34, label=_short(name))  # fmt: skip
     won = next((each for each in points if each.removed == list(removed)), None)
     if won is not None:
         axes.scatter([won.loss], [won.general], s=190, facecolor="none", edgecolor=REMOVED,
@@ -245,6 +245,16 @@ def portfolio_figure(record: TargetRecord, removed: Sequence[int]) -> Figure:
     axes.set_axisbelow(True)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8.5)
     return figure
+
+
+_LONGEST = 22
+"""Characters of a name beside the figure, which a longer one would push off its page."""
+
+
+def _short(name: str) -> str:
+    """A calibration's name as the legend has it: a file's own, cut where it is long."""
+    label = source_labels([name])[0]
+    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
 
 
 def _row(calibration: str) -> str:

@@ -13,7 +13,8 @@ import transformers
 from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from census import MULTIMODAL, OLDER, PAGE, TYPES, examine, page, run
+from census import LIMIT, MULTIMODAL, OLDER, TYPES, examine, run
+from census_page import DONE, NEEDED, PAGE, page, read_page, supported
 from depthprune.checkpoints.architectures.schema import Architecture, Pattern
 from depthprune.checkpoints.architectures.table import (
     architectures,
@@ -38,6 +39,14 @@ _NOT_BEFORE = (
     *OLDER,
 )
 """Older versions of these cannot be built at tiny sizes, or are not exact with a cache uncut."""
+
+WRITTEN = PAGE.read_text(encoding="utf-8")
+FOUND = read_page(WRITTEN)
+"""What the last whole census found, step by step, of every verified type."""
+
+THIS_VERSION = f"transformers {transformers.__version__} maps" in WRITTEN
+
+README = PAGE.parent.parent / "README.md"
 
 SAMPLE = """
 llama qwen2 qwen2_moe gpt2 bart bert gemma3 gemma3n_text gemma4_text glm_moe_dsa hy_v3
@@ -73,6 +82,8 @@ def test_a_cut_checkpoint_computes_what_skipping_in_place_does(
 ) -> None:
     finding = examine(model_type, tmp_path)
     assert finding.verdict == "exact", finding.line()
+    if THIS_VERSION:
+        assert finding.steps == FOUND[model_type]
 
 
 @pytest.mark.slow
@@ -86,6 +97,8 @@ def test_the_census_leaves_no_type_wrong_or_unexplained(model_type: str) -> None
     row = find(model_type)
     assert row is not None
     assert finding.verdict == ("exact" if row.status == "verified" else row.status), finding.line()
+    if row.status == "verified" and THIS_VERSION:
+        assert finding.steps == FOUND[model_type]
 
 
 @pytest.mark.skipif(not NEWEST, reason="needs a newer transformers")
@@ -93,11 +106,26 @@ def test_every_type_has_a_row() -> None:
     assert [name for name in (*TYPES, *MULTIMODAL) if find(name) is None] == []
 
 
+@pytest.mark.skipif(not THIS_VERSION, reason="the census was last written with another version")
 def test_the_page_is_what_the_census_writes() -> None:
-    written = PAGE.read_text(encoding="utf-8")
-    if f"transformers {transformers.__version__} maps" not in written:
-        pytest.skip("the census was last written with another transformers")
-    assert written == page()
+    assert page(FOUND, TYPES, MULTIMODAL, LIMIT) == WRITTEN
+
+
+def test_the_page_names_each_step_that_a_causal_type_does_not_take() -> None:
+    rows = {name: find(name) for name in FOUND}
+    for name in FOUND.keys() & set(TYPES):
+        row = rows[name]
+        assert row is not None
+        whole = all(FOUND[name][step] == DONE for step in NEEDED)
+        assert whole is not row.why.endswith("not searched"), name
+
+
+@pytest.mark.skipif(not THIS_VERSION, reason="the census was last written with another version")
+def test_the_readme_counts_what_the_census_found() -> None:
+    causal, others = (supported(FOUND, types) for types in (TYPES, MULTIMODAL))
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    assert f"{causal} of transformers' {len(TYPES)} causal types" in text
+    assert f"{others} of {len(MULTIMODAL)} that also read pictures or sound" in text
 
 
 @pytest.mark.skipif(not NEWEST, reason="needs a newer transformers")

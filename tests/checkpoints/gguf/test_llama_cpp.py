@@ -8,7 +8,6 @@ as it does on the whole one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from depthprune.checkpoints.gguf import rules
 from depthprune.models.loading import load
 from depthprune.models.source import demo_file
 from depthprune.pruning.apply import apply
-from gemma import MISSING, gemma_file
 from gguf_tiny import tiny_gguf
 
 pytestmark = pytest.mark.slow
@@ -175,31 +173,17 @@ def test_a_period_that_does_not_survive_would_compute_something_else(
     assert np.abs(found - expected).max() > 0.01 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize(
-    ("file", "removed", "tokens"),
-    [
-        pytest.param(demo_file, "10,12,20", 512, id="SmolLM2"),
-        pytest.param(
-            gemma_file,
-            "6-11",  # a whole period, which llama.cpp derives from a block's number
-            128,
-            id="Gemma 3",
-            marks=pytest.mark.skipif(gemma_file() is None, reason=MISSING),
-        ),
-    ],
-)
 def test_llama_cpp_agrees_with_transformers_on_the_whole_and_the_pruned_file(
-    file: Callable[[], Path], removed: str, tokens: int, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     pytest.importorskip("llama_cpp", reason=WHY)
     from transformers import AutoTokenizer
 
-    whole = file()
-    tokenizer = AutoTokenizer.from_pretrained(whole.parent, gguf_file=whole.name)
-    ids = tokenizer(text()).input_ids[:tokens]
+    tokenizer = AutoTokenizer.from_pretrained(demo_file().parent, gguf_file=demo_file().name)
+    ids = tokenizer(text()).input_ids[:512]
     prompt = tokenizer(PROMPT).input_ids
-    apply(whole, removed, tmp_path / "pruned.gguf")
-    dense, pruned = (compare(each, ids, prompt) for each in (whole, tmp_path / "pruned.gguf"))
+    apply(demo_file(), "10,12,20", tmp_path / "pruned.gguf")
+    dense, pruned = (compare(file, ids, prompt) for file in (demo_file(), tmp_path / "pruned.gguf"))
 
     for found in (dense, pruned):
         assert found.difference < 0.02

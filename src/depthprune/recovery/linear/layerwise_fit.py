@@ -111,6 +111,12 @@ class Walk:
         reason = "the run is at the very bottom, and no block before it could take its part"
         return [*passed, Mended(RunRecovery(run, None, reason))]
 
+    def pass_dense(self, block: int) -> None:
+        """Bring the dense model alone before a block."""
+        while self.at < block:
+            self._through(self.at, self.dense)
+            self.at += 1
+
     def pass_to(self, block: int) -> list[Mended]:
         """Bring both models before a block."""
         passed = []

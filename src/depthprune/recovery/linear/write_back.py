@@ -23,7 +23,7 @@ from torch import Tensor
 from depthprune.checkpoints.checkpoint import Checkpoint, split_name
 from depthprune.errors import ModelError
 from depthprune.models.loading import Model
-from depthprune.recovery.delta import Delta
+from depthprune.recovery.delta import Delta, Scaled
 from depthprune.recovery.linear.fold import folded
 from depthprune.recovery.low_rank import LowRank
 from depthprune.recovery.result import Change, Recovery
@@ -95,7 +95,7 @@ def _rewritten(
 
 
 def add_changes(
-    changes: Mapping[str, Delta] | Mapping[str, LowRank],
+    changes: Mapping[str, Delta | Scaled] | Mapping[str, LowRank],
     model: Model,
     checkpoint: Checkpoint,
     prefix: str,
@@ -118,6 +118,9 @@ def add_changes(
     path = model.anatomy.blocks.path
     by_block: dict[int, list[str]] = {}
     for name in changes:
+        if not name.startswith(f"{path}."):
+            _write_outer(name, changes[name], model, checkpoint, prefix, data, weights)
+            continue
         by_block.setdefault(int(name[len(path) + 1 :].partition(".")[0]), []).append(name)
     for block, names in by_block.items():
         tensors = tensors_of(checkpoint, prefix, block)
@@ -137,6 +140,52 @@ def add_changes(
                 new = changes[name].added_to(old.mT if found.turned else old)
                 data[found.name] = as_stored(new, found)
                 weights[name] = new.to(value.dtype)
+
+
+def _write_outer(
+    name: str,
+    change: Delta | Scaled | LowRank,
+    model: Model,
+    checkpoint: Checkpoint,
+    prefix: str,
+    data: dict[str, bytes],
+    weights: dict[str, Tensor],
+) -> None:
+    """Write a change of a parameter that is in no block, wherever a file holds its values."""
+    value = model.module.get_parameter(name).data.cpu()
+    if not value.any():
+        weights[name] = value  # scaled, zeros stay zeros
+        return
+    tensors = tensors_outside(checkpoint, prefix, tuple(value.shape))
+    holding = [other for other, tensor in tensors.items() if _same(value, tensor)]
+    ends = [other for other in holding if other.endswith(name.rpartition(".")[0] + ".weight")]
+    if not holding or (value.dim() == 1 and len(holding) > 1 and not ends):
+        raise ModelError(
+            f"{name} has its values in no tensor of the checkpoint, so what recovers cannot be "
+            "written; prune without --recover"
+        )
+    # A head that shares the embeddings' weights may stand in the file besides.
+    for other in holding if value.dim() > 1 else ends or holding:
+        new = change.added_to(tensors[other])
+        data[other] = as_stored(new, Found(other, turned=False))
+        weights[name] = new.to(value.dtype)
+
+
+def tensors_outside(
+    checkpoint: Checkpoint, prefix: str, shape: tuple[int, ...]
+) -> dict[str, Tensor]:
+    """The floating tensors of one shape that are in no block."""
+    found = {}
+    for shard in checkpoint.shards:
+        with safe_open(shard.path, framework="pt") as file:
+            for tensor in shard.tensors:
+                parts = split_name(tensor.name)
+                inside = parts is not None and parts[0] == prefix
+                if not inside and tuple(tensor.shape) == shape:
+                    value = file.get_tensor(tensor.name)
+                    if value.is_floating_point():
+                        found[tensor.name] = value
+    return found
 
 
 def _read(raw: bytes, like: Tensor) -> Tensor:

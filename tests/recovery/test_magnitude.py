@@ -1,0 +1,109 @@
+"""What is below a gap is scaled by its weights alone, and logits are those of a scaled state."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import depthprune as dp
+from depthprune.checkpoints.checkpoint import open_checkpoint
+from depthprune.checkpoints.surgery import write_pruned
+from depthprune.errors import ModelError
+from depthprune.models.parity import reload, verify
+from depthprune.recovery import Recovery, rescale, stored
+from mended import drawn, loaded, logits, states, tokens_of
+from tiny import save_tiny
+
+REMOVED = (2, 4)
+
+
+def scaled_behind(model: dp.Model, recovery: Recovery, text: torch.Tensor) -> torch.Tensor:
+    """Logits of the masked model whose state before each gap is multiplied outright."""
+
+    def by(factor: float) -> Any:
+        def scale(module: torch.nn.Module, args: Any, output: Any) -> Any:
+            if isinstance(output, torch.Tensor):
+                return output * factor
+            return (output[0] * factor, *output[1:])
+
+        return scale
+
+    with ExitStack() as stack:
+        for run in recovery.runs:
+            block = model.anatomy.blocks.modules[run.blocks[0] - 1]
+            stack.callback(block.register_forward_hook(by(run.factor)).remove)
+        return logits(model, text, REMOVED)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        ("llama", {}),
+        ("llama", {"tie_word_embeddings": True}),
+        ("gpt2", {}),
+        ("gemma3_text", {}),
+        ("opt", {}),
+        ("bloom", {}),
+        ("mixtral", {}),
+    ],
+)
+def test_scaled_weights_give_what_a_scaled_state_gives(
+    model_type: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    model = loaded(model_type, **settings)
+    calibration = drawn(tmp_path, model)
+    recovery = rescale(model, REMOVED, calibration)
+    text = tokens_of(calibration, chooses=True)[0]
+    expected = scaled_behind(model, recovery, text)
+    with dp.recovered(model, recovery):
+        found = logits(model, text, REMOVED)
+    assert all(abs(run.factor - 1) > 0.05 for run in recovery.runs)
+    # A norm's epsilon is beside tiny states not nothing.
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+
+
+def test_the_factor_is_the_ratio_of_mean_sizes(tmp_path: Path) -> None:
+    model = loaded()
+    calibration = drawn(tmp_path, model)
+    first, second = rescale(model, REMOVED, calibration).runs
+    texts = tokens_of(calibration, chooses=False)
+    for run in (first, second):
+        sizes = []
+        for block in (run.blocks[0] - 1, run.blocks[-1]):
+            each = [states(model, text, block).abs().mean().item() for text in texts]
+            sizes.append(0.75 * sum(each[:9]) / 9 + 0.25 * sum(each[9:]) / 9)
+        assert run.factor == pytest.approx(sizes[1] / sizes[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma3_text"])
+def test_a_written_checkpoint_is_the_scaled_model_to_the_bit(
+    model_type: str, stream: bool, tmp_path: Path
+) -> None:
+    source = save_tiny(tmp_path / "model", model_type)
+    model = dp.load(source, dtype="float32", device="cpu", stream=stream)
+    recovery = rescale(model, REMOVED, drawn(tmp_path, model))
+    checkpoint = open_checkpoint(source)
+    data, as_written = stored(recovery, model, checkpoint)
+    (tmp_path / "out").mkdir()
+    write_pruned(checkpoint, REMOVED, tmp_path / "out", replace=data)
+    with dp.recovered(model, as_written):
+        assert verify(model, reload(tmp_path / "out", "float32", "cpu"), REMOVED).bitwise
+
+
+def test_a_block_that_reads_the_state_without_a_norm_is_refused(tmp_path: Path) -> None:
+    model = loaded("olmo2")
+    with pytest.raises(ModelError, match=r"block 0 does not scale with post_attention_layernorm"):
+        rescale(model, REMOVED, drawn(tmp_path, model))
+
+
+def test_a_shared_weight_is_refused_by_name(tmp_path: Path) -> None:
+    model = loaded()
+    layers = model.module.model.layers
+    layers[4].mlp.down_proj.weight = layers[0].mlp.down_proj.weight
+    with pytest.raises(ModelError, match=r"block 0 (shares|does not scale)"):
+        rescale(model, REMOVED, drawn(tmp_path, model))
