@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -276,6 +277,16 @@ def save_tiny(
     if tokenizer:
         tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+RIVER = "the river rises in the hills behind the town where the old road crosses it by a bridge "
+
+
+def save_text(file: Path, words: int = 3000) -> Path:
+    """Write the words of `RIVER` in a drawn order, the same at each call."""
+    drawn = np.random.default_rng(0).choice(RIVER.split(), words)
+    file.write_text(" ".join(drawn), encoding="utf-8")
+    return file
 
 
 def linked_as_by_a_hub(folder: Path, cache: Path) -> Path:

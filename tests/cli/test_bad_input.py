@@ -107,8 +107,14 @@ def test_apply_refuses_a_wrong_set(remove: str, message: str, refused: Callable[
         (("score", "MODEL", "-o", "TMP/fig.pdf"), "expected a file ending in .svg or .png"),
         (("score", "MODEL", "--memory", "0"), "--memory: expected a size"),
         (("bench", "MODEL", "--repeats", "0"), "Invalid value for '--repeats'"),
-        (("calibrations", "draw"), "calibrations: expected nothing or show SPEC, got 'draw'"),
-        (("calibrations", "show"), "calibrations: expected nothing or show SPEC, got 'show'"),
+        (
+            ("calibrations", "draw"),
+            "calibrations: expected nothing, show SPEC or portfolio, got 'draw'",
+        ),
+        (
+            ("calibrations", "show"),
+            "calibrations: expected nothing, show SPEC or portfolio, got 'show'",
+        ),
         (("calibrations", "show", "choices:a,shots=1"), "shots= means nothing with format=raw"),
         (("calibrations", "show", "x", "--schema"), "calibrations: --schema takes no other words"),
         (("prunes",), "No such command 'prunes'"),

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from command import Command
+from depthprune import extras
 from depthprune.cli import DONE, FAILED, WRONG_USAGE
-from depthprune.study import harness
 from depthprune.study.report import files
 from depthprune.study.report import page as study_page
 from depthprune.study.statistics import effects, findings
@@ -178,7 +178,7 @@ def test_finalists_are_told_on_the_page_and_what_failed_fails_the_study(
 def test_tasks_without_the_harness_name_the_extra_before_any_cell(
     depthprune: Command, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harness, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     plan.write_text(plan.read_text(encoding="utf-8") + "tasks: arc_easy\n", encoding="utf-8")
     outcome = depthprune("study", plan, "-o", tmp_path / "out")
     assert outcome.status == WRONG_USAGE

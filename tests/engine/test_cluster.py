@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import builtins
 import socket
 import time
 from typing import Any
 
 import pytest
 
+from depthprune import extras
 from depthprune.engine import Engine, join, parse_engine
 from depthprune.errors import UsageError
 
@@ -67,14 +67,10 @@ def test_an_address_that_nobody_answers_is_said_within_seconds() -> None:
 
 
 def test_without_ray_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    true = builtins.__import__
+    def without(name: str) -> Any:
+        raise ImportError(name)
 
-    def without(name: str, *arguments: Any, **settings: Any) -> Any:
-        if name == "ray":
-            raise ImportError(name)
-        return true(name, *arguments, **settings)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(extras, "import_module", without)
     with (
         pytest.raises(UsageError, match=r"run: pip install 'depthprune\[ray\]'"),
         join(parse_engine("ray")),

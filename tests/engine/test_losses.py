@@ -27,30 +27,6 @@ def _loads(folder: Path, dtype: str = "float32") -> Callable[[], dp.Model]:
     return partial(dp.load, folder, dtype=dtype, device="cpu")
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("text") / "river.txt"
-    words = [
-        "the",
-        "river",
-        "rises",
-        "in",
-        "the",
-        "hills",
-        "behind",
-        "the",
-        "town",
-        "where",
-        "the",
-        "old",
-        "road",
-        "crosses",
-        "it",
-    ]
-    file.write_text(" ".join(np.random.default_rng(0).choice(words, 3000)), encoding="utf-8")
-    return file
-
-
 @pytest.mark.parametrize("objective", ["nll", "kl"])
 def test_greedy_is_the_same_set_loss_and_trace(
     cluster: Cluster, tiny_llama: Path, text: Path, objective: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 from two_nodes import possible, two_nodes
 
@@ -18,30 +17,12 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_node_killed_in_the_middle_changes_nothing(
-    tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+    text: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
     if why := possible():
         pytest.skip(why)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    words = [
-        "the",
-        "river",
-        "rises",
-        "in",
-        "the",
-        "hills",
-        "behind",
-        "the",
-        "town",
-        "where",
-        "the",
-        "old",
-        "road",
-        "crosses",
-    ]
-    text = tmp_path / "river.txt"
-    text.write_text(" ".join(np.random.default_rng(0).choice(words, 3000)), encoding="utf-8")
     model = dp.load(tiny_llama, dtype="float32", device="cpu")
     calibration = dp.calibrate(f"text:{text},windows=16,length=24", model)
     expected = dp.search("greedy", dp.Evaluator(model, calibration, racing=None), k=3)

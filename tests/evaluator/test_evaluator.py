@@ -22,18 +22,12 @@ from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.blocks.projection import ProjectedRows
 from depthprune.objectives import tiles as tiles_module
 from depthprune.searches import search
-from tiny import save_tiny
-
-TEXT = "the river rises in the hills behind the town where the old road crosses it by a bridge "
+from tiny import save_text, save_tiny
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("text") / "river.txt"
-    words = TEXT.split()
-    rng = np.random.default_rng(0)
-    file.write_text(" ".join(rng.choice(words, 3000)), encoding="utf-8")
-    return file
+    return save_text(tmp_path_factory.mktemp("text") / "river.txt")
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from depthprune.evaluator.rehearsal import (
 )
 from depthprune.objectives import parse_objective
 from depthprune.searches import Ask, Method
+from mended import loaded
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +144,15 @@ def test_what_is_expected_of_a_race_is_the_share_that_was_measured(
 def test_the_share_that_was_measured_is_the_benchmark_s() -> None:
     page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert f"{RACED} of the losses were looked at" in page
+
+
+@pytest.mark.parametrize("model_type", ["gemma3n_text", "hy_v4", "electra"])
+def test_heads_of_streams_and_of_other_widths_are_timed_and_share_chunks(model_type: str) -> None:
+    """What a head is given per token need not be one vector as wide as what its map takes."""
+    made = loaded(model_type)
+    windows = [random_text(np.random.default_rng(seed)) for seed in range(4)]
+    speed = measure_speed(made, windows)
+    assert min(speed.block_token, speed.head_token) > 0
+    together = dp.Evaluator(made, calibration_of(windows)).score([(1,)])[0]
+    alone = [dp.Evaluator(made, calibration_of([each])).score([(1,)])[0].loss for each in windows]
+    assert together.loss == pytest.approx(np.mean(alone), abs=1e-5)

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import depthprune as dp
@@ -18,28 +17,12 @@ from depthprune.models.assisted import best_length, predicted_speedup
 from depthprune.progress import SILENT
 from depthprune.pruning.as_draft import choose_size, decoding_cost, require_gain
 from depthprune.pruning.draft_job import DraftJob
+from tiny import save_text
 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> str:
-    file = tmp_path / "text.txt"
-    words = [
-        "the",
-        "river",
-        "rises",
-        "in",
-        "the",
-        "hills",
-        "behind",
-        "the",
-        "town",
-        "where",
-        "the",
-        "old",
-        "road",
-        "is",
-    ]
-    file.write_text(" ".join(np.random.default_rng(0).choice(words, 4000)), encoding="utf-8")
+    file = save_text(tmp_path / "text.txt", 4000)
     return f"text:{file},windows=12,length=24"
 
 

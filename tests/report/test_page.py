@@ -139,7 +139,9 @@ def test_only_the_script_of_the_page_may_run(page):
 )
 def test_a_section_vanishes_with_its_records(field, section):
     ids = [a.get("id") for a in Page(render_page(full(**{field: None}))).all("section")]
-    assert ids == [name for name in SECTIONS if name not in (section, "recovery", "target")]
+    assert ids == [
+        name for name in SECTIONS if name not in (section, "recovery", "target", "draft")
+    ]
 
 
 def test_size_and_speed_share_a_section():

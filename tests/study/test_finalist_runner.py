@@ -11,9 +11,10 @@ import yaml
 from torch import nn
 
 import depthprune as dp
+from depthprune import extras
 from depthprune.errors import EvaluationError, UsageError
 from depthprune.pruning.output import dense_checkpoint
-from depthprune.study import finalist_runner, harness
+from depthprune.study import finalist_runner
 from depthprune.study.finalist_runner import Finals
 from depthprune.study.finalists import FINALS, FinalRow
 from depthprune.study.generation import answer
@@ -207,7 +208,7 @@ def test_more_finalists_go_on_with_the_same_table_and_cells(
 def test_without_the_harness_tasks_are_refused_and_problems_are_not(
     grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harness, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"depthprune\[eval\]"):
         Finals(grid, tmp_path).check()
     text = (tmp_path / "plan.yaml").read_text(encoding="utf-8")

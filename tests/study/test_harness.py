@@ -15,12 +15,12 @@ import yaml
 from torch import Tensor
 
 import depthprune as dp
+from depthprune import extras
 from depthprune.calibration import Window
 from depthprune.errors import EvaluationError, UsageError
 from depthprune.objectives.base import TokenLosses, TokenObjective
 from depthprune.objectives.choices import Accuracy, likelihoods
 from depthprune.objectives.nll import token_nll
-from depthprune.study import harness
 from depthprune.study.finalists import FinalScore
 from depthprune.study.harness import require_harness, run_tasks, scores_of
 from gemma import MISSING, gemma_file
@@ -160,10 +160,10 @@ def test_a_task_that_the_harness_does_not_know_is_refused(tiny_llama: Path) -> N
 
 
 def test_without_the_harness_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="needs lm-eval, which is not installed; run: pip"):
         require_harness()
-    monkeypatch.setattr(harness, "find_spec", lambda name: name != "accelerate" or None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: name != "accelerate" or None)
     with pytest.raises(UsageError, match="needs accelerate"):
         require_harness()
 

@@ -3,6 +3,6 @@
 Ray is imported when a cluster is asked for, and not before.
 """
 
-from depthprune.engine.cluster import Cluster, Engine, join, parse_engine
+from depthprune.engine.cluster import Cluster, Engine, as_engine, join, parse_engine
 
-__all__ = ["Cluster", "Engine", "join", "parse_engine"]
+__all__ = ["Cluster", "Engine", "as_engine", "join", "parse_engine"]

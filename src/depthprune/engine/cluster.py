@@ -67,6 +67,15 @@ class Cluster:
         return sum(_fitting(node, self.gpus, self.cpus) for node in nodes)
 
 
+def as_engine(engine: str | Engine | None) -> Engine | None:
+    """What Python names an engine by; a text as `--engine` takes it.
+
+    Raises:
+        UsageError: If it names none.
+    """
+    return parse_engine(engine) if isinstance(engine, str) else engine
+
+
 def parse_engine(
     text: str,
     workers: int | None = None,

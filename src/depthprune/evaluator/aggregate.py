@@ -17,10 +17,8 @@ from depthprune.calibration import Calibration
 from depthprune.errors import EvaluationError
 from depthprune.evaluator.confidence import Strata
 from depthprune.evaluator.prefix_walk import RemovedSet
-from depthprune.evaluator.score import Score, Weighting, partial_score, score_of
+from depthprune.evaluator.score import LossArray, Score, Weighting, partial_score, score_of
 from depthprune.objectives import Mixture
-
-Losses = NDArray[np.float64]
 
 
 class Combination:
@@ -39,7 +37,7 @@ class Combination:
         self.bounds = objective.bounds
         self._objective = objective
         self._judged = judged
-        self._factors: Losses | None = None if self.scaled else judged.astype(np.float64)
+        self._factors: LossArray | None = None if self.scaled else judged.astype(np.float64)
 
     @property
     def scaled(self) -> bool:
@@ -51,7 +49,7 @@ class Combination:
         """Whether the loss is a mean over windows, which a race needs."""
         return not self.weighting.worst
 
-    def scale_by(self, dense: Losses) -> None:
+    def scale_by(self, dense: LossArray) -> None:
         """Set the scale.
 
         Args:
@@ -75,7 +73,7 @@ class Combination:
             factors[row, inside] = component.weight / value / self._shares_of(inside)[inside]
         self._factors = factors
 
-    def _shares_of(self, inside: NDArray[np.bool_]) -> Losses:
+    def _shares_of(self, inside: NDArray[np.bool_]) -> LossArray:
         """By what share each window's loss grows to stand for those that are not judged.
 
         Of all windows; where the worst domain counts, of its own domain, which stands alone.
@@ -83,20 +81,20 @@ class Combination:
         weights = self.weighting.weights()
         groups = self.weighting.groups if self.weighting.worst else np.zeros_like(weights, int)
         judged = np.bincount(groups, weights=np.where(inside, weights, 0.0))
-        shares: Losses = (judged / np.bincount(groups, weights=weights))[groups]
+        shares: LossArray = (judged / np.bincount(groups, weights=weights))[groups]
         return shares
 
-    def windows(self, losses: Losses) -> Losses:
+    def windows(self, losses: LossArray) -> LossArray:
         """Losses of windows, shape (windows,), from those by component."""
         if self._factors is None:
             raise ValueError("a mixture is scaled by the dense model's losses first")
         # A component that does not judge a window adds nothing to it; an unknown loss stays NaN.
         parts = np.where(self._judged, losses * self._factors, 0.0)
-        answer: Losses = parts.sum(axis=0)
+        answer: LossArray = parts.sum(axis=0)
         return answer
 
     def score(
-        self, removed: RemovedSet, losses: Losses, places: Sequence[int] | None = None
+        self, removed: RemovedSet, losses: LossArray, places: Sequence[int] | None = None
     ) -> Score:
         """The score of a set over all windows, or over some of them.
 
@@ -108,7 +106,7 @@ class Combination:
         return self.put_together(removed, self.windows(losses), places)
 
     def put_together(
-        self, removed: RemovedSet, losses: Losses, places: Sequence[int] | None = None
+        self, removed: RemovedSet, losses: LossArray, places: Sequence[int] | None = None
     ) -> Score:
         """The same from losses of windows, shape (windows,)."""
         if places is None or len(places) == len(losses):

@@ -390,14 +390,16 @@ class Evaluator:
         count = len({removed for _, members in work for removed in members})
         with self.progress.step(_label(count), total, "block-tokens") as step, self._attention():
             if self._remote is not None:
-                for places, losses in self._remote.run(work, self._call_key, step):
-                    self._count_plain(places, losses)
-                    self._loss_table.note(places, losses)
-                return
-            for batches, members in work:
-                for batch, found in self._passes.run(batches, members, step):
-                    self._count_plain(batch.places, found)
-                    self._loss_table.note(batch.places, found)
+                found = self._remote.run(work, self._call_key, step)
+            else:
+                found = (
+                    (batch.places, losses)
+                    for batches, members in work
+                    for batch, losses in self._passes.run(batches, members, step)
+                )
+            for places, losses in found:
+                self._count_plain(places, losses)
+                self._loss_table.note(places, losses)
 
     def _spare(self, places: Sequence[int], sets: Sequence[RemovedSet]) -> list[int]:
         """Further windows, on which none of the sets is known: those that a race comes to next."""

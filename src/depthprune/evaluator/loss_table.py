@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from depthprune.calibration import Window
 from depthprune.evaluator.memo import Context, Memo, window_key
 from depthprune.evaluator.prefix_walk import RemovedSet
-
-Losses = NDArray[np.float64]
+from depthprune.evaluator.score import LossArray
 
 
 class LossTable:
@@ -48,7 +47,7 @@ class LossTable:
         self._windows = windows
         self._shape = shape
         self._named: list[bytes] | None = None
-        self._losses: dict[RemovedSet, Losses] = {}
+        self._losses: dict[RemovedSet, LossArray] = {}
         self._known: dict[RemovedSet, NDArray[np.bool_]] = {}
 
     @property
@@ -65,7 +64,7 @@ class LossTable:
         """Keep what comes from here on under the shapes that there are now."""
         self._named = None
 
-    def losses(self, removed: RemovedSet) -> Losses:
+    def losses(self, removed: RemovedSet) -> LossArray:
         """Losses of a set, shape (components, windows); NaN where unknown or not judged."""
         self._meet([removed])
         return self._losses[removed]
@@ -89,7 +88,7 @@ class LossTable:
                 groups.setdefault(unknown, []).append(removed)
         return groups
 
-    def note(self, places: Sequence[int], found: Mapping[RemovedSet, Losses]) -> None:
+    def note(self, places: Sequence[int], found: Mapping[RemovedSet, LossArray]) -> None:
         """Take down what was computed on some windows, shape (components, places) for each set."""
         where = np.asarray(places)
         self._meet(found)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from depthprune.evaluator.aggregate import Combination
 from depthprune.evaluator.confidence import (
@@ -17,9 +16,7 @@ from depthprune.evaluator.confidence import (
     rounds,
 )
 from depthprune.evaluator.prefix_walk import RemovedSet
-from depthprune.evaluator.score import Score
-
-Losses = NDArray[np.float64]
+from depthprune.evaluator.score import LossArray, Score
 
 
 class Race:
@@ -59,7 +56,7 @@ class Race:
         self._kept: list[RemovedSet] = []
         self._seen: list[int] = []
         self._places: dict[RemovedSet, list[int]] = {removed: [] for removed in sets}
-        self._losses: dict[RemovedSet, Losses] = {}
+        self._losses: dict[RemovedSet, LossArray] = {}
 
     def __iter__(self) -> Iterator[tuple[list[int], list[RemovedSet]]]:
         """Rounds, until the best are known; `tell` is called after each."""
@@ -69,7 +66,7 @@ class Race:
             self._seen = [*self._seen, *places]
             yield sorted(places), list(self._contenders)
 
-    def tell(self, losses: Mapping[RemovedSet, Losses]) -> None:
+    def tell(self, losses: Mapping[RemovedSet, LossArray]) -> None:
         """What the contenders' losses are, by component, known on all windows seen so far."""
         for removed in self._contenders:
             self._losses[removed] = self._combination.windows(losses[removed])

@@ -223,7 +223,7 @@ def measure_speed(model: Model, windows: Sequence[Window]) -> TokenCosts:
     inputs = model.anatomy.record(tokens)
     blocks = sorted({0, model.blocks // 2, model.blocks - 1})
     seconds = [_block_seconds(model, block, inputs) for block in blocks]
-    chunk = hidden(inputs.states).flatten(0, -2)[: head_tokens(model)][None]
+    chunk = hidden(inputs.states).flatten(0, 1)[: head_tokens(model)][None]
     head = _median(lambda: model.anatomy.head(chunk), model)
     return TokenCosts(statistics.fmean(seconds) / tokens.numel(), head / chunk.shape[1])
 

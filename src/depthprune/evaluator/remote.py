@@ -16,7 +16,8 @@ from depthprune.evaluator.batches import Batch
 from depthprune.evaluator.forward import BatchTooLargeError
 from depthprune.evaluator.memo import window_key
 from depthprune.evaluator.prefix_walk import RemovedSet
-from depthprune.evaluator.shards import Losses, LossWorkers, Scoring, Work, cut
+from depthprune.evaluator.score import LossArray
+from depthprune.evaluator.shards import LossWorkers, Scoring, Work, cut
 from depthprune.objectives import Mixture
 from depthprune.progress import ProgressStep
 
@@ -74,7 +75,7 @@ class RemoteScoring:
         work: Sequence[tuple[Sequence[Batch], Sequence[RemovedSet]]],
         shape: Callable[[int], str],
         step: ProgressStep,
-    ) -> Iterator[tuple[tuple[int, ...], Mapping[RemovedSet, Losses]]]:
+    ) -> Iterator[tuple[tuple[int, ...], Mapping[RemovedSet, LossArray]]]:
         """Run sets on batches.
 
         Args:

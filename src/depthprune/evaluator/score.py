@@ -21,7 +21,7 @@ from depthprune.calibration import Calibration
 from depthprune.errors import EvaluationError
 from depthprune.removed_sets import name_blocks
 
-Losses = NDArray[np.float64]
+LossArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Weighting:
     groups: NDArray[np.int64]
     shares: tuple[float, ...]
     tokens: NDArray[np.int64]
-    sizes: Losses | None = None
+    sizes: LossArray | None = None
     worst: bool = False
 
     @classmethod
@@ -62,13 +62,13 @@ class Weighting:
         groups = [index for index, part in enumerate(parts) for _ in part.windows]
         return cls(np.asarray(groups), tuple(part.share for part in parts), tokens, sizes)
 
-    def mean(self, losses: Losses) -> float:
+    def mean(self, losses: LossArray) -> float:
         """The loss: the groups' mean losses, weighted by their shares, or the worst of them."""
         if self.worst:
             return self._group_mean(self.worst_group(losses), losses)
         return float(self.weights() @ losses)
 
-    def stderr(self, losses: Losses) -> float:
+    def stderr(self, losses: LossArray) -> float:
         """Standard error of `mean` between windows, stratified by group.
 
         NaN where a source has one window only: one window says nothing of the spread. For windows
@@ -82,7 +82,7 @@ class Weighting:
             variance += share**2 * self._group_variance(index, losses)
         return math.sqrt(variance)
 
-    def difference(self, losses: Losses, base: Losses) -> tuple[float, float]:
+    def difference(self, losses: LossArray, base: LossArray) -> tuple[float, float]:
         """`mean(losses) - mean(base)` and its standard error, paired window by window.
 
         Where the two have different worst groups, their windows are different ones, and the
@@ -109,12 +109,12 @@ class Weighting:
         sizes = None if self.sizes is None else self.sizes[places]
         return replace(self, groups=self.groups[places], tokens=self.tokens[places], sizes=sizes)
 
-    def worst_group(self, losses: Losses) -> int:
+    def worst_group(self, losses: LossArray) -> int:
         """The group whose mean loss is the largest."""
         means = {index: self._group_mean(index, losses) for index in set(self.groups.tolist())}
         return int(max(means, key=means.__getitem__))
 
-    def weights(self) -> Losses:
+    def weights(self) -> LossArray:
         """Each window's share of the whole loss where no group is the worst, shape (windows,).
 
         Where a group has no window here, the others take its share between them.
@@ -130,16 +130,16 @@ class Weighting:
         whole = sum(self.shares)
         return weights if present == whole else weights * (whole / present)
 
-    def counts(self) -> Losses:
+    def counts(self) -> LossArray:
         """What each window counts for within its group, shape (windows,)."""
         return self.tokens.astype(np.float64) if self.sizes is None else self.sizes
 
-    def _group_mean(self, index: int, losses: Losses) -> float:
+    def _group_mean(self, index: int, losses: LossArray) -> float:
         inside = self.groups == index
         sizes = self.counts()[inside]
         return float(sizes @ losses[inside] / sizes.sum())
 
-    def _group_variance(self, index: int, losses: Losses) -> float:
+    def _group_variance(self, index: int, losses: LossArray) -> float:
         """Variance of a group's mean loss; NaN for a single window."""
         inside = self.groups == index
         count = int(inside.sum())
@@ -169,7 +169,7 @@ class Score:
     stderr: float
     windows: int
     tokens: int
-    window_losses: Losses = field(repr=False, compare=False)
+    window_losses: LossArray = field(repr=False, compare=False)
     weighting: Weighting = field(repr=False, compare=False)
 
     @property
@@ -205,7 +205,7 @@ def unscored(removed: tuple[int, ...]) -> Score:
     )
 
 
-def score_of(removed: tuple[int, ...], losses: Losses, weighting: Weighting) -> Score:
+def score_of(removed: tuple[int, ...], losses: LossArray, weighting: Weighting) -> Score:
     """Put window losses together."""
     finite = bool(np.isfinite(losses).all())
     return Score(
@@ -220,7 +220,7 @@ def score_of(removed: tuple[int, ...], losses: Losses, weighting: Weighting) -> 
 
 
 def partial_score(
-    removed: tuple[int, ...], losses: Losses, weighting: Weighting, places: Sequence[int]
+    removed: tuple[int, ...], losses: LossArray, weighting: Weighting, places: Sequence[int]
 ) -> Score:
     """A score over some of the windows.
 

@@ -14,10 +14,11 @@ import numpy as np
 from depthprune.evaluator.batches import reads_packed_items
 from depthprune.evaluator.calls import Calls
 from depthprune.evaluator.forward import BatchTooLargeError, Forward
-from depthprune.evaluator.losses import Losses as Heads
+from depthprune.evaluator.losses import Losses
 from depthprune.evaluator.memory import state_budget
 from depthprune.evaluator.prefix_walk import RemovedSet
-from depthprune.evaluator.shards import Losses, Scored, Scoring, Shard
+from depthprune.evaluator.score import LossArray
+from depthprune.evaluator.shards import Scored, Scoring, Shard
 from depthprune.models.attention import fast_attention
 from depthprune.models.loading import Model
 from depthprune.progress import SILENT
@@ -38,7 +39,7 @@ class ShardLosses:
         self._model = model
         self._scoring = scoring
         self._judged = np.array(scoring.objective.judged(scoring.windows))
-        self._losses = Heads(model, scoring.objective, scoring.windows, self._judged)
+        self._losses = Losses(model, scoring.objective, scoring.windows, self._judged)
         budget = state_budget(model, scoring.windows, scoring.memory, scoring.batch_tokens)
         self._forward = Forward(model, self._losses, budget.bytes)
         self._shrunk = 0
@@ -69,7 +70,7 @@ class ShardLosses:
             self._calls.shrink(each)
         self._shrunk = len(shrunk)
         blocks, heads = self._forward.block_tokens, self._losses.head_tokens
-        found: dict[tuple[int, ...], dict[RemovedSet, Losses]] = {c: {} for c in shard.calls}
+        found: dict[tuple[int, ...], dict[RemovedSet, LossArray]] = {c: {} for c in shard.calls}
         try:
             with SILENT.step("", None, "") as step, self._attention():
                 batches = [batch for call in shard.calls for batch in self._calls.batches(call)]

@@ -14,14 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from depthprune.calibration import Window
 from depthprune.evaluator.prefix_walk import RemovedSet, block_runs, in_order
+from depthprune.evaluator.score import LossArray
 from depthprune.objectives import Mixture
-
-Losses = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ class Scored:
         too_large: Windows whose shared call did not fit in memory; then there are no losses.
     """
 
-    losses: tuple[Mapping[RemovedSet, Losses], ...] = ()
+    losses: tuple[Mapping[RemovedSet, LossArray], ...] = ()
     shapes: tuple[tuple[str, ...], ...] = ()
     block_tokens: int = 0
     head_tokens: int = 0

@@ -148,7 +148,8 @@ def rows_round_apart(projection: Projection, rows: int) -> bool:
 def _tried(projection: Projection, rows: int) -> bool:
     weight, count = projection.linear.weight, rows + rows // 2
     generator = torch.Generator().manual_seed(rows)
-    drawn = torch.randn(count, weight.shape[1], generator=generator).to(weight)
+    given = projection.given or weight.shape[1:]
+    drawn = torch.randn(count, *given, generator=generator).to(weight)
     targets = torch.randint(len(weight), (count,), generator=generator).to(weight.device)
     kept = rows - rows // 2
     # The first rows again, in the last places, behind rows that were not there.

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from depthprune.models.devices import synchronize
 from depthprune.models.loading import quiet_transformers
 from depthprune.models.plain_generation import plain_generation
 
@@ -121,7 +122,7 @@ def write(
     with torch.random.fork_rng(devices), quiet_transformers(), torch.inference_mode():
         torch.manual_seed(seed)
         with plain_generation(model), _drafting(draft, drafted) as assistant:
-            _wait(device)
+            synchronize(device)
             began = time.perf_counter()
             written = model.generate(
                 ids,
@@ -131,7 +132,7 @@ def write(
                 **settings,
                 **assistant,
             )
-            _wait(device)
+            synchronize(device)
             seconds = time.perf_counter() - began
     return Written(tuple(written[0, len(prompt) :].tolist()), seconds)
 
@@ -162,13 +163,6 @@ def _drafting(draft: Any, drafted: Drafted | None) -> Iterator[dict[str, Any]]:
             yield {"assistant_model": draft}
     finally:
         kind.update_candidate_strategy = true
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def parting(first: Sequence[int], second: Sequence[int]) -> int | None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from depthprune.errors import EvaluationError, ModelError
 from depthprune.manifest import Spread
+from depthprune.models.devices import synchronize
 from depthprune.models.loading import quiet_transformers
 from depthprune.models.plain_generation import plain_generation
 from depthprune.models.turns import taking_turns
@@ -120,17 +121,17 @@ def _run(
     last = {}
     if "logits_to_keep" in inspect.signature(module.forward).parameters:
         last["logits_to_keep"] = 1
-    _wait(device)
+    synchronize(device)
     began = time.perf_counter()
     output = module(input_ids=prompt, use_cache=True, **last)
-    _wait(device)
+    synchronize(device)
     middle = time.perf_counter()
     tokens = 0
     while tokens < new_tokens and (tokens == 0 or time.perf_counter() < until):
         token: Tensor = output.logits[:, -1:].argmax(-1)
         output = module(input_ids=token, use_cache=True, **_cache_of(output))
         tokens += 1
-    _wait(device)
+    synchronize(device)
     return middle - began, time.perf_counter() - middle, tokens
 
 
@@ -143,13 +144,6 @@ def _cache_of(output: Any) -> dict[str, Any]:
         f"{type(output).__name__}: hands on no cache, so the speed of decoding cannot be "
         "measured; pass --no-bench"
     )
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def memory_bytes(module: nn.Module) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,11 +114,7 @@ def bench(
         Loading(str(name), dtype, device, None, trust_remote_code, allow_pickle) for name in names
     ]
     sources = [loading.find() for loading in loadings]
-    modules, kind = [], ""
-    for source in sources:
-        # Both in one dtype: the first model's, where it is chosen.
-        module, kind = _module(source, kind or dtype, device, progress)
-        modules.append(module)
+    modules, kind = load_alike(sources, dtype, device, progress)
     rates = measure(
         modules,
         prompt_tokens=prompt_tokens,
@@ -129,15 +126,29 @@ def bench(
     return Benched(kind, prompt_tokens, new_tokens, repeats, rows)
 
 
-def _module(
-    source: ModelSource, dtype: str, device: str, progress: Progress
-) -> tuple[nn.Module, str]:
+def load_alike(
+    sources: Sequence[ModelSource], dtype: str, device: str, progress: Progress
+) -> tuple[list[nn.Module], str]:
+    """Models to be compared, all in one dtype: the first one's, where it is chosen.
+
+    Args:
+        sources: Their files.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        device: `auto`, `cpu`, `cuda:1`, …
+        progress: Where loading shows itself.
+
+    Returns:
+        The models, and the name of the dtype.
+    """
     place = choose_device(device)
-    choice = choose_dtype(dtype, source, place)
+    choice = choose_dtype(dtype, sources[0], place)
     if choice.why is not None:
         note(f"computing in {choice.name}: {choice.why}")
-    with progress.step(f"loading {source.name}", None, ""):
-        return load_module(source, DTYPES[choice.name], place), choice.name
+    modules = []
+    for source in sources:
+        with progress.step(f"loading {source.name}", None, ""):
+            modules.append(load_module(source, DTYPES[choice.name], place))
+    return modules, choice.name
 
 
 def _row(source: ModelSource, module: nn.Module, found: Rates) -> BenchedModel:

@@ -23,10 +23,8 @@ from depthprune.models.assisted import (
     predicted_speedup,
     write,
 )
-from depthprune.models.devices import DTYPES, choose_device
-from depthprune.models.dtype_choice import choose_dtype
-from depthprune.models.loading import load_module
-from depthprune.progress import SILENT, Progress, note
+from depthprune.progress import SILENT, Progress
+from depthprune.pruning.bench import load_alike
 from depthprune.pruning.session import Loading, read_tokenizer
 
 PROMPTS = "stdlib-prose,windows=6,order=random,length=64"
@@ -140,14 +138,7 @@ def bench_draft(
     readers = [read_tokenizer(source, progress) for source in sources]
     _check_vocabularies(sources[0].name, sources[1].name, *(r.tokenizer for r in readers))
     windows = calibrate(specs, readers[0], split="held-out").windows
-    place = choose_device(device)
-    choice = choose_dtype(dtype, sources[0], place)
-    if choice.why is not None:
-        note(f"computing in {choice.name}: {choice.why}")
-    modules = []
-    for source in sources:
-        with progress.step(f"loading {source.name}", None, ""):
-            modules.append(load_module(source, DTYPES[choice.name], place))
+    modules, kind = load_alike(sources, dtype, device, progress)
     texts = [window.tokens.tolist() for window in windows]
     total = 2 * len(texts) * 3
     with progress.step("writing with and without the draft", total, "texts") as step:
@@ -165,9 +156,7 @@ def bench_draft(
         runs = tuple(
             _run(modules, texts, spread, length, cost, written) for spread in (0.0, temperature)
         )
-    return BenchedDraft(
-        sources[0].name, sources[1].name, choice.name, length, new_tokens, cost, runs
-    )
+    return BenchedDraft(sources[0].name, sources[1].name, kind, length, new_tokens, cost, runs)
 
 
 def _cost(texts: Sequence[Sequence[int]], written: Callable[..., Written]) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from depthprune.calibration import Calibration
+from depthprune.calibration import Calibration, Part
 from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator, Memo, RemovedSet, Score, increase
 from depthprune.evaluator.shards import LossWorkers
@@ -71,17 +71,8 @@ class HeldOutScorer:
         records = []
         for part, evaluator in zip(self._parts, self._evaluators, strict=True):
             dense, pruned = evaluator.score([(), removed])
-            grown, stderr = increase(pruned.require_finite(), dense.require_finite())
-            records.append(
-                HeldOut(
-                    calibration=part.spec.line(),
-                    objective=other_name(evaluator.objective, self._objective),
-                    dense=estimate(dense, evaluator.objective),
-                    pruned=estimate(pruned, evaluator.objective),
-                    increase=grown,
-                    increase_stderr=stderr,
-                )
-            )
+            name = other_name(evaluator.objective, self._objective)
+            records.append(before_and_after(part, evaluator.objective, name, dense, pruned))
         return records
 
     def mixed(self, sets: Sequence[RemovedSet]) -> list[tuple[float, float]] | None:
@@ -119,6 +110,32 @@ class HeldOutScorer:
         return [replace(s, loss=s.loss / dense.loss, stderr=s.stderr / dense.loss) for s in scores]
 
 
+def before_and_after(
+    part: Part, objective: Mixture, name: str | None, dense: Score, pruned: Score
+) -> HeldOut:
+    """The record of a source's losses with all blocks and without some.
+
+    Args:
+        part: The source.
+        objective: What was measured.
+        name: How the record names it.
+        dense: With all blocks.
+        pruned: Without some.
+
+    Raises:
+        EvaluationError: If a loss is NaN or infinite.
+    """
+    grown, stderr = increase(pruned.require_finite(), dense.require_finite())
+    return HeldOut(
+        calibration=part.spec.line(),
+        objective=name,
+        dense=estimate(dense, objective),
+        pruned=estimate(pruned, objective),
+        increase=grown,
+        increase_stderr=stderr,
+    )
+
+
 def other_name(used: Mixture, asked: Mixture) -> str | None:
     """The objective that judged a source, where it is not the one that was asked for."""
     return None if used.name == asked.name else used.name
@@ -138,7 +155,7 @@ class SizeRule:
     stop once `patience` sizes in a row are above the limit, and the largest size below it counts.
 
     Args:
-        judge: Measures the held-out loss.
+        held_out_scorer: Measures the held-out loss.
         max_increase: Allowed growth of the loss, as a fraction of the dense model's.
         patience: How many sizes above the limit end the search.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from depthprune.engine import Engine, parse_engine
+from depthprune.engine import Engine, as_engine
 from depthprune.errors import UsageError
 from depthprune.evaluator.confidence import Racing
 from depthprune.outputs import is_file_output
@@ -194,7 +194,7 @@ def prune_job(
         search_with_recovery=search_with_recovery,
         bench_seconds=bench_seconds,
         wanted=wanted_target(target, target_split, target_objective, portfolio, keep_general),
-        engine=parse_engine(engine) if isinstance(engine, str) else engine,
+        engine=as_engine(engine),
         draft=draft,
     )
 

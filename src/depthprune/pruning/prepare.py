@@ -120,6 +120,8 @@ def check(job: PruneJob) -> ParsedJob:
     """
     objective = parse_objective(job.objective)
     algorithm = _find_search(job)
+    if job.draft is not None:
+        check_draft(objective, sized=job.k is not None, grows=algorithm.grows, search=job.search)
     recovery = read_recovery(job.recover, job.also, job.out, stream=job.loading.stream)
     if job.search_with_recovery:
         check_recovering(recovery.method, job.search, job.max_increase is not None)
@@ -207,13 +209,6 @@ def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
 
 def _find_search(job: PruneJob) -> Search:
     algorithm = make_search(job.search)
-    if job.draft is not None:
-        check_draft(
-            parse_objective(job.objective),
-            sized=job.k is not None,
-            grows=algorithm.grows,
-            search=job.search,
-        )
     if job.max_increase is not None and not algorithm.grows:
         raise UsageError(
             f"--search {job.search}: its sets do not grow one by one, which --max-increase "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from depthprune.calibration import Calibration, check_files, parse_calibration
-from depthprune.engine import Engine, parse_engine
+from depthprune.engine import Engine, as_engine
 from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator
 from depthprune.evaluator.rounding import Rounding
@@ -126,7 +126,7 @@ def score(
     specs = parse_calibration(calibration or [DEFAULT_CALIBRATION])
     check_draws(specs, draws)
     check_files(specs)
-    spread = parse_engine(engine) if isinstance(engine, str) else engine
+    spread = as_engine(engine)
     loading = Loading(
         str(model), dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
     )

@@ -15,6 +15,7 @@ ridge towards the identity and the choice on other windows are ours.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from depthprune.models.free_memory import available_memory
 from depthprune.models.loading import Model
 from depthprune.progress import SILENT, Progress
 from depthprune.recovery.linear.layerwise_fit import Mended, Walk
+from depthprune.recovery.linear.write_back import unwritten
 from depthprune.recovery.methods import Linear
 from depthprune.recovery.result import Recovery, block_runs, blocks_behind, runs_of
 from depthprune.recovery.splits import batches, require_enough
@@ -80,7 +82,7 @@ def recover(
     store = StateStore(int(available_memory(device) * _SHARE), host_bytes(model))
     try:
         walk = Walk(model.anatomy, made, [part.share for part in calibration.parts], store,
-                    method, reading)  # fmt: skip
+                    method, reading, partial(unwritten, model))  # fmt: skip
         require_enough(made, calibration, walk.width)
         return _recovered(walk, gone, progress)
     finally:

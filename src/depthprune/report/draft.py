@@ -16,27 +16,26 @@ def draft_sentence(record: DraftRecord) -> str:
     way = "greedily" if not record.temperature else f"at temperature {record.temperature:g}"
     timed = "as timed here" if record.measured else "as --cost-ratio says"
     gain = f"× {best.speedup:.2f}"
+    tokens = f"{best.length} token{'s' if best.length > 1 else ''}"
     return (
         f"As a draft of the original, with {best.k} blocks removed, {best.acceptance:.0%} of its "
         f"tokens are expected to be accepted {way}, each at {best.cost:.2f} of the original's cost "
-        f"({timed}): decoding {gain} with drafts of {best.length} tokens."
+        f"({timed}): decoding {gain} with drafts of {tokens}."
     )
 
 
 @own_style
 def draft_curve(record: DraftRecord) -> Figure:
     """Acceptance, cost and expected speed-up against the number of blocks removed."""
-    figure = Figure((7.2, 2.9))
+    figure = Figure((7.2, 2.9), layout="constrained")
     shares, speed = figure.subplots(1, 2)
     sizes = [point.k for point in record.points]
-    shares.plot(sizes, [p.acceptance for p in record.points], "o-", color=KEPT, ms=4)
-    shares.plot(sizes, [p.cost for p in record.points], "s--", color=MUTED, ms=4)
-    last = record.points[-1]
-    for value, label in ((last.acceptance, "accepted"), (last.cost, "cost of a token")):
-        shares.annotate(
-            label, (last.k, value), (4, 4), textcoords="offset points", fontsize=8, color=INK
-        )
-    shares.set(xlabel="blocks removed", ylim=(0, 1.05), title="of a drafted token")
+    accepted = [point.acceptance for point in record.points]
+    cost = [point.cost for point in record.points]
+    shares.plot(sizes, accepted, "o-", color=KEPT, ms=4, label="chance of being accepted")
+    shares.plot(sizes, cost, "s--", color=MUTED, ms=4, label="cost, in the original's tokens")
+    shares.legend(loc="lower left", fontsize=8, frameon=False)
+    shares.set(xlabel="blocks removed", ylim=(0, 1.05), title="a drafted token")
     speed.axhline(1.0, color=MUTED, lw=1)
     speed.plot(sizes, [p.speedup for p in record.points], "o-", color=KEPT, ms=4)
     best = record.best
@@ -48,7 +47,7 @@ def draft_curve(record: DraftRecord) -> Figure:
     speed.set(xlabel="blocks removed", title="expected speed of decoding, ×")
     for axes in (shares, speed):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.margins(x=0.18, y=0.2)
+    speed.margins(y=0.2)
     return figure
 
 

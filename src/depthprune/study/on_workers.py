@@ -115,7 +115,7 @@ def rows_of(
     model: Model,
     drawn: Mapping[str, Calibration],
     units: Sequence[Unit],
-    failed: Callable[[Cell, Calibration, EvaluationError], Row],
+    failed: Callable[[Cell, Model, Calibration, EvaluationError], Row],
 ) -> Iterator[Row]:
     """Run units on workers.
 
@@ -134,6 +134,6 @@ def rows_of(
             unit = units[place]
             if isinstance(answer, Lost):
                 error = EvaluationError(f"{MOST_DEATHS} workers died over it: {answer.reason}")
-                yield from (failed(cell, drawn[unit.drawn], error) for cell in unit.cells)
+                yield from (failed(cell, model, drawn[unit.drawn], error) for cell in unit.cells)
             else:
                 yield from answer

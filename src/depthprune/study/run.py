@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from depthprune.claims import held
-from depthprune.engine import Cluster, Engine, join, parse_engine
+from depthprune.engine import Engine, as_engine, join
 from depthprune.errors import EvaluationError, OutputError
 from depthprune.outputs import PAGE_NAME, check_space, whole_file
 from depthprune.progress import SILENT, Progress
@@ -108,7 +108,7 @@ def run_study(
         DepthpruneError: If the plan is wrong, or the folder holds something else.
     """
     plan, folder = Path(plan), Path(out)
-    spread = parse_engine(engine) if isinstance(engine, str) else engine
+    spread = as_engine(engine)
     grid = read_grid(plan)
     check_files(grid)
     if_interrupted(partial(_standing, folder))
@@ -116,22 +116,14 @@ def run_study(
     finals.check()
     check_space(folder, _BESIDE + _CELL * len(grid.cells))
     with _folder(folder):
-        with memo_at(memo) as store, _joined(spread) as cluster:
+        joined = nullcontext() if spread is None else join(spread)
+        with memo_at(memo) as store, joined as cluster:
             outcome = Study(grid, folder, store, progress, cluster=cluster).run()
         judged = finals.run(read(folder / TABLE_NAME).rows)
         with whole_file(folder / PLAN_NAME) as copy:
             copy.write_bytes(plan.read_bytes())
         written = write_page(folder)
     return StudyResult(folder, len(grid.cells), outcome, judged, written)
-
-
-@contextmanager
-def _joined(engine: Engine | None) -> Iterator[Cluster | None]:
-    if engine is None:
-        yield None
-        return
-    with join(engine) as cluster:
-        yield cluster
 
 
 def _standing(out: Path) -> str | None:

@@ -171,14 +171,7 @@ class Study:
                 by=grid.plan.by,
                 memo=memo,
             )
-            yield from rows_of(
-                cluster, factory, model, drawn, units, partial(self._failed_with, model)
-            )
-
-    def _failed_with(
-        self, model: Model, cell: Cell, drawn: Calibration, error: DepthpruneError
-    ) -> Row:
-        return self._failed(cell, model, drawn, error)
+            yield from rows_of(cluster, factory, model, drawn, units, self._failed)
 
     def _rows_of(
         self, model: Model, suite: EvaluationSuite, cells: Sequence[Cell]

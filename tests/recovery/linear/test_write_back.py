@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from depthprune.checkpoints.surgery import write_pruned
 from depthprune.errors import ModelError
 from depthprune.models.parity import reload, verify
 from depthprune.recovery import Linear, stored
+from depthprune.recovery.linear.write_back import unwritten
 from mended import drawn
 from tiny import save_tiny
 
@@ -76,9 +79,9 @@ def test_nothing_but_the_named_tensors_is_written_anew(tiny_llama: Path, tmp_pat
     recovery = dp.recover(model, REMOVED, drawn(tmp_path, model), Linear(refit="none"))
     checkpoint = open_checkpoint(tiny_llama)
     data, _ = stored(recovery, model, checkpoint)
-    for name, replace in (("plain", {}), ("mended", data)):
+    for name, changed in (("plain", {}), ("mended", data)):
         (tmp_path / name).mkdir()
-        write_pruned(checkpoint, REMOVED, tmp_path / name, replace=replace)
+        write_pruned(checkpoint, REMOVED, tmp_path / name, replace=changed)
     plain, mended = (load_file(tmp_path / n / "model.safetensors") for n in ("plain", "mended"))
     changed = {name for name in plain if not torch.equal(plain[name], mended[name])}
     assert changed == {f"model.layers.{i}.mlp.down_proj.weight" for i in (1, 2)}
@@ -93,3 +96,29 @@ def test_a_parameter_that_no_tensor_holds_is_refused(tiny_llama: Path, tmp_path:
     save_file(tensors, other / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"block 3: mlp\.down_proj\.weight has its values in no"):
         stored(recovery, model, open_checkpoint(other))
+
+
+def test_what_the_checkpoint_joins_is_left_as_it_is(tiny_llama: Path, tmp_path: Path) -> None:
+    """A projection that stands in the file with another in one tensor cannot be written alone."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "joined")
+    tensors = load_file(folder / "model.safetensors")
+    block = "model.layers.3.self_attn."
+    pair = [tensors.pop(f"{block}{name}_proj.weight") for name in "qk"]
+    tensors[f"{block}qk_proj.weight"] = torch.cat(pair)
+    tensors[f"{block}values.weight"] = tensors.pop(f"{block}v_proj.weight")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    whole = dp.load(tiny_llama, dtype="float32", device="cpu")
+    model = replace(whole, source=replace(whole.source, checkpoint=open_checkpoint(folder)))
+    names = [f"self_attn.{name}_proj.weight" for name in "qkvo"]
+    assert unwritten(whole, 3, names) == set()
+    assert unwritten(model, 3, names) == set(names[:2])
+    found = [
+        {
+            refit.layer
+            for refit in dp.recover(each, [2], drawn(tmp_path, each)).refits
+            if refit.block == 3
+        }
+        for each in (whole, model)
+    ]
+    assert {"self_attn.q_proj", "self_attn.o_proj"} <= found[0]
+    assert found[1] == found[0] - {"self_attn.q_proj", "self_attn.k_proj"}

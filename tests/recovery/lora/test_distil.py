@@ -436,7 +436,8 @@ def test_a_missing_library_is_named_with_its_extra(
         ("lora:start=warm", "start: expected linear or plain, got 'warm'"),
         ("lora:rank=four", "rank: expected a whole number, got 'four'"),
         ("lora:ranks=4", "unknown parameter 'ranks=4'"),
-        ("linear:rank=4", "it takes none"),
+        ("linear:rank=4", "expected refit= or fit="),
+        ("magnitude:rank=4", "it takes none"),
         ("lorra", "did you mean 'lora'?"),
     ],
 )

@@ -115,7 +115,7 @@ def find_head(module: nn.Module, blocks: Blocks, last: Tensor, reference: Tensor
     if not splits(links[-1]):
         return chain if equal else general
     assert isinstance(links[-1], nn.Linear)
-    taken = Projection(tuple(links[:-1]), links[-1])
+    taken = Projection(tuple(links[:-1]), links[-1], given=tuple(last.shape[2:]))
     if equal:
         return replace(chain, projection=taken)
     try:

@@ -56,14 +56,17 @@ class Projection:
     """A head taken apart.
 
     Attributes:
-        before: Modules that are run on the states first: norms.
+        before: Modules that are run on the states first: norms, what joins several streams.
         linear: The map to the vocabulary.
         finish: What is made of its output.
+        given: Shape of a token's state as the head is given it; None where it is as wide as what
+            the map takes.
     """
 
     before: tuple[nn.Module, ...]
     linear: nn.Linear
     finish: Finish = Finish()
+    given: tuple[int, ...] | None = None
 
     @property
     def vocabulary(self) -> int:
@@ -74,13 +77,14 @@ class Projection:
         """Prepare some tokens' logits.
 
         Args:
-            states: Behind the last block, shape (n, width).
+            states: Behind the last block, shape (n, *given).
             targets: A token of the vocabulary for each, shape (n,), int64.
         """
         states = states.unsqueeze(0)
         for link in self.before:
             states = link(states)
-        states = states[0].to(self.linear.weight.device)
+        # Some models keep their states in float32, and give the map its own dtype.
+        states = states[0].to(self.linear.weight.device, self.linear.weight.dtype)
         targets = targets.to(states.device)
         own = (states.float() * self.linear.weight[targets].float()).sum(-1)
         if self.linear.bias is not None:

@@ -11,7 +11,7 @@ from depthprune.calibration import Calibration
 from depthprune.evaluator import RemovedSet, Score, increase
 from depthprune.manifest import HeldOut, TargetJudged
 from depthprune.objectives import Mixture, parse_objective
-from depthprune.pruning.held_out import estimate
+from depthprune.pruning.held_out import before_and_after, estimate
 from depthprune.pruning.target.auto import Chosen
 from depthprune.pruning.target.task import TargetTask
 from depthprune.searches.driver import Scorer
@@ -103,15 +103,5 @@ def held_out_of_target(task: TargetTask, removed: RemovedSet, make: Make) -> lis
         own = task.objective.of_source(alone.windows, task.target.judge.windows)
         objective = own or parse_objective("nll")
         dense, pruned = make(alone, objective).score([(), removed])
-        grown, stderr = increase(pruned.require_finite(), dense.require_finite())
-        records.append(
-            HeldOut(
-                calibration=goal.judge.spec.line(),
-                objective=objective.name,
-                dense=estimate(dense, objective),
-                pruned=estimate(pruned, objective),
-                increase=grown,
-                increase_stderr=stderr,
-            )
-        )
+        records.append(before_and_after(goal.judge, objective, objective.name, dense, pruned))
     return records

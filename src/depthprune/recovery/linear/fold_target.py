@@ -178,23 +178,8 @@ class _Search:
     def _scale(self, module: nn.Module, base: Tensor) -> float | None:
         """The factor by which a change of the module's output shows in the block's, if it does."""
         value = hidden_of(self.calls[module][0][2])
-        size = value.float().pow(2).mean().sqrt().item() or 1.0
-        change = self.probe.random(*value.shape) * size
-
-        def add(module: nn.Module, args: Any, output: Any) -> Any:
-            moved = hidden_of(output) + change
-            return moved if isinstance(output, Tensor) else (moved, *output[1:])
-
-        handle = module.register_forward_hook(add)
-        try:
-            response = (self.probe.run() - base).flatten()
-        finally:
-            handle.remove()
-        change = change.flatten()
-        scale = (response @ change / (change @ change)).item()
-        if not scale or relative_difference(response, scale * change) > _LIMIT:
-            return None
-        return scale
+        scale, apart = self.probe.response(module, value, base)
+        return None if not scale or apart > _LIMIT else scale
 
     def _outermost(self, passing: Mapping[nn.Module, float]) -> list[nn.Module]:
         inside = {child for module in passing for child in _below(module)}

@@ -7,7 +7,7 @@ bounds, and of the activations only sums.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -67,6 +67,8 @@ class Walk:
         store: Where states are kept.
         method: What is fitted.
         reading: Kept blocks behind gaps, all of whose layers are refitted.
+        unwritten: Says which of a block's parameters no checkpoint could be given; they are left
+            as they are.
     """
 
     def __init__(
@@ -77,7 +79,9 @@ class Walk:
         store: StateStore,
         method: Linear,
         reading: Sequence[int] = (),
+        unwritten: Callable[[int, Collection[str]], Collection[str]] = lambda _, __: (),
     ) -> None:
+        self.unwritten = unwritten
         self.anatomy = anatomy
         self.store = store
         self.batches = made
@@ -196,6 +200,9 @@ class Walk:
             return reads or (stage.scale is not None and self.method.refit != "none")
 
         chosen = [stage for stage in stages if wanted(stage)]
+        names = {layer.weight for stage in chosen for layer in stage.layers}
+        fixed = set(self.unwritten(block, names)) if names else set()
+        chosen = [left for stage in chosen if (left := stage.without(fixed)) is not None]
         # What attention and MLP add is solved for together, by turns: the MLP answers to attention.
         together = not reads and len(chosen) > 1 and chosen[-1] is stages[-1]
         return [chosen[-1], *chosen] if together else chosen

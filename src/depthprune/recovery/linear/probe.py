@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.blocks.carried import Carried, hidden
-from depthprune.models.blocks.replay import hidden_of
+from depthprune.models.blocks.replay import hidden_of, relative_difference
 from depthprune.models.probe_tokens import probe_tokens
 from depthprune.recovery.linear.fold import mapped
 
@@ -49,6 +49,33 @@ class Probe:
     def run(self) -> Tensor:
         """The copy's output, shape (batch, length, width)."""
         return hidden_of(self.module(*self.args, **self.kwargs)).detach()
+
+    def response(self, module: nn.Module, value: Tensor, base: Tensor) -> tuple[float, float]:
+        """By which factor a change of a module's output shows in the block's, and how nearly so.
+
+        Args:
+            module: In the copy.
+            value: What it puts out, or the first of that.
+            base: What the block puts out without the change.
+
+        Returns:
+            The factor, and what it leaves unexplained of the response, as `relative_difference`.
+        """
+        size = value.float().pow(2).mean().sqrt().item() or 1.0
+        change = self.random(*value.shape) * size
+
+        def add(module: nn.Module, args: Any, output: Any) -> Any:
+            moved = hidden_of(output) + change
+            return moved if isinstance(output, Tensor) else (moved, *output[1:])
+
+        handle = module.register_forward_hook(add)
+        try:
+            response = (self.run() - base).flatten()
+        finally:
+            handle.remove()
+        change = change.flatten()
+        scale = (response @ change / (change @ change)).item()
+        return scale, relative_difference(response, scale * change)
 
     def random(self, *shape: int) -> Tensor:
         """Normal numbers, the next of a fixed sequence."""

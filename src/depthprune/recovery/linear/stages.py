@@ -11,9 +11,9 @@ does not see every token once (experts), or shares its weight with another modul
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -77,6 +77,13 @@ class Stage:
     scale: float | None = None
     norm: Norm | None = None
 
+    def without(self, weights: Collection[str]) -> Stage | None:
+        """Without the layers of some weights: itself if it has none, None if none is left."""
+        layers = tuple(layer for layer in self.layers if layer.weight not in weights)
+        if len(layers) == len(self.layers):
+            return self
+        return replace(self, layers=layers) if layers else None
+
 
 def find_stages(anatomy: Anatomy, block: int, terms: Sequence[str] = ()) -> tuple[Stage, ...]:
     """The stages of a block, in the order in which they run; none where it cannot be probed.
@@ -94,10 +101,7 @@ def find_stages(anatomy: Anatomy, block: int, terms: Sequence[str] = ()) -> tupl
     except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError):
         return ()
     shared = _shared(anatomy, block)
-    kept = (
-        Stage(tuple(x for x in s.layers if x.weight not in shared), s.scale, s.norm) for s in found
-    )
-    return tuple(stage for stage in kept if stage.layers)
+    return tuple(left for stage in found if (left := stage.without(shared)) is not None)
 
 
 def _shared(anatomy: Anatomy, block: int) -> set[str]:
@@ -193,19 +197,9 @@ class _Order:
 
     def _scale(self, module: nn.Module) -> float | None:
         """The factor by which a change of the module's output shows in the block's, if it does."""
-        base = self.probe.run()
-        value = self.seen[module][0].output
-        change = self.probe.random(*value.shape) * (value.pow(2).mean().sqrt().item() or 1.0)
-        handle = module.register_forward_hook(lambda _, __, output: output + change)
-        try:
-            response = (self.probe.run() - base).flatten()
-        finally:
-            handle.remove()
-        change = change.flatten()
-        scale = (response @ change / (change @ change)).item()
-        if not scale or relative_difference(response, scale * change) > _LIMIT:
-            return None
-        return scale
+        output = self.seen[module][0].output
+        scale, apart = self.probe.response(module, output, self.probe.run())
+        return None if not scale or apart > _LIMIT else scale
 
     def _gain(self, norm: nn.Module) -> Tensor | None:
         """What an RMS norm multiplies each channel by; None if the module is no such norm."""

@@ -13,7 +13,7 @@ A checkpoint's tensors, and which of them holds a parameter's values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -59,6 +59,34 @@ def stored(
     add_changes(recovery.deltas, model, checkpoint, prefix, data, weights)
     add_changes(recovery.low_rank, model, checkpoint, prefix, data, weights)
     return data, replace(recovery, weights=weights)
+
+
+def unwritten(model: Model, block: int, names: Collection[str]) -> set[str]:
+    """Those of a block's parameters whose values are in no tensor of the model's own checkpoint.
+
+    Transformers joins and divides some tensors as it loads them. One that stands there under its
+    own name is not read; where the checkpoint is yet to be made of the model, all are in it.
+
+    Args:
+        model: The dense model; the block's weights must be in memory.
+        block: Original number.
+        names: Of parameters of the block.
+    """
+    checkpoint = model.source.checkpoint
+    if checkpoint is None or not checkpoint.shards:
+        return set()
+    values = {name: model.anatomy.blocks.modules[block].get_parameter(name) for name in names}
+    stored = checkpoint.tensors
+    others = [
+        name
+        for name, value in values.items()
+        if (own := stored.get(f"{checkpoint.block_prefix}{block}.{name}")) is None
+        or tuple(own.shape) != tuple(value.shape)
+    ]
+    if not others:
+        return set()
+    tensors = tensors_of(checkpoint, checkpoint.block_prefix, block)
+    return {name for name in others if find(values[name].data.cpu(), name, tensors) is None}
 
 
 def _rewritten(
