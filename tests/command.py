@@ -51,15 +51,21 @@ class Outcome:
 Command = Callable[..., Outcome]
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: object) -> Outcome:
-    """Run `depthprune` with these words; the process's signal handlers stay as they were."""
-    capsys.readouterr()
+def called(words: list[str]) -> int:
+    """The exit status of `depthprune`; the process's signal handlers stay as they were."""
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     handlers = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
     try:
         with pytest.raises(SystemExit) as left:
-            main([str(word) for word in words])
+            main(words)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    return Outcome(int(left.value.code or 0), *capsys.readouterr())
+    return int(left.value.code or 0)
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> Outcome:
+    """Run `depthprune` with these words."""
+    capsys.readouterr()
+    status = called([str(word) for word in words])
+    return Outcome(status, *capsys.readouterr())

@@ -107,6 +107,11 @@ def check_name(out: Path) -> None:
         raise OutputError(f"-o {str(out)[:80]}: {why}; choose another name") from error
 
 
+def is_same(out: Path, other: Path) -> bool:
+    """Whether an output is what stands at another path; a name that cannot be is nothing."""
+    return os.path.exists(out) and os.path.samefile(out, other)
+
+
 def _nearest_folder(out: Path) -> Path:
     parent = out.absolute().parent
     while not os.path.lexists(parent):

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from depthprune.errors import OutputError
+
 if sys.platform != "win32":
     import fcntl
 
@@ -117,7 +119,13 @@ def _hidden(parent: Path, name: str, kind: str, make: Callable[[Path], None]) ->
     path = parent / f"{stem(name)}.{kind}-{os.getpid()}-{secrets.token_hex(4)}"
     handle = None
     try:
-        make(path)
+        try:
+            make(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            # The parent was there when it was checked: it has gone, or is no place for files.
+            raise OutputError(
+                f"-o {parent / name}: cannot be written ({error.strerror}); choose another path"
+            ) from error
         with suppress(LockedError):
             handle = _lock(path)
         yield path

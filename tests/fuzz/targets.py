@@ -11,6 +11,7 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ from depthprune.evaluator.memo import Context, Memo
 from depthprune.manifest import Manifest, SourceModel, versions
 from depthprune.pruning.apply import apply
 from depthprune.study.grid import read_grid
+from fuzz.flags import attempt_flags, make_flags
 from fuzz.mutations import damaged, misshapen
+from fuzz.places import attempt_links, attempt_outputs, make_links, make_outputs
 from gguf_tiny import tiny_gguf
 
 
@@ -39,10 +42,12 @@ class Target:
     Attributes:
         make: Writes what is good into a folder.
         attempt: Damages it by a generator, reads it, and checks what comes of it.
+        each: One attempt for so many inputs of other kinds, where one takes as long.
     """
 
     make: Callable[[Path], None]
     attempt: Callable[[Path, random.Random], None]
+    each: int = 1
 
 
 def _blocks(*numbers: int) -> dict[str, np.ndarray[Any, Any]]:
@@ -305,4 +310,7 @@ TARGETS = {
     "plan": Target(_nothing, _plan),
     "spec": Target(_nothing, _spec),
     "adapter": Target(_adapter_make, _adapter),
+    "links": Target(partial(make_links, good=_folder), attempt_links),
+    "flags": Target(partial(make_flags, good=_folder), attempt_flags, each=10),
+    "outputs": Target(partial(make_outputs, good=_folder), attempt_outputs),
 }

@@ -30,6 +30,7 @@ from depthprune.outputs import (
     MANIFEST_NAME,
     check_target,
     is_file_output,
+    is_same,
     placed,
 )
 from depthprune.progress import SILENT, Progress
@@ -171,7 +172,7 @@ def _apply_gguf(source: Path, removed: tuple[int, ...], writing: _Writing) -> Su
     file = read_gguf(source)
     check_architecture(file, known=not writing.verify)
     cut = cut_gguf(file, removed)
-    if out.exists() and out.samefile(source):
+    if is_same(out, source):
         raise OutputError(f"-o {out}: is the model itself; choose another name")
     return writing.write(
         source,
@@ -207,7 +208,7 @@ def _apply_adapter(source: Path, removed: tuple[int, ...], writing: _Writing) ->
 
 
 def _refuse_itself(source: Path, out: Path) -> None:
-    if out.exists() and out.resolve() == source.resolve():
+    if is_same(out, source):
         raise OutputError(f"-o {out}: is the checkpoint itself; choose another folder")
 
 

@@ -26,7 +26,7 @@ from depthprune.errors import UsageError
 from depthprune.models.completed import completed
 from depthprune.models.loading import Model, quiet_transformers
 from depthprune.models.source import ModelSource
-from depthprune.outputs import check_space, is_file_output
+from depthprune.outputs import check_space, is_file_output, is_same
 from depthprune.progress import SILENT, Progress
 from depthprune.staging import hidden_folder
 
@@ -52,7 +52,7 @@ def check_pruned_output(source: ModelSource, out: Path, left: int | None) -> Non
             f"-o {out}: a GGUF is written from a GGUF, and {source.name} is none; give a folder, "
             "and convert the result with llama.cpp"
         )
-    if out.exists() and out.samefile(source.gguf):
+    if is_same(out, source.gguf):
         raise UsageError(f"-o {out}: is the model itself; choose another name")
     check_searchable(read_gguf(source.gguf), left)
 

@@ -22,7 +22,7 @@ from depthprune.manifest import Manifest, versions
 from depthprune.models.loading import Model
 from depthprune.models.source import ModelSource
 from depthprune.objectives import parse_objective
-from depthprune.outputs import MANIFEST_NAME, check_target
+from depthprune.outputs import MANIFEST_NAME, check_target, is_same
 from depthprune.progress import SILENT, Progress
 from depthprune.pruning.options import BENCH_SECONDS, PROMPT
 from depthprune.pruning.output import block_prefix, dense_checkpoint
@@ -225,7 +225,7 @@ class RecoverJob:
 
     def _check_pair(self, before: Manifest, source: ModelSource, opened: Checkpoint) -> None:
         for other in (self.checkpoint, source.folder if source.gguf is None else None):
-            if other is not None and self.out.exists() and self.out.samefile(other):
+            if other is not None and is_same(self.out, other):
                 raise UsageError(f"-o {self.out}: is read here; choose another folder")
         check_source(source)
         refuse_quantized_config(str(self.checkpoint), opened.config)
