@@ -20,6 +20,7 @@ import numpy as np
 from depthprune.study.statistics import noise
 from depthprune.study.statistics.core import Core
 from depthprune.study.statistics.estimates import NotEstimable
+from depthprune.study.statistics.intervals import ALPHA
 from depthprune.study.statistics.joint import (
     FACTORS,
     holm,
@@ -109,12 +110,12 @@ def claims(design: Design, tables: int, seed: int) -> dict[str, float]:
         p = holm(
             np.asarray([p if not isinstance(p := tests[f], NotEstimable) else 1 for f in FACTORS])
         )
-        made = dict(zip(FACTORS, p < noise.ALPHA, strict=True))
+        made = dict(zip(FACTORS, p < ALPHA, strict=True))
         more = noise.difference(core, resamples=199)
         if (
             not isinstance(more, NotEstimable)
             and not isinstance(more.p, NotEstimable)
-            and more.p < noise.ALPHA
+            and more.p < ALPHA
         ):
             larger = "calibration" if more.estimate.value > 0 else "search"
             found[f"{larger} more"] += bool(made[larger])

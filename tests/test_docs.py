@@ -22,7 +22,7 @@ from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.findings import findings
 from depthprune.study.statistics.overlap import agreement
 from depthprune.study.statistics.quality import quality_against_cost
-from depthprune.study.table import CellCalibration, CellCost, Evaluation, Row, read
+from depthprune.study.table import CellCalibration, CellCost, DenseRow, Evaluation, Row, read
 
 ROOT = Path(__file__).parent.parent
 RECORDS = [
@@ -44,7 +44,7 @@ def test_every_field_of_the_manifest_is_documented(record: type[BaseModel]) -> N
 
 
 @pytest.mark.parametrize(
-    "record", [Row, CellCalibration, CellCost, Evaluation, FinalRow, FinalScore]
+    "record", [Row, DenseRow, CellCalibration, CellCost, Evaluation, FinalRow, FinalScore]
 )
 def test_every_field_of_the_results_table_is_documented(record: type[BaseModel]) -> None:
     text = (ROOT / "docs" / "study-table.md").read_text(encoding="utf-8")

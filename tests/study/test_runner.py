@@ -16,6 +16,7 @@ from depthprune.errors import EvaluationError, UsageError
 from depthprune.evaluator import Memo
 from depthprune.study import runner as runner_module
 from depthprune.study.grid import Grid, read_grid
+from depthprune.study.items import unpack
 from depthprune.study.runner import Study
 from depthprune.study.table import read
 
@@ -67,6 +68,29 @@ def test_every_cell_is_searched_and_judged(grid: Grid, tmp_path: Path) -> None:
         assert [e.name for e in row.evaluations] == ["code", "quiz"]
         assert [e.kind for e in row.evaluations] == ["perplexity", "accuracy"]
         assert row.evaluations[1].source == "items"
+
+
+def test_results_are_kept_by_item_beside_the_whole_model_s(
+    grid: Grid, tmp_path: Path, tiny_llama: Path
+) -> None:
+    Study(grid, tmp_path).run()
+    table = read(tmp_path / "results.jsonl")
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    (dense,) = table.dense
+    assert (dense.model, dense.error) == (str(tiny_llama), None)
+    for removed, judged in (
+        ((), dense.evaluations),
+        (table.rows[0].removed, table.rows[0].evaluations),
+    ):
+        for each, spec, objective in (
+            (judged[0], "stdlib-code,windows=3,length=48", "nll"),
+            (judged[1], f"choices:{tmp_path / 'items.jsonl'},windows=all", "accuracy:by=byte"),
+        ):
+            split = "whole" if each.name == "code" else "held-out"
+            drawn = dp.calibrate(spec, model, split=split)
+            losses = dp.Evaluator(model, drawn, objective).score([removed])[0].window_losses
+            expected = losses if each.kind == "perplexity" else 1 - losses
+            assert unpack(each.items, each.n) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_cell_is_what_its_search_gives_alone(

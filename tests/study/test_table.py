@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from depthprune.errors import UsageError
-from depthprune.study.table import Evaluation, Row, append, read, resume, write
+from depthprune.study.table import DenseRow, Evaluation, Row, append, read, resume, write
 
 from .planted import Grid, calibration_only
 
@@ -140,3 +140,26 @@ def test_an_evaluation_is_given_once_and_is_possible(rows):
         Evaluation(name="arc", kind="accuracy", value=43.5, n=200)
     with pytest.raises(ValidationError, match="above 0"):
         Evaluation(name="wiki", kind="perplexity", value=0.0, n=8)
+
+
+def test_the_whole_model_has_a_line_of_its_own(path, rows):
+    dense = DenseRow(model="smol", blocks=30, evaluations=rows[0].evaluations)
+    write(path, "b3:1", [dense, *rows[:2]])
+    table = resume(path, "b3:1")
+    assert (table.dense, table.rows) == ((dense,), tuple(rows[:2]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"items": "a0"}, "the mean of items is 0.5, and the value says 0.75"),
+        ({"items": "e0e0"}, "expected the bits of 4, got 16 bits"),
+        ({"items": (1.0, 1.0, 1.0)}, "expected 4 values, got 3"),
+        ({"items": "e0", "weights": (1.0,)}, "weights: expected 4, got 1"),
+    ],
+)
+def test_items_are_those_that_the_value_is_the_mean_of(changes, message):
+    facts = {"name": "quiz", "kind": "accuracy", "value": 0.75, "n": 4, "items": "e0"}
+    assert Evaluation(**facts).items == "e0"
+    with pytest.raises(ValidationError, match=message):
+        Evaluation(**{**facts, **changes})

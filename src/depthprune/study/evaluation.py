@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
+
+import numpy as np
 
 from depthprune.calibration import Calibration, calibrate
 from depthprune.calibration.calibration import HasTokenizer
 from depthprune.calibration.windows import Split
-from depthprune.evaluator import Evaluator, Memo, RemovedSet
+from depthprune.evaluator import Evaluator, Memo, RemovedSet, Score
 from depthprune.models.loading import Model
 from depthprune.study.grid import Specs
+from depthprune.study.items import pack
 from depthprune.study.table import Evaluation
 
 
@@ -43,22 +46,43 @@ class EvaluationSuite:
         rows = []
         for name, evaluator in self.texts.items():
             score = evaluator.score([removed])[0].require_finite()
-            value = math.exp(min(score.loss, 700.0))
-            rows.append(self._row(name, "perplexity", value, value * score.stderr, score.windows))
+            value = math.exp(min(score.loss, _LARGEST))
+            rows.append(self._row(name, "perplexity", score, value, value * score.stderr))
         for name, evaluator in self.items.items():
             score = evaluator.score([removed])[0].require_finite()
-            rows.append(self._row(name, "accuracy", 1 - score.loss, score.stderr, score.windows))
+            rows.append(self._row(name, "accuracy", score, 1 - score.loss, score.stderr))
         return tuple(rows)
 
-    def _row(self, name: str, kind: Any, value: float, stderr: float, n: int) -> Evaluation:
+    def _row(
+        self, name: str, kind: Literal["perplexity", "accuracy"], score: Score, value: float,
+        stderr: float,
+    ) -> Evaluation:  # fmt: skip
+        losses = score.window_losses
+        # The loss of the worst domain is no mean of all windows, and a cut one is no mean at all.
+        mean = not score.weighting.worst and score.loss < _LARGEST
         return Evaluation(
             name=name,
             kind=kind,
             value=value,
             stderr=None if math.isnan(stderr) else stderr,
-            n=n,
+            n=score.windows,
             source=self.homes.get(name),
+            items=pack(1 - losses if kind == "accuracy" else losses) if mean else None,
+            weights=_weights(score) if mean else None,
         )
+
+
+_LARGEST = 700.0
+"""The largest loss whose perplexity is a number."""
+
+
+def _weights(score: Score) -> tuple[float, ...] | None:
+    """What each window counts for, or None where all count alike."""
+    shares = score.weighting.weights()
+    if np.allclose(shares, shares[0], rtol=1e-12):
+        return None
+    one = len(set(score.weighting.groups.tolist())) == 1
+    return tuple((score.weighting.counts() if one else shares).tolist())
 
 
 def draw_all(

@@ -68,7 +68,12 @@ class FinalRow(Record):
 
 
 FINALS = JsonLines(
-    KIND, SCHEMA, "a study's table of finalists", FinalRow, lambda row: row.key, "finalist"
+    KIND,
+    SCHEMA,
+    "a study's table of finalists",
+    FinalRow.model_validate_json,
+    lambda row: row.key,
+    "finalist",
 )
 
 

@@ -45,7 +45,7 @@ class JsonLines(Generic[R]):
         kind: As its header has it.
         schema: Version of its records.
         what: In words, for errors.
-        record: What a line holds.
+        parse: Makes a record of a line.
         key: What tells a record from every other.
         piece: What a record is, for errors.
     """
@@ -53,7 +53,7 @@ class JsonLines(Generic[R]):
     kind: str
     schema: int
     what: str
-    record: type[R]
+    parse: Callable[[str], R]
     key: Callable[[R], Hashable]
     piece: str
 
@@ -141,7 +141,7 @@ class JsonLines(Generic[R]):
 
     def _record(self, path: Path, number: int, line: str) -> R:
         try:
-            return self.record.model_validate_json(line)
+            return self.parse(line)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from depthprune.study.table import (
     TABLE_NAME,
     CellCalibration,
     CellCost,
+    DenseRow,
     Key,
     Row,
     append,
@@ -91,8 +92,10 @@ class Study:
         failed = sum(row.error is not None for row in table.rows)
         done = len(table.rows) - failed
         with self.progress.step(f"running {len(todo)} cells", len(todo), "cells") as step:
-            for row in self._rows(todo):
+            for row in self._rows(todo, {row.model for row in table.dense}):
                 append(self.table, row)
+                if isinstance(row, DenseRow):
+                    continue
                 failed += row.error is not None
                 done += row.error is None
                 step.advance(1)
@@ -102,10 +105,15 @@ class Study:
 
     def _in_order(self) -> None:
         """Give the table the order of the grid, which workers do not keep."""
-        rows = {row.key: row for row in read(self.table, self.grid.fingerprint).rows}
-        write(self.table, self.grid.fingerprint, [rows[_key(cell)] for cell in self.grid.cells])
+        table = read(self.table, self.grid.fingerprint)
+        rows = {row.key: row for row in table.rows}
+        ordered: list[Row | DenseRow] = []
+        for name, cells in itertools.groupby(self.grid.cells, key=lambda cell: cell.model):
+            ordered += [row for row in table.dense if row.model == name]
+            ordered += [rows[_key(cell)] for cell in cells]
+        write(self.table, self.grid.fingerprint, ordered)
 
-    def _rows(self, cells: Sequence[Cell]) -> Iterator[Row]:
+    def _rows(self, cells: Sequence[Cell], dense: Set[str]) -> Iterator[Row | DenseRow]:
         for name, of_model in itertools.groupby(cells, key=lambda cell: cell.model):
             group = list(of_model)
             # Let the last model go before the next one is loaded beside it.
@@ -114,25 +122,26 @@ class Study:
             try:
                 model = self._load(name)
                 if self.cluster is not None:
+                    if name not in dense:
+                        yield _dense(name, model, self._suite(model))
                     yield from self._rows_elsewhere(self.cluster, name, model, group)
                     continue
-                suite = make_suite(
-                    model,
-                    self.grid.texts,
-                    self.grid.choices,
-                    self.grid.plan.by,
-                    self.grid.plan.homes,
-                    self.memo,
-                    self.grid.split_of,
-                )
+                suite = self._suite(model)
             except DepthpruneError as error:
                 yield from (self._failed(cell, None, None, error) for cell in group)
                 continue
+            if name not in dense:
+                yield _dense(name, model, suite)
             yield from self._rows_of(model, suite, group)
 
     def _load(self, name: str, dtype: str | None = None) -> Model:
         plan = self.grid.plan
         return self.loader(self.grid.place(name), dtype=dtype or plan.dtype, device=plan.device)
+
+    def _suite(self, model: Model) -> EvaluationSuite:
+        grid = self.grid
+        by, homes = grid.plan.by, grid.plan.homes
+        return make_suite(model, grid.texts, grid.choices, by, homes, self.memo, grid.split_of)
 
     def _rows_elsewhere(
         self, cluster: Cluster, name: str, model: Model, cells: Sequence[Cell]
@@ -250,6 +259,14 @@ class Study:
             "draw": cell.draw,
             "search_seed": cell.seed,
         }
+
+
+def _dense(name: str, model: Model, suite: EvaluationSuite) -> DenseRow:
+    """What the whole model is worth, beside which every set is read."""
+    try:
+        return DenseRow(model=name, blocks=model.blocks, evaluations=suite.judge(()))
+    except DepthpruneError as error:
+        return DenseRow(model=name, blocks=model.blocks, error=only_line(error))
 
 
 def _run(

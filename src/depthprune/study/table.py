@@ -1,11 +1,14 @@
 """The results table: one row a cell of the grid, kept as JSON lines.
 
 The first line is a header, `{"kind": "depthprune-study", "schema": 1, "plan": ...}`; every other
-line is a `Row`. `lines` says how it is written and read.
+line is a `Row`, or a `DenseRow`: what the whole model is worth on the same texts and tasks.
+`jsonl` says how it is written and read.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +16,14 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
+from depthprune.study.items import Packed, unpack, weighted_mean
 from depthprune.study.jsonl import JsonLines, Record
 
 TABLE_NAME = "results.jsonl"
 SCHEMA = 1
 KIND = "depthprune-study"
+_ROUNDED = 1e-5
+"""What rounding the losses of windows may change of their mean."""
 Key: TypeAlias = tuple[str, int, str, str, str, int, int]
 
 
@@ -59,6 +65,14 @@ class Evaluation(Record):
     source: str | None = Field(
         default=None, description="The calibration source of the same domain, if there is one."
     )
+    items: Packed | None = Field(
+        default=None,
+        description="Of each window its loss, of each item whether it was right (a bit, eight in "
+        "two hexadecimal digits); their mean is the value, of a perplexity its logarithm.",
+    )
+    weights: tuple[float, ...] | None = Field(
+        default=None, description="What each counts for in the mean, where not all count alike."
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> Evaluation:
@@ -67,6 +81,33 @@ class Evaluation(Record):
         if self.kind == "perplexity" and not self.value > 0:
             raise ValueError(f"perplexity is above 0, got {self.value}")
         return self
+
+    @model_validator(mode="after")
+    def _mean_of_items(self) -> Evaluation:
+        if self.weights is not None and len(self.weights) != self.n:
+            raise ValueError(f"weights: expected {self.n}, got {len(self.weights)}")
+        if self.items is None or not math.isfinite(self.value):
+            return self
+        found = weighted_mean(unpack(self.items, self.n), self.weights)
+        value = math.log(self.value) if self.kind == "perplexity" else self.value
+        if not abs(found - value) <= _ROUNDED:
+            raise ValueError(f"the mean of items is {found:g}, and the value says {value:g}")
+        return self
+
+
+class DenseRow(Record):
+    """What the whole model is worth on the texts and tasks of the cells."""
+
+    kind: Literal["dense"] = "dense"
+    model: str
+    blocks: int = Field(ge=1, description="Blocks, N.")
+    evaluations: tuple[Evaluation, ...] = ()
+    error: str | None = Field(default=None, description="Why it failed; null where it ran.")
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells this line from every other."""
+        return self.kind, self.model
 
 
 class Row(Record):
@@ -128,10 +169,12 @@ class Table:
     Attributes:
         plan: Fingerprint of the plan that the rows belong to.
         rows: In the order written.
+        dense: Of each model, what it is worth whole.
     """
 
     plan: str
     rows: tuple[Row, ...]
+    dense: tuple[DenseRow, ...] = ()
 
     @property
     def done(self) -> tuple[Row, ...]:
@@ -139,15 +182,34 @@ class Table:
         return tuple(row for row in self.rows if row.error is None)
 
 
-_LINES = JsonLines(KIND, SCHEMA, "a study's results table", Row, lambda row: row.key, "cell")
+Line: TypeAlias = Row | DenseRow
 
 
-def write(path: Path, plan: str, rows: Sequence[Row] = ()) -> None:
+def _parsed(line: str) -> Line:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    dense = isinstance(found, dict) and found.get("kind") == "dense"
+    return DenseRow.model_validate_json(line) if dense else Row.model_validate_json(line)
+
+
+_LINES: JsonLines[Line] = JsonLines(
+    KIND, SCHEMA, "a study's results table", _parsed, lambda row: row.key, "cell"
+)
+
+
+def _table(plan: str, lines: Sequence[Line]) -> Table:
+    rows = tuple(line for line in lines if isinstance(line, Row))
+    return Table(plan, rows, tuple(line for line in lines if isinstance(line, DenseRow)))
+
+
+def write(path: Path, plan: str, rows: Sequence[Line] = ()) -> None:
     """Write a table as a whole; see `JsonLines.write`."""
     _LINES.write(path, plan, rows)
 
 
-def append(path: Path, row: Row) -> None:
+def append(path: Path, row: Line) -> None:
     """Add a row and have it on the disk before returning."""
     _LINES.append(path, row)
 
@@ -158,7 +220,7 @@ def resume(path: Path, plan: str) -> Table:
     Raises:
         UsageError: As `read`.
     """
-    return Table(plan, _LINES.resume(path, plan))
+    return _table(plan, _LINES.resume(path, plan))
 
 
 def read(path: Path, plan: str | None = None) -> Table:
@@ -172,4 +234,4 @@ def read(path: Path, plan: str | None = None) -> Table:
         UsageError: If it is no results table, is of another version or plan, has a row that does
             not fit the schema, or has a cell twice with two results.
     """
-    return Table(*_LINES.read(path, plan))
+    return _table(*_LINES.read(path, plan))

@@ -15,9 +15,10 @@ from depthprune.study.report.effects import effect_table, gain_table
 from depthprune.study.report.page import render_study
 from depthprune.study.statistics.effects import analyse
 from depthprune.study.statistics.quality import quality_against_cost
-from depthprune.study.table import Table
+from depthprune.study.table import DenseRow, Table
 from report.test_page import CHROMIUM, Page, browse, words
 from study.planted import Grid, calibration_only, noise_only, own_domain_only, search_only
+from study.statistics.test_intervals import by_item
 
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">$\\frac{'
 FEW = {"sources": ("prose", "code"), "searches": ("one-shot", "greedy")}
@@ -116,6 +117,22 @@ def test_every_section_has_its_figure_and_tables(page):
     ]  # fmt: skip
     assert len(page.all("figure")) == 8
     assert len(page.all("table")) == len(page.all("caption")) == 13
+
+
+def test_the_whole_model_stands_beside_the_sets_and_the_page_says_what_intervals_are_of():
+    rows = noise_only(**FEW)
+    dense = DenseRow(model="smol", blocks=30, evaluations=rows[0].evaluations)
+    of_rows = Table("b3:ab12", tuple(rows), (dense,))
+    text = words(Page(render_study(of_rows)))
+    assert "none: the whole model" in text
+    assert "without 6, by greedy" in text
+    assert "whose own error is not in them since results were not kept by item" in text
+    kept = words(Page(render_study(table(by_item(rows)))))
+    assert "and of these very windows and items" in kept
+    only = [row.model_copy(update={"evaluations": row.evaluations[1:]}) for row in by_item(rows)]
+    assert "and further windows and items of the same texts" in words(
+        Page(render_study(table(only)))
+    )
 
 
 def test_parts_are_named_where_there_are_several():

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from depthprune.report import numbers
 from depthprune.study.report.table_model import (
@@ -13,9 +14,10 @@ from depthprune.study.report.table_model import (
     TextTable,
     number,
 )
+from depthprune.study.statistics.effects import StudyPart
 from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.quality import CostQuality, regret
-from depthprune.study.table import Row
+from depthprune.study.table import DenseRow, Evaluation, Row
 
 
 def cost_table(
@@ -57,20 +59,75 @@ def cost_table(
     return TextTable("What each search costs and gives, a cell on average", head, tuple(found))
 
 
-def cell_table(rows: Sequence[Row]) -> TextTable:
-    """The table itself, a row a cell, with every evaluation that any cell has."""
+def worth_table(part: StudyPart, dense: Sequence[DenseRow]) -> TextTable:
+    """What the sets of each search are worth, the whole model first.
+
+    Args:
+        part: Of a table.
+        dense: Of each model, what it is worth whole; of some there may be no line.
+    """
+    data = part.compared
+    own = [row for row in dense if row.model == part.model and row.error is None]
+    rows: list[tuple[TableCell, ...]] = []
+    for whole in own:
+        values: dict[tuple[str, str], Evaluation] = {(e.name, e.kind): e for e in whole.evaluations}
+        cells = [_evaluated(values.get((each.name, each.kind))) for each in data.responses]
+        rows.append((TableCell("the whole model"), TableCell("0", 0), *cells))
+    k, search = (np.asarray(data.levels[name])[data.codes[name]] for name in ("k", "search"))
+    for size in sorted(set(k.tolist()), key=int):
+        for name in data.levels["search"]:
+            inside = (k == size) & (search == name)
+            if not inside.any():
+                continue
+            means = data.values[inside].mean(axis=0)
+            cells = [
+                number(math.exp(mean) if each.kind == "perplexity" else 100 * mean, 2)
+                for mean, each in zip(means.tolist(), data.responses, strict=True)
+            ]
+            rows.append((TableCell(f"without {size}, by {name}"), _count(inside), *cells))
+    judged = [
+        f"{each.name}, {'perplexity' if each.kind == 'perplexity' else '%'}"
+        for each in data.responses
+    ]
+    caption = (
+        "What the sets are worth, on average of the compared cells (of perplexities the geometric "
+        "mean); of the whole model with the standard error between windows or items"
+    )
+    return TextTable(caption, ("Model", "Cells", *judged), tuple(rows))
+
+
+def _count(inside: NDArray[np.bool_]) -> TableCell:
+    return TableCell(f"{int(inside.sum()):,}", int(inside.sum()))
+
+
+def _evaluated(found: Evaluation | None) -> TableCell:
+    if found is None:
+        return TableCell(numbers.DASH)
+    scale = 1 if found.kind == "perplexity" else 100
+    shown = numbers.with_error(scale * found.value, scale * (found.stderr or 0.0))
+    return TableCell(shown, scale * found.value)
+
+
+def cell_table(rows: Sequence[Row], dense: Sequence[DenseRow] = ()) -> TextTable:
+    """The table itself, a row a cell, with every evaluation that any cell has.
+
+    Args:
+        rows: The cells.
+        dense: The whole models, which stand first.
+    """
     names = list(dict.fromkeys((e.name, e.kind) for row in rows for e in row.evaluations))
     seeds = len({row.search_seed for row in rows}) > 1
-    found = []
+    dash = TableCell(numbers.DASH)
+    found: list[tuple[TableCell, ...]] = []
+    for whole in dense:
+        values = {(e.name, e.kind): e for e in whole.evaluations}
+        result = f"failed: {whole.error}" if whole.error else "none: the whole model"
+        place = (dash, TableCell(whole.model), TableCell("0", 0), *[dash] * (3 + seeds))
+        judged_whole = [_evaluated(values.get(name)) for name in names]
+        found.append((*place, TableCell(result), dash, *judged_whole))
     for row in rows:
         values = {(e.name, e.kind): e for e in row.evaluations}
-        cells = [TableCell(numbers.DASH)] * len(names)
-        for i, name in enumerate(names):
-            if name in values:
-                value, error = values[name].value, values[name].stderr
-                scale = 1 if name[1] == "perplexity" else 100
-                shown = numbers.with_error(scale * value, scale * (error or 0.0))
-                cells[i] = TableCell(shown, scale * value)
+        cells = [_evaluated(values.get(name)) for name in names]
         result = f"failed: {row.error}" if row.error else numbers.block_list(row.removed)
         found.append(
             (
@@ -87,5 +144,5 @@ def cell_table(rows: Sequence[Row]) -> TextTable:
             )
         )
     judged = [f"{name}, {'perplexity' if kind == 'perplexity' else '%'}" for name, kind in names]
-    place = ("Calibration", "Model", "k", "Objective", "Search", "Draw", *["Seed"] * seeds)
-    return TextTable("Every cell", (*place, "Removed", "Loss", *judged), tuple(found))
+    head = ("Calibration", "Model", "k", "Objective", "Search", "Draw", *["Seed"] * seeds)
+    return TextTable("Every cell", (*head, "Removed", "Loss", *judged), tuple(found))

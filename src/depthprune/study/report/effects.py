@@ -17,7 +17,7 @@ from depthprune.study.statistics.effects import (
     StudyPart,
 )
 from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
-from depthprune.study.statistics.noise import ALPHA
+from depthprune.study.statistics.intervals import ALPHA
 from depthprune.study.statistics.verdicts import MEASURED, verdict
 
 
@@ -58,7 +58,7 @@ def effect_table(part: StudyPart) -> TextTable:
             dash = TableCell(numbers.DASH)
             rows.append((TableCell(f"{name}, {unit}"), dash, dash, p_value(p), TableCell(claim)))
     head = ("Changing the", "Moves by", "95% interval", "p, adjusted", "Called an effect")
-    caption = "What changing one thing and the draw moves, all else equal; intervals between draws"
+    caption = "What changing one thing and the draw moves, all else equal"
     return TextTable(caption, head, tuple(rows))
 
 

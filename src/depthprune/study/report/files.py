@@ -16,6 +16,7 @@ from depthprune.study.finalists import FinalRow
 from depthprune.study.report.page import (
     Section,
     page_of,
+    ranges_of,
     sections_of,
 )
 from depthprune.study.report.table_model import latex, markdown
@@ -67,8 +68,9 @@ def write_study(
     """
     parts = analyse(table.rows)
     found = findings_of(parts, table.rows)
-    sections = sections_of(parts, table.rows, finals)
-    files = {PAGE_NAME: page_of(table, found, sections, plan=plan, title=title)}
+    sections = sections_of(parts, table.rows, finals, table.dense)
+    page = page_of(table, found, sections, ranges_of(parts), plan=plan, title=title)
+    files = {PAGE_NAME: page}
     text_tables = [
         text_table for section in sections if section.name != "cells"
         for shown in section.shown for text_table in shown.text_tables

@@ -19,7 +19,7 @@ from depthprune.report.templating import environment, source
 from depthprune.study.finalists import FinalRow
 from depthprune.study.report import captions as views
 from depthprune.study.report import tables
-from depthprune.study.report.cells import cell_table, cost_table
+from depthprune.study.report.cells import cell_table, cost_table, worth_table
 from depthprune.study.report.effects import effect_table, gain_table
 from depthprune.study.report.finalists import final_table
 from depthprune.study.report.table_model import TextTable
@@ -30,7 +30,7 @@ from depthprune.study.statistics.quality import quality_against_cost
 from depthprune.study.statistics.ranks import perplexity_ranks
 from depthprune.study.statistics.transfer import transfer
 from depthprune.study.statistics.verdicts import MEASURED, Finding
-from depthprune.study.table import Row, Table
+from depthprune.study.table import DenseRow, Row, Table
 
 _PACKAGE = "depthprune.study.report"
 
@@ -75,14 +75,21 @@ def render_study(
         finals: What finalists were judged on besides.
     """
     parts = analyse(table.rows)
-    sections = sections_of(parts, table.rows, finals)
-    return page_of(table, findings_of(parts, table.rows), sections, plan=plan, title=title)
+    sections = sections_of(parts, table.rows, finals, table.dense)
+    found = findings_of(parts, table.rows)
+    return page_of(table, found, sections, ranges_of(parts), plan=plan, title=title)
 
 
 def page_of(
-    table: Table, found: Sequence[Finding], sections: Sequence[Section], *, plan: str, title: str
+    table: Table,
+    found: Sequence[Finding],
+    sections: Sequence[Section],
+    ranges: str,
+    *,
+    plan: str,
+    title: str,
 ) -> str:
-    """The same, of findings and sections that are made already."""
+    """The same, of findings, sections and `ranges_of` that are made already."""
     script = source("study.js", _PACKAGE)
     verdicts = [each for each in found if each.topic == "verdict"]
     not_estimable = [each for each in verdicts if each.verdict == "unsaid"]
@@ -97,6 +104,7 @@ def page_of(
             answers=answers or not_estimable,
             more=[each for each in found if each.topic not in ("verdict", "missing")],
             missing=[*(not_estimable if answers else []), *missing],
+            ranges=ranges,
             facts=_facts(table),
             sections=sections,
             numbers_of=_numbers_of,
@@ -106,6 +114,25 @@ def page_of(
             script=Markup(script),
             script_hash=digest,
         )
+    )
+
+
+def ranges_of(parts: Sequence[StudyPart]) -> str:
+    """What the intervals are of, in a sentence; empty where there are none."""
+    cores = [
+        part.core.of(measure)
+        for part in parts
+        if not isinstance(part.core, NotEstimable)
+        for measure in part.measures
+    ]
+    if not cores:
+        return ""
+    draws = "Intervals are 95%: for further draws of the same calibrations"
+    if all(each.by_item for each in cores):
+        return f"{draws}, and further windows and items of the same texts and tasks."
+    return (
+        f"{draws}, and of these very windows and items, whose own error is not in them since "
+        "results were not kept by item."
     )
 
 
@@ -143,7 +170,10 @@ def _numbers_of(finding: Finding) -> list[tuple[str, str]]:
 
 
 def sections_of(
-    parts: Sequence[StudyPart], rows: Sequence[Row], finals: Sequence[FinalRow] = ()
+    parts: Sequence[StudyPart],
+    rows: Sequence[Row],
+    finals: Sequence[FinalRow] = (),
+    dense: Sequence[DenseRow] = (),
 ) -> list[Section]:
     """The figures and tables of the page, in its order."""
     several = len({part.model for part in parts}) > 1, len({part.kind for part in parts}) > 1
@@ -160,13 +190,16 @@ def sections_of(
                 )
                 for figure, caption, text_tables, missing in make(part)
             ]
+            if name == "effects" and part.measures and dense:
+                worth = worth_table(part, dense)
+                shown.append(FigureWithTables(", ".join(words), Markup(""), "", (worth,)))
         if shown:
             found.append(Section(name, title, tuple(shown)))
     if finals:
         text_table = FigureWithTables("", Markup(""), "", (final_table(finals),))
         found.append(Section("finalists", "Finalists on tasks and problems", (text_table,)))
     if rows:
-        every = FigureWithTables("", Markup(""), "", (cell_table(rows),))
+        every = FigureWithTables("", Markup(""), "", (cell_table(rows, dense),))
         found.append(Section("cells", "Every cell", (every,)))
     return found
 
@@ -179,7 +212,7 @@ def _effects(part: StudyPart) -> _Made:
         yield (
             views.effects(part),
             "The mean absolute difference of two cells that differ in one thing and in the draw, "
-            "with its 95% interval between draws. Dashed: what the draw alone does. Solid: told "
+            "with its 95% interval. Dashed: what the draw alone does. Solid: told "
             "from noise by a joint test; hatched: not. Below, how much more the calibration moves "
             "than the search: filled where its interval leaves out 0.",
             [effect_table(part), gain_table(part)],

@@ -39,6 +39,8 @@ class Core:
         responses: What is measured.
         cells: The data's cells that are in it, shape (cells,).
         left_out: By factor, the levels that are not in it.
+        without_items: The values without each group of windows or items, shape (groups, draws,
+            searches, blocks, responses); NaN where there is none.
     """
 
     values: Floats
@@ -50,6 +52,13 @@ class Core:
     responses: tuple[Response, ...]
     cells: Ints
     left_out: Mapping[str, tuple[str, ...]]
+    without_items: Floats | None = None
+
+    @property
+    def by_item(self) -> bool:
+        """Whether every response was kept by window or item, so that their error is known."""
+        without = self.without_items
+        return without is not None and not np.isnan(without[:2]).any()
 
     @property
     def draws(self) -> Ints:
@@ -70,7 +79,13 @@ class Core:
         """The same with the responses of one kind only."""
         columns = self.columns(kind)
         responses = tuple(self.responses[c] for c in columns)
-        return replace(self, values=self.values[..., columns], responses=responses)
+        without = None if self.without_items is None else self.without_items[..., columns]
+        return replace(
+            self,
+            values=self.values[..., columns],
+            responses=responses,
+            without_items=without,
+        )
 
     def without_source(self, source: str) -> Core:
         """The same without every calibration on a source."""
@@ -79,6 +94,7 @@ class Core:
         return replace(
             self,
             values=self.values[inside],
+            without_items=None if self.without_items is None else self.without_items[:, inside],
             calibration=np.unique(self.calibration[inside], return_inverse=True)[1].reshape(-1),
             calibrations=tuple(self.calibrations[i] for i in kept),
             sources=tuple(self.sources[i] for i in kept),
@@ -105,16 +121,21 @@ def core(data: StudyData) -> Core | NotEstimable:
     size = (len(units), len(searches), len(blocks))
     flat = np.ravel_multi_index(place, size)
     counts = np.bincount(flat, minlength=int(np.prod(size)))
-    values = np.zeros((len(counts), data.values.shape[1]))
-    np.add.at(values, flat, data.values[cells])
-    values /= counts[:, None]
+
+    def over_seeds(values: Floats) -> Floats:
+        sums = np.zeros((len(counts), values.shape[1]))
+        np.add.at(sums, flat, values[cells])
+        means: Floats = (sums / counts[:, None]).reshape(*size, -1)
+        return means
+
+    without = data.without_items
     names, calibration = np.unique(strata[units], return_inverse=True)
     source = {row.calibration.name: row.calibration.source for row in data.rows}
     first = {int(b): data.rows[i] for i, b in reversed(list(enumerate(block)))}
     calibrations = tuple(data.levels["calibration"][i] for i in names)
     kept_blocks = tuple((first[int(b)].k, first[int(b)].objective) for b in blocks)
     return Core(
-        values=values.reshape(*size, -1),
+        values=over_seeds(data.values),
         calibration=calibration.reshape(-1),
         calibrations=calibrations,
         sources=tuple(source[name] for name in calibrations),
@@ -123,6 +144,7 @@ def core(data: StudyData) -> Core | NotEstimable:
         responses=data.responses,
         cells=cells,
         left_out=_left_out(data, names, searches, kept_blocks),
+        without_items=None if without is None else np.stack([over_seeds(w) for w in without]),
     )
 
 

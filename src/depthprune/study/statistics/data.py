@@ -4,6 +4,10 @@ Statistics are computed for all responses at once, one column each: log-perplexi
 multiply, their logarithms add) or accuracy. A column is there only if every cell was judged on it,
 so that no comparison mixes texts; what some cells lack is named in `partial`.
 
+Where every cell kept what each window or item gave, a column is also had without each group of them
+in turn (`left_out_items`), which is what the items' own error is made of. Groups are runs of
+neighbours, since neighbouring windows may be of one document.
+
 A *unit* is one draw of one calibration. All searches and objectives read the same draw, so cells
 of one unit share its luck; whatever asks for independent repetitions has to count units.
 """
@@ -18,7 +22,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from depthprune.study.table import Row
+from depthprune.study.items import unpack
+from depthprune.study.table import Evaluation, Row
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -27,6 +32,8 @@ FACTORS = (
     "model", "k", "kind", "calibration", "source", "length", "windows", "objective", "search",
     "seed", "unit",
 )  # fmt: skip
+ITEM_GROUPS = 20
+"""Groups that items are left out in; fewer where there are fewer items."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,8 @@ class StudyData:
         values: Log-perplexity or accuracy, shape (cells, responses).
         partial: Responses that only some cells have.
         left_out: How many cells that ran have an evaluation that is not finite.
+        without_items: The values without each group of items, shape (groups, cells, responses);
+            NaN where a response has fewer groups, or results by item were not kept.
     """
 
     rows: tuple[Row, ...]
@@ -63,6 +72,7 @@ class StudyData:
     values: Floats
     partial: tuple[Response, ...] = ()
     left_out: int = 0
+    without_items: Floats | None = None
 
     def joint(self, *factors: str) -> Ints:
         """One code for each combination of the factors' levels, from 0, shape (cells,)."""
@@ -92,7 +102,15 @@ class StudyData:
             codes[factor] = code.reshape(-1).astype(np.int64)
             levels[factor] = tuple(self.levels[factor][level] for level in kept)
         rows = tuple(self.rows[i] for i in cells)
-        return replace(self, rows=rows, codes=codes, levels=levels, values=self.values[cells])
+        without = None if self.without_items is None else self.without_items[:, cells]
+        return replace(
+            self,
+            rows=rows,
+            codes=codes,
+            levels=levels,
+            values=self.values[cells],
+            without_items=without,
+        )
 
     def with_values(self, values: Floats) -> StudyData:
         """The same cells with other responses, named by number; for simulations.
@@ -101,7 +119,7 @@ class StudyData:
             values: Shape (cells, responses).
         """
         names = tuple(Response(str(i), "perplexity") for i in range(values.shape[1]))
-        return replace(self, values=values, responses=names)
+        return replace(self, values=values, responses=names, without_items=None)
 
 
 def data(rows: Sequence[Row], *, model: str | None = None, kind: str | None = None) -> StudyData:
@@ -132,6 +150,7 @@ def data(rows: Sequence[Row], *, model: str | None = None, kind: str | None = No
         values=values.reshape(len(finite), len(shared)),
         partial=partial,
         left_out=len(chosen) - len(finite),
+        without_items=_without_items(finite, shared),
     )
 
 
@@ -174,8 +193,29 @@ def _responses(rows: Sequence[Row]) -> tuple[tuple[Response, ...], tuple[Respons
 
 
 def _value(row: Row, response: Response) -> float:
+    value = _evaluation(row, response).value
+    return math.log(value) if response.kind == "perplexity" else value
+
+
+def _evaluation(row: Row, response: Response) -> Evaluation:
     for evaluation in row.evaluations:
         if (evaluation.name, evaluation.kind) == (response.name, response.kind):
-            value = evaluation.value
-            return math.log(value) if response.kind == "perplexity" else value
+            return evaluation
     raise KeyError(response.name)
+
+
+def _without_items(rows: Sequence[Row], responses: Sequence[Response]) -> Floats | None:
+    """See `StudyData.without_items`; None where no response was kept by item in every cell."""
+    found: Floats = np.full((ITEM_GROUPS, len(rows), len(responses)), np.nan)
+    for column, response in enumerate(responses):
+        kept = [_evaluation(row, response) for row in rows]
+        if any(e.items is None for e in kept) or len({(e.n, e.weights) for e in kept}) > 1:
+            continue
+        n, weights = kept[0].n, kept[0].weights
+        values = np.stack([unpack(e.items, n) for e in kept if e.items is not None])
+        for group, left in enumerate(np.array_split(np.arange(n), min(n, ITEM_GROUPS))):
+            if len(left) < n:
+                inside = np.delete(np.arange(n), left)
+                counts = None if weights is None else np.asarray(weights)[inside]
+                found[group, :, column] = np.average(values[:, inside], axis=1, weights=counts)
+    return None if np.isnan(found).all() else found

@@ -24,13 +24,14 @@ from depthprune.study.statistics.core import Core, core
 from depthprune.study.statistics.data import StudyData, data
 from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 from depthprune.study.statistics.gains import Gain, gain
+from depthprune.study.statistics.intervals import ALPHA
 from depthprune.study.statistics.joint import (
     FACTORS,
     INTERACTIONS,
     holm,
     joint_tests,
 )
-from depthprune.study.statistics.noise import ALPHA, Difference
+from depthprune.study.statistics.noise import Difference
 from depthprune.study.statistics.variance import Decomposition, decompose
 from depthprune.study.table import Row
 

@@ -20,7 +20,8 @@ from depthprune.study.statistics.effects import (
     analyse,
 )
 from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
-from depthprune.study.statistics.noise import ALPHA, Difference
+from depthprune.study.statistics.intervals import ALPHA
+from depthprune.study.statistics.noise import Difference
 from depthprune.study.statistics.overlap import agreement
 from depthprune.study.statistics.quality import additivity_gap, quality_against_cost
 from depthprune.study.statistics.ranks import perplexity_ranks

@@ -4,21 +4,27 @@ Cells share draws, draws share a calibration and calibrations a source, so a mea
 three errors, and which is right depends on what is asked: would further draws of these calibrations
 say the same, further calibrations, further sources? Each is the 95% interval of Student's t over
 the means of the units that it names; within given calibrations the draws' spread is pooled with the
-degrees of freedom of Satterthwaite (1946).
+degrees of freedom of Satterthwaite (1946). All units were judged on the same items, so in each the
+items' own error comes on top (see `intervals`).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from depthprune.study.statistics.core import Core
 from depthprune.study.statistics.data import Floats, Ints
 from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
-from depthprune.study.statistics.noise import ALPHA
+from depthprune.study.statistics.intervals import (
+    VariancePart,
+    half_width,
+    item_parts,
+)
 
 
 @dataclass(frozen=True)
@@ -57,32 +63,45 @@ def gain(of: Core, search: str, against: str, *, lower_is_better: bool) -> Gain:
     """
     one, other = of.searches.index(search), of.searches.index(against)
     sign = -1.0 if lower_is_better else 1.0
-    # Shape (draws, blocks): the mean over responses.
-    cells = sign * (of.values[:, one] - of.values[:, other]).mean(axis=-1)
-    each = cells.mean(axis=1)
+
+    def cells(values: Floats) -> Floats:
+        """Shape (draws, blocks, responses)."""
+        gained: Floats = sign * (values[:, one] - values[:, other])
+        return gained
+
+    def within(blocks: NDArray[np.bool_]) -> Callable[[Floats], Floats]:
+        return lambda values: cells(values)[:, blocks].mean(axis=1)
+
+    def between(each: Callable[[Floats], Floats]) -> IntervalEstimate:
+        items = item_parts(of, lambda values: _of_calibrations(each(values), of.calibration))
+        return between_draws(each(of.values).mean(axis=-1), of.calibration, items)
+
     objective = np.asarray([name for _, name in of.blocks])
-    both = _paired_blocks(of)
-    by_objective = {
-        name: between_draws(cells[:, objective == name].mean(axis=1), of.calibration)
-        for name in of.objectives
-    }
+    both, everything = _paired_blocks(of), within(np.ones(len(of.blocks), dtype=np.bool_))
     interaction = None
     if len(of.objectives) == 2 and both.any():
-        first, second = (
-            cells[:, both & (objective == name)].mean(axis=1) for name in of.objectives
-        )
-        interaction = between_draws(first - second, of.calibration)
-    means = _means(each, of.calibration)
+        first, second = (within(both & (objective == name)) for name in of.objectives)
+        interaction = between(lambda values: first(values) - second(values))
+    means = _means(everything(of.values).mean(axis=-1), of.calibration)
+    items = item_parts(of, lambda values: _of_calibrations(everything(values), of.calibration))
     source = np.unique(of.sources, return_inverse=True)[1].reshape(-1)
     return Gain(
         search,
         against,
-        between_draws(each, of.calibration),
-        between_means(means, "calibration"),
-        between_means(_means(means, source), "source"),
-        by_objective,
+        between(everything),
+        between_means(means, "calibration", items),
+        between_means(_means(means, source), "source", items),
+        {name: between(within(objective == name)) for name in of.objectives},
         interaction,
     )
+
+
+def _of_calibrations(each: Floats, calibration: Ints) -> Floats:
+    """The mean over calibrations of the mean over their draws, shape (responses,)."""
+    members = np.eye(int(calibration.max()) + 1)[calibration]
+    means: Floats = (members / members.sum(axis=0)).T @ each
+    mean: Floats = means.mean(axis=0)
+    return mean
 
 
 def _paired_blocks(of: Core) -> NDArray[np.bool_]:
@@ -96,12 +115,15 @@ def _means(values: Floats, group: Ints) -> Floats:
     return means
 
 
-def between_draws(values: Floats, calibration: Ints) -> IntervalEstimate:
+def between_draws(
+    values: Floats, calibration: Ints, items: Sequence[VariancePart] = ()
+) -> IntervalEstimate:
     """The mean over calibrations of the mean over their draws, with the interval between draws.
 
     Args:
         values: One a draw.
         calibration: Of each draw.
+        items: What the items judged on add.
     """
     draws, means = np.bincount(calibration), _means(values, calibration)
     value = float(means.mean())
@@ -110,25 +132,23 @@ def between_draws(values: Floats, calibration: Ints) -> IntervalEstimate:
         return IntervalEstimate(value, why, why, len(values))
     spread = np.bincount(calibration, weights=(values - means[calibration]) ** 2) / (draws - 1)
     parts = spread / draws / len(draws) ** 2
-    total = float(parts.sum())
-    if not total:
-        return IntervalEstimate(value, value, value, len(values))
-    freedom = total**2 / float((parts**2 / (draws - 1)).sum())
-    width = float(stats.t.ppf(1 - ALPHA / 2, freedom)) * total**0.5
+    own = [VariancePart(float(part), float(n - 1)) for part, n in zip(parts, draws, strict=True)]
+    width = math.hypot(half_width(own), half_width(items))
     return IntervalEstimate(value, value - width, value + width, len(values))
 
 
-def between_means(means: Floats, name: str) -> IntervalEstimate:
+def between_means(means: Floats, name: str, items: Sequence[VariancePart] = ()) -> IntervalEstimate:
     """The mean of some means, with Student's interval between them.
 
     Args:
         means: One a unit.
         name: What a unit is called.
+        items: What the items judged on add.
     """
     value = float(means.mean())
     if len(means) < 2:
         why = NotEstimable(f"there is one {name} only")
         return IntervalEstimate(value, why, why, len(means))
-    error = float(means.std(ddof=1)) / len(means) ** 0.5
-    width = float(stats.t.ppf(1 - ALPHA / 2, len(means) - 1)) * error
+    own = VariancePart(float(means.var(ddof=1)) / len(means), float(len(means) - 1))
+    width = math.hypot(half_width([own]), half_width(items))
     return IntervalEstimate(value, value - width, value + width, len(means))

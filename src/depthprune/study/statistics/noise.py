@@ -6,30 +6,37 @@ objectives are compared across draws too: under pure noise all figures are then 
 which is the same figure of two draws with nothing else changed, and neither factor has a start.
 
 Figures are of the table's balanced core (see `core`), where every pair of levels weighs alike.
-Draws are what is repeated; calibrations, searches and evaluations are those that were chosen. The
-interval is of the jackknife that leaves out one draw at a time (Efron and Stein 1981), its draw's
-calibration keeping its weight, with the degrees of freedom of Satterthwaite (1946).
+Draws are what is repeated, and the windows and items judged on (see `intervals`); calibrations,
+searches and texts are those that were chosen. What draws do is the jackknife that leaves out one
+draw at a time (Efron and Stein 1981), its draw's calibration keeping its weight, with the degrees
+of freedom of Satterthwaite (1946).
 
 How much more the calibration moves than the search is nearly a difference of two figures of the
 same noise, for which the jackknife is too wide. Its interval is a studentised parametric bootstrap
 (Efron and Tibshirani 1993, ch. 12): tables are made anew from the means of the levels, shrunk by
 what noise alone would spread them, and normal draws of the residuals' own covariance, and the
-quantiles of (difference − its mean) / jackknife error take the place of Student's.
+quantiles of (difference − its mean) / jackknife error take the place of Student's. The half-widths
+that draws and items give are added as squares (Zou and Donner 2008).
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from depthprune.study.statistics.core import Core
 from depthprune.study.statistics.data import Floats, Ints
 from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
+from depthprune.study.statistics.intervals import (
+    ALPHA,
+    VariancePart,
+    half_width,
+    item_parts,
+)
 
-ALPHA = 0.05
 _RESAMPLES = 999
 # A spread that few draws show is drawn towards that of all: it weighs as much as this many draws.
 _PRIOR_DRAWS = 4.0
@@ -45,12 +52,27 @@ class FactorEffect:
             is left.
         calibration: Of each draw, shape (draws,).
         pairs: How many pairs of draws.
+        of: The core it is of.
+        vary: What is changed.
     """
 
     mean: Floats
     left_out: Floats
     calibration: Ints
     pairs: int
+    of: Core
+    vary: str
+
+    def items(self, columns: Ints) -> list[VariancePart]:
+        """What the windows and items judged on add to the variance of the mean of some responses.
+
+        Args:
+            columns: The responses.
+        """
+        weights = _weights(self.calibration, self.vary)[0]
+        return item_parts(
+            self.of, lambda values: (weights @ _gaps(self.of, values, self.vary))[columns]
+        )
 
 
 def moved(of: Core, vary: str) -> FactorEffect | NotEstimable:
@@ -65,7 +87,8 @@ def moved(of: Core, vary: str) -> FactorEffect | NotEstimable:
         return why
     weights = _weights(of.calibration, vary)
     figures = weights @ _gaps(of, of.values, vary)
-    return FactorEffect(figures[0], figures[1:], of.calibration, int((weights[0] > 0).sum()))
+    pairs = int((weights[0] > 0).sum())
+    return FactorEffect(figures[0], figures[1:], of.calibration, pairs, of, vary)
 
 
 def _unknown(of: Core, vary: str) -> NotEstimable | None:
@@ -152,7 +175,8 @@ def interval(moves: FactorEffect, columns: Ints) -> IntervalEstimate:
     if np.isnan(error[0]):
         why = NotEstimable("too few draws for an interval")
         return IntervalEstimate(value, why, why, moves.pairs)
-    width = float(stats.t.ppf(1 - ALPHA / 2, freedom[0]) * error[0]) if error[0] else 0.0
+    draws = VariancePart(float(error[0]) ** 2, float(freedom[0]))
+    width = math.hypot(half_width([draws]), half_width(moves.items(columns)))
     return IntervalEstimate(value, max(0.0, value - width), value + width, moves.pairs)
 
 
@@ -212,17 +236,29 @@ def difference(
         why = NotEstimable("two draws of a calibration give no interval; run at least three")
         return Difference(IntervalEstimate(value, why, why, pairs), why)
     error = float(_jackknife(found[1:], of.calibration)[0][0])
+    items = item_parts(
+        of,
+        lambda values: np.subtract(
+            *(weights[vary][0] @ _gaps(of, values, vary) for vary in ("calibration", "search"))
+        ),
+    )
+    of_items = half_width(items)
     if error <= 1e-12 * max(1.0, abs(value)):
-        return Difference(IntervalEstimate(value, value, value, pairs), 0.0 if value else 1.0)
+        estimate = IntervalEstimate(value, value - of_items, value + of_items, pairs)
+        return Difference(estimate, 0.0 if abs(value) > of_items else 1.0)
     tables = _made_anew(of, resamples, np.random.default_rng(seed))
     again = _differences(of, tables, weights, len(of.responses))
     errors = _jackknife(again[1:], of.calibration)[0]
     pivots = (again[0] - again[0].mean()) / errors
     low, high = np.quantile(pivots, [ALPHA / 2, 1 - ALPHA / 2])
-    share = float(np.mean(pivots <= value / error))
+    whole = math.sqrt(error**2 + sum(part.variance for part in items))
+    share = float(np.mean(pivots <= value / whole))
     p = min(1.0, (2 * min(share, 1 - share) * resamples + 1) / (resamples + 1))
     estimate = IntervalEstimate(
-        value, value - float(high) * error, value - float(low) * error, pairs
+        value,
+        value - math.hypot(float(high) * error, of_items),
+        value + math.hypot(float(low) * error, of_items),
+        pairs,
     )
     return Difference(estimate, p)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from depthprune.study.statistics.core import Core
-from depthprune.study.statistics.data import Floats, Response
+from depthprune.study.statistics.data import ITEM_GROUPS, Floats, Response
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Design:
         search: Of the searches'.
         together: Of what a calibration and a search do together.
         spread: The luck and own of each calibration are times this; None for 1.
+        items: How many each response is judged on; 0 where results by item are not kept.
+        item: Standard deviation of what a single item makes of a calibration and a search.
         outlier: What one draw's cells (`draw`) or one cell (`cell`) are off by, in standard
             deviations of the luck.
     """
@@ -49,6 +51,8 @@ class Design:
     calibration: float = 0.0
     search: float = 0.0
     together: float = 0.0
+    items: int = 0
+    item: float = 2.0
     spread: tuple[float, ...] | None = None
     outlier: tuple[str, float] | None = None
 
@@ -86,6 +90,14 @@ class Design:
             values[draw, cells] += size * self.luck
         means = self.means(rng) if means is None else means
         values += means[calibration][:, :, None, None]
+        without = None
+        if self.items:
+            by_item = self._items(rng)[calibration][:, :, None]
+            groups = np.array_split(np.arange(self.items), min(self.items, ITEM_GROUPS))
+            without = np.stack(
+                [values + np.delete(by_item, left, axis=-1).mean(axis=-1) for left in groups]
+            )
+            values = values + by_item.mean(axis=-1)
         names = tuple(f"source {i}" for i in range(self.calibrations))
         return Core(
             values=3.5 + 0.05 * values,
@@ -99,7 +111,14 @@ class Design:
             responses=tuple(Response(f"text {i}", "perplexity") for i in range(self.responses)),
             cells=np.arange(units * shape[0] * shape[1]),
             left_out={},
+            without_items=None if without is None else 3.5 + 0.05 * without,
         )
+
+    def _items(self, rng: np.random.Generator) -> Floats:
+        """What each item makes of each calibration and search, whatever the draw."""
+        shape = (self.calibrations, self.searches, self.responses, self.items)
+        found: Floats = self.item * rng.standard_normal(shape)
+        return found
 
 
 def _spread(values: Floats, size: float) -> Floats:

@@ -11,6 +11,7 @@ from depthprune.study.statistics.core import Core
 from depthprune.study.statistics.data import Floats, StudyData
 from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 from depthprune.study.statistics.gains import between_draws
+from depthprune.study.statistics.intervals import item_parts
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,14 @@ def home(of: Core, data: StudyData, *, lower_is_better: bool) -> HomeGain | NotE
         return NotEstimable("the own domain cannot be told from the calibrations themselves")
     weights = (rest / (rest @ rest)).reshape(same.shape) * (-1.0 if lower_is_better else 1.0)
     draws = of.values.mean(axis=(1, 2))
-    gain = between_draws(len(same) * (weights[of.calibration] * draws).sum(axis=1), of.calibration)
+    each = len(same) * weights[of.calibration]
+    sizes = of.draws[of.calibration][:, None]
+
+    def by_response(values: Floats) -> Floats:
+        found: Floats = (each * values.mean(axis=(1, 2)) / sizes).sum(axis=0)
+        return found * len(names) / len(same)
+
+    gain = between_draws((each * draws).sum(axis=1), of.calibration, item_parts(of, by_response))
     matrix = np.stack([draws[of.calibration == c].mean(axis=0) for c in range(len(same))])
     own = [matrix[same[:, c], c].mean() for c in np.flatnonzero(both)]
     other = [matrix[~same[:, c], c].mean() for c in np.flatnonzero(both)]

@@ -18,7 +18,8 @@ from depthprune.study.statistics.effects import (
     StudyPart,
 )
 from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
-from depthprune.study.statistics.noise import ALPHA, Difference
+from depthprune.study.statistics.intervals import ALPHA
+from depthprune.study.statistics.noise import Difference
 
 Verdict: TypeAlias = Literal[
     "calibration", "search", "comparable", "not separable", "within noise", "unsaid"
