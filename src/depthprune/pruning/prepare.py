@@ -23,7 +23,7 @@ from depthprune.evaluator import RemovedSet
 from depthprune.models.loading import Model
 from depthprune.models.source import ModelSource
 from depthprune.objectives import Mixture, parse_objective
-from depthprune.outputs import check_target, is_same
+from depthprune.outputs import check_target
 from depthprune.progress import note
 from depthprune.pruning.as_draft import LARGEST_SHARE, check_draft
 from depthprune.pruning.draws import check_draws
@@ -253,7 +253,7 @@ def _note_needed(source: ModelSource, asked: RemovedSet, protect: RemovedSet) ->
 
 def _check_source(job: PruneJob, source: ModelSource) -> None:
     """Refuse before the search what surgery would refuse after it."""
-    if job.out is not None and source.gguf is None and is_same(job.out, source.folder):
+    if job.out is not None and source.gguf is None and job.out.is_same(source.folder):
         raise UsageError(f"-o {job.out}: is the model's own folder; choose another")
     require_prunable(source.model_type)
     if source.checkpoint is not None:

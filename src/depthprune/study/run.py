@@ -12,7 +12,7 @@ from typing import Any
 from depthprune.claims import held
 from depthprune.engine import Engine, as_engine, join
 from depthprune.errors import EvaluationError, OutputError
-from depthprune.outputs import PAGE_NAME, check_name, check_space, whole_file
+from depthprune.outputs import PAGE_NAME, as_target, check_name, check_space, whole_file
 from depthprune.progress import SILENT, Progress
 from depthprune.pruning.session import memo_at
 from depthprune.pruning.standing import if_interrupted
@@ -139,7 +139,7 @@ def _standing(out: Path) -> str | None:
 @contextmanager
 def _folder(out: Path) -> Iterator[None]:
     """The study's folder, this process's alone; one that was made and stays empty goes again."""
-    check_name(out)
+    check_name(as_target(out))
     made = not out.exists()
     _take_folder(out)
     try:
