@@ -9,11 +9,14 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, command_line, note, show, show_text
+from depthprune.cli.option_groups import ResultOptions, expand_groups
 from depthprune.outputs import MANIFEST_NAME, PAGE_NAME, placed
 
 
+@expand_groups
 def apply(
     context: typer.Context,
+    *,
     checkpoint: Annotated[
         Path,
         typer.Argument(
@@ -39,8 +42,7 @@ def apply(
     trust_remote_code: options.RemoteCode = False,
     overwrite: options.Overwrite = False,
     threads: options.Threads = None,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    result: ResultOptions,
 ) -> None:
     """Write a checkpoint without some blocks; no model is loaded unless --verify."""
     from depthprune.manifest import Manifest
@@ -62,7 +64,7 @@ def apply(
     for warning in surgery.warnings:
         note(f"warning: {warning}")
     written = placed(out, MANIFEST_NAME).read_text(encoding="utf-8")
-    if json:
+    if result.json:
         show_text(written)
         return
     from depthprune.cli.tables import prune_summary

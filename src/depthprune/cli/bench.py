@@ -8,11 +8,14 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, show, show_json
+from depthprune.cli.option_groups import ResultOptions, expand_groups
 from depthprune.errors import UsageError
 
 
+@expand_groups
 def bench(
     model: options.ModelName,
+    *,
     model2: Annotated[
         Optional[str],  # noqa: UP045
         typer.Argument(metavar="[MODEL2]", help="A second model, measured in turns."),
@@ -55,8 +58,7 @@ def bench(
     trust_remote_code: options.RemoteCode = False,
     allow_pickle: options.Pickle = False,
     threads: options.Threads = None,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    result: ResultOptions,
 ) -> None:
     """Measure how fast one model, or two side by side, reads a prompt and writes an answer."""
     shared: dict[str, Any] = {
@@ -76,7 +78,7 @@ def bench(
             temperature,
             calibration,
             new_tokens,
-            json,
+            result.json,
             shared,
         )
         return
@@ -98,7 +100,7 @@ def bench(
         repeats=repeats,
         **shared,
     )
-    if json:
+    if result.json:
         show_json(found.document())
         return
     from depthprune.cli.tables import bench_table

@@ -8,35 +8,30 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, show, show_json
+from depthprune.cli.option_groups import ModelOptions, ResultOptions, SourceOptions, expand_groups
 from depthprune.removed_sets import parse_blocks
 
 
+@expand_groups
 def evaluate(
     model: options.ModelName,
+    *,
     calibration: options.Calibrations = None,
     objective: options.Objective = "nll",
     remove: Annotated[
         str, typer.Option(metavar="BLOCKS", help="Evaluate without these blocks: 4,12-14.")
     ] = "",
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
-    stream: options.Stream = False,
-    device_map: options.DeviceMap = None,
-    memory: options.Memory = None,
-    memo: options.MemoPlace = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.RemoteCode = False,
-    allow_pickle: options.Pickle = False,
+    loading: ModelOptions,
+    source: SourceOptions,
     threads: options.Threads = None,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    result: ResultOptions,
 ) -> None:
     """Measure a model on each -c apart, with standard errors between windows.
 
     Nothing is chosen here, so consecutive windows (order=first, windows=all) run to the end of
     the text; random ones are those that prune draws for the same spec.
     """
-    states = options.parse_size(memory, "--memory")
+    keywords = {**loading.keywords(), **vars(source)}
     removed = parse_blocks(remove) if remove else ()
 
     from depthprune.pruning.evaluate import evaluate as measure
@@ -46,18 +41,10 @@ def evaluate(
         calibration or (),
         objective,
         remove=removed,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        stream=stream,
-        memory=states,
-        memo=memo,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        allow_pickle=allow_pickle,
+        **keywords,
         progress=TerminalProgress(),
     )
-    if json:
+    if result.json:
         show_json(found.document())
         return
     from depthprune.cli.tables import evaluate_table

@@ -8,29 +8,33 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from rich.table import Table
 
-from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, note, show, show_json
+from depthprune.cli.option_groups import ResultOptions, expand_groups
 from depthprune.errors import UsageError
 
 if TYPE_CHECKING:
     from depthprune.calibration import Part
 
 
-def searches(json: options.Json = False, debug: options.Debug = False) -> None:
+@expand_groups
+def searches(*, result: ResultOptions) -> None:
     """List the searches."""
     from depthprune.searches import SEARCHES
 
-    _list("searches", SEARCHES.describe(lambda make: make().summary), json)
+    _list("searches", SEARCHES.describe(lambda make: make().summary), result.json)
 
 
-def objectives(json: options.Json = False, debug: options.Debug = False) -> None:
+@expand_groups
+def objectives(*, result: ResultOptions) -> None:
     """List the objectives."""
     from depthprune.objectives import OBJECTIVES
 
-    _list("objectives", OBJECTIVES.describe(lambda make: make().summary), json)
+    _list("objectives", OBJECTIVES.describe(lambda make: make().summary), result.json)
 
 
+@expand_groups
 def calibrations(
+    *,
     action: Annotated[
         Optional[str],  # noqa: UP045
         typer.Argument(
@@ -48,8 +52,7 @@ def calibrations(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of a YAML file of specs.")
     ] = False,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    result: ResultOptions,
 ) -> None:
     """List presets and sources, or show what one spec draws."""
     from depthprune.calibration import PRESETS, SOURCES, file_schema
@@ -60,21 +63,21 @@ def calibrations(
         show_json(file_schema())
         return
     if action == "portfolio" and spec is None:
-        _portfolio(json)
+        _portfolio(result.json)
         return
     if action is not None:
         if action != "show" or spec is None:
             raise UsageError(
                 f"calibrations: expected nothing, show SPEC or portfolio, got {action!r}"
             )
-        _show(spec, model, json)
+        _show(spec, model, result.json)
         return
     lines = {
         name: f"{preset.summary}; {preset.note}" if preset.note else preset.summary
         for name, preset in PRESETS.items()
     }
     lines |= SOURCES.describe(lambda source: source.summary)
-    _list("calibrations", lines, json)
+    _list("calibrations", lines, result.json)
 
 
 def _portfolio(json: bool) -> None:
@@ -97,14 +100,15 @@ def _portfolio(json: bool) -> None:
     show(_table(("name", "calibration", "objective", "draws", "what it is"), cells))
 
 
-def architectures(json: options.Json = False, debug: options.Debug = False) -> None:
+@expand_groups
+def architectures(*, result: ResultOptions) -> None:
     """List the architectures that surgery knows, with their rules: of folders, then of GGUFs."""
     from depthprune.checkpoints.architectures.table import architectures as table
     from depthprune.checkpoints.gguf.architectures import listed_architectures
 
     lines = [(row.model_type, row.status, row.rule, row.why) for row in table()]
     gguf = [(row.name, row.status, row.rule, row.refused) for row in listed_architectures()]
-    if json:
+    if result.json:
         fields = ("status", "rule", "why")
         show_json(
             {

@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from depthprune.cli import options
 from depthprune.cli.console import note, show, show_json
+from depthprune.cli.option_groups import ResultOptions, expand_groups
 from depthprune.errors import UsageError
 from depthprune.report.numbers import format_bytes
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _SHORT = 12
 
 
+@expand_groups
 def memo(
+    *,
     memo: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads this at run time, on Python 3.10 too
         typer.Option(metavar="PATH", help="The store; by default the one in your cache folder."),
@@ -39,8 +41,7 @@ def memo(
         typer.Option(metavar="PREFIX", help="Prune what was measured on the weights listed so."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Prune everything.")] = False,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    result: ResultOptions,
 ) -> None:
     """Show what runs keep (the losses they share, and unpacked GGUF files), or prune it."""
     _check(prune, older_than, weights, everything)
@@ -55,7 +56,7 @@ def memo(
         found, pruned = _open(place, prune, older_than, weights, everything)
     elif memo is not None:
         raise UsageError(f"--memo {memo}: no such file; a run with --memo {memo} makes it")
-    if json:
+    if result.json:
         document = _document(place, found, pruned if prune else None)
         show_json(document | {"unpacked": unpacked})
         return

@@ -1,14 +1,12 @@
-"""Arguments and flags that more than one verb takes, and reading their values."""
+"""Arguments and flags that more than one verb takes."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from depthprune.engine.cluster import Engine
 from depthprune.errors import UsageError
 from depthprune.threads import settle
 
@@ -88,6 +86,13 @@ Draws = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what depthprune wrote in OUT before.")
 ]
+Bench = Annotated[
+    Optional[bool],  # noqa: UP045
+    typer.Option(
+        "--bench/--no-bench",
+        help="Measure speed before and after (the default, except with --stream).",
+    ),
+]
 BenchSeconds = Annotated[
     float,
     typer.Option(
@@ -118,25 +123,6 @@ CpusPerWorker = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(metavar="N", help="With --engine: by default an even share."),
 ]
-
-
-def read_engine(
-    name: str | None, workers: int | None, gpus: float | None, cpus: float | None
-) -> Engine | None:
-    """The engine that `--engine` and the flags beside it ask for; None without it.
-
-    Raises:
-        UsageError: If they are wrong, or given without it.
-    """
-    given = {"--workers": workers, "--gpus-per-worker": gpus, "--cpus-per-worker": cpus}
-    if name is None:
-        for flag, value in given.items():
-            if value is not None:
-                raise UsageError(f"{flag}: means nothing without --engine ray; add it, or drop it")
-        return None
-    from depthprune.engine.cluster import parse_engine
-
-    return parse_engine(name, workers, gpus, cpus)
 
 
 def _settle(threads: int | None) -> int | None:
@@ -247,61 +233,3 @@ def require_out(out: Path | None, *, dry_run: bool) -> None:
     """
     if out is None and not dry_run:
         raise UsageError("Missing option '-o' / '--out': name what to write")
-
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-
-
-def refuse_idle_racing(context: typer.Context, *, exact: bool, recovering: bool) -> None:
-    """Refuse `--delta` and `--tolerance`, if they were given, where nothing races.
-
-    Args:
-        context: Which knows what was given and what is a default.
-        exact: Whether `--exact` was given.
-        recovering: Whether `--search-with-recovery` was.
-
-    Raises:
-        UsageError: Naming the first.
-    """
-    if not exact and not recovering:
-        return
-    where = "--exact" if exact else "--search-with-recovery"
-    for name in ("delta", "tolerance"):
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise UsageError(f"--{name}: means nothing with {where}, which never races; drop it")
-
-
-def parse_size(text: str | None, flag: str) -> int | None:
-    """Bytes of a text such as `4GB`, `512MiB` or `1e9`; None stays None.
-
-    Raises:
-        UsageError: If it is no size above zero.
-    """
-    if text is None:
-        return None
-    found = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?", text.strip().lower())
-    units = {**_UNITS, **_BINARY_UNITS}
-    try:
-        if found and found[2] in units and float(found[1]) > 0:
-            return int(float(found[1]) * units[found[2]])
-    except (ValueError, OverflowError):
-        pass
-    raise UsageError(f"{flag}: expected a size such as 4GB or 512MiB, got {text!r}")
-
-
-def parse_share(text: str | None, flag: str) -> float | None:
-    """A fraction from a text such as `5%`; None stays None.
-
-    A bare number is refused: 5 could mean 5 % or 500 %.
-
-    Raises:
-        UsageError: If it is no percentage from 0.
-    """
-    if text is None:
-        return None
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*%", text.strip())
-    if not found:
-        raise UsageError(f"{flag}: expected a percentage such as 5%, got {text!r}")
-    return float(found[1]) / 100

@@ -8,7 +8,17 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, command_line, note, show, show_text
-from depthprune.evaluator.confidence import Racing
+from depthprune.cli.option_groups import (
+    EngineOptions,
+    ModelOptions,
+    RacingOptions,
+    ResultOptions,
+    SourceOptions,
+    SpeedOptions,
+    TargetOptions,
+    expand_groups,
+)
+from depthprune.cli.values import parse_share
 from depthprune.outputs import PAGE_NAME, placed
 from depthprune.pruning.options import prune_job
 from depthprune.removed_sets import name_blocks
@@ -16,8 +26,10 @@ from depthprune.removed_sets import name_blocks
 MOST_SEED = 2**32 - 1  # that every generator of random numbers takes
 
 
+@expand_groups
 def prune(
     context: typer.Context,
+    *,
     model: options.ModelName,
     out: options.OutUnlessDry = None,
     k: Annotated[
@@ -33,11 +45,7 @@ def prune(
         ),
     ] = None,
     calibration: options.Calibrations = None,
-    target: options.For = None,
-    target_split: options.ForSplit = "50,25,25",
-    target_objective: options.ForObjective = None,
-    portfolio: options.Portfolio = None,
-    keep_general: options.KeepGeneral = None,
+    target: TargetOptions,
     objective: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -70,28 +78,12 @@ def prune(
             help="Score every set as it is after --recover; far dearer, for one-shot and greedy.",
         ),
     ] = False,
-    bench: Annotated[
-        Optional[bool],  # noqa: UP045
-        typer.Option(
-            "--bench/--no-bench",
-            help="Measure speed before and after (the default, except with --stream).",
-        ),
-    ] = None,
-    bench_seconds: options.BenchSeconds = 60,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
-    stream: options.Stream = False,
-    device_map: options.DeviceMap = None,
-    memory: options.Memory = None,
-    memo: options.MemoPlace = None,
+    speed: SpeedOptions,
+    loading: ModelOptions,
     draws: options.Draws = 1,
-    exact: options.Exact = False,
-    delta: options.Delta = 0.01,
-    tolerance: options.Tolerance = "0.1%",
+    racing: RacingOptions,
     dry_run: options.DryRun = False,
-    revision: options.Revision = None,
-    trust_remote_code: options.RemoteCode = False,
-    allow_pickle: options.Pickle = False,
+    source: SourceOptions,
     overwrite: options.Overwrite = False,
     as_draft: Annotated[
         bool,
@@ -108,22 +100,16 @@ def prune(
             "from above 0 to 1; by default it is timed here."
         ),
     ] = None,
-    engine: options.EngineName = None,
-    workers: options.Workers = None,
-    gpus_per_worker: options.GpusPerWorker = None,
-    cpus_per_worker: options.CpusPerWorker = None,
+    engine: EngineOptions,
     threads: options.Threads = None,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    result: ResultOptions,
 ) -> None:
     """Find the blocks that can go, remove them, prove it and write a checkpoint."""
     options.require_out(out, dry_run=dry_run)
-    limit = options.parse_share(max_increase, "--max-increase")
-    states = options.parse_size(memory, "--memory")
-    tie = options.parse_share(tolerance, "--tolerance")
-    general = options.parse_share(keep_general, "--keep-general")
-    spread = options.read_engine(engine, workers, gpus_per_worker, cpus_per_worker)
-    options.refuse_idle_racing(context, exact=exact, recovering=search_with_recovery)
+    limit = parse_share(max_increase, "--max-increase")
+    keywords = {**loading.keywords(), **vars(source), **vars(speed), **target.keywords()}
+    spread = engine.parsed()
+    racing.refuse_idle(context, recovering=search_with_recovery)
 
     job = prune_job(
         model,
@@ -137,29 +123,14 @@ def prune(
         budget=budget,
         protect=protect,
         draws=draws,
-        racing=None if exact else Racing(delta, tie or 0.0),
+        racing=racing.parsed(),
         recover=recover,
         also=also or (),
         search_with_recovery=search_with_recovery,
-        target=target or (),
-        target_split=target_split,
-        target_objective=target_objective,
-        portfolio=portfolio,
-        keep_general=general,
         as_draft=as_draft,
         cost_ratio=cost_ratio,
         prompt=prompt,
-        bench=bench,
-        bench_seconds=bench_seconds,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        stream=stream,
-        memory=states,
-        memo=memo,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        allow_pickle=allow_pickle,
+        **keywords,
         overwrite=overwrite,
         engine=spread,
         command=command_line(context),
@@ -168,7 +139,7 @@ def prune(
     if dry_run:
         from depthprune.cli.dry_run import tell
 
-        tell(job, json=json)
+        tell(job, json=result.json)
         return
     # The job pulls in torch, which takes a second that a wrong flag should not cost.
     from depthprune.pruning.prune import run
@@ -181,7 +152,7 @@ def prune(
             note(f"note: rounding changes differences of losses by {share:.2%}; less is a tie")
     for removed in manifest.search.not_finite if manifest.search else ():
         note(f"warning: the loss without {name_blocks(removed)} is NaN or infinite; it ranked last")
-    if json:
+    if result.json:
         show_text(manifest.text())
         return
     from depthprune.cli.tables import prune_summary

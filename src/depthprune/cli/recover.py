@@ -9,11 +9,20 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, command_line, show, show_text
+from depthprune.cli.option_groups import (
+    ModelOptions,
+    ResultOptions,
+    SourceOptions,
+    SpeedOptions,
+    expand_groups,
+)
 from depthprune.outputs import PAGE_NAME
 
 
+@expand_groups
 def recover(
     context: typer.Context,
+    *,
     checkpoint: Annotated[
         Path, typer.Argument(metavar="CHECKPOINT", help="A folder that depthprune pruned.")
     ],
@@ -28,30 +37,15 @@ def recover(
         Optional[str],  # noqa: UP045
         typer.Option(help="What both models continue in the report; by default as before."),
     ] = None,
-    bench: Annotated[
-        Optional[bool],  # noqa: UP045
-        typer.Option(
-            "--bench/--no-bench",
-            help="Measure speed before and after (the default, except with --stream).",
-        ),
-    ] = None,
-    bench_seconds: options.BenchSeconds = 60,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
-    stream: options.Stream = False,
-    device_map: options.DeviceMap = None,
-    memory: options.Memory = None,
-    memo: options.MemoPlace = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.RemoteCode = False,
-    allow_pickle: options.Pickle = False,
+    speed: SpeedOptions,
+    loading: ModelOptions,
+    source: SourceOptions,
     overwrite: options.Overwrite = False,
     threads: options.Threads = None,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    result: ResultOptions,
 ) -> None:
     """Mend a pruned checkpoint by what a calibration teaches, and prove it."""
-    states = options.parse_size(memory, "--memory")
+    keywords = {**loading.keywords(), **vars(source), **vars(speed)}
 
     from depthprune.pruning.recover import recover_checkpoint
 
@@ -63,22 +57,12 @@ def recover(
         calibration=calibration or (),
         also=also or (),
         prompt=prompt,
-        bench=bench,
-        bench_seconds=bench_seconds,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        stream=stream,
-        memory=states,
-        memo=memo,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        allow_pickle=allow_pickle,
+        **keywords,
         overwrite=overwrite,
         command=command_line(context),
         progress=TerminalProgress(),
     )
-    if json:
+    if result.json:
         show_text(manifest.text())
         return
     from depthprune.cli.tables import prune_summary

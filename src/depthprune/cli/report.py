@@ -8,20 +8,21 @@ from typing import Annotated
 import typer
 
 from depthprune.claims import held
-from depthprune.cli import options
 from depthprune.cli.console import show_json, show_text
+from depthprune.cli.option_groups import ResultOptions, expand_groups
 from depthprune.errors import OutputError, UsageError
 from depthprune.outputs import MANIFEST_NAME, PAGE_NAME, placed
 from depthprune.pruning.standing import if_interrupted
 
 
+@expand_groups
 def report(
+    *,
     folder: Annotated[
         Path,
         typer.Argument(metavar="DIR", help="Of a study or pruned checkpoint, or a pruned .gguf."),
     ],
-    json: options.Json = False,
-    debug: options.Debug = False,
+    result: ResultOptions,
 ) -> None:
     """Write a study's page, or a checkpoint's page and card, from its table or manifest."""
     from depthprune.study.report.publish import write_page
@@ -38,7 +39,7 @@ def report(
             f"{folder}: expected {TABLE_NAME} (a study) or {MANIFEST_NAME} (a pruned checkpoint)"
         )
     if_interrupted(lambda: f"{page} stands")
-    if json:
+    if result.json:
         show_json({"schema": 1, "report": str(page)})
         return
     show_text(f"{page}\n")

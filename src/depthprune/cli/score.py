@@ -10,27 +10,29 @@ import typer
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, show, show_json
+from depthprune.cli.option_groups import (
+    EngineOptions,
+    ModelOptions,
+    ResultOptions,
+    SourceOptions,
+    expand_groups,
+)
 from depthprune.errors import OutputError, UsageError
 from depthprune.pruning.standing import if_interrupted
 
 
+@expand_groups
 def score(
     model: options.ModelName,
+    *,
     calibration: options.Calibrations = None,
     objective: options.Objective = "nll",
     figure: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("-o", "--out", metavar="FILE", help="A .svg or .png of the losses as bars."),
     ] = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
-    stream: options.Stream = False,
-    device_map: options.DeviceMap = None,
-    memory: options.Memory = None,
-    memo: options.MemoPlace = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.RemoteCode = False,
-    allow_pickle: options.Pickle = False,
+    loading: ModelOptions,
+    source: SourceOptions,
     draws: options.Draws = 1,
     k: Annotated[
         Optional[int],  # noqa: UP045
@@ -39,17 +41,13 @@ def score(
         ),
     ] = None,
     overwrite: options.Overwrite = False,
-    engine: options.EngineName = None,
-    workers: options.Workers = None,
-    gpus_per_worker: options.GpusPerWorker = None,
-    cpus_per_worker: options.CpusPerWorker = None,
+    engine: EngineOptions,
     threads: options.Threads = None,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    result: ResultOptions,
 ) -> None:
     """Score the removal of each block alone, as a table and a figure."""
-    states = options.parse_size(memory, "--memory")
-    spread = options.read_engine(engine, workers, gpus_per_worker, cpus_per_worker)
+    keywords = {**loading.keywords(), **vars(source)}
+    spread = engine.parsed()
     _check_figure(figure, overwrite)
 
     from depthprune.pruning.score import score as measure
@@ -60,22 +58,14 @@ def score(
         objective,
         draws=draws,
         k=k,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        stream=stream,
-        memory=states,
-        memo=memo,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        allow_pickle=allow_pickle,
+        **keywords,
         engine=spread,
         progress=TerminalProgress(),
     )
     if figure is not None:
         _draw(found.blocks, found.dense.loss, figure)
         if_interrupted(partial(_standing, figure))
-    if json:
+    if result.json:
         show_json(found.document())
         return
     from depthprune.cli.tables import draws_table, score_table

@@ -11,9 +11,12 @@ from rich.text import Text
 
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, show, show_json
+from depthprune.cli.option_groups import EngineOptions, ResultOptions, expand_groups
 
 
+@expand_groups
 def study(
+    *,
     plan: Annotated[Path, typer.Argument(metavar="PLAN.yaml", help="The grid; see docs/study.md.")],
     out: Annotated[
         Optional[Path],  # noqa: UP045
@@ -26,25 +29,21 @@ def study(
     ] = None,
     memo: options.MemoPlace = None,
     dry_run: options.DryRun = False,
-    engine: options.EngineName = None,
-    workers: options.Workers = None,
-    gpus_per_worker: options.GpusPerWorker = None,
-    cpus_per_worker: options.CpusPerWorker = None,
+    engine: EngineOptions,
     threads: options.Threads = None,
-    json: options.Json = False,
-    debug: options.Debug = False,
+    output: ResultOptions,
 ) -> None:
     """Run every cell of a plan, each written as it ends; a stopped study goes on where it was."""
     options.require_out(out, dry_run=dry_run)
-    spread = options.read_engine(engine, workers, gpus_per_worker, cpus_per_worker)
+    spread = engine.parsed()
     if dry_run or out is None:
-        _tell(plan, json)
+        _tell(plan, output.json)
         return
 
     from depthprune.study.run import run_study
 
     result = run_study(plan, out, memo=memo, engine=spread, progress=TerminalProgress())
-    if json:
+    if output.json:
         show_json(result.document())
     else:
         written = result.written

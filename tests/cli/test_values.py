@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from depthprune.cli.options import parse_share, parse_size
+from depthprune.cli.values import parse_share, parse_size
 from depthprune.errors import UsageError
 
 
