@@ -16,7 +16,7 @@ import pytest
 from depthprune import claims, publishing
 from depthprune.claims import claimed, forget_claims, held, published, staged
 from depthprune.errors import OutputError
-from depthprune.outputs import MANIFEST_NAME, PAGE_NAME, placed, whole_file
+from depthprune.outputs import MANIFEST_NAME, as_target, whole_file
 from depthprune.renames import exchange, rename_new
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the locks are POSIX's")
@@ -27,7 +27,7 @@ from pathlib import Path
 from depthprune import publishing
 from depthprune.claims import claimed
 from depthprune.errors import OutputError
-from depthprune.outputs import MANIFEST_NAME, PAGE_NAME, placed
+from depthprune.outputs import as_target
 
 out, text, flags = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 
@@ -50,20 +50,20 @@ for flag in flags:
     if flag == "no-exchange":
         publishing.exchange = lambda *_: False
 try:
-    with claimed(out, overwrite="overwrite" in flags) as claim:
+    with claimed(as_target(out), overwrite="overwrite" in flags) as claim:
         print("claimed", flush=True)
         if "wait" in flags:
             time.sleep(60)
         if "meet" in flags:
             sys.stdin.readline()
         if out.suffix == ".gguf":
-            files = [out.name, placed(out, PAGE_NAME).name]
+            files = [out.name, as_target(out).page.name]
             claim.place.write_text(text)
-            placed(claim.place, PAGE_NAME).write_text(text)
+            as_target(claim.place).page.write_text(text)
         else:
             files = ["a"]
             (claim.place / "a").write_text(text)
-        placed(claim.place, MANIFEST_NAME).write_text(json.dumps({"files": files, "text": text}))
+        as_target(claim.place).manifest.write_text(json.dumps({"files": files, "text": text}))
         claim.publish()
 except OutputError as error:
     sys.exit(f"error: {error}")
@@ -99,7 +99,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def test_a_stage_carries_its_process_and_output_in_its_name(tmp_path: Path) -> None:
-    with claimed(tmp_path / "out") as claim:
+    with claimed(as_target(tmp_path / "out")) as claim:
         assert claim.place.name.startswith(f".out.partial-{os.getpid()}-")
     assert _names(tmp_path) == []
 
@@ -113,10 +113,10 @@ def test_an_output_that_another_process_is_writing_is_refused_until_it_dies(
     _until_claimed(first)
     try:
         with pytest.raises(OutputError, match=f"process {first.pid} is writing there"):
-            claimed(out).__enter__()
+            claimed(as_target(out)).__enter__()
         with pytest.raises(OutputError, match=f"process {first.pid} is writing there"):
-            claimed(out, overwrite=True).__enter__()
-        with claimed(tmp_path / "other"):
+            claimed(as_target(out), overwrite=True).__enter__()
+        with claimed(as_target(tmp_path / "other")):
             pass
     finally:
         first.kill()
@@ -130,21 +130,24 @@ def test_an_earlier_output_that_is_being_replaced_is_refused_to_others(tmp_path:
     out = tmp_path / "out"
     assert _write(out, "1") == (0, "")
     with (
-        claimed(out, overwrite=True),
+        claimed(as_target(out), overwrite=True),
         pytest.raises(OutputError, match=f"process {os.getpid()} is writing there"),
-        claimed(out, overwrite=True),
+        claimed(as_target(out), overwrite=True),
     ):
         pass
 
 
 def test_an_output_stays_its_process_s_after_it_was_published(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with claimed(out) as claim:
+    with claimed(as_target(out)) as claim:
         (claim.place / MANIFEST_NAME).write_text('{"files": []}', encoding="utf-8")
         claim.publish()
-        with pytest.raises(OutputError, match="is writing there"), claimed(out, overwrite=True):
+        with (
+            pytest.raises(OutputError, match="is writing there"),
+            claimed(as_target(out), overwrite=True),
+        ):
             pass
-    with claimed(out, overwrite=True):
+    with claimed(as_target(out), overwrite=True):
         pass
 
 
@@ -172,7 +175,7 @@ def test_of_many_that_begin_at_once_one_wins_and_the_others_say_so(
 @pytest.mark.parametrize("name", ["out", "x.gguf"])
 def test_what_came_to_be_meanwhile_is_not_replaced(name: str, tmp_path: Path) -> None:
     out = tmp_path / name
-    with claimed(out) as claim:
+    with claimed(as_target(out)) as claim:
         if name == "out":
             out.mkdir()
             (out / "mine").touch()
@@ -196,9 +199,9 @@ def test_a_file_that_comes_between_two_of_an_output_s_is_not_replaced(
         rename_new(source, target)
 
     monkeypatch.setattr(publishing, "rename_new", late)
-    with claimed(out) as claim:
+    with claimed(as_target(out)) as claim:
         claim.place.write_text("new", encoding="utf-8")
-        placed(claim.place, MANIFEST_NAME).write_text("{}", encoding="utf-8")
+        as_target(claim.place).manifest.write_text("{}", encoding="utf-8")
         with pytest.raises(OutputError, match="came to be while"):
             claim.publish()
     assert _names(tmp_path) == ["x.gguf"]
@@ -316,7 +319,7 @@ def test_a_file_that_came_into_the_earlier_output_at_the_last_moment_is_kept(
         return exchange(first, second)
 
     monkeypatch.setattr(publishing, "exchange", late)
-    with staged(out, overwrite=True) as place:
+    with staged(as_target(out), overwrite=True) as place:
         (place / MANIFEST_NAME).write_text('{"files": []}', encoding="utf-8")
     assert _names(out) == [MANIFEST_NAME, "late"]
 
@@ -334,7 +337,10 @@ def test_a_link_to_an_empty_folder_stays_a_link(tmp_path: Path) -> None:
 
 def test_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to("none")
-    with pytest.raises(OutputError, match="found a link to nothing"), claimed(tmp_path / "out"):
+    with (
+        pytest.raises(OutputError, match="found a link to nothing"),
+        claimed(as_target(tmp_path / "out")),
+    ):
         pass
 
 
@@ -350,7 +356,7 @@ def test_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
 def test_a_name_that_cannot_be_is_refused_before_any_work(
     name: str, why: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(OutputError, match=why), claimed(tmp_path / name):
+    with pytest.raises(OutputError, match=why), claimed(as_target(tmp_path / name)):
         pass
     assert _names(tmp_path) == []
 
@@ -361,7 +367,7 @@ def test_the_longest_name_that_can_be_is_written(tmp_path: Path) -> None:
 
 def test_published_files_are_written_anew_while_they_are_this_process_s(tmp_path: Path) -> None:
     forget_claims()
-    with claimed(tmp_path / "out") as claim:
+    with claimed(as_target(tmp_path / "out")) as claim:
         (claim.place / "a").write_text("1", encoding="utf-8")
         assert published() == []
         claim.publish()
@@ -376,9 +382,9 @@ def test_published_files_are_written_anew_while_they_are_this_process_s(tmp_path
 
 def test_a_gguf_stands_from_its_last_file_on(tmp_path: Path) -> None:
     forget_claims()
-    with claimed(tmp_path / "x.gguf") as claim:
+    with claimed(as_target(tmp_path / "x.gguf")) as claim:
         claim.place.write_text("1", encoding="utf-8")
-        placed(claim.place, PAGE_NAME).write_text("1", encoding="utf-8")
+        as_target(claim.place).page.write_text("1", encoding="utf-8")
         claim.publish()
         assert published() == [tmp_path / "x.gguf"]
         claim.amend({"x.report.html": "2"})
@@ -403,7 +409,7 @@ def test_without_locks_nothing_is_refused_and_nothing_swept(
     out = tmp_path / "out"
     assert _write(out, "1", "die-renaming=0")[0] == -signal.SIGKILL
     monkeypatch.setattr("depthprune.staging._lock", lambda path: None)
-    with claimed(out) as claim:
+    with claimed(as_target(out)) as claim:
         claim.publish()
     assert len(_names(tmp_path)) == 2
     assert claims.published()

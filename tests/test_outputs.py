@@ -16,17 +16,16 @@ from depthprune.claims import staged
 from depthprune.errors import OutputError
 from depthprune.outputs import (
     MANIFEST_NAME,
-    PAGE_NAME,
+    as_target,
     check_space,
     check_target,
-    placed,
     whole_file,
 )
 
 
 def _write(out: Path, overwrite: bool = False, **files: str) -> Path:
     """An output as a verb makes it: some files and the manifest that lists them."""
-    with staged(out, overwrite=overwrite) as stage:
+    with staged(as_target(out), overwrite=overwrite) as stage:
         for name, text in files.items():
             (stage / name).write_text(text, encoding="utf-8")
         (stage / MANIFEST_NAME).write_text(json.dumps({"files": list(files)}), encoding="utf-8")
@@ -63,7 +62,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 
 
 def test_nothing_is_seen_of_an_output_before_it_is_whole(tmp_path: Path) -> None:
-    with staged(tmp_path / "out") as stage:
+    with staged(as_target(tmp_path / "out")) as stage:
         (stage / "a").write_text("1", encoding="utf-8")
         assert not (tmp_path / "out").exists()
         assert stage.parent == tmp_path
@@ -84,7 +83,7 @@ def test_an_output_has_the_modes_that_the_user_s_mask_gives(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("failure", [ValueError("no"), KeyboardInterrupt(), SystemExit(1)])
 def test_a_failure_leaves_nothing(failure: BaseException, tmp_path: Path) -> None:
-    with pytest.raises(type(failure)), staged(tmp_path / "out") as stage:
+    with pytest.raises(type(failure)), staged(as_target(tmp_path / "out")) as stage:
         _write_half(stage / "a", failure)
     assert _names(tmp_path) == []
 
@@ -96,7 +95,7 @@ def test_a_failure_takes_away_the_parents_that_were_made_and_no_others(
     (tmp_path / "mine").mkdir()
     with (
         pytest.raises(ValueError, match="no"),
-        staged(tmp_path / "mine" / "a" / "b" / name) as stage,
+        staged(as_target(tmp_path / "mine" / "a" / "b" / name)) as stage,
     ):
         _write_half(stage / "a" if stage.is_dir() else stage, ValueError("no"))
     assert _names(tmp_path) == ["mine"]
@@ -105,14 +104,14 @@ def test_a_failure_takes_away_the_parents_that_were_made_and_no_others(
 
 def test_parents_into_which_another_wrote_meanwhile_stay(tmp_path: Path) -> None:
     theirs = tmp_path / "a" / "theirs"
-    with pytest.raises(ValueError, match="no"), staged(tmp_path / "a" / "b" / "out"):
+    with pytest.raises(ValueError, match="no"), staged(as_target(tmp_path / "a" / "b" / "out")):
         _write_half(theirs, ValueError("no"))
     assert _names(tmp_path / "a") == ["theirs"]
 
 
 def test_a_failure_leaves_an_earlier_output_as_it_was(tmp_path: Path) -> None:
     out = _write(tmp_path / "out", a="old")
-    with pytest.raises(KeyboardInterrupt), staged(out, overwrite=True) as stage:
+    with pytest.raises(KeyboardInterrupt), staged(as_target(out), overwrite=True) as stage:
         _write_half(stage / "a", KeyboardInterrupt())
     assert _contents(out)["a"] == "old"
     assert _names(tmp_path) == ["out"]
@@ -120,19 +119,19 @@ def test_a_failure_leaves_an_earlier_output_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_is_an_output_error_and_leaves_nothing(code: int, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="the disk is full"), staged(tmp_path / "out"):
+    with pytest.raises(OutputError, match="the disk is full"), staged(as_target(tmp_path / "out")):
         raise OSError(code, os.strerror(code))
     assert _names(tmp_path) == []
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EPERM])
 def test_a_place_that_cannot_be_written_is_an_output_error(code: int, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot be written"), staged(tmp_path / "out"):
+    with pytest.raises(OutputError, match="cannot be written"), staged(as_target(tmp_path / "out")):
         raise OSError(code, os.strerror(code))
 
 
 def test_another_error_of_the_system_is_not_dressed_up(tmp_path: Path) -> None:
-    with pytest.raises(ConnectionResetError), staged(tmp_path / "out"):
+    with pytest.raises(ConnectionResetError), staged(as_target(tmp_path / "out")):
         raise ConnectionResetError(errno.ECONNRESET, "reset")
 
 
@@ -141,10 +140,11 @@ import resource, signal, sys
 from pathlib import Path
 from depthprune.errors import OutputError
 from depthprune.claims import staged
+from depthprune.outputs import as_target
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    with staged(Path(sys.argv[1])) as stage:
+    with staged(as_target(Path(sys.argv[1]))) as stage:
         (stage / "small").write_bytes(b"x" * 900)
         (stage / "large").write_bytes(b"x" * 2000)
 except OutputError as error:
@@ -185,13 +185,13 @@ def test_an_output_that_cannot_take_its_place_leaves_the_earlier_one(
 def test_a_folder_that_is_not_empty_is_refused_without_overwrite(tmp_path: Path) -> None:
     out = _write(tmp_path / "out", a="old")
     with pytest.raises(OutputError, match=r"exists and is not empty.*pass --overwrite"):
-        check_target(out, overwrite=False)
+        check_target(as_target(out), overwrite=False)
 
 
 def test_a_hidden_file_counts_as_something(tmp_path: Path) -> None:
     (tmp_path / ".keep").touch()
     with pytest.raises(OutputError, match="exists and is not empty"):
-        check_target(tmp_path, overwrite=False)
+        check_target(as_target(tmp_path), overwrite=False)
 
 
 def test_overwrite_replaces_what_the_manifest_lists_and_carries_the_rest(tmp_path: Path) -> None:
@@ -220,26 +220,26 @@ def test_a_file_of_the_user_s_is_not_replaced_by_one_of_the_same_name(tmp_path: 
 def test_overwrite_refuses_a_folder_without_a_manifest(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match=f"replaces only what .* holds no {MANIFEST_NAME}"):
-        check_target(tmp_path, overwrite=True)
+        check_target(as_target(tmp_path), overwrite=True)
 
 
 @pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"files": 3}', "\xff"])
 def test_overwrite_refuses_a_manifest_that_lists_no_files(manifest: str, tmp_path: Path) -> None:
     (tmp_path / MANIFEST_NAME).write_text(manifest, encoding="latin-1")
     with pytest.raises(OutputError, match="lists no files"):
-        check_target(tmp_path, overwrite=True)
+        check_target(as_target(tmp_path), overwrite=True)
 
 
 def test_a_file_in_the_output_s_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(OutputError, match="expected a folder, found a file"):
-        check_target(tmp_path / "out", overwrite=True)
+        check_target(as_target(tmp_path / "out"), overwrite=True)
 
 
 def test_a_file_among_the_output_s_parents_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file is a file, not a folder"):
-        check_target(tmp_path / "file" / "deep" / "out", overwrite=False)
+        check_target(as_target(tmp_path / "file" / "deep" / "out"), overwrite=False)
 
 
 def test_the_current_folder_cannot_be_the_output(
@@ -247,7 +247,7 @@ def test_the_current_folder_cannot_be_the_output(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OutputError, match="current folder cannot be replaced as a whole"):
-        check_target(Path("."), overwrite=False)
+        check_target(as_target(Path(".")), overwrite=False)
 
 
 def test_a_mount_point_cannot_be_the_output(
@@ -255,7 +255,7 @@ def test_a_mount_point_cannot_be_the_output(
 ) -> None:
     monkeypatch.setattr(outputs.os.path, "ismount", lambda path: True)
     with pytest.raises(OutputError, match=r"mount point .* cannot be replaced as a whole"):
-        check_target(tmp_path, overwrite=False)
+        check_target(as_target(tmp_path), overwrite=False)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
@@ -263,7 +263,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
 ) -> None:
     monkeypatch.setattr(outputs.os, "access", lambda path, mode: False)
     with pytest.raises(OutputError, match="cannot be written; choose another path"):
-        check_target(tmp_path / "out", overwrite=False)
+        check_target(as_target(tmp_path / "out"), overwrite=False)
 
 
 def test_too_little_space_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -297,11 +297,11 @@ def test_a_file_on_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
 
 def _write_gguf(out: Path, overwrite: bool = False, text: str = "1") -> Path:
     """An output that is one file, with its manifest and page beside it."""
-    with staged(out, overwrite=overwrite) as stage:
+    with staged(as_target(out), overwrite=overwrite) as stage:
         stage.write_text(text, encoding="utf-8")
-        placed(stage, PAGE_NAME).write_text("page", encoding="utf-8")
-        files = [out.name, placed(out, PAGE_NAME).name]
-        placed(stage, MANIFEST_NAME).write_text(json.dumps({"files": files}), encoding="utf-8")
+        as_target(stage).page.write_text("page", encoding="utf-8")
+        files = [out.name, as_target(out).page.name]
+        as_target(stage).manifest.write_text(json.dumps({"files": files}), encoding="utf-8")
     return out
 
 
@@ -312,18 +312,21 @@ def test_a_file_has_its_manifest_and_page_beside_it_under_its_name(tmp_path: Pat
         "model.Q4.gguf",
         "model.Q4.report.html",
     ]
-    assert placed(tmp_path / "folder", MANIFEST_NAME) == tmp_path / "folder" / MANIFEST_NAME
+    assert as_target(tmp_path / "folder").manifest == tmp_path / "folder" / MANIFEST_NAME
 
 
 @pytest.mark.parametrize("failure", [ValueError("no"), KeyboardInterrupt()])
 def test_a_file_that_fails_leaves_nothing(tmp_path: Path, failure: BaseException) -> None:
-    with pytest.raises(type(failure)), staged(tmp_path / "x.gguf") as stage:
+    with pytest.raises(type(failure)), staged(as_target(tmp_path / "x.gguf")) as stage:
         _write_half(stage, failure)
     assert _names(tmp_path) == []
 
 
 def test_a_full_disk_is_said_of_a_file_too(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="the disk is full"), staged(tmp_path / "x.gguf"):
+    with (
+        pytest.raises(OutputError, match="the disk is full"),
+        staged(as_target(tmp_path / "x.gguf")),
+    ):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert _names(tmp_path) == []
 
@@ -331,12 +334,12 @@ def test_a_full_disk_is_said_of_a_file_too(tmp_path: Path) -> None:
 def test_a_file_is_replaced_only_where_its_manifest_names_it(tmp_path: Path) -> None:
     out = _write_gguf(tmp_path / "x.gguf")
     with pytest.raises(OutputError, match=r"x\.gguf exists; choose another, or pass --overwrite"):
-        check_target(out, overwrite=False)
+        check_target(as_target(out), overwrite=False)
     assert _write_gguf(out, overwrite=True, text="2").read_text(encoding="utf-8") == "2"
     assert len(_names(tmp_path)) == 3
     (tmp_path / "y.report.html").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match=r"no y\.depthprune\.json names y\.report\.html"):
-        check_target(tmp_path / "y.gguf", overwrite=True)
+        check_target(as_target(tmp_path / "y.gguf"), overwrite=True)
     (tmp_path / "z.gguf").mkdir()
     with pytest.raises(OutputError, match="expected a file, found a folder"):
-        check_target(tmp_path / "z.gguf", overwrite=True)
+        check_target(as_target(tmp_path / "z.gguf"), overwrite=True)

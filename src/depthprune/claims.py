@@ -19,10 +19,10 @@ from pathlib import Path
 
 from depthprune.errors import OutputError
 from depthprune.outputs import (
+    OutputTarget,
     check_name,
     check_target,
     disk_errors,
-    is_file_output,
     user_mask,
     whole_file,
 )
@@ -48,28 +48,33 @@ class Claim:
     """An output that this process alone writes.
 
     Args:
-        out: What is written; no link.
+        target: What is written; no link.
         folder: Its stage.
         overwrite: Whether an earlier output may be replaced.
 
     Attributes:
-        out: What is written.
+        target: What is written.
         place: Where it is written until it is published, and where it stands from then on.
         published: Whether it was published.
     """
 
-    def __init__(self, out: Path, folder: Path, *, overwrite: bool) -> None:
-        self.out = out
-        self.place = folder / out.name if is_file_output(out) else folder
+    def __init__(self, target: OutputTarget, folder: Path, *, overwrite: bool) -> None:
+        self.target = target
+        self.place = folder / target.path.name if target.is_file else folder
         self.published = False
         self._folder = folder
         self._overwrite = overwrite
         self._identity = _identity(folder)
 
     @property
+    def placed(self) -> OutputTarget:
+        """The output where it is now: staged, or published."""
+        return self.target.at(self.place)
+
+    @property
     def stands(self) -> bool:
         """Whether what was staged is what OUT names now, asked of the file system."""
-        return self._identity is not None and _identity(self.out) == self._identity
+        return self._identity is not None and _identity(self.target.path) == self._identity
 
     def publish(self) -> None:
         """Put what was staged in OUT's place.
@@ -77,12 +82,12 @@ class Claim:
         Raises:
             OutputError: If another wrote it meanwhile, or the disk is full.
         """
-        with disk_errors(self.out):
-            if is_file_output(self.out):
+        with disk_errors(self.target.path):
+            if self.target.is_file:
                 self._publish_files()
             else:
-                publish_folder(self._folder, self.out, self._check_again)
-        self.place = self.out
+                publish_folder(self._folder, self.target.path, self._check_again)
+        self.place = self.target.path
         self.published = True
 
     def amend(self, texts: Mapping[str, str]) -> None:
@@ -95,32 +100,31 @@ class Claim:
             OutputError: If OUT was replaced or removed since it was published, or the disk is full.
         """
         if not self.stands:
-            raise OutputError(f"-o {self.out}: was replaced or removed while it was measured")
-        folder = self.out.parent if is_file_output(self.out) else self.out
+            raise OutputError(f"-o {self.target}: was replaced or removed while it was measured")
         for name, text in texts.items():
-            with whole_file(folder / name) as partial:
+            with whole_file(self.target.folder / name) as partial:
                 partial.write_text(text, encoding="utf-8")
 
     def _publish_files(self) -> None:
         self._check_again()
         self._identity = _identity(self.place)
         (self._folder / COMMIT).write_text("over" if self._overwrite else "new", encoding="utf-8")
-        move_files(self._folder, self.out, replace=self._overwrite)
+        move_files(self._folder, self.target, replace=self._overwrite)
 
     def _check_again(self) -> None:
         try:
-            check_target(self.out, overwrite=self._overwrite)
+            check_target(self.target, overwrite=self._overwrite)
         except OutputError as error:
             raise OutputError(f"{error} (it came to be while this run was at work)") from error
 
 
 @contextmanager
-def claimed(out: Path, *, overwrite: bool = False) -> Iterator[Claim]:
+def claimed(target: OutputTarget, *, overwrite: bool = False) -> Iterator[Claim]:
     """Take an output for this process, with a stage to write it in.
 
     Args:
-        out: What `-o` names: a folder, a link to one, which stays, or a GGUF. Missing parents are
-            made; those that stay empty go again.
+        target: What `-o` names; a link to a folder stays. Missing parents are made; those that
+            stay empty go again.
         overwrite: Replace the files of an earlier output of depthprune.
 
     Yields:
@@ -129,36 +133,35 @@ def claimed(out: Path, *, overwrite: bool = False) -> Iterator[Claim]:
     Raises:
         OutputError: As `check_target`; or if another process has it, or the disk is full.
     """
-    check_name(out)
-    check_target(out, overwrite=overwrite or _remains(out))
-    target = _behind(out)
-    with disk_errors(out), _parents(target), ExitStack() as held:
-        adopted = _adopt(target)
-        check_target(out, overwrite=overwrite or adopted)
-        stage = _sole_stage(target, held)
-        if not is_file_output(target):
+    check_name(target)
+    check_target(target, overwrite=overwrite or _remains(target))
+    out = _behind(target)
+    with disk_errors(target.path), _parents(out), ExitStack() as held:
+        adopted = _adopt(target.at(out))
+        check_target(target, overwrite=overwrite or adopted)
+        stage = _sole_stage(out, held)
+        if not target.is_file:
             stage.chmod(0o777 & ~user_mask())
-        claim = Claim(target, stage, overwrite=overwrite or adopted)
+        claim = Claim(target.at(out), stage, overwrite=overwrite or adopted)
         _made.append(claim)
         yield claim
 
 
 @contextmanager
-def staged(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A place to write at, which becomes `out` when the block ends without an exception.
+def staged(target: OutputTarget, *, overwrite: bool = False) -> Iterator[Path]:
+    """A place to write at, which becomes the output when the block ends without an exception.
 
     Args:
-        out: The target: a folder; or a GGUF, and then what else is written beside the place is put
-            beside it.
+        target: The output; of a file, what else is written beside the place is put beside it.
         overwrite: Replace the files of an earlier output of depthprune.
 
     Yields:
-        A fresh folder on the same file system as `out`, or a path in one with the GGUF's name.
+        A fresh folder on the same file system, or a path in one with the file's name.
 
     Raises:
         OutputError: As `claimed`.
     """
-    with claimed(out, overwrite=overwrite) as claim:
+    with claimed(target, overwrite=overwrite) as claim:
         yield claim.place
         claim.publish()
 
@@ -188,7 +191,7 @@ def forget_claims() -> None:
 
 def published() -> list[Path]:
     """What this process wrote and still stands, asked of the file system."""
-    return [claim.out for claim in _made if claim.stands]
+    return [claim.target.path for claim in _made if claim.stands]
 
 
 def _sole_stage(out: Path, held: ExitStack) -> Path:
@@ -223,19 +226,19 @@ def _is_held(path: Path) -> bool:
         return True
 
 
-def _remains(out: Path) -> bool:
+def _remains(target: OutputTarget) -> bool:
     """Whether a process that is dead left what belongs to this output beside it."""
-    found = hidden_names(_behind(out).parent, out.name, _STAGE)
+    found = hidden_names(_behind(target).parent, target.path.name, _STAGE)
     return any((path / COMMIT).exists() for path in found)
 
 
-def _adopt(out: Path) -> bool:
+def _adopt(target: OutputTarget) -> bool:
     """Clear away what dead processes left; whether files of an unfinished output were put in place.
 
     One that was killed while it published a GGUF left some of its files; the others follow. Where
     names cannot be exchanged, one killed in between left no OUT at all; the earlier one comes back.
     """
-    adopted = False
+    adopted, out = False, target.path
     for path in hidden_names(out.parent, out.name, OLD):
         with abandoned(path) as dead:
             if dead and (path / "out").is_dir() and not os.path.lexists(out):
@@ -247,7 +250,7 @@ def _adopt(out: Path) -> bool:
             if dead and (path / COMMIT).exists():
                 replace = (path / COMMIT).read_text(encoding="utf-8") == "over"
                 with suppress(FileExistsError):
-                    move_files(path, out, replace=replace)
+                    move_files(path, target, replace=replace)
                     adopted = True
             if dead:
                 remove(path)
@@ -255,9 +258,10 @@ def _adopt(out: Path) -> bool:
     return adopted
 
 
-def _behind(out: Path) -> Path:
+def _behind(target: OutputTarget) -> Path:
     """The output itself, absolute; of a link to a folder, the folder."""
-    if not is_file_output(out) and out.is_symlink() and out.is_dir():
+    out = target.path
+    if not target.is_file and out.is_symlink() and out.is_dir():
         return out.resolve()
     return out.absolute()
 

@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from depthprune.errors import OutputError
@@ -22,6 +23,57 @@ from depthprune.untrusted import read_untrusted
 
 MANIFEST_NAME = "depthprune.json"
 PAGE_NAME = "report.html"
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is of a GGUF file, by its name."""
+    return path.suffix.lower() == ".gguf"
+
+
+@dataclass(frozen=True)
+class OutputTarget:
+    """What `-o` names: a folder, or one file with its manifest and its page beside it.
+
+    Attributes:
+        path: The folder or the file.
+        is_file: Which of the two.
+    """
+
+    path: Path
+    is_file: bool
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return self.path.parent if self.is_file else self.path
+
+    @property
+    def manifest(self) -> Path:
+        """Its manifest: within a folder; beside `x.gguf`, `x.depthprune.json`."""
+        return self._placed(MANIFEST_NAME)
+
+    @property
+    def page(self) -> Path:
+        """Its page, which stands where the manifest does."""
+        return self._placed(PAGE_NAME)
+
+    def at(self, path: Path) -> OutputTarget:
+        """An output of the same kind in another place, such as where it is staged."""
+        return replace(self, path=path)
+
+    def _placed(self, name: str) -> Path:
+        return self.path.with_suffix(f".{name}") if self.is_file else self.path / name
+
+
+def as_target(out: str | Path | OutputTarget) -> OutputTarget:
+    """What Python or `-o` names an output by; a name ending in `.gguf` is a file's."""
+    if isinstance(out, OutputTarget):
+        return out
+    path = Path(out)
+    return OutputTarget(path, is_file=is_gguf(path))
 
 
 def cache_folder() -> Path:
@@ -44,25 +96,29 @@ def cache_folder() -> Path:
     return folder / "depthprune"
 
 
-def check_target(out: Path, *, overwrite: bool) -> None:
+def check_target(target: OutputTarget, *, overwrite: bool) -> None:
     """Refuse an output that must not be written, before any work is done.
 
     Args:
-        out: A folder; or a GGUF, for which see `check_file_target`.
+        target: What is to be written.
         overwrite: Replace an earlier output of depthprune.
 
     Raises:
-        OutputError: If `out` is a file, holds anything and `overwrite` is False, or holds files
-            that depthprune did not write where it would have to write its own; or if its folder
-            cannot be written.
+        OutputError: If it is of the other kind, if something is there and `overwrite` is False, if
+            depthprune did not write what it would have to replace, or if its folder cannot be
+            written.
     """
-    check_name(out)
-    if is_file_output(out):
-        check_file_target(out, overwrite=overwrite)
-        return
-    parent = _nearest_folder(out)
+    check_name(target)
+    parent = _nearest_folder(target.path)
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"-o {out}: {parent} cannot be written; choose another path")
+        raise OutputError(f"-o {target}: {parent} cannot be written; choose another path")
+    if target.is_file:
+        _check_file(target, overwrite=overwrite)
+    else:
+        _check_folder(target.path, overwrite=overwrite)
+
+
+def _check_folder(out: Path, *, overwrite: bool) -> None:
     if not os.path.lexists(out):
         return
     if not out.is_dir():
@@ -87,19 +143,19 @@ def check_target(out: Path, *, overwrite: bool) -> None:
     files_of(out)
 
 
-def check_name(out: Path) -> None:
+def check_name(target: OutputTarget) -> None:
     """Refuse a name that the manifest cannot record or the file system cannot have.
 
     Raises:
         OutputError: Saying why.
     """
+    out = target.path
     try:
         str(out).encode()
     except UnicodeEncodeError as error:
         raise OutputError(f"-o {str(out)!r}: is not UTF-8; choose another name") from error
-    names = [out, placed(out, MANIFEST_NAME), placed(out, PAGE_NAME)]
     try:
-        for path in names if is_file_output(out) else names[:1]:
+        for path in (out, target.manifest, target.page) if target.is_file else (out,):
             with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
                 path.lstat()
     except (OSError, ValueError) as error:
@@ -149,39 +205,11 @@ def check_space(where: Path, needed: int) -> None:
         )
 
 
-def is_file_output(out: Path) -> bool:
-    """Whether an output is one file with its manifest beside it, by its name: a GGUF."""
-    return out.suffix.lower() == ".gguf"
-
-
-def placed(out: Path, name: str) -> Path:
-    """Where an output keeps its `MANIFEST_NAME` or `PAGE_NAME`: within it, or beside it.
-
-    Args:
-        out: A folder, or a file: `x.gguf` has `x.depthprune.json`.
-        name: One of the two.
-    """
-    return out.with_suffix(f".{name}") if is_file_output(out) else out / name
-
-
-def check_file_target(out: Path, *, overwrite: bool) -> None:
-    """Refuse an output file that must not be written, before any work is done.
-
-    Args:
-        out: The file; its manifest and page are to stand beside it.
-        overwrite: Replace an earlier output of depthprune.
-
-    Raises:
-        OutputError: If `out` is a folder, one of the files exists and `overwrite` is False or
-            its manifest does not list it, or the folder cannot be written.
-    """
-    parent = _nearest_folder(out)
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"-o {out}: {parent} cannot be written; choose another path")
+def _check_file(target: OutputTarget, *, overwrite: bool) -> None:
+    out, manifest = target.path, target.manifest
     if out.is_dir():
         raise OutputError(f"-o {out}: expected a file, found a folder; choose another path")
-    manifest = placed(out, MANIFEST_NAME)
-    there = [path for path in (out, manifest, placed(out, PAGE_NAME)) if os.path.lexists(path)]
+    there = [path for path in (out, manifest, target.page) if os.path.lexists(path)]
     if not there:
         return
     if not overwrite:

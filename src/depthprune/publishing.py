@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from depthprune.errors import OutputError
-from depthprune.outputs import MANIFEST_NAME, files_of, placed
+from depthprune.outputs import OutputTarget, files_of
 from depthprune.renames import exchange, rename_new
 from depthprune.staging import hidden_folder
 
@@ -59,14 +59,13 @@ def publish_folder(stage: Path, out: Path, check: Callable[[], None]) -> None:
         _rescue(old / "out", out, ours)
 
 
-def move_files(stage: Path, out: Path, *, replace: bool) -> None:
+def move_files(stage: Path, output: OutputTarget, *, replace: bool) -> None:
     """Put the files of a stage beside each other, the manifest first: it names all the others."""
-    manifest = placed(out, MANIFEST_NAME).name
-    order = {manifest: 0, out.name: 2}
+    order = {output.manifest.name: 0, output.path.name: 2}
     moved: list[Path] = []
     files = [path for path in stage.iterdir() if path.name != COMMIT]
     for path in sorted(files, key=lambda path: (order.get(path.name, 1), path.name)):
-        target = out.parent / path.name
+        target = output.folder / path.name
         if replace:
             os.replace(path, target)
             continue
@@ -76,7 +75,7 @@ def move_files(stage: Path, out: Path, *, replace: bool) -> None:
             for earlier in moved:
                 os.replace(earlier, stage / earlier.name)
             raise OutputError(
-                f"-o {out}: {target.name} came to be while this run was at work; choose another "
+                f"-o {output}: {target.name} came to be while this run was at work; choose another "
                 "name, or pass --overwrite"
             ) from None
         moved.append(target)

@@ -25,6 +25,7 @@ from depthprune.cli import (
     WRONG_USAGE,
 )
 from depthprune.cli import apply as apply_verb
+from depthprune.outputs import as_target
 from depthprune.pruning import write
 from depthprune.report import publish
 from depthprune.study import runner
@@ -395,7 +396,7 @@ def test_a_signal_at_any_moment_leaves_all_or_nothing(
         if process.returncode != -signal.SIGKILL:
             assert [each.name for each in folder.iterdir() if each != out] == []
         else:
-            with claims.claimed(folder / "out", overwrite=True):
+            with claims.claimed(as_target(folder / "out"), overwrite=True):
                 pass
             assert [each.name for each in folder.iterdir() if each != out] == []
 

@@ -92,15 +92,17 @@ def test_every_word_of_a_job_is_parsed_once(tiny_llama: Path, text: Path, tmp_pa
         "parse_objective",
         "make_search",
         "parse_budget",
+        "as_target",
     }
     parsed: list[tuple[str, str]] = []
 
     def watch(frame: Any, event: str, _: Any) -> None:
         if event == "call" and frame.f_code.co_name in parsers:
             given = frame.f_locals[frame.f_code.co_varnames[0]]
-            several = [given] if isinstance(given, str) else given
+            several = [given] if isinstance(given, str | Path) else given
             if isinstance(several, list | tuple):
-                parsed.extend((frame.f_code.co_name, s) for s in several if isinstance(s, str))
+                words = [str(each) for each in several if isinstance(each, str | Path)]
+                parsed.extend((frame.f_code.co_name, word) for word in words)
 
     own, other = (f"text:{text},windows={n},length=24" for n in (24, 4))
     sys.setprofile(watch)
@@ -115,6 +117,7 @@ def test_every_word_of_a_job_is_parsed_once(tiny_llama: Path, text: Path, tmp_pa
     # What recovery is judged by is named in the code.
     asked = [each for each in parsed if each[1] not in ("nll", "accuracy")]
     assert sorted(asked) == [
+        ("as_target", str(tmp_path / "out")),
         ("make_search", "one-shot"),
         ("parse_budget", "99"),
         ("parse_calibration", own),

@@ -14,6 +14,7 @@ from depthprune import outputs
 from depthprune.errors import OutputError
 from depthprune.evaluator import Evaluator
 from depthprune.models.source import find_model
+from depthprune.outputs import as_target
 from depthprune.pruning.apply import apply
 from depthprune.pruning.space import least_bytes
 from depthprune.study.run import run_study
@@ -31,14 +32,16 @@ def test_what_a_checkpoint_takes_at_least_is_just_below_what_it_takes(
     removed: tuple[int, ...], tiny_llama: Path, tmp_path: Path
 ) -> None:
     apply(tiny_llama, removed, tmp_path / "out")
-    found = least_bytes(find_model(tiny_llama), tmp_path / "out", 6 - len(removed)) - (1 << 20)
+    found = least_bytes(find_model(tiny_llama), as_target(tmp_path / "out"), 6 - len(removed)) - (
+        1 << 20
+    )
     assert 0 <= _weights(tmp_path / "out") - found < 10_000
 
 
 def test_where_the_search_decides_how_many_go_all_but_one_may(tiny_llama: Path) -> None:
     source, out = find_model(tiny_llama), Path("out")
-    assert least_bytes(source, out, None) == least_bytes(source, out, 1)
-    assert least_bytes(source, out, 1) < least_bytes(source, out, 5)
+    assert least_bytes(source, as_target(out), None) == least_bytes(source, as_target(out), 1)
+    assert least_bytes(source, as_target(out), 1) < least_bytes(source, as_target(out), 5)
 
 
 def test_a_gguf_takes_what_is_left_of_it_and_as_a_folder_the_dense_weights_too(
@@ -47,9 +50,11 @@ def test_a_gguf_takes_what_is_left_of_it_and_as_a_folder_the_dense_weights_too(
     tiny_gguf(tmp_path / "whole.gguf", blocks=4)
     source = find_model(tmp_path / "whole.gguf")
     size = (tmp_path / "whole.gguf").stat().st_size
-    file = least_bytes(source, tmp_path / "x.gguf", 3) - (1 << 20)
+    file = least_bytes(source, as_target(tmp_path / "x.gguf"), 3) - (1 << 20)
     assert size // 2 < file < size
-    assert least_bytes(source, tmp_path / "x", 3) > least_bytes(source, tmp_path / "x", 2)
+    assert least_bytes(source, as_target(tmp_path / "x"), 3) > least_bytes(
+        source, as_target(tmp_path / "x"), 2
+    )
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import typer
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, command_line, note, show, show_text
 from depthprune.cli.option_groups import ResultOptions, expand_groups
-from depthprune.outputs import MANIFEST_NAME, PAGE_NAME, placed
+from depthprune.outputs import as_target
 
 
 @expand_groups
@@ -49,10 +49,11 @@ def apply(
     from depthprune.pruning.apply import apply as cut
     from depthprune.report.publish import write_report
 
+    target = as_target(out)
     surgery = cut(
         checkpoint,
         remove,
-        out,
+        target,
         verify=verify,
         overwrite=overwrite,
         link=link,
@@ -63,13 +64,12 @@ def apply(
     )
     for warning in surgery.warnings:
         note(f"warning: {warning}")
-    written = placed(out, MANIFEST_NAME).read_text(encoding="utf-8")
+    written = target.manifest.read_text(encoding="utf-8")
     if result.json:
         show_text(written)
         return
     from depthprune.cli.tables import prune_summary
 
     # An adapter has no page: there is nothing to show of it without its base.
-    page = placed(out, PAGE_NAME)
-    shown = page if page.is_file() else None
+    shown = target.page if target.page.is_file() else None
     show(prune_summary(Manifest.model_validate_json(written), shown))

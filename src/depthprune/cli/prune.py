@@ -19,7 +19,6 @@ from depthprune.cli.option_groups import (
     expand_groups,
 )
 from depthprune.cli.values import parse_share
-from depthprune.outputs import PAGE_NAME, placed
 from depthprune.pruning.options import prune_job
 from depthprune.removed_sets import name_blocks
 
@@ -157,4 +156,4 @@ def prune(
         return
     from depthprune.cli.tables import prune_summary
 
-    show(prune_summary(manifest, placed(job.target, PAGE_NAME)))
+    show(prune_summary(manifest, job.target.page))

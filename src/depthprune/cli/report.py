@@ -11,7 +11,7 @@ from depthprune.claims import held
 from depthprune.cli.console import show_json, show_text
 from depthprune.cli.option_groups import ResultOptions, expand_groups
 from depthprune.errors import OutputError, UsageError
-from depthprune.outputs import MANIFEST_NAME, PAGE_NAME, placed
+from depthprune.outputs import MANIFEST_NAME, PAGE_NAME, OutputTarget, as_target
 from depthprune.pruning.standing import if_interrupted
 
 
@@ -28,12 +28,13 @@ def report(
     from depthprune.study.report.publish import write_page
     from depthprune.study.table import TABLE_NAME
 
+    target = as_target(folder)
     if (folder / TABLE_NAME).is_file():
         if write_page(folder) is None:
             raise OutputError(f"{folder}: no cell has run; there is nothing to report")
         page = folder / PAGE_NAME
-    elif placed(folder, MANIFEST_NAME).is_file():
-        page = _checkpoint_page(folder)
+    elif target.manifest.is_file():
+        page = _checkpoint_page(target)
     else:
         raise UsageError(
             f"{folder}: expected {TABLE_NAME} (a study) or {MANIFEST_NAME} (a pruned checkpoint)"
@@ -45,11 +46,10 @@ def report(
     show_text(f"{page}\n")
 
 
-def _checkpoint_page(place: Path) -> Path:
+def _checkpoint_page(target: OutputTarget) -> Path:
     from depthprune.manifest import Manifest
     from depthprune.report.publish import rewrite_report
 
-    file = placed(place, MANIFEST_NAME)
-    manifest = Manifest.read(file)
-    with held(file.parent):
-        return rewrite_report(manifest, place)
+    manifest = Manifest.read(target.manifest)
+    with held(target.folder):
+        return rewrite_report(manifest, target)

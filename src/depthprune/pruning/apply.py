@@ -26,12 +26,7 @@ from depthprune.errors import OutputError, UsageError
 from depthprune.manifest import Manifest, ParityRecord, Size, SourceModel, versions
 from depthprune.models.completed import completed
 from depthprune.models.source import check_code
-from depthprune.outputs import (
-    MANIFEST_NAME,
-    check_target,
-    is_file_output,
-    placed,
-)
+from depthprune.outputs import OutputTarget, as_target, check_target, is_gguf
 from depthprune.progress import SILENT, Progress
 from depthprune.removed_sets import check_removed, parse_blocks
 
@@ -39,7 +34,7 @@ from depthprune.removed_sets import check_removed, parse_blocks
 def apply(
     checkpoint: str | Path,
     removed: str | Iterable[int],
-    out: str | Path,
+    out: str | Path | OutputTarget,
     *,
     verify: bool = False,
     overwrite: bool = False,
@@ -47,7 +42,7 @@ def apply(
     trust_remote_code: bool = False,
     command: str | None = None,
     progress: Progress = SILENT,
-    finish: Callable[[Manifest, Path], Manifest] | None = None,
+    finish: Callable[[Manifest, OutputTarget], Manifest] | None = None,
 ) -> Surgery:
     """Write a checkpoint without some of its blocks.
 
@@ -63,8 +58,8 @@ def apply(
         trust_remote_code: Let the model's own Python code run for `verify`.
         command: The command line that repeats this, for the manifest.
         progress: Shows long steps.
-        finish: Adds files beside the weights before they are published, given the folder or the
-            path of the GGUF; gives the manifest that names them.
+        finish: Adds files beside the weights before they are published, given where the output
+            is staged; gives the manifest that names them.
 
     Returns:
         What was written.
@@ -77,20 +72,21 @@ def apply(
         ParityError: If `verify` finds a difference. Nothing is left behind.
         UsageError: If the removed set does not fit the model.
     """
-    source, target = Path(checkpoint), Path(out)
+    source, target = Path(checkpoint), as_target(out)
+    gguf = is_gguf(source)
     blocks = parse_blocks(removed) if isinstance(removed, str) else tuple(removed)
     writing = _Writing(
         target, verify, overwrite, trust_remote_code, command=command, progress=progress,
         finish=finish,
     )  # fmt: skip
-    if link and (is_file_output(source) or is_adapter(source)):
+    if link and (gguf or is_adapter(source)):
         raise UsageError(
             f"--link: shares the unchanged shards of a folder, and {source} is one file; leave it "
             "out"
         )
-    if is_file_output(source):
+    if gguf:
         return _apply_gguf(source, blocks, writing)
-    if is_file_output(target):
+    if target.is_file:
         raise OutputError(
             f"-o {out}: a folder is cut into a folder; give one, and convert the result to a GGUF "
             "with llama.cpp"
@@ -123,13 +119,13 @@ def apply(
 class _Writing:
     """What is the same for a folder, a GGUF and an adapter: stage, cut, prove, tell, publish."""
 
-    out: Path
+    out: OutputTarget
     verify: bool
     overwrite: bool
     trust_remote_code: bool
     command: str | None
     progress: Progress
-    finish: Callable[[Manifest, Path], Manifest] | None
+    finish: Callable[[Manifest, OutputTarget], Manifest] | None
 
     def write(
         self,
@@ -143,8 +139,8 @@ class _Writing:
             parity = self._proved(original, stage, surgery) if self.verify else None
             manifest = _manifest(describe(surgery), surgery, self.command, parity)
             if self.finish is not None:
-                manifest = self.finish(manifest, stage)
-            manifest.write(placed(stage, MANIFEST_NAME))
+                manifest = self.finish(manifest, self.out.at(stage))
+            manifest.write(self.out.at(stage).manifest)
         return surgery
 
     def _proved(self, original: Path, stage: Path, surgery: Surgery) -> ParityRecord:
@@ -166,12 +162,12 @@ def _apply_gguf(source: Path, removed: tuple[int, ...], writing: _Writing) -> Su
     from depthprune.checkpoints.gguf.surgery import cut_gguf, write_gguf
 
     out = writing.out
-    if not is_file_output(out):
+    if not out.is_file:
         raise OutputError(f"-o {out}: a GGUF is cut into a GGUF; give a name that ends in .gguf")
     file = read_gguf(source)
     check_architecture(file, known=not writing.verify)
     cut = cut_gguf(file, removed)
-    if out.exists() and out.samefile(source):
+    if out.path.exists() and out.path.samefile(source):
         raise OutputError(f"-o {out}: is the model itself; choose another name")
     return writing.write(
         source,
@@ -206,8 +202,8 @@ def _apply_adapter(source: Path, removed: tuple[int, ...], writing: _Writing) ->
     )
 
 
-def _refuse_itself(source: Path, out: Path) -> None:
-    if out.exists() and out.resolve() == source.resolve():
+def _refuse_itself(source: Path, out: OutputTarget) -> None:
+    if out.path.exists() and out.path.resolve() == source.resolve():
         raise OutputError(f"-o {out}: is the checkpoint itself; choose another folder")
 
 

@@ -112,7 +112,7 @@ def measure_task(
             objective,
             result.removed,
             task.method,
-            job.target,
+            job.target.path,
             in_search=job.search_with_recovery,
             **shared,
         )
@@ -164,7 +164,7 @@ def _measure_chosen(
             won.objective,
             removed,
             task.method,
-            job.target,
+            job.target.path,
             in_search=False,
             **shared,
         )

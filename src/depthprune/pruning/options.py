@@ -9,7 +9,7 @@ from pathlib import Path
 from depthprune.engine import Engine, as_engine
 from depthprune.errors import UsageError
 from depthprune.evaluator.confidence import Racing
-from depthprune.outputs import is_file_output
+from depthprune.outputs import OutputTarget, as_target
 from depthprune.progress import SILENT, Progress
 from depthprune.pruning.draft_job import DraftJob
 from depthprune.pruning.session import Loading
@@ -25,7 +25,7 @@ class PruneJob:
     """Everything that `prune` was asked for."""
 
     loading: Loading
-    out: Path | None
+    out: OutputTarget | None
     k: int | None
     max_increase: float | None
     specs: tuple[str, ...]
@@ -52,7 +52,7 @@ class PruneJob:
     draft: DraftJob | None = None
 
     @property
-    def target(self) -> Path:
+    def target(self) -> OutputTarget:
         """What `-o` names.
 
         Raises:
@@ -65,7 +65,7 @@ class PruneJob:
     @property
     def writes_file(self) -> bool:
         """Whether the output is one file."""
-        return self.out is not None and is_file_output(self.out)
+        return self.out is not None and self.out.is_file
 
 
 def prune_job(
@@ -171,7 +171,7 @@ def prune_job(
     )
     return PruneJob(
         loading=loading,
-        out=None if out is None else Path(out),
+        out=None if out is None else as_target(out),
         k=k,
         max_increase=max_increase,
         specs=specs,

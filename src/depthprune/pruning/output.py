@@ -26,14 +26,14 @@ from depthprune.errors import UsageError
 from depthprune.models.completed import completed
 from depthprune.models.loading import Model, quiet_transformers
 from depthprune.models.source import ModelSource
-from depthprune.outputs import check_space, is_file_output
+from depthprune.outputs import OutputTarget, check_space
 from depthprune.progress import SILENT, Progress
 from depthprune.staging import hidden_folder
 
 Replace: TypeAlias = Callable[[Checkpoint, str | None], Mapping[str, bytes]]
 
 
-def check_pruned_output(source: ModelSource, out: Path, left: int | None) -> None:
+def check_pruned_output(source: ModelSource, out: OutputTarget, left: int | None) -> None:
     """Refuse, before a search, an output that this model cannot be written to.
 
     Args:
@@ -45,14 +45,14 @@ def check_pruned_output(source: ModelSource, out: Path, left: int | None) -> Non
         ModelError: If llama.cpp would misread what a search removes.
         UsageError: If the output is a GGUF and the model none, or is the model itself.
     """
-    if not is_file_output(out):
+    if not out.is_file:
         return
     if source.gguf is None:
         raise UsageError(
             f"-o {out}: a GGUF is written from a GGUF, and {source.name} is none; give a folder, "
             "and convert the result with llama.cpp"
         )
-    if out.exists() and out.samefile(source.gguf):
+    if out.path.exists() and out.path.samefile(source.gguf):
         raise UsageError(f"-o {out}: is the model itself; choose another name")
     check_searchable(read_gguf(source.gguf), left)
 
@@ -85,11 +85,11 @@ def pruned_output(
     Raises:
         DepthpruneError: If the model cannot be cut or the output not written.
     """
-    if is_file_output(claim.out) and model.source.gguf is not None:
+    if claim.target.is_file and model.source.gguf is not None:
         cut = cut_gguf(read_gguf(model.source.gguf), removed)
         yield claim.place, write_gguf(cut, claim.place, progress)
     else:
-        made = dense_checkpoint(model, claim.out, progress=progress)
+        made = dense_checkpoint(model, claim.target.path, progress=progress)
         with nullcontext(dense) if dense else made as whole:
             prefix = block_prefix(model)
             data = replace(whole, prefix) if replace is not None else None

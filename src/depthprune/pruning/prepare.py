@@ -256,8 +256,8 @@ def _check_source(job: PruneJob, source: ModelSource) -> None:
     if (
         job.out is not None
         and source.gguf is None
-        and job.out.exists()
-        and job.out.samefile(source.folder)
+        and job.out.path.exists()
+        and job.out.path.samefile(source.folder)
     ):
         raise UsageError(f"-o {job.out}: is the model's own folder; choose another")
     require_prunable(source.model_type)

@@ -22,7 +22,7 @@ from depthprune.manifest import Manifest, versions
 from depthprune.models.loading import Model
 from depthprune.models.source import ModelSource
 from depthprune.objectives import parse_objective
-from depthprune.outputs import MANIFEST_NAME, check_target
+from depthprune.outputs import MANIFEST_NAME, OutputTarget, as_target, check_target
 from depthprune.progress import SILENT, Progress
 from depthprune.pruning.options import BENCH_SECONDS, PROMPT
 from depthprune.pruning.output import block_prefix, dense_checkpoint
@@ -116,7 +116,7 @@ def recover_checkpoint(
             str(original), dtype, device, revision, trust_remote_code, allow_pickle, stream,
             device_map,
         ),
-        out=Path(out),
+        out=as_target(out),
         method=method,
         specs=specs,
         also=tuple(also),
@@ -137,7 +137,7 @@ class RecoverJob:
 
     checkpoint: Path
     loading: Loading
-    out: Path
+    out: OutputTarget
     method: str
     specs: tuple[str, ...]
     also: tuple[str, ...]
@@ -187,7 +187,7 @@ class RecoverJob:
         further = further_texts(also, reader)
         model = loading.load(source, reader.tokenizer, self.progress)
         check_enough(model, calibration, method, further)
-        with dense_checkpoint(model, self.out, progress=self.progress) as dense:
+        with dense_checkpoint(model, self.out.path, progress=self.progress) as dense:
             prefix = block_prefix(model) or dense.block_prefix
             self._check_unchanged(opened, dense, removed, prefix)
             with open_memo(self.memo, source) as memo:
@@ -198,7 +198,7 @@ class RecoverJob:
                     before.objective or "nll",
                     removed,
                     method,
-                    self.out,
+                    self.out.path,
                     memory=self.memory,
                     memo=memo,
                     progress=self.progress,
@@ -225,7 +225,7 @@ class RecoverJob:
 
     def _check_pair(self, before: Manifest, source: ModelSource, opened: Checkpoint) -> None:
         for other in (self.checkpoint, source.folder if source.gguf is None else None):
-            if other is not None and self.out.exists() and self.out.samefile(other):
+            if other is not None and self.out.path.exists() and self.out.path.samefile(other):
                 raise UsageError(f"-o {self.out}: is read here; choose another folder")
         check_source(source)
         refuse_quantized_config(str(self.checkpoint), opened.config)

@@ -15,7 +15,7 @@ from depthprune.evaluator import Memo, RemovedSet
 from depthprune.manifest import HeldOut, RecoveredRun, RecoveryRecord, RefittedLayer
 from depthprune.models.loading import Model
 from depthprune.models.source import ModelSource
-from depthprune.outputs import is_file_output
+from depthprune.outputs import OutputTarget
 from depthprune.progress import Progress, note, warn
 from depthprune.pruning.held_out_recovered import (
     harmed,
@@ -65,7 +65,7 @@ class WantedRecovery:
 
 
 def read_recovery(
-    method: str | None, also: Sequence[str], out: Path | None, *, stream: bool = False
+    method: str | None, also: Sequence[str], out: OutputTarget | None, *, stream: bool = False
 ) -> WantedRecovery:
     """Read `--recover` and `--also`, and refuse what no model could do.
 
@@ -84,7 +84,7 @@ def read_recovery(
     further = tuple(parse_calibration(also)) if also else ()
     if way is not None:
         check_way(way, stream=stream)
-    if way is not None and out is not None and is_file_output(out):
+    if way is not None and out is not None and out.is_file:
         raise UsageError(
             f"-o {out}: --recover changes weights, and those of a GGUF are copied as they are; "
             "give a folder"

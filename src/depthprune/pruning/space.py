@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 
 from depthprune.checkpoints.checkpoint import Checkpoint, split_name
 from depthprune.checkpoints.gguf.file import GgufFile
 from depthprune.checkpoints.gguf.reader import read_gguf
 from depthprune.models.source import ModelSource
-from depthprune.outputs import check_space, is_file_output
+from depthprune.outputs import OutputTarget, check_space
 
 _BESIDE = 1 << 20
 """Manifest, page, tokenizer and headers."""
@@ -22,7 +21,7 @@ _NARROWEST = 2
 """Bytes a parameter of a GGUF that is written as a folder."""
 
 
-def require_space(source: ModelSource, out: Path, left: int | None) -> None:
+def require_space(source: ModelSource, out: OutputTarget, left: int | None) -> None:
     """Refuse an output for which the disk has no room.
 
     Args:
@@ -33,10 +32,10 @@ def require_space(source: ModelSource, out: Path, left: int | None) -> None:
     Raises:
         OutputError: Saying how much it takes and how much there is.
     """
-    check_space(out, least_bytes(source, out, left))
+    check_space(out.path, least_bytes(source, out, left))
 
 
-def least_bytes(source: ModelSource, out: Path, left: int | None) -> int:
+def least_bytes(source: ModelSource, out: OutputTarget, left: int | None) -> int:
     """What an output takes at least; arguments as of `require_space`."""
     kept = 1 if left is None else left
     if source.checkpoint is not None:
@@ -44,7 +43,7 @@ def least_bytes(source: ModelSource, out: Path, left: int | None) -> int:
     if source.gguf is None:
         return _BESIDE  # pickled, whose headers say nothing
     file = read_gguf(source.gguf)
-    if is_file_output(out):
+    if out.is_file:
         return _BESIDE + _of_gguf(file, kept)
     whole = sum(math.prod(tensor.shape) for tensor in file.tensors) * _NARROWEST
     # The dense weights stand beside the cut while it is written.

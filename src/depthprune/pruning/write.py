@@ -27,7 +27,6 @@ from depthprune.models.speed import (
     measure,
     spread,
 )
-from depthprune.outputs import MANIFEST_NAME, placed
 from depthprune.progress import Progress, note, warn
 from depthprune.pruning.output import pruned_output
 from depthprune.pruning.recovery_step import Recovered, RecoveredModel
@@ -105,8 +104,9 @@ class Writing:
             module = self._reload(model, stage)
             with mended.in_place():
                 parity = verify(model, module, removed, progress=self.progress)
-            record = write_report(manifest(WrittenCheckpoint(surgery, parity)), stage)
-            record.write(placed(stage, MANIFEST_NAME))
+            staged = self.claim.placed
+            record = write_report(manifest(WrittenCheckpoint(surgery, parity)), staged)
+            record.write(staged.manifest)
         return self._measure(model, module, record)
 
     def _reload(self, model: Model, place: Path) -> nn.Module:
@@ -141,9 +141,8 @@ class Writing:
         return record
 
     def _amend(self, record: Manifest) -> None:
-        manifest = placed(self.claim.place, MANIFEST_NAME).name
-        files = report_files(record, self.claim.place)
-        self.claim.amend({**files, manifest: record.text()})
+        target = self.claim.target
+        self.claim.amend({**report_files(record, target), target.manifest.name: record.text()})
 
     def _speed(self, model: Model, module: nn.Module) -> Speed:
         before, after = measure(

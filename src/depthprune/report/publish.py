@@ -9,46 +9,46 @@ from pathlib import Path
 
 from depthprune.errors import OutputError
 from depthprune.manifest import Manifest
-from depthprune.outputs import MANIFEST_NAME, PAGE_NAME, is_file_output, placed, whole_file
+from depthprune.outputs import OutputTarget, whole_file
 from depthprune.report.card import render_card
 from depthprune.report.page import render_page
 
 CARD = "README.md"
 
 
-def report_files(manifest: Manifest, place: Path) -> dict[str, str]:
+def report_files(manifest: Manifest, target: OutputTarget) -> dict[str, str]:
     """What is written beside a checkpoint, by its names: card and page.
 
     Args:
         manifest: What they tell.
-        place: The checkpoint: a folder, or the path of a GGUF.
+        target: The checkpoint.
     """
-    card = {} if is_file_output(place) else {CARD: render_card(manifest)}
-    return {**card, placed(place, PAGE_NAME).name: render_page(manifest)}
+    card = {} if target.is_file else {CARD: render_card(manifest)}
+    return {**card, target.page.name: render_page(manifest)}
 
 
-def write_report(manifest: Manifest, place: Path) -> Manifest:
+def write_report(manifest: Manifest, target: OutputTarget) -> Manifest:
     """Write the model card and the page into a folder, or the page beside a file.
 
     Args:
         manifest: What they tell.
-        place: The checkpoint: a folder, or the path of a GGUF.
+        target: The checkpoint.
 
     Returns:
         The manifest with what was written named in it.
     """
-    files = report_files(manifest, place)
+    files = report_files(manifest, target)
     for name, text in files.items():
-        (placed(place, MANIFEST_NAME).parent / name).write_text(text, encoding="utf-8")
+        (target.folder / name).write_text(text, encoding="utf-8")
     return _naming(manifest, files)
 
 
-def rewrite_report(manifest: Manifest, place: Path) -> Path:
+def rewrite_report(manifest: Manifest, target: OutputTarget) -> Path:
     """Write card and page anew beside a checkpoint that stands, and name them in its manifest.
 
     Args:
-        manifest: The checkpoint's.
-        place: A folder, or the path of a GGUF.
+        manifest: Its manifest.
+        target: The checkpoint.
 
     Returns:
         The page.
@@ -56,21 +56,20 @@ def rewrite_report(manifest: Manifest, place: Path) -> Path:
     Raises:
         OutputError: If one of them is there and the manifest does not name it.
     """
-    files = report_files(manifest, place)
-    folder = placed(place, MANIFEST_NAME).parent
+    files = report_files(manifest, target)
     for name in files:
-        if name not in manifest.files and (folder / name).exists():
+        if name not in manifest.files and (target.folder / name).exists():
             raise OutputError(
-                f"{folder / name}: is not depthprune's, for {placed(place, MANIFEST_NAME).name} "
+                f"{target.folder / name}: is not depthprune's, for {target.manifest.name} "
                 "does not list it; move it away"
             )
     named = _naming(manifest, files)
     if named != manifest:
-        files = {placed(place, MANIFEST_NAME).name: named.text(), **files}
+        files = {target.manifest.name: named.text(), **files}
     for name, text in files.items():
-        with whole_file(folder / name) as partial:
+        with whole_file(target.folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
-    return placed(place, PAGE_NAME)
+    return target.page
 
 
 def _naming(manifest: Manifest, files: dict[str, str]) -> Manifest:
