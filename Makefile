@@ -55,7 +55,7 @@ test-slow: $(STAMP) llama-cpp models $(EVAL_STAMP)
 test-processors: $(STAMP)
 	$(BIN)/python tests/processors.py
 
-# Damaged and hostile input of every kind, from seeds; about ten minutes. `make test` runs a share.
+# Damaged and hostile input of every kind, from seeds; about half an hour. `make test` runs a share.
 fuzz: $(STAMP)
 	DEPTHPRUNE_FUZZ=10000 $(BIN)/pytest tests/fuzz
 
