@@ -81,7 +81,7 @@ def check_enough(
         require_tokens(model, calibration)
 
 
-def heal(
+def fit_recovery(
     model: Model,
     removed: RemovedSet,
     calibration: Calibration,
@@ -104,8 +104,8 @@ def heal(
     if isinstance(method, Magnitude):
         return rescale(model, removed, calibration, progress=progress)
     folder = _folder(out, plan_key(model, removed, calibration, method))
-    if_interrupted(partial(_standing, folder))
-    with _telling(folder):
+    if_interrupted(partial(_last_checkpoint_note, folder))
+    with _noting_checkpoints(folder):
         recovery = distil(model, removed, calibration, method, folder=folder, progress=progress)
     if recovery.training is not None and not recovery.training.best:
         note(
@@ -140,7 +140,7 @@ def _folder(out: Path, key: str) -> Path:
     return out.absolute().parent / f"{stem(out.name)}.lora-{key[:12]}"
 
 
-def _standing(folder: Path) -> str | None:
+def _last_checkpoint_note(folder: Path) -> str | None:
     """What an interruption leaves of a training."""
     from depthprune.recovery.lora.training import last_checkpoint
 
@@ -149,7 +149,7 @@ def _standing(folder: Path) -> str | None:
 
 
 @contextmanager
-def _telling(folder: Path) -> Iterator[None]:
+def _noting_checkpoints(folder: Path) -> Iterator[None]:
     """Say where a training goes on from, and that an interrupted one can be gone on with.
 
     A folder that was made for a training which is refused is removed again, unless its checkpoints
