@@ -259,7 +259,7 @@ class RefittedLayer(_Record):
 
 
 class TrainingPoint(_Record):
-    """What the adapters were worth after some steps, in nats a token."""
+    """What training was worth after some steps, in nats a token."""
 
     step: int
     trained: float | None = Field(
@@ -271,10 +271,10 @@ class TrainingPoint(_Record):
 
 
 class TrainingRecord(_Record):
-    """How adapters were trained to give what the dense model gives, and merged."""
+    """How adapters or the last blocks were trained to give what the dense model gives."""
 
     settings: str = Field(description="As --recover takes them; what is not named is the default.")
-    parameters: int = Field(description="Numbers trained, before they were merged.")
+    parameters: int = Field(description="Numbers trained; adapters', before they were merged.")
     tokens: int = Field(description="Tokens trained on, each as often as it was.")
     steps: int
     best: int = Field(description="The step that was merged; 0 if none was better than none.")
@@ -285,7 +285,7 @@ class TrainingRecord(_Record):
 class RecoveryRecord(_Record):
     """What was done to mend what removal broke."""
 
-    method: Literal["linear", "magnitude", "lora"]
+    method: Literal["linear", "magnitude", "lora", "last"]
     in_search: bool = Field(default=False, description="Whether the search scored recovered sets.")
     calibration: list[CalibrationRecord]
     settings: str | None = Field(

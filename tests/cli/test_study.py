@@ -87,9 +87,29 @@ def test_a_dry_run_tells_the_cells_and_the_cost_and_writes_nothing(
     assert found["cells"] == 16
     assert found["levels"]["draw"] == 2
     assert found["block_tokens"] > 0
+    assert "what the objective moves (one objective only, nll)" in found["not_estimable"]
     # Two sources, two draws, two searches, one and two of six blocks gone.
     assert found["judging_at_most"]["block_tokens"] == 3 * 48 * 8 * (5 + 4)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_that_cannot_answer_what_it_asks_is_refused_before_anything_is_made(
+    depthprune: Command, plan: Path, tmp_path: Path
+) -> None:
+    text = plan.read_text(encoding="utf-8")
+    plan.write_text(f"{text}test: joint\n", encoding="utf-8")
+    outcome = depthprune("study", plan, "-o", tmp_path / "out")
+    assert outcome.status == WRONG_USAGE
+    assert "test: joint, and the grid cannot estimate the interval of the difference" in (
+        outcome.error
+    )
+    assert not (tmp_path / "out").exists()
+    plan.write_text(f"{text}margin: {{perplexity: 0.05}}\n", encoding="utf-8")
+    told = depthprune("study", plan, "-o", tmp_path / "out")
+    assert "warning: cannot be estimated: the interval of the difference" in told.err
+    assert "Stated in the plan before it ran" in (tmp_path / "out" / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(

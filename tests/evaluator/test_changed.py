@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, kl_div
 import depthprune as dp
 from depthprune.evaluator.memo import Memo
 from depthprune.recovery import Recovery, recovered
+from mended import loaded
 
 REMOVED = (2, 3)
 
@@ -60,6 +61,37 @@ def test_losses_are_those_of_plain_forwards_with_the_dense_model_as_it_was(
     for objective, expected in zip(("nll", "kl"), references, strict=True):
         score = dp.Evaluator(model, calibration, objective).score_changed(REMOVED, change)
         assert score.window_losses.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2"])  # a chain, and one with a soft cap
+@pytest.mark.parametrize("tied", [False, True])
+def test_embeddings_and_head_may_be_among_what_is_changed(model_type: str, tied: bool) -> None:
+    model = loaded(model_type, tie_word_embeddings=tied)
+    generator = torch.Generator().manual_seed(4)
+    blocks = f"{model.anatomy.blocks.path}."
+    weights = {
+        name: parameter.data * (1 + torch.randn(parameter.shape, generator=generator) / 4)
+        for name, parameter in model.module.named_parameters()
+        if not name.startswith(blocks) or ".1." in name
+    }
+    changed = Recovery(REMOVED, (), weights)
+    calibration = _texts()
+    for objective in ("nll", "kl", "kl:top=8"):
+        evaluator = dp.Evaluator(model, calibration, objective)
+        found = evaluator.score_changed(REMOVED, partial(recovered, model, changed))
+        plain = evaluator.score([REMOVED])[0]
+        for window, loss, as_it_was in zip(
+            calibration.windows, found.window_losses, plain.window_losses, strict=True
+        ):
+            dense = _logits(model, window.tokens)
+            with recovered(model, changed):
+                ours = _logits(model, window.tokens, REMOVED)
+            targets = torch.from_numpy(window.tokens)[1:]
+            expected = evaluator.objective.components[0].objective.token_losses(
+                ours, targets, dense
+            )
+            assert loss == pytest.approx(expected.mean().item(), rel=1e-5)
+            assert loss != pytest.approx(as_it_was, rel=1e-3)
 
 
 def test_a_mixture_is_scaled_by_the_dense_model_as_it_was(model: dp.Model) -> None:

@@ -53,7 +53,7 @@ def test_tiles_give_what_whole_logits_give(
     monkeypatch.setattr(tiles_module, "ROWS", rows)
     linear, states, targets = _drawn(torch.float32)
     projection = Projection((), linear, finish)
-    found = losses_by_tiles(OBJECTIVES, projection, states, targets, "dense")
+    found = losses_by_tiles(OBJECTIVES, dict.fromkeys(KEYS, projection), states, targets, "dense")
     monkeypatch.undo()
     whole = {key: _whole(linear, each, finish, torch.float32) for key, each in states.items()}
     for key in KEYS:
@@ -65,7 +65,9 @@ def test_tiles_give_what_whole_logits_give(
 @torch.inference_mode()
 def test_the_dense_model_is_no_distance_from_itself() -> None:
     linear, states, targets = _drawn(torch.bfloat16)
-    found = losses_by_tiles(OBJECTIVES, Projection((), linear), states, targets, "dense")
+    found = losses_by_tiles(
+        OBJECTIVES, dict.fromkeys(KEYS, Projection((), linear)), states, targets, "dense"
+    )
     for loss in found["dense"][1:]:
         assert loss.abs().max() <= 1e-6
     for loss in found["dense"][1:5]:
@@ -81,9 +83,9 @@ def test_in_bfloat16_tiles_err_less_than_whole_logits(confident: bool) -> None:
     if confident:
         targets = exact.argmax(-1)
     expected = exact.logsumexp(-1) - exact.gather(1, targets[:, None])[:, 0]
-    (tiled,) = losses_by_tiles([NLL()], Projection((), linear), {"a": states["a"]}, targets, "")[
-        "a"
-    ]
+    (tiled,) = losses_by_tiles(
+        [NLL()], {"a": Projection((), linear)}, {"a": states["a"]}, targets, ""
+    )["a"]
     whole = NLL().token_losses(linear(states["a"]), targets, None)
     ours, theirs = ((each - expected).abs().mean() for each in (tiled, whole))
     assert ours < theirs
@@ -93,9 +95,9 @@ def test_in_bfloat16_tiles_err_less_than_whole_logits(confident: bool) -> None:
 def test_a_row_follows_no_row_beside_it() -> None:
     linear, states, targets = _drawn(torch.bfloat16)
     projection = Projection((), linear)
-    both = losses_by_tiles([NLL(), KL()], projection, states, targets, "dense")
+    both = losses_by_tiles([NLL(), KL()], dict.fromkeys(KEYS, projection), states, targets, "dense")
     few = {key: states[key] for key in ("dense", "b")}
-    alone = losses_by_tiles([NLL(), KL()], projection, few, targets, "dense")
+    alone = losses_by_tiles([NLL(), KL()], dict.fromkeys(few, projection), few, targets, "dense")
     for ours, theirs in zip(both["b"], alone["b"], strict=True):
         assert torch.equal(ours, theirs)
 

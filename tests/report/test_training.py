@@ -38,7 +38,7 @@ def test_page_and_card_tell_what_was_trained_and_what_it_gave() -> None:
     page = Page(render_page(trained()))
     assert page.open == []
     for text in (" ".join(page.text.split()), render_card(trained()).replace("\\", "")):
-        assert "Adapters of 1,234,567 numbers (lora:steps=40)" in text
+        assert "Adapters, 1,234,567 numbers (lora:steps=40), were trained" in text
         assert "for 40 steps, on 40,960 tokens" in text
         assert "Step 20 was best on windows that were not trained on" in text
         assert "fell from 0.9500 to 0.6500 nats a token" in text
@@ -49,7 +49,7 @@ def test_page_and_card_tell_what_was_trained_and_what_it_gave() -> None:
 def test_without_a_linear_recovery_nothing_is_said_of_maps() -> None:
     page = " ".join(Page(render_page(trained(runs=False))).text.split())
     assert "a linear map was fitted" not in page
-    assert "Adapters of" in page
+    assert "Adapters, " in page
 
 
 def test_a_training_that_gained_nothing_says_so() -> None:

@@ -70,6 +70,14 @@ def test_every_cell_is_searched_and_judged(grid: Grid, tmp_path: Path) -> None:
         assert row.evaluations[1].source == "items"
 
 
+def test_too_few_items_stop_the_study_before_any_cell(grid: Grid, tmp_path: Path) -> None:
+    few = replace(grid, plan=grid.plan.model_copy(update={"least_items": 30}))
+    with pytest.raises(UsageError, match=r"choices\.quiz: least_items is 30, got \d+ items; raise"):
+        Study(few, tmp_path).run()
+    table = read(tmp_path / "results.jsonl")
+    assert (table.rows, table.dense) == ((), ())
+
+
 def test_results_are_kept_by_item_beside_the_whole_model_s(
     grid: Grid, tmp_path: Path, tiny_llama: Path
 ) -> None:

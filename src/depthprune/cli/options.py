@@ -158,7 +158,8 @@ Pickle = Annotated[
 WAYS = (
     "linear[:refit=2,fit=inputs] (without training: least squares on the calibration, written into "
     "the blocks before those removed and, refit= of them, behind: 0 for all, or none), magnitude "
-    "(what is below each gap scaled) or lora[:rank=16,steps=200,…] (distillation, merged)."
+    "(what is below each gap scaled) lora[:rank=16,steps=200,…] (distillation, merged) "
+    "or last[:blocks=3,…] (the same of the last blocks and the head)."
 )
 Recover = Annotated[
     Optional[str],  # noqa: UP045

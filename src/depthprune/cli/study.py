@@ -54,11 +54,13 @@ def study(
 
 
 def _show_forecast(plan: Path, json: bool) -> None:
+    from depthprune.study.estimable import check_estimable
     from depthprune.study.forecast import forecast
     from depthprune.study.grid import check_files, levels, read_grid
 
     grid = read_grid(plan)
     check_files(grid)
+    open_questions = check_estimable(grid)
     found = forecast(grid, TerminalProgress())
     axes = levels(grid.cells)
     if json:
@@ -68,6 +70,7 @@ def _show_forecast(plan: Path, json: bool) -> None:
                 "cells": len(grid.cells),
                 "unfit": grid.unfit,
                 "levels": axes,
+                "not_estimable": open_questions,
                 **asdict(found.searching),
                 "judging_at_most": asdict(found.judging),
             }
@@ -86,5 +89,7 @@ def _show_forecast(plan: Path, json: bool) -> None:
         f"judging: at most {format_count(found.judging.block_tokens)} block-tokens, about "
         f"{duration(found.judging.seconds)}, were every cell to choose a set of its own"
     )
+    for line in open_questions:
+        show(f"cannot be estimated: {line}")
     if grid.tasks or grid.problems:
         show("tasks and problems of finalists come on top")

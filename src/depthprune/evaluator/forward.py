@@ -9,7 +9,7 @@ product rounds by the shape of its call (see `calls`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import TypeAlias
 
 import torch
@@ -173,29 +173,47 @@ class Forward:
         anatomy = self._model.anatomy
         wanted = set(sets)
         for members in self._walks(batches, sets):
-            start = tuple(store.put(each.states) for each in inputs)
-
-            def advance(
-                block: int, states: list[tuple[StoredState, ...]]
-            ) -> list[tuple[StoredState, ...]]:
-                if not states:
-                    return []
-                columns = []
-                with anatomy.holding(block):
-                    for place, (batch, each) in enumerate(zip(batches, inputs, strict=True)):
-                        column = [state[place] for state in states]
-                        columns.append(self._advance(block, batch, each, column, store))
-                        step.advance(batch.size * len(states))
-                return list(zip(*columns, strict=True))
-
             finals: list[tuple[RemovedSet, tuple[StoredState, ...]]] = []
+            head = None
             for part, context in _parts(members, changed):
+                if context is None:
+                    finals += self._finals(part, batches, inputs, store, step)
+                    continue
                 with context():
-                    finals += list(walk(part, self._model.blocks, start, advance))
-            del start
+                    # Embeddings and the head may be among what is changed.
+                    own = [anatomy.record(batch.tokens, batch.arguments) for batch in batches]
+                    finals += self._finals(part, batches, own, store, step)
+                    head = anatomy.head.as_it_is(context)
             for place, batch in enumerate(batches):
-                found = self._losses.losses(batch, _released(finals, place))
+                with self._losses.changed(head):
+                    found = self._losses.losses(batch, _released(finals, place))
                 yield batch, {removed: row for removed, row in found.items() if removed in wanted}
+
+    def _finals(
+        self,
+        sets: list[RemovedSet],
+        batches: Sequence[Batch],
+        inputs: Sequence[Inputs],
+        store: StateStore,
+        step: ProgressStep,
+    ) -> list[tuple[RemovedSet, tuple[StoredState, ...]]]:
+        """Each set with its states behind the last block, of every batch."""
+
+        def advance(
+            block: int, states: list[tuple[StoredState, ...]]
+        ) -> list[tuple[StoredState, ...]]:
+            if not states:
+                return []
+            columns = []
+            with self._model.anatomy.holding(block):
+                for place, (batch, each) in enumerate(zip(batches, inputs, strict=True)):
+                    column = [state[place] for state in states]
+                    columns.append(self._advance(block, batch, each, column, store))
+                    step.advance(batch.size * len(states))
+            return list(zip(*columns, strict=True))
+
+        start = tuple(store.put(each.states) for each in inputs)
+        return list(walk(sets, self._model.blocks, start, advance))
 
     def _advance(
         self, block: int, batch: Batch, inputs: Inputs, states: list[StoredState], store: StateStore
@@ -237,13 +255,13 @@ class Forward:
 
 def _parts(
     members: list[RemovedSet], changed: Changed | None
-) -> list[tuple[list[RemovedSet], Changed]]:
+) -> list[tuple[list[RemovedSet], Changed | None]]:
     """What is walked together, with which weights; what the two have in common is walked twice."""
     if changed is None:
-        return [(members, nullcontext)]
+        return [(members, None)]
     dense = [removed for removed in members if not removed]
     others = [removed for removed in members if removed]
-    return [part for part in ((dense, nullcontext), (others, changed)) if part[0]]
+    return [part for part in ((dense, None), (others, changed)) if part[0]]
 
 
 def _released(

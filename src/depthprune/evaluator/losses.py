@@ -11,6 +11,7 @@ sets that were walked beside it; nothing of the dense model is stored.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ from depthprune.evaluator.batches import Batch
 from depthprune.evaluator.memory import head_tokens, tile_tokens
 from depthprune.evaluator.prefix_walk import RemovedSet
 from depthprune.evaluator.tile_walk import losses_by_tiles, passes_of, rows_round_apart
+from depthprune.models.blocks.head import Head
 from depthprune.models.blocks.projection import Projection
 from depthprune.models.devices import plain_products, uploaded
 from depthprune.models.free_memory import out_of_memory
@@ -79,6 +81,7 @@ class Losses:
         self._windows = windows
         self._judged = judged
         self._projection = self._tiled()
+        self._changed: Head | None = None
         self._usual = head_tokens(model) if self._projection is None else tile_tokens(model)
         self.chunk = self._usual
 
@@ -115,6 +118,23 @@ class Losses:
     def runs_head(self) -> bool:
         """Whether logits are computed."""
         return any(objective.reads == "logits" for objective in self._objectives)
+
+    @contextmanager
+    def changed(self, head: Head | None) -> Iterator[None]:
+        """Inside the context all sets but the dense model's have another head.
+
+        Args:
+            head: Of the same shape; None for the model's own.
+        """
+        self._changed = head
+        try:
+            yield
+        finally:
+            self._changed = None
+
+    def _head_of(self, removed: RemovedSet) -> Head:
+        own = self._model.anatomy.head
+        return self._changed if removed and self._changed is not None else own
 
     @torch.inference_mode()
     @plain_products()
@@ -199,17 +219,17 @@ class Losses:
     ) -> Iterator[tuple[RemovedSet, Tensor]]:
         """Each set's token losses of one chunk, shape (components, tokens)."""
         if self._projection is not None:
-            return self._tokens_by_tiles(self._projection, scored, states, part, rows)
+            return self._tokens_by_tiles(scored, states, part, rows)
         return self._tokens_of_whole(scored, states, part)
 
     def _tokens_of_whole(
         self, scored: _Scored, states: Mapping[RemovedSet, Tensor], part: slice
     ) -> Iterator[tuple[RemovedSet, Tensor]]:
         """The same from logits over the whole vocabulary."""
-        dense = self._outputs(states[()], scored, part) if self.compares else {}
+        dense = self._outputs((), states[()], scored, part) if self.compares else {}
         for removed, state in states.items():
             known = removed == () and dense
-            outputs = dense if known else self._outputs(state, scored, part)
+            outputs = dense if known else self._outputs(removed, state, scored, part)
             rows = []
             for objective in self._objectives:
                 seen = outputs[objective.reads]
@@ -220,7 +240,6 @@ class Losses:
 
     def _tokens_by_tiles(
         self,
-        projection: Projection,
         scored: _Scored,
         states: Mapping[RemovedSet, Tensor],
         part: slice,
@@ -235,7 +254,9 @@ class Losses:
         }
         targets = scored.targets[places]
         reading = [each for each in self._objectives if isinstance(each, Tiled)]
-        found = losses_by_tiles(reading, projection, before, targets, ())
+        heads = {removed: self._head_of(removed).projection for removed in before}
+        projections = {removed: each for removed, each in heads.items() if each is not None}
+        found = losses_by_tiles(reading, projections, before, targets, ())
         self.head_tokens += self.passes * count * len(before)
         for removed, own in before.items():
             by_tiles = iter(found[removed])
@@ -247,11 +268,13 @@ class Losses:
             ]
             yield removed, torch.stack([row[:count].to(states[removed].device) for row in rows])
 
-    def _outputs(self, state: Tensor, scored: _Scored, part: slice) -> dict[str, Tensor]:
+    def _outputs(
+        self, removed: RemovedSet, state: Tensor, scored: _Scored, part: slice
+    ) -> dict[str, Tensor]:
         before = state[scored.rows[part], scored.columns[part]]
         outputs = {"states": before}
         if self.runs_head:
-            outputs["logits"] = self._model.anatomy.head(before.unsqueeze(0))[0]
+            outputs["logits"] = self._head_of(removed)(before.unsqueeze(0))[0]
             self.head_tokens += len(before)
         return outputs
 

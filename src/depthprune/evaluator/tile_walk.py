@@ -44,7 +44,7 @@ class _Block:
 
 def losses_by_tiles(
     objectives: Sequence[Tiled],
-    projection: Projection,
+    projections: Mapping[Key, Projection],
     states: Mapping[Key, Tensor],
     targets: Tensor,
     dense: Key,
@@ -53,13 +53,14 @@ def losses_by_tiles(
 
     Args:
         objectives: What is asked.
-        projection: The head.
+        projections: The head of each set, all of one shape.
         states: Of each set, those that predict the tokens, shape (n, width).
         targets: The tokens, shape (n,).
         dense: The dense model's key; it is among the states if an objective compares with it.
     """
-    device = projection.linear.weight.device.type
-    ours = {key: projection.rows(each, targets) for key, each in states.items()}
+    first = next(iter(projections.values()))
+    device = first.linear.weight.device.type
+    ours = {key: projections[key].rows(each, targets) for key, each in states.items()}
     blocks = [
         _Block(rows, [objective.dense_tiles() for objective in objectives])
         for rows in row_blocks(len(targets), device)
@@ -68,7 +69,7 @@ def losses_by_tiles(
     for turn in range(passes_of(objectives)):
         taking = [place for place, each in enumerate(objectives) if each.passes > turn]
         comparing = any(blocks and blocks[0].dense[place] is not None for place in taking)
-        for tile in tiles(projection.vocabulary, device):
+        for tile in tiles(first.vocabulary, device):
             shared = ours[dense].product(tile.start, tile.stop) if comparing else None
             if shared is not None:
                 _show(ours[dense], shared, blocks, [block.dense for block in blocks], taking)
@@ -158,6 +159,6 @@ def _tried(projection: Projection, rows: int) -> bool:
     def losses(chosen: Sequence[int]) -> Tensor:
         places = torch.tensor(chosen, device=weight.device)
         states = {"": drawn[places]}
-        return losses_by_tiles([NLL()], projection, states, targets[places], "")[""][0]
+        return losses_by_tiles([NLL()], {"": projection}, states, targets[places], "")[""][0]
 
     return torch.equal(losses(range(rows))[:kept], losses(order)[rows // 2 :])

@@ -152,10 +152,11 @@ def fit_and_judge(
     warnings = harmed([*held_out, *others, *choices])
     for warning in warnings:
         warn(f"{warning}")
+    read = recovery.training.calibration if recovery.training else calibration
     record = RecoveryRecord(
         method=method.name,
         in_search=in_search,
-        calibration=[calibration_record(part) for part in calibration.parts],
+        calibration=[calibration_record(part) for part in read.parts],
         runs=[RecoveredRun.model_validate(run) for run in recovery.runs],
         settings=method.line,
         refits=[RefittedLayer.model_validate(layer) for layer in recovery.refits],

@@ -20,6 +20,7 @@ from depthprune.models.loading import Model
 from depthprune.progress import Progress, note
 from depthprune.pruning.standing import if_interrupted
 from depthprune.recovery import (
+    Last,
     Linear,
     LoRA,
     Magnitude,
@@ -44,13 +45,13 @@ def check_way(method: Method, *, stream: bool, in_search: bool = False) -> None:
         raise UsageError(
             "--search-with-recovery: sets are scored after --recover linear; pass that"
         )
-    if not isinstance(method, LoRA):
+    if not isinstance(method, (LoRA, Last)):
         return
-    require_trainer()
+    require_trainer(method)
     if stream:
         raise UsageError(
-            "--recover lora: a streamed model holds no weights to train; load it whole without "
-            "--stream"
+            f"--recover {method.name}: a streamed model holds no weights to train; load it whole "
+            "without --stream"
         )
     if in_search:
         raise UsageError(
@@ -72,12 +73,12 @@ def check_enough(
     """
     for each in (calibration, *calibration.held_out(), *further):
         require_positions(model, each)
-    if isinstance(method, LoRA):
-        require_trainable(model)
+    if isinstance(method, (LoRA, Last)):
+        require_trainable(model, method)
         require_windows(calibration, method)
     if isinstance(method, Linear):
         method.behind(model.blocks)
-    if isinstance(method, Linear) or (isinstance(method, LoRA) and method.start == "linear"):
+    if isinstance(method, Linear) or getattr(method, "start", None) == "linear":
         require_tokens(model, calibration)
 
 
@@ -103,14 +104,14 @@ def fit_recovery(
         return recover(model, removed, calibration, method, progress=progress)
     if isinstance(method, Magnitude):
         return rescale(model, removed, calibration, progress=progress)
-    folder = _folder(out, plan_key(model, removed, calibration, method))
+    folder = _folder(out, method.name, plan_key(model, removed, calibration, method))
     if_interrupted(partial(_last_checkpoint_note, folder))
-    with _noting_checkpoints(folder):
+    with _noting_checkpoints(folder, method.name):
         recovery = distil(model, removed, calibration, method, folder=folder, progress=progress)
     if recovery.training is not None and not recovery.training.best:
         note(
-            "--recover lora: no step was better than none on windows that were not trained "
-            "on, so nothing was gained and nothing was added"
+            f"--recover {method.name}: no step was better than none on windows that were not "
+            "trained on, so nothing was gained and nothing was added"
         )
     return recovery
 
@@ -136,8 +137,8 @@ def training_record(training: Training | None) -> TrainingRecord | None:
     )
 
 
-def _folder(out: Path, key: str) -> Path:
-    return out.absolute().parent / f"{stem(out.name)}.lora-{key[:12]}"
+def _folder(out: Path, name: str, key: str) -> Path:
+    return out.absolute().parent / f"{stem(out.name)}.{name}-{key[:12]}"
 
 
 def _last_checkpoint_note(folder: Path) -> str | None:
@@ -149,7 +150,7 @@ def _last_checkpoint_note(folder: Path) -> str | None:
 
 
 @contextmanager
-def _noting_checkpoints(folder: Path) -> Iterator[None]:
+def _noting_checkpoints(folder: Path, name: str) -> Iterator[None]:
     """Say where a training goes on from, and that an interrupted one can be gone on with.
 
     A folder that was made for a training which is refused is removed again, unless its checkpoints
@@ -160,7 +161,7 @@ def _noting_checkpoints(folder: Path) -> Iterator[None]:
     known = folder.exists()
     last = last_checkpoint(folder)
     if last is not None:
-        note(f"--recover lora: training goes on from {last}")
+        note(f"--recover {name}: training goes on from {last}")
     try:
         yield
     except (CheckpointError, OutputError):
@@ -172,5 +173,5 @@ def _noting_checkpoints(folder: Path) -> Iterator[None]:
     except Exception:
         last = last_checkpoint(folder)
         if last is not None:
-            note(f"--recover lora: the same command goes on from {last}")
+            note(f"--recover {name}: the same command goes on from {last}")
         raise

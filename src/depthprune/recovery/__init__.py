@@ -4,7 +4,7 @@ from depthprune.recovery.linear.write_back import stored
 from depthprune.recovery.lora.distil import distil, plan_key, require_trainable, require_trainer
 from depthprune.recovery.lora.distillation_data import require_windows
 from depthprune.recovery.magnitude import rescale
-from depthprune.recovery.methods import Linear, LoRA, Magnitude, Method, parse_method
+from depthprune.recovery.methods import Last, Linear, LoRA, Magnitude, Method, Trained, parse_method
 from depthprune.recovery.recover import (
     recover,
     refuse_quantized_config,
@@ -15,6 +15,7 @@ from depthprune.recovery.scorer import RecoveringRehearsal, RecoveringScorer
 
 __all__ = [
     "Change",
+    "Last",
     "Linear",
     "LoRA",
     "Magnitude",
@@ -23,6 +24,7 @@ __all__ = [
     "RecoveringScorer",
     "Recovery",
     "RunRecovery",
+    "Trained",
     "Training",
     "distil",
     "parse_method",

@@ -21,6 +21,10 @@ class Delta:
 
     matrix: Tensor
 
+    def after(self, earlier: Delta) -> Delta:
+        """Both changes as one."""
+        return Delta(earlier.matrix + self.matrix)
+
     def added_to(self, weight: Tensor) -> Tensor:
         """A weight with the change, in its own dtype, held by the processor."""
         return (weight.cpu().double() + self.matrix.double()).to(weight.dtype).contiguous()

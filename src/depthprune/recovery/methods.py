@@ -82,13 +82,14 @@ class LoRA:
         batch: About how many windows a step is made of.
         nll: Share of the text's own negative log-likelihood in the loss, from 0 to 1; the rest is
             the divergence from the dense model.
+        own: Share of what is trained on that the dense model writes itself, from 0, below 1.
         every: Steps from one judgement, and checkpoint, to the next.
         patience: Judgements without a new best after which training ends.
         judge: Windows of each source that choose the best step, and as many that are shown.
         start: What is trained on from: the linear recovery, or the plain pruned model.
         checkpointing: Whether each block is run again on the way back and not remembered; `auto`
             does so except on a processor.
-        seed: Of the adapters' beginning and the order of the windows.
+        seed: Of the adapters' beginning, the order of the windows and the text that is written.
     """
 
     rank: Annotated[int, Field(ge=1)] = 16
@@ -97,6 +98,7 @@ class LoRA:
     lr: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 5e-4
     batch: Annotated[int, Field(ge=1)] = 8
     nll: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    own: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     every: Annotated[int, Field(ge=1)] = 20
     patience: Annotated[int, Field(ge=1)] = 4
     judge: Annotated[int, Field(ge=1)] = 8
@@ -115,11 +117,57 @@ class LoRA:
         return spell(self.name, self)
 
 
-Method: TypeAlias = "Linear | Magnitude | LoRA"
+@dataclass(frozen=True)
+class Last:
+    """Training the last kept blocks and the head themselves, as `LoRA` trains adapters.
+
+    Attributes:
+        blocks: How many kept blocks are trained, from the last one down.
+        steps: As of `LoRA`, and so are those that follow.
+        lr: Highest learning rate.
+        batch: About how many windows a step is made of.
+        nll: Share of the text's own negative log-likelihood in the loss.
+        own: Share of what is trained on that the dense model writes itself.
+        every: Steps from one judgement, and checkpoint, to the next.
+        patience: Judgements without a new best after which training ends.
+        judge: Windows of each source that choose the best step.
+        start: What is trained on from.
+        checkpointing: Whether each trained block is run again on the way back.
+        seed: Of the order of the windows and the text that is written.
+    """
+
+    blocks: Annotated[int, Field(ge=1)] = 3
+    steps: Annotated[int, Field(ge=1)] = 200
+    lr: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 2e-4
+    batch: Annotated[int, Field(ge=1)] = 8
+    nll: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    own: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    every: Annotated[int, Field(ge=1)] = 20
+    patience: Annotated[int, Field(ge=1)] = 4
+    judge: Annotated[int, Field(ge=1)] = 8
+    start: Literal["linear", "plain"] = "linear"
+    checkpointing: Literal["auto", "on", "off"] = "auto"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    name: ClassVar[Literal["last"]] = "last"
+
+    def __post_init__(self) -> None:
+        check_bounds("--recover last", self)
+
+    @property
+    def line(self) -> str:
+        """The text by which it is asked for."""
+        return spell(self.name, self)
+
+
+Trained: TypeAlias = "LoRA | Last"
+Method: TypeAlias = "Linear | Magnitude | LoRA | Last"
 
 # Recovery is part of the contract of `prune` and takes no plug-ins, so no group is named.
 METHODS: Registry[Callable[..., Any]] = Registry(
-    "--recover method", "", {"linear": Linear, "magnitude": Magnitude, "lora": LoRA}
+    "--recover method",
+    "",
+    {"linear": Linear, "magnitude": Magnitude, "lora": LoRA, "last": Last},
 )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from depthprune.calibration import Calibration
 from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.loading import Model
 from depthprune.models.streaming.stream import Stream
@@ -17,7 +18,7 @@ from depthprune.recovery.delta import Delta, Scaled
 from depthprune.recovery.linear.fold import folded, swapped
 from depthprune.recovery.linear.fold_target import FoldTarget
 from depthprune.recovery.low_rank import LowRank
-from depthprune.recovery.methods import LoRA
+from depthprune.recovery.methods import Trained
 
 if TYPE_CHECKING:
     from depthprune.recovery.lora.training import StudentPoint
@@ -102,10 +103,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Training:
-    """How adapters were trained: see `distil`.
+    """How adapters or the last blocks were trained: see `distil`.
 
     Attributes:
         settings: What was asked for.
+        calibration: What was trained on and chose, the dense model's own text with it.
         points: The curve, from step 0.
         best: The step that was kept; 0 if none was better than no training.
         steps: How many were made.
@@ -116,7 +118,8 @@ class Training:
         folder: Where its checkpoints are, or were.
     """
 
-    settings: LoRA
+    settings: Trained
+    calibration: Calibration
     points: tuple[StudentPoint, ...]
     best: int
     steps: int

@@ -9,13 +9,15 @@ from depthprune.report import numbers
 
 
 def training_words(manifest: Manifest) -> str:
-    """How adapters were trained, in a sentence or two; empty without a training."""
+    """How a training went, in a sentence or two; empty without one."""
     training = manifest.recovery.training if manifest.recovery else None
     if training is None:
         return ""
     ended = f"{training.steps:,} steps" + (", ended early" if training.stopped else "")
+    last = manifest.recovery is not None and manifest.recovery.method == "last"
+    what = "The last blocks and the head" if last else "Adapters"
     words = (
-        f"Adapters of {training.parameters:,} numbers ({training.settings}) were trained towards "
+        f"{what}, {training.parameters:,} numbers ({training.settings}), were trained towards "
         f"the whole model's next-token distributions for {ended}, on {training.tokens:,} tokens"
     )
     if not training.best:
@@ -26,7 +28,7 @@ def training_words(manifest: Manifest) -> str:
     first, kept = training.curve[0], kept_point(training.curve, training.best)
     return (
         f"{words}. Step {training.best:,} was best on windows that were not trained on and was "
-        f"merged into the weights; on held-out windows the loss fell from "
+        f"{'kept' if last else 'merged into the weights'}; on held-out windows the loss fell from "
         f"{numbers.fixed(first.held_out, 4)} to {numbers.fixed(kept.held_out, 4)} nats a token."
     )
 

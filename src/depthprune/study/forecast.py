@@ -22,6 +22,7 @@ from depthprune.models.loading import Model, load
 from depthprune.objectives import parse_objective
 from depthprune.progress import Progress
 from depthprune.searches import search
+from depthprune.study.estimable import require_items
 from depthprune.study.grid import Cell, Grid
 
 
@@ -118,8 +119,10 @@ def _searching(
 def _judging(grid: Grid, model: Model, speed: TokenCosts, cells: Sequence[Cell]) -> Spent:
     left = sum(model.blocks - cell.k for cell in cells)
     tokens = scored = 0
-    for specs in (*grid.texts.values(), *grid.choices.values()):
+    for name, specs in (*grid.texts.items(), *grid.choices.items()):
         windows = calibrate(list(specs), model, split=grid.split_of(specs)).windows
+        if name in grid.choices:
+            require_items(grid.plan, name, len(windows))
         tokens += sum(map(_tokens, windows))
         scored += sum(int(window.scored.sum()) for window in windows)
     return Spent.at(speed, tokens * left, scored * len(cells))

@@ -2,7 +2,8 @@
 
 A cell is one search on one draw of one calibration, under one objective, for one model and one
 number of blocks. Every combination of the plan's levels is a cell, except those that `exclude`
-names and those whose objective cannot judge what the calibration draws.
+names and those whose objective cannot judge what the calibration draws. What its grid can answer
+is another question (`estimable`).
 
 The files that a plan names, looked for before anything is run.
 
@@ -44,6 +45,7 @@ from depthprune.searches import (
 from depthprune.study.plan import (
     FINAL_KEYS,
     MOST_CELLS,
+    STATED_KEYS,
     Plan,
     is_task_file,
     listed,
@@ -150,8 +152,19 @@ class Grid:
 
         facts = {
             **self.plan.model_dump(
-                exclude={"name", "device", "calibrations", "texts", "choices", *FINAL_KEYS}
+                exclude={
+                    "name",
+                    "device",
+                    "calibrations",
+                    "texts",
+                    "choices",
+                    "least_items",
+                    *FINAL_KEYS,
+                    *STATED_KEYS,
+                }
             ),
+            # What is stated cannot be stated otherwise once the results are known.
+            **self.plan.model_dump(include=set(STATED_KEYS), exclude_none=True),
             "calibrations": {name: lines(c.specs) for name, c in self.calibrations.items()},
             "texts": {name: lines(specs) for name, specs in self.texts.items()},
             "choices": {name: lines(specs) for name, specs in self.choices.items()},

@@ -6,6 +6,7 @@ generation cost minutes a set, so only finalists are judged on them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,6 +50,8 @@ _MOST_PROBLEMS = 20
 
 FINAL_KEYS = ("finalists", "tasks", "task_items", "generate")
 """The keys of what finalists are judged on; they decide nothing about a cell."""
+STATED_KEYS = ("test", "margin")
+"""The keys of how the results are read; once stated, they are part of what the plan is."""
 
 
 class Generation(BaseModel):
@@ -64,6 +67,15 @@ class Generation(BaseModel):
     split: Literal["whole", "held-out"] = Field(
         "whole", description="held-out: from the last tenth of the source, which no draw contains."
     )
+
+
+class Margin(BaseModel):
+    """The largest difference of two effects that still counts as alike."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    perplexity: float = Field(default=0.02, gt=0, description="In log-perplexity: 0.02 is 2%.")
+    accuracy: float = Field(default=0.01, gt=0, lt=1, description="A fraction: 0.01 is one point.")
 
 
 class Plan(BaseModel):
@@ -111,6 +123,17 @@ class Plan(BaseModel):
         default_factory=dict,
         description="Of a text or choices name, the calibration (without its axes) of its domain.",
     )
+    test: Literal["joint"] | None = Field(
+        None,
+        description="joint: the question is put to the joint tests of docs/study.md; a plan that "
+        "they cannot answer is refused.",
+    )
+    margin: Margin | None = Field(
+        None, description="What counts as alike, stated before anything runs."
+    )
+    least_items: int | None = Field(
+        None, ge=1, description="Items that each of choices must have at the least."
+    )
     finalists: int = Field(
         3, ge=1, description="How many sets of each model and k go to the tasks and problems."
     )
@@ -128,6 +151,37 @@ class Plan(BaseModel):
     exact: bool = Field(False, description="Score every set on every window; no racing.")
     dtype: str = "auto"
     device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a plan states beforehand of how its results are read.
+
+    Attributes:
+        margin: What counts as alike; the default where the plan states none.
+        has_margin: Whether the plan states one.
+        has_test: Whether it states the joint test.
+    """
+
+    margin: Margin = field(default_factory=Margin)
+    has_margin: bool = False
+    has_test: bool = False
+
+    @classmethod
+    def of(cls, found: object, where: str = "plan.yaml") -> Stated:
+        """What a plan's parsed file states; other keys are passed over.
+
+        Raises:
+            UsageError: If its margin is none.
+        """
+        if not isinstance(found, dict):
+            return cls()
+        given = found.get("margin")
+        try:
+            margin = Margin() if given is None else Margin.model_validate(given)
+        except ValidationError as error:
+            raise UsageError(f"{where}: margin: {_problems(error)}") from error
+        return cls(margin, given is not None, found.get("test") is not None)
 
 
 def read_plan(path: Path) -> Plan:

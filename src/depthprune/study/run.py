@@ -13,15 +13,16 @@ from depthprune.claims import held
 from depthprune.engine import Engine, as_engine, join
 from depthprune.errors import EvaluationError, OutputError
 from depthprune.outputs import PAGE_NAME, check_space, whole_file
-from depthprune.progress import SILENT, Progress
+from depthprune.progress import SILENT, Progress, warn
 from depthprune.pruning.session import memo_at
 from depthprune.pruning.standing import if_interrupted
+from depthprune.study.estimable import check_estimable
 from depthprune.study.finalist_runner import FinalOutcome, Finals
 from depthprune.study.grid import check_files, read_grid
 from depthprune.study.report.files import WrittenReport
 from depthprune.study.report.publish import PLAN_NAME, write_page
 from depthprune.study.runner import Outcome, Study
-from depthprune.study.table import TABLE_NAME, read
+from depthprune.study.table import TABLE_NAME, read, resume
 
 _BESIDE, _CELL = 4 << 20, 2_000
 """Bytes that pages and figures take at least, and a cell's row."""
@@ -111,6 +112,8 @@ def run_study(
     spread = as_engine(engine)
     grid = read_grid(plan)
     check_files(grid)
+    for line in check_estimable(grid):
+        warn(f"cannot be estimated: {line}")
     if_interrupted(partial(_standing, folder))
     finals = Finals(grid, folder, progress)
     finals.check()
@@ -118,10 +121,12 @@ def run_study(
     with _folder(folder):
         joined = nullcontext() if spread is None else join(spread)
         with memo_at(memo) as store, joined as cluster:
+            resume(folder / TABLE_NAME, grid.fingerprint)
+            # What the plan states is on record before the first result is.
+            with whole_file(folder / PLAN_NAME) as copy:
+                copy.write_bytes(plan.read_bytes())
             outcome = Study(grid, folder, store, progress, cluster=cluster).run()
         judged = finals.run(read(folder / TABLE_NAME).rows)
-        with whole_file(folder / PLAN_NAME) as copy:
-            copy.write_bytes(plan.read_bytes())
         written = write_page(folder)
     return StudyResult(folder, len(grid.cells), outcome, judged, written)
 

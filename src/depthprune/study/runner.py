@@ -23,6 +23,7 @@ from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet, increase
 from depthprune.models.loading import Model, load
 from depthprune.progress import SILENT, Progress
 from depthprune.searches import Result, search
+from depthprune.study.estimable import require_items
 from depthprune.study.evaluation import EvaluationSuite, draw_all, make_suite
 from depthprune.study.grid import Calibrated, Cell, Grid, only_line
 from depthprune.study.on_workers import StudyFactory, Unit, as_tokens, rows_of
@@ -121,18 +122,25 @@ class Study:
             gc.collect()
             try:
                 model = self._load(name)
-                if self.cluster is not None:
-                    if name not in dense:
-                        yield _dense(name, model, self._suite(model))
-                    yield from self._rows_elsewhere(self.cluster, name, model, group)
-                    continue
                 suite = self._suite(model)
             except DepthpruneError as error:
                 yield from (self._failed(cell, None, None, error) for cell in group)
                 continue
+            self._check_items(suite)
             if name not in dense:
                 yield _dense(name, model, suite)
-            yield from self._rows_of(model, suite, group)
+            if self.cluster is None:
+                yield from self._rows_of(model, suite, group)
+                continue
+            try:
+                yield from self._rows_elsewhere(self.cluster, name, model, group)
+            except DepthpruneError as error:
+                yield from (self._failed(cell, None, None, error) for cell in group)
+
+    def _check_items(self, suite: EvaluationSuite) -> None:
+        """Refuse what has fewer items than the plan asks for, before any cell is run on it."""
+        for name, evaluator in suite.items.items():
+            require_items(self.grid.plan, name, len(evaluator.calibration.windows))
 
     def _load(self, name: str, dtype: str | None = None) -> Model:
         plan = self.grid.plan

@@ -107,9 +107,9 @@ def test_the_merged_model_is_the_adapted_one(
     from depthprune.recovery.lora import adapters as module
 
     class Watched(module.Adapters):
-        def low_rank(self) -> Any:
+        def changes(self) -> Any:
             seen.append(logits(model, text, [2, 3]))
-            return super().low_rank()
+            return super().changes()
 
     monkeypatch.setattr(module, "Adapters", Watched)
     before = same_shape(model)
@@ -329,7 +329,7 @@ def test_the_best_step_is_kept_and_not_the_last(
 
     stored = load_file(tmp_path / "run" / "checkpoint-4" / "model.safetensors")
     first = next(iter(recovery.low_rank.values()))
-    torch.testing.assert_close(first.down, stored["adapters.0"])
+    torch.testing.assert_close(first.down, stored["trained.0"])
     torch.testing.assert_close(first.up, stored["adapters.1"])
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from depthprune.report.templating import source
 from depthprune.study.finalists import FinalRow, FinalScore
+from depthprune.study.plan import Margin, Stated
 from depthprune.study.report import cells, tables
 from depthprune.study.report.effects import effect_table, gain_table
 from depthprune.study.report.page import render_study
@@ -133,6 +134,19 @@ def test_the_whole_model_stands_beside_the_sets_and_the_page_says_what_intervals
     assert "and further windows and items of the same texts" in words(
         Page(render_study(table(only)))
     )
+
+
+def test_the_page_says_what_the_plan_stated_beforehand():
+    of = table(noise_only(**FEW))
+    stated = Stated(Margin(perplexity=0.05), has_margin=True, has_test=True)
+    assert (
+        "Stated in the plan before it ran: tests are joint, and effects that differ by less than "
+        "0.05 in log-perplexity and 1 point of accuracy count as alike."
+    ) in words(Page(render_study(of, stated=stated)))
+    assert (
+        "The plan stated no margin before it ran; by default effects that differ by less than "
+        "0.02 in log-perplexity and 1 point of accuracy count as alike."
+    ) in words(Page(render_study(of)))
 
 
 def test_parts_are_named_where_there_are_several():

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from depthprune.study.plan import Margin
 from depthprune.study.statistics.effects import analyse
 from depthprune.study.statistics.findings import findings
 from study.planted import (
@@ -78,6 +79,26 @@ def test_effects_of_one_size_are_comparable_within_the_margin():
     assert found.verdict == "comparable"
     assert "alike means within 0.02 in log-perplexity" in found.sentence
     assert max(map(abs, found.numbers["difference interval"])) < 0.02
+
+
+def test_what_counts_as_alike_is_what_the_plan_states():
+    """Both ends of the interval decide, and a difference above 0 may still be alike."""
+    rows = calibration_only()
+    (first, *_) = of(rows, "verdict")
+    low, high = first.numbers["difference interval"]
+    assert 0 < low < high
+    for margin, told in ((high * 1.001, "comparable"), (high * 0.999, "calibration")):
+        found = findings(rows, Margin(perplexity=margin))[0]
+        assert found.verdict == told
+        assert found.numbers["difference interval"] == (low, high)
+    noisy = Grid(
+        lambda cell: 3.5 + 0.2 * SEARCHES.index(cell.search) + 0.35 * cell.luck + 0.02 * cell.own,
+        seed=0,
+    ).rows()
+    assert [findings(noisy, Margin(perplexity=m))[0].verdict for m in (0.02, 9.0)] == [
+        "not separable",
+        "comparable",
+    ]
 
 
 def test_the_source_that_decides_is_named():

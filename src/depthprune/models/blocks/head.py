@@ -11,6 +11,8 @@ linear map, with no more than a scale and a cap behind it, losses are made of ti
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from depthprune.errors import ModelError
-from depthprune.models.blocks.projection import Projection, learn_finish, splits
+from depthprune.models.blocks.projection import Projection, as_they_are, learn_finish, splits
 from depthprune.models.blocks.replay import (
     Blocks,
     patched,
@@ -67,6 +69,24 @@ class Head:
             states = link(states)
         return states
 
+    def as_it_is(self, changed: Callable[[], AbstractContextManager[None]]) -> Head:
+        """A head that goes on having the values that its parameters hold now.
+
+        Args:
+            changed: Gives a context in which they hold them, such as the one that is open; a head
+                that is the model's own forward is run in it.
+        """
+        if self.chain is None:
+            taken = None if self.projection is None else self.projection.as_it_is()
+            return _Changed(self.module, self.blocks, None, taken, changed)
+        own = as_they_are(self.chain)
+        taken = self.projection
+        if taken is not None:
+            last = own[-1]
+            assert isinstance(last, nn.Linear)
+            taken = replace(taken, before=own[:-1], linear=last)
+        return replace(self, chain=own, projection=taken)
+
     def _through_the_model(self, states: Tensor) -> Tensor:
         batch, length = states.shape[:2]
         if length <= _ROW:
@@ -89,6 +109,18 @@ class Head:
         tokens = torch.zeros(states.shape[:2], dtype=torch.long, device=device)
         with patched(dict.fromkeys(self.blocks.modules, give)):
             return self.module(input_ids=tokens, use_cache=False).logits  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _Changed(Head):
+    """A head that is run inside a context."""
+
+    changed: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    @torch.inference_mode()
+    def __call__(self, states: Tensor) -> Tensor:
+        with self.changed():
+            return self.with_gradient(states)
 
 
 @torch.inference_mode()

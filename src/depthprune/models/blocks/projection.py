@@ -15,8 +15,10 @@ loss, is computed besides, from its one row of weights, in float32.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +75,11 @@ class Projection:
         """How many columns there are."""
         return self.linear.out_features
 
+    def as_it_is(self) -> Projection:
+        """One that goes on having the values that the parameters hold now."""
+        *before, linear = as_they_are((*self.before, self.linear))
+        return replace(self, before=tuple(before), linear=linear)
+
     def rows(self, states: Tensor, targets: Tensor) -> ProjectedRows:
         """Prepare some tokens' logits.
 
@@ -91,6 +98,20 @@ class Projection:
             own += self.linear.bias[targets].float()
         filling = states.new_zeros(-len(states) % _ROWS, states.shape[1])
         return ProjectedRows(self, torch.cat([states, filling]), targets, self.finish(own))
+
+
+def as_they_are(links: tuple[nn.Module, ...]) -> tuple[Any, ...]:
+    """Copies of modules that hold what these hold now, whatever these are given later.
+
+    No values are copied: where a parameter's tensor is replaced, the copy keeps the one it had.
+    """
+    memo: dict[int, Any] = {}
+    for link in links:
+        for parameter in link.parameters():
+            memo[id(parameter)] = nn.Parameter(parameter.data, requires_grad=False)
+        for buffer in link.buffers():
+            memo[id(buffer)] = buffer
+    return tuple(copy.deepcopy(link, memo) for link in links)
 
 
 class ProjectedRows:

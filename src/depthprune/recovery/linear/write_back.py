@@ -89,6 +89,24 @@ def unwritten(model: Model, block: int, names: Collection[str]) -> set[str]:
     return {name for name in others if find(values[name].data.cpu(), name, tensors) is None}
 
 
+def unwritten_outside(model: Model, names: Collection[str]) -> set[str]:
+    """The same of parameters that are in no block.
+
+    Args:
+        model: The dense model.
+        names: Of the parameters, in the model.
+    """
+    checkpoint = model.source.checkpoint
+    if checkpoint is None or not checkpoint.shards:
+        return set()
+    values = {name: model.module.get_parameter(name).data.cpu() for name in names}
+    return {
+        name
+        for name, value in values.items()
+        if not _holding(name, value, checkpoint, checkpoint.block_prefix)
+    }
+
+
 def _rewritten(
     change: Change, model: Model, tensors: Mapping[str, Tensor], data: dict[str, bytes]
 ) -> dict[str, Tensor]:
@@ -184,19 +202,28 @@ def _write_outer(
     if not value.any():
         weights[name] = value  # scaled, zeros stay zeros
         return
-    tensors = tensors_outside(checkpoint, prefix, tuple(value.shape))
-    holding = [other for other, tensor in tensors.items() if _same(value, tensor)]
-    ends = [other for other in holding if other.endswith(name.rpartition(".")[0] + ".weight")]
-    if not holding or (value.dim() == 1 and len(holding) > 1 and not ends):
+    holding = _holding(name, value, checkpoint, prefix)
+    if not holding:
         raise ModelError(
             f"{name} has its values in no tensor of the checkpoint, so what recovers cannot be "
             "written; prune without --recover"
         )
-    # A head that shares the embeddings' weights may stand in the file besides.
-    for other in holding if value.dim() > 1 else ends or holding:
-        new = change.added_to(tensors[other])
+    for other, tensor in holding.items():
+        new = change.added_to(tensor)
         data[other] = as_stored(new, Found(other, turned=False))
         weights[name] = new.to(value.dtype)
+
+
+def _holding(name: str, value: Tensor, checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
+    """The tensors outside of blocks that hold a parameter's values; none where it is not clear."""
+    tensors = tensors_outside(checkpoint, prefix, tuple(value.shape))
+    holding = {other: tensor for other, tensor in tensors.items() if _same(value, tensor)}
+    if value.dim() > 1:
+        # A head that shares the embeddings' weights may stand in the file besides.
+        return holding
+    inner = name.rpartition(".")[0]
+    ends = {o: t for o, t in holding.items() if o.endswith(f"{inner}.weight")}
+    return ends or (holding if len(holding) == 1 else {})
 
 
 def tensors_outside(

@@ -1,1 +1,1 @@
-"""Recovery by training: adapters that are distilled from the whole model and merged."""
+"""Recovery by training: adapters, or the last blocks, distilled from the whole model."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from depthprune.errors import ModelError, UsageError, first_line
 from depthprune.models.blocks.anatomy import Anatomy
@@ -30,10 +30,12 @@ class Adapters:
 
     Args:
         layers: PEFT's layers by the names of the modules that they stand for.
+        first: The lowest block that has any.
     """
 
-    def __init__(self, layers: dict[str, Any]) -> None:
+    def __init__(self, layers: dict[str, Any], first: int = 0) -> None:
         self.layers = layers
+        self.first = first
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -43,6 +45,15 @@ class Adapters:
             for layer in self.layers.values()
             for part in (layer.lora_A, layer.lora_B)
         ]
+
+    @property
+    def head(self) -> Mapping[str, Tensor]:
+        """What is trained of the head: nothing."""
+        return {}
+
+    def in_place(self, block: int) -> AbstractContextManager[None]:
+        """Inside the context a block has its adapters, as it has outside."""
+        return nullcontext()
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -55,7 +66,7 @@ class Adapters:
             for layer in self.layers.values():
                 layer.enable_adapters(True)
 
-    def low_rank(self) -> dict[str, LowRank]:
+    def changes(self) -> dict[str, LowRank]:
         """What they add, by the names of the weights in the model."""
         return {
             f"{name}.weight": LowRank(
@@ -122,7 +133,7 @@ def adapted(anatomy: Anatomy, kept: Sequence[int], settings: LoRA) -> Iterator[A
         # Of a whole model PEFT would know the type, and for some move targets to other names.
         blocks = nn.ModuleDict({str(b): anatomy.blocks.modules[b] for b in kept})
         found = _inject(blocks, [name.removeprefix(path) for name in chosen], settings)
-        yield Adapters({f"{path}{name}": layer for name, layer in found.items()})
+        yield Adapters({f"{path}{name}": layer for name, layer in found.items()}, kept[0])
     finally:
         for name, original in chosen.items():
             parent, _, leaf = name.rpartition(".")

@@ -1,9 +1,10 @@
-"""`distil`: training low-rank adapters on the kept blocks to give what the dense model gives.
+"""`distil`: training low-rank adapters, or the last blocks, to give what the dense model gives.
 
 What the closed form cannot mend, a few hundred steps of distillation can, in part: the pruned model
-is trained towards the dense model's next-token distributions on the calibration's windows, and what
-was trained is written into the weights, so that the result is an ordinary checkpoint. The best step
-on windows that were not trained on is kept, and that may be none.
+is trained towards the dense model's next-token distributions on the calibration's windows and on
+text of the dense model's own, and what was trained is written into the weights, so that the result
+is an ordinary checkpoint. The best step on windows that were not trained on is kept, and that may
+be none.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,12 +28,19 @@ from depthprune.models.arithmetic import arithmetic_of
 from depthprune.models.loading import Model
 from depthprune.outputs import whole_file
 from depthprune.progress import SILENT, Progress
+from depthprune.recovery.delta import Delta
 from depthprune.recovery.linear.fold import swapped
-from depthprune.recovery.lora.adapters import adapted
-from depthprune.recovery.lora.distillation_data import DistillationData, distillation_data
+from depthprune.recovery.lora.adapters import Adapters, adapted
+from depthprune.recovery.lora.distillation_data import (
+    DistillationData,
+    distillation_data,
+    require_windows,
+)
+from depthprune.recovery.lora.own_text import with_own_text
 from depthprune.recovery.lora.student import Student
+from depthprune.recovery.lora.unfrozen import Unfrozen, unfrozen
 from depthprune.recovery.low_rank import LowRank
-from depthprune.recovery.methods import Linear, LoRA
+from depthprune.recovery.methods import Last, Linear, LoRA, Trained
 from depthprune.recovery.recover import recover, refuse_quantized
 from depthprune.recovery.result import Recovery, Training
 from depthprune.removed_sets import check_removed
@@ -50,7 +58,7 @@ def distil(
     model: Model,
     removed: Sequence[int],
     calibration: Calibration,
-    settings: LoRA | None = None,
+    settings: Trained | None = None,
     *,
     folder: Path | None = None,
     progress: Progress = SILENT,
@@ -61,7 +69,8 @@ def distil(
         model: The dense original.
         removed: Original block numbers.
         calibration: Whose windows are trained on and choose the best step.
-        settings: Of the adapters and their training; the defaults if None.
+        settings: What is trained, adapters (`LoRA`) or the last blocks (`Last`), and how; the
+            defaults of the first if None.
         folder: Where checkpoints are kept, to go on from if the training is interrupted; a
             temporary one, without resume, if None.
         progress: Where the work shows itself.
@@ -75,27 +84,31 @@ def distil(
             positions for.
         CheckpointError: If a checkpoint in the folder cannot be read.
         EvaluationError: If a loss or an activation is NaN or infinite.
-        ModelError: If the model is quantized or streamed, or has nothing that can be adapted.
+        ModelError: If the model is quantized or streamed, or has nothing that can be trained.
         UsageError: If PEFT or accelerate is not installed, the removed set does not fit the model,
             or the folder holds another training's checkpoints.
     """
     settings = settings or LoRA()
     gone = check_removed(removed, model.blocks)
-    require_trainable(model)
+    require_trainable(model, settings)
+    require_windows(calibration, settings)
     for each in (calibration, *calibration.held_out()):
         require_positions(model, each)
-    read = distillation_data(calibration, settings, _call_tokens(model))
+    mixed = with_own_text(model, calibration, settings, progress)
+    read = distillation_data(mixed, settings, _call_tokens(model))
     start = Recovery(gone, (), {})
     if settings.start == "linear":
         start = recover(model, gone, calibration, Linear(refit="none"), progress=progress)
-    task = _Task(model, gone, read, start, settings)
+    task = _Task(model, gone, mixed, read, start, settings)
     with _checkpoints(folder) as place:
         _claim(place, plan_key(model, gone, calibration, settings))
-        history, low_rank, parameters = task.train(place, progress)
-    return task.recovery(history, low_rank, parameters, place)
+        history, changes, parameters = task.train(place, progress)
+    return task.recovery(history, changes, parameters, place)
 
 
-def plan_key(model: Model, removed: Sequence[int], calibration: Calibration, settings: LoRA) -> str:
+def plan_key(
+    model: Model, removed: Sequence[int], calibration: Calibration, settings: Trained
+) -> str:
     """What a training depends on, as a SHA-256 in hexadecimal: only the same one may be resumed."""
     facts = {
         "weights": model.source.fingerprint() or model.source.name,
@@ -107,39 +120,39 @@ def plan_key(model: Model, removed: Sequence[int], calibration: Calibration, set
             calibration.fingerprint,
             *(each.fingerprint for each in calibration.held_out()),
         ],
-        "settings": asdict(settings),
+        "settings": {"name": settings.name, **asdict(settings)},
         "versions": [version(name) for name in ("torch", "transformers", "peft")],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def require_trainer() -> None:
+def require_trainer(settings: Trained) -> None:
     """Refuse where what trains is not installed.
 
     Raises:
         UsageError: Naming the extra that brings it.
     """
-    require_extra("--recover lora", "heal", "peft", "accelerate")
+    require_extra(f"--recover {settings.name}", "heal", "peft", "accelerate")
 
 
-def require_trainable(model: Model) -> None:
+def require_trainable(model: Model, settings: Trained) -> None:
     """Refuse a model that cannot be trained here.
 
     Raises:
         ModelError: If it is quantized, streamed or laid on several devices, or in float16.
         UsageError: If what trains is not installed.
     """
-    require_trainer()
+    require_trainer(settings)
     refuse_quantized(model)
-    name = model.source.name
+    where = f"{model.source.name}: --recover {settings.name}"
     if model.streamed:
-        raise ModelError(f"{name}: --recover lora: a streamed model holds no weights to train; "
+        raise ModelError(f"{where}: a streamed model holds no weights to train; "
                          "load it whole without --stream")  # fmt: skip
     if len({p.device for p in model.module.parameters()}) > 1:
-        raise ModelError(f"{name}: --recover lora: expected the model on one device; leave "
+        raise ModelError(f"{where}: expected the model on one device; leave "
                          "--device-map out")  # fmt: skip
     if model.dtype == "float16":
-        raise ModelError(f"{name}: --recover lora: gradients vanish in float16; load it with "
+        raise ModelError(f"{where}: gradients vanish in float16; load it with "
                          "--dtype bfloat16 or float32")  # fmt: skip
 
 
@@ -149,11 +162,14 @@ class _Task:
 
     model: Model
     removed: tuple[int, ...]
+    calibration: Calibration
     distillation_data: DistillationData
     start: Recovery
-    settings: LoRA
+    settings: Trained
 
-    def train(self, folder: Path, progress: Progress) -> tuple[History, dict[str, LowRank], int]:
+    def train(
+        self, folder: Path, progress: Progress
+    ) -> tuple[History, dict[str, LowRank] | dict[str, Delta], int]:
         from depthprune.recovery.lora.training import train
 
         module, settings = self.model.module, self.settings
@@ -163,33 +179,49 @@ class _Task:
         order = self.distillation_data.order(settings.steps * self._accumulated, settings.seed)
         with (
             swapped(module, self.start.weights),
-            adapted(self.model.anatomy, kept, settings) as adapters,
-            progress.step("training adapters", settings.steps, "steps") as shown,
+            self._trained(kept) as trained,
+            progress.step("training", settings.steps, "steps") as shown,
         ):
             student = Student(
                 self.model,
                 self.removed,
-                adapters,
+                trained,
                 self.distillation_data,
                 originals,
                 nll=settings.nll,
                 checkpointing=self._checkpointing,
             )
             history = train(student, order, settings, folder, shown)
-            low_rank = adapters.low_rank() if history.best else {}
-            return history, low_rank, sum(p.numel() for p in adapters.parameters)
+            changes = trained.changes() if history.best else {}
+            return history, changes, sum(p.numel() for p in trained.parameters)
+
+    def _trained(self, kept: Sequence[int]) -> AbstractContextManager[Adapters | Unfrozen]:
+        if isinstance(self.settings, Last):
+            return unfrozen(self.model, kept, self.settings)
+        return adapted(self.model.anatomy, kept, self.settings)
 
     def recovery(
-        self, history: History, low_rank: dict[str, LowRank], parameters: int, folder: Path
+        self,
+        history: History,
+        changes: dict[str, LowRank] | dict[str, Delta],
+        parameters: int,
+        folder: Path,
     ) -> Recovery:
-        weights = dict(self.start.weights)
-        for name, change in low_rank.items():
+        weights, deltas = dict(self.start.weights), dict(self.start.deltas)
+        low_rank: dict[str, LowRank] = {}
+        for name, change in changes.items():
+            if isinstance(change, LowRank):
+                low_rank[name] = change
+            else:
+                fitted = deltas.get(name)
+                deltas[name] = change.after(fitted) if isinstance(fitted, Delta) else change
             before = weights.get(name, self.model.module.get_parameter(name).data)
             weights[name] = change.added_to(before)
         steps = history.points[-1].step
         place = self.distillation_data.order(steps * self._accumulated, self.settings.seed)
         training = Training(
             settings=self.settings,
+            calibration=self.calibration,
             points=history.points,
             best=history.best,
             steps=steps,
@@ -199,7 +231,9 @@ class _Task:
             tokens=sum(self.distillation_data.trained[p].tokens.numel() for p in place),
             folder=folder,
         )
-        return replace(self.start, weights=weights, low_rank=low_rank, training=training)
+        return replace(
+            self.start, weights=weights, deltas=deltas, low_rank=low_rank, training=training
+        )
 
     @property
     def _accumulated(self) -> int:

@@ -1,4 +1,4 @@
-"""Which windows adapters are trained on, which choose the best step, and which are shown.
+"""Which windows are trained on, which choose the best step, and which are shown.
 
 As for the linear recovery, every fourth window of a source may choose and is then never trained
 on; of those at most `judge` are taken, spread over all, and the rest are trained on. The curve that
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from depthprune.calibration import Calibration, Part, Window
 from depthprune.errors import CalibrationError
-from depthprune.recovery.methods import LoRA
+from depthprune.recovery.methods import Trained
 from depthprune.recovery.splits import choosing_places, stacked
 
 
@@ -67,7 +67,7 @@ class DistillationData:
 
 
 def distillation_data(
-    calibration: Calibration, settings: LoRA, call_tokens: int
+    calibration: Calibration, settings: Trained, call_tokens: int
 ) -> DistillationData:
     """The windows of a calibration, laid out.
 
@@ -118,7 +118,7 @@ def _spread(places: Sequence[int], most: int) -> list[int]:
     return [places[index * len(places) // count] for index in range(count)]
 
 
-def require_windows(calibration: Calibration, settings: LoRA) -> None:
+def require_windows(calibration: Calibration, settings: Trained) -> None:
     """Refuse a calibration with too few windows to train on.
 
     Raises:
@@ -128,6 +128,6 @@ def require_windows(calibration: Calibration, settings: LoRA) -> None:
     windows = len(calibration.windows) - chosen
     if windows < settings.batch:
         raise CalibrationError(
-            f"--recover lora: {windows} of {len(calibration.windows)} windows to train on, and a "
-            f"step takes {settings.batch}; give more, by windows=, or a lower batch="
+            f"--recover {settings.name}: {windows} of {len(calibration.windows)} windows to train "
+            f"on, and a step takes {settings.batch}; give more, by windows=, or a lower batch="
         )

@@ -1,7 +1,8 @@
 """The pruned model as a student of the dense one, with one copy of the weights for both.
 
-The student is the model with its removed blocks passed over and adapters on the kept ones; the
-teacher is the same modules with every block, the adapters off and, where a linear recovery came
+The student is the model with its removed blocks passed over and something trained in the kept ones,
+adapters or copies of their parameters; the teacher is the same modules with every block, what is
+trained out of the way and, where a linear recovery came
 first, the original values in place of those that it changed. Blocks are called one by one, as in
 every measurement here, and in evaluation mode, so what is trained is what is measured: no dropout
 is ever on. What the teacher's last block gives for a training batch is kept, as far as memory
@@ -24,21 +25,23 @@ from depthprune.models.loading import Model
 from depthprune.recovery.lora.adapters import Adapters
 from depthprune.recovery.lora.distillation_data import DistillationBatch, DistillationData
 from depthprune.recovery.lora.divergence import divergence, losses
+from depthprune.recovery.lora.unfrozen import Unfrozen
 
 _KEPT_BYTES = 1 << 30
-"""Of the teacher's states, held by the processor."""
+"""Of states that come again, the teacher's and those below all that is trained, held by the
+processor."""
 
 
 class Student(nn.Module):
     """The trainable part of a pruned model; calling it gives the loss of one training batch.
 
-    Its parameters are the adapters' alone: the model itself is no part of it, so that a checkpoint
-    holds the adapters and nothing else.
+    Its parameters are those that are trained alone: the model itself is no part of it, so that a
+    checkpoint holds them and nothing else.
 
     Args:
-        model: The dense original, the adapters in it.
+        model: The dense original, adapters in it if there are any.
         removed: Original block numbers.
-        adapters: Of the kept blocks.
+        trained: Adapters of the kept blocks, or copies of parameters.
         read: What it reads.
         originals: Values of the parameters that the model has not now and the teacher has, by
             parameter.
@@ -50,7 +53,7 @@ class Student(nn.Module):
         self,
         model: Model,
         removed: Sequence[int],
-        adapters: Adapters,
+        trained: Adapters | Unfrozen,
         read: DistillationData,
         originals: Mapping[nn.Parameter, Tensor],
         *,
@@ -58,8 +61,8 @@ class Student(nn.Module):
         checkpointing: bool,
     ) -> None:
         super().__init__()
-        self.adapters = nn.ParameterList(adapters.parameters)
-        self._layers = adapters
+        self.trained = nn.ParameterList(trained.parameters)
+        self._trained = trained
         self._model = model
         self._kept = [b for b in range(model.blocks) if b not in set(removed)]
         self._distillation_data = read
@@ -67,6 +70,7 @@ class Student(nn.Module):
         self._nll = nll
         self._checkpointing = checkpointing
         self._dense: dict[int, Tensor] = {}
+        self._below: dict[int, Tensor] = {}
         self._room = _KEPT_BYTES
 
     def forward(self, distil_batch: Tensor) -> Tensor:
@@ -82,11 +86,13 @@ class Student(nn.Module):
         read = self._distillation_data.trained[place]
         inputs = outside_inference(self._model.anatomy.record(read.tokens))
         dense = self._teacher(place, inputs)
-        state = inputs.states
+        state = self._entering(place, inputs)
         for block in self._kept:
-            state = self._block(block, state, inputs)
+            if block >= self._trained.first:
+                state = self._block(block, state, inputs)
         ours, theirs, targets = _predicting(hidden(state), dense, read)
-        loss = divergence(self._model.anatomy.head, ours, theirs, targets, self._nll)
+        head, trained = self._model.anatomy.head, self._trained.head
+        loss = divergence(head, ours, theirs, targets, self._nll, trained)
         _require_finite(loss.item())
         return loss * read.share * len(self._distillation_data.trained)
 
@@ -105,21 +111,47 @@ class Student(nn.Module):
         if kind == "held_out":
             first += len(self._distillation_data.choosing)
         for place, distil_batch in enumerate(read):
-            inputs = self._model.anatomy.record(distil_batch.tokens)
-            state = inputs.states
+            inputs = outside_inference(self._model.anatomy.record(distil_batch.tokens))
             dense = self._teacher(first + place, inputs)
+            state = self._entering(first + place, inputs)
             for block in self._kept:
-                state = self._model.anatomy.call(block, state, inputs)
-            kl, text = losses(
-                self._model.anatomy.head, *_predicting(hidden(state), dense, distil_batch)
-            )
+                if block >= self._trained.first:
+                    with self._trained.in_place(block):
+                        state = self._model.anatomy.call(block, state, inputs)
+            head, trained = self._model.anatomy.head, self._trained.head
+            kl, text = losses(head, *_predicting(hidden(state), dense, distil_batch), trained)
             total += distil_batch.share * ((1.0 - self._nll) * kl + self._nll * text)
             own += distil_batch.share * text
         _require_finite(total)
         return total, own
 
+    @torch.no_grad()
+    def _entering(self, place: int, inputs: Inputs) -> State:
+        """The student's state before the lowest block that is trained."""
+        if place in self._below:
+            return self._below[place].to(self._model.device)
+        state = inputs.states
+        below = [block for block in self._kept if block < self._trained.first]
+        for block in below:
+            state = self._model.anatomy.with_gradient(block, state, inputs)
+        if below and isinstance(state, Tensor):
+            self._keep(self._below, place, state)
+        return state
+
+    def _keep(self, kept: dict[int, Tensor], place: int, state: Tensor) -> Tensor:
+        """A state as the processor holds it, which is kept as long as there is room."""
+        own = state.detach().to("cpu", copy=True)
+        size = own.numel() * own.element_size()
+        if size <= self._room:
+            self._room -= size
+            kept[place] = own
+        return own
+
     def _block(self, block: int, state: State, inputs: Inputs) -> State:
-        call = self._model.anatomy.with_gradient
+        def call(block: int, state: State, inputs: Inputs) -> State:
+            with self._trained.in_place(block):
+                return self._model.anatomy.with_gradient(block, state, inputs)
+
         if not self._checkpointing:
             return call(block, state, inputs)
         again: State = checkpoint(call, block, state, inputs, use_reentrant=False)
@@ -131,15 +163,10 @@ class Student(nn.Module):
         if place in self._dense:
             return self._dense[place]
         state = inputs.states
-        with self._layers.off(), self._as_it_was():
+        with self._trained.off(), self._as_it_was():
             for block in range(self._model.blocks):
                 state = self._model.anatomy.with_gradient(block, state, inputs)
-        kept = hidden(state).detach().to("cpu", copy=True)
-        size = kept.numel() * kept.element_size()
-        if size <= self._room:
-            self._room -= size
-            self._dense[place] = kept
-        return kept
+        return self._keep(self._dense, place, hidden(state))
 
     @contextmanager
     def _as_it_was(self) -> Iterator[None]:
@@ -165,6 +192,6 @@ def _predicting(
 def _require_finite(loss: float) -> None:
     if not abs(loss) < float("inf"):
         raise EvaluationError(
-            f"--recover lora: the loss became {loss}; lower lr=, load the model with --dtype "
+            f"--recover: the loss became {loss}; lower lr=, load the model with --dtype "
             "float32, and if neither helps, check its weights"
         )

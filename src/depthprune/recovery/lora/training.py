@@ -32,7 +32,7 @@ from depthprune.models.loading import quiet_transformers
 from depthprune.outputs import whole_file
 from depthprune.progress import ProgressStep
 from depthprune.recovery.lora.student import Student
-from depthprune.recovery.methods import LoRA
+from depthprune.recovery.methods import Trained
 from depthprune.untrusted import read_untrusted
 
 _MARK = "complete"
@@ -138,8 +138,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             mark.write_text("", encoding="utf-8")
 
 
-def train(student: Student, order: Sequence[int], settings: LoRA, folder: Path, shown: ProgressStep
-          ) -> History:  # fmt: skip
+def train(
+    student: Student, order: Sequence[int], settings: Trained, folder: Path, shown: ProgressStep
+) -> History:
     """Train a student, going on from the last whole checkpoint; it is left at its best step.
 
     Args:
@@ -156,7 +157,7 @@ def train(student: Student, order: Sequence[int], settings: LoRA, folder: Path, 
     """
     last = last_checkpoint(folder)
     known = {} if last is None else _state_of(last)
-    device = student.adapters[0].device
+    device = student.trained[0].device
     with quiet_transformers(), _own_randomness(device), _on(device):
         first = _baseline(student, folder)
         shown.advance(known.get("global_step", 0))
@@ -201,7 +202,7 @@ def _state_of(checkpoint: Path) -> dict[str, Any]:
     return found
 
 
-def _ended(state: dict[str, Any], settings: LoRA) -> bool:
+def _ended(state: dict[str, Any], settings: Trained) -> bool:
     """Whether a training had ended, and only what comes after it was not done."""
     if not state:
         return False
@@ -222,7 +223,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def _trainer(
-    student: Student, order: Sequence[int], settings: LoRA, folder: Path, watch: _Watch
+    student: Student, order: Sequence[int], settings: Trained, folder: Path, watch: _Watch
 ) -> _Trainer:
     arguments = TrainingArguments(
         output_dir=str(folder.absolute()),
@@ -248,9 +249,9 @@ def _trainer(
         log_level="error",
         remove_unused_columns=False,
         dataloader_pin_memory=False,
-        use_cpu=student.adapters[0].device.type == "cpu",
+        use_cpu=student.trained[0].device.type == "cpu",
     )
-    _hold_to(arguments, student.adapters[0].device)
+    _hold_to(arguments, student.trained[0].device)
     places = _TrainingOrder(order)
     trainer = _Trainer(
         model=student,

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from depthprune.outputs import PAGE_NAME, whole_file
 from depthprune.study.finalists import FinalRow
+from depthprune.study.plan import Stated
 from depthprune.study.report.page import (
     Section,
+    notes_of,
     page_of,
-    ranges_of,
     sections_of,
 )
 from depthprune.study.report.table_model import latex, markdown
@@ -48,6 +49,7 @@ def write_study(
     plan: str = "",
     title: str = "",
     finals: Sequence[FinalRow] = (),
+    stated: Stated | None = None,
 ) -> WrittenReport:
     """Write the page, every figure as SVG, and every table as Markdown and LaTeX.
 
@@ -59,6 +61,7 @@ def write_study(
         plan: The plan's text.
         title: What the study is called.
         finals: What finalists were judged on besides.
+        stated: What the plan states of how results are read.
 
     Returns:
         The paths written and the findings.
@@ -66,10 +69,11 @@ def write_study(
     Raises:
         OutputError: When the disk is full, or the folder cannot be written.
     """
-    parts = analyse(table.rows)
+    stated = stated or Stated()
+    parts = analyse(table.rows, stated.margin)
     found = findings_of(parts, table.rows)
     sections = sections_of(parts, table.rows, finals, table.dense)
-    page = page_of(table, found, sections, ranges_of(parts), plan=plan, title=title)
+    page = page_of(table, found, sections, notes_of(parts, stated), plan=plan, title=title)
     files = {PAGE_NAME: page}
     text_tables = [
         text_table for section in sections if section.name != "cells"

@@ -17,12 +17,14 @@ from markupsafe import Markup
 from depthprune.report import numbers
 from depthprune.report.templating import environment, source
 from depthprune.study.finalists import FinalRow
+from depthprune.study.plan import Stated
 from depthprune.study.report import captions as views
 from depthprune.study.report import tables
 from depthprune.study.report.cells import cell_table, cost_table, worth_table
 from depthprune.study.report.effects import effect_table, gain_table
 from depthprune.study.report.finalists import final_table
 from depthprune.study.report.table_model import TextTable
+from depthprune.study.statistics import formatting as fmt
 from depthprune.study.statistics.effects import StudyPart, analyse
 from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.findings import findings_of
@@ -64,7 +66,12 @@ class Section:
 
 
 def render_study(
-    table: Table, *, plan: str = "", title: str = "", finals: Sequence[FinalRow] = ()
+    table: Table,
+    *,
+    plan: str = "",
+    title: str = "",
+    finals: Sequence[FinalRow] = (),
+    stated: Stated | None = None,
 ) -> str:
     """The page of a study as a self-contained HTML document.
 
@@ -73,23 +80,25 @@ def render_study(
         plan: The plan's text, shown as it is; may be empty.
         title: What the study is called; by default after its models.
         finals: What finalists were judged on besides.
+        stated: What the plan states of how results are read.
     """
-    parts = analyse(table.rows)
+    stated = stated or Stated()
+    parts = analyse(table.rows, stated.margin)
     sections = sections_of(parts, table.rows, finals, table.dense)
     found = findings_of(parts, table.rows)
-    return page_of(table, found, sections, ranges_of(parts), plan=plan, title=title)
+    return page_of(table, found, sections, notes_of(parts, stated), plan=plan, title=title)
 
 
 def page_of(
     table: Table,
     found: Sequence[Finding],
     sections: Sequence[Section],
-    ranges: str,
+    notes: Sequence[str],
     *,
     plan: str,
     title: str,
 ) -> str:
-    """The same, of findings, sections and `ranges_of` that are made already."""
+    """The same, of findings, sections and `notes_of` that are made already."""
     script = source("study.js", _PACKAGE)
     verdicts = [each for each in found if each.topic == "verdict"]
     not_estimable = [each for each in verdicts if each.verdict == "unsaid"]
@@ -104,7 +113,7 @@ def page_of(
             answers=answers or not_estimable,
             more=[each for each in found if each.topic not in ("verdict", "missing")],
             missing=[*(not_estimable if answers else []), *missing],
-            ranges=ranges,
+            notes=notes,
             facts=_facts(table),
             sections=sections,
             numbers_of=_numbers_of,
@@ -117,8 +126,30 @@ def page_of(
     )
 
 
-def ranges_of(parts: Sequence[StudyPart]) -> str:
-    """What the intervals are of, in a sentence; empty where there are none."""
+def notes_of(parts: Sequence[StudyPart], stated: Stated) -> list[str]:
+    """What the intervals are of, and what was stated beforehand; nothing where there are none."""
+    ranges = _ranges(parts)
+    return [ranges, _stated(stated)] if ranges else []
+
+
+def _stated(stated: Stated) -> str:
+    margins = " and ".join(
+        fmt.margin(value, measure)
+        for measure, value in (
+            ("perplexity", stated.margin.perplexity),
+            ("accuracy", stated.margin.accuracy),
+        )
+    )
+    alike = f"effects that differ by less than {margins} count as alike"
+    if stated.has_margin and stated.has_test:
+        return f"Stated in the plan before it ran: tests are joint, and {alike}."
+    if stated.has_margin:
+        return f"Stated in the plan before it ran: {alike}."
+    tests = " It states that tests are joint." if stated.has_test else ""
+    return f"The plan stated no margin before it ran; by default {alike}.{tests}"
+
+
+def _ranges(parts: Sequence[StudyPart]) -> str:
     cores = [
         part.core.of(measure)
         for part in parts

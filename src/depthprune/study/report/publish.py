@@ -6,6 +6,7 @@ from pathlib import Path
 
 from depthprune.errors import OutputError
 from depthprune.study.finalists import FINALS, FINALS_NAME
+from depthprune.study.plan import Stated
 from depthprune.study.report.files import WrittenReport, write_study
 from depthprune.study.table import TABLE_NAME, read
 from depthprune.untrusted import LARGEST_YAML, parse_yaml, read_text
@@ -24,4 +25,11 @@ def write_page(folder: Path) -> WrittenReport | None:
     title = str(found.get("name") or "") if isinstance(found, dict) else ""
     file = folder / FINALS_NAME
     finals = FINALS.read(file)[1] if file.is_file() else ()
-    return write_study(table, folder, plan=text, title=title or folder.name, finals=finals)
+    return write_study(
+        table,
+        folder,
+        plan=text,
+        title=title or folder.name,
+        finals=finals,
+        stated=Stated.of(found, str(plan)),
+    )

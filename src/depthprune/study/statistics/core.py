@@ -111,7 +111,7 @@ def core(data: StudyData) -> Core | NotEstimable:
     there[unit, search, block] = True
     strata = np.zeros(shape[0], dtype=np.int64)
     strata[unit] = data.codes["calibration"]
-    units, searches, blocks = _repeated(strata, *_crossed(there))
+    units, searches, blocks = repeated(strata, *crossed(there))
     inside = np.isin(unit, units) & np.isin(search, searches) & np.isin(block, blocks)
     cells = np.flatnonzero(inside)
     place = tuple(
@@ -148,8 +148,12 @@ def core(data: StudyData) -> Core | NotEstimable:
     )
 
 
-def _crossed(there: NDArray[np.bool_]) -> list[Ints]:
-    """The levels of each axis that a full cross keeps."""
+def crossed(there: NDArray[np.bool_]) -> list[Ints]:
+    """The levels of each axis that a full cross keeps.
+
+    Args:
+        there: Which cells there are, shape (draws, searches, blocks).
+    """
     kept = [np.arange(size) for size in there.shape]
     while True:
         now = there[np.ix_(*kept)]
@@ -169,8 +173,15 @@ def _crossed(there: NDArray[np.bool_]) -> list[Ints]:
         kept[worst[1]] = np.delete(kept[worst[1]], worst[2])
 
 
-def _repeated(strata: Ints, units: Ints, searches: Ints, blocks: Ints) -> tuple[Ints, Ints, Ints]:
-    """Without the calibrations that have one draw, where at least two have more."""
+def repeated(strata: Ints, units: Ints, searches: Ints, blocks: Ints) -> tuple[Ints, Ints, Ints]:
+    """Without the calibrations that have one draw, where at least two have more.
+
+    Args:
+        strata: The calibration of every draw.
+        units: The draws that are kept.
+        searches: Passed on.
+        blocks: Passed on.
+    """
     names, counts = np.unique(strata[units], return_counts=True)
     several = names[counts > 1]
     if len(several) > 1:

@@ -8,7 +8,7 @@ part. Interactions come second: they are adjusted among themselves, and claimed 
 factor was.
 
 That two things matter alike is claimed only where their difference lies within a margin stated
-beforehand, `MARGINS`; that no difference was found is no proof of it.
+beforehand, in the plan; that no difference was found is no proof of it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from depthprune.study.plan import Margin
 from depthprune.study.statistics import noise
 from depthprune.study.statistics.core import Core, core
 from depthprune.study.statistics.data import StudyData, data
@@ -36,11 +37,9 @@ from depthprune.study.statistics.variance import Decomposition, decompose
 from depthprune.study.table import Row
 
 MEASURES = ("perplexity", "accuracy")
-MARGINS = {"perplexity": 0.02, "accuracy": 0.01}
-"""The largest difference of two effects that still counts as alike: 2% of perplexity, 1 point."""
 RequiredType: TypeAlias = tuple[str, str]
 
-__all__ = ["FACTORS", "INTERACTIONS", "MARGINS", "MEASURES", "Effect", "StudyPart", "analyse"]
+__all__ = ["FACTORS", "INTERACTIONS", "MEASURES", "Effect", "StudyPart", "analyse"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,7 @@ class StudyPart:
         without: By measure and source: the same without every calibration on that source.
         gains: By measure: of each search on the cheapest, on the same draws.
         variance: By measure.
+        margin: What counts as alike.
     """
 
     model: str
@@ -91,6 +91,7 @@ class StudyPart:
     without: dict[str, dict[str, IntervalEstimate]]
     gains: dict[str, tuple[Gain, ...]]
     variance: dict[str, Decomposition | NotEstimable]
+    margin: Margin
 
     @property
     def compared(self) -> StudyData:
@@ -103,15 +104,23 @@ class StudyPart:
         return tuple(each for each in MEASURES if len(self.data.columns(each)))
 
 
-def analyse(rows: Sequence[Row]) -> list[StudyPart]:
-    """Every model and kind of calibration in a table."""
+def analyse(rows: Sequence[Row], margin: Margin | None = None) -> list[StudyPart]:
+    """Every model and kind of calibration in a table.
+
+    Args:
+        rows: Of the table.
+        margin: What counts as alike, as the plan states it.
+    """
     places = sorted({(row.model, row.calibration.kind) for row in rows if row.error is None})
-    return [_part(model, kind, data(rows, model=model, kind=kind)) for model, kind in places]
+    return [
+        _part(model, kind, data(rows, model=model, kind=kind), margin or Margin())
+        for model, kind in places
+    ]
 
 
-def _part(model: str, kind: str, of: StudyData) -> StudyPart:
+def _part(model: str, kind: str, of: StudyData, margin: Margin) -> StudyPart:
     whole = core(of)
-    part = StudyPart(model, kind, of, whole, {}, {}, {}, {}, {}, {}, {})
+    part = StudyPart(model, kind, of, whole, {}, {}, {}, {}, {}, {}, {}, margin)
     if isinstance(whole, NotEstimable):
         return part
     inside = of.take(whole.cells)

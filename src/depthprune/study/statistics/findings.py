@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from depthprune.study.plan import Margin
 from depthprune.study.statistics import formatting as fmt
 from depthprune.study.statistics.effects import (
     INTERACTIONS,
@@ -38,9 +39,14 @@ from depthprune.study.statistics.verdicts import (
 from depthprune.study.table import Row
 
 
-def findings(rows: Sequence[Row]) -> list[Finding]:
-    """All that a table says, the answer to the study's question first."""
-    return findings_of(analyse(rows), rows)
+def findings(rows: Sequence[Row], margin: Margin | None = None) -> list[Finding]:
+    """All that a table says, the answer to the study's question first.
+
+    Args:
+        rows: Of the table.
+        margin: What counts as alike, as the plan states it.
+    """
+    return findings_of(analyse(rows, margin), rows)
 
 
 def findings_of(parts: Sequence[StudyPart], rows: Sequence[Row]) -> list[Finding]:

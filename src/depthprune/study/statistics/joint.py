@@ -123,10 +123,11 @@ def between_draws(
     if _arrangements(draws) < _FEWEST_WAYS:
         return box
     members = np.eye(len(draws))[calibration]
-    observed, reached = _among(columns, members, draws), 0
-    for _ in range(permutations):
-        moved = _among(columns, members[rng.permutation(len(members))], draws)
-        reached += bool(moved >= observed - 1e-12)
+    orders = np.stack(
+        [np.arange(len(members)), *(rng.permutation(len(members)) for _ in range(permutations))]
+    )
+    observed, *moved = _among(columns, members[orders], draws)
+    reached = int((np.asarray(moved) >= observed - 1e-12).sum())
     return max((1 + reached) / (1 + permutations), box)
 
 
@@ -146,9 +147,17 @@ def _varying(centred: Floats, values: Floats) -> Floats | None:
     return scaled
 
 
-def _among(columns: Floats, members: Floats, draws: Ints) -> float:
-    means = members.T @ columns / draws[:, None]
-    return float((draws[:, None] * means**2).sum())
+def _among(columns: Floats, members: Floats, draws: Ints) -> Floats:
+    """The sum of squares among calibrations, of each order of the draws, shape (orders,).
+
+    Args:
+        columns: Shape (draws, columns).
+        members: Which draw is of which calibration, shape (orders, draws, calibrations).
+        draws: Of each calibration.
+    """
+    sums = np.moveaxis(members, -1, 1) @ columns
+    among: Floats = (sums**2 / draws[:, None]).sum(axis=(1, 2))
+    return among
 
 
 def _box(columns: Floats, calibration: Ints, draws: Ints) -> float:
@@ -211,14 +220,12 @@ def within_draws(
     draws = np.bincount(calibration)
     members = np.eye(len(draws))[calibration]
 
-    def size(signs: Floats) -> float:
-        flipped = signs[:, None] * columns
-        whole = float((flipped.sum(axis=0) ** 2).sum()) / len(flipped)
-        return whole + float(((members.T @ flipped) ** 2 / draws[:, None]).sum())
-
-    observed = size(np.ones(len(values)))
     flips = rng.integers(0, 2, size=(permutations, len(values))) * 2.0 - 1.0
-    reached = sum(size(signs) >= observed - 1e-12 for signs in flips)
+    signs = np.vstack([np.ones(len(values)), flips])
+    of_each = (signs[:, None, :] * members.T) @ columns
+    size = (of_each.sum(axis=1) ** 2).sum(axis=-1) / len(values)
+    size += (of_each**2 / draws[:, None]).sum(axis=(1, 2))
+    reached = int((size[1:] >= size[0] - 1e-12).sum())
     return (1 + reached) / (1 + permutations)
 
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -38,6 +39,8 @@ from depthprune.study.statistics.intervals import (
 )
 
 _RESAMPLES = 999
+# Differences held at once: what a core's own cache holds.
+_AT_ONCE = 1 << 17
 # A spread that few draws show is drawn towards that of all: it weighs as much as this many draws.
 _PRIOR_DRAWS = 4.0
 
@@ -69,9 +72,11 @@ class FactorEffect:
         Args:
             columns: The responses.
         """
-        weights = _weights(self.calibration, self.vary)[0]
+        pairs = _pairs(self.calibration, self.vary)
         return item_parts(
-            self.of, lambda values: (weights @ _gaps(self.of, values, self.vary))[columns]
+            self.of,
+            lambda values: pairs.weights[0] @ _gaps(self.of, values, self.vary, pairs),
+            columns,
         )
 
 
@@ -85,10 +90,9 @@ def moved(of: Core, vary: str) -> FactorEffect | NotEstimable:
     why = _unknown(of, vary)
     if why is not None:
         return why
-    weights = _weights(of.calibration, vary)
-    figures = weights @ _gaps(of, of.values, vary)
-    pairs = int((weights[0] > 0).sum())
-    return FactorEffect(figures[0], figures[1:], of.calibration, pairs, of, vary)
+    pairs = _pairs(of.calibration, vary)
+    figures = pairs.weights @ _gaps(of, of.values, vary, pairs)
+    return FactorEffect(figures[0], figures[1:], of.calibration, len(pairs.one), of, vary)
 
 
 def _unknown(of: Core, vary: str) -> NotEstimable | None:
@@ -118,45 +122,72 @@ def _levels(of: Core, vary: str) -> list[tuple[tuple[int, int], tuple[int, int]]
     ]
 
 
-def _gaps(of: Core, values: Floats, vary: str) -> Floats:
-    """The mean absolute difference of every two draws, shape (pairs, responses).
+@dataclass(frozen=True)
+class _Pairs:
+    """The pairs of draws that a comparison is over.
+
+    Attributes:
+        one: The first draw of each, shape (pairs,).
+        other: The second.
+        weights: What each weighs: in all (row 0), and without each draw (the other rows).
+    """
+
+    one: Ints
+    other: Ints
+    weights: Floats
+
+
+def _gaps(of: Core, values: Floats, vary: str, pairs: _Pairs) -> Floats:
+    """The mean absolute difference of each pair of draws, shape (pairs, columns).
 
     Args:
         of: Says what the axes are.
-        values: Shape (draws, searches, blocks, responses).
+        values: Shape (draws, searches, blocks, columns).
         vary: As in `moved`.
+        pairs: By `_pairs`.
     """
-    levels = _levels(of, vary)
-    one, other = (tuple(np.asarray(side).T) for side in zip(*levels, strict=True))
-    return np.stack(
-        [
-            np.abs(values[u][one] - values[v][other]).mean(axis=0)
-            for u, v in itertools.combinations(range(len(values)), 2)
-        ]
-    )
+    width = values.shape[-1]
+    places = values.reshape(len(values), -1, width)
+    levels = np.asarray(_levels(of, vary))
+    here, there = (levels[:, side, 0] * len(of.blocks) + levels[:, side, 1] for side in (0, 1))
+    gaps = np.empty((len(pairs.one), width))
+    step = max(1, _AT_ONCE // (len(levels) * width))
+    for start in range(0, len(gaps), step):
+        part = slice(start, start + step)
+        one, other = places[pairs.one[part]], places[pairs.other[part]]
+        if vary not in ("calibration", "draw"):
+            one, other = one[:, here], other[:, there]
+        one -= other
+        gaps[part] = np.abs(one, out=one).mean(axis=1)
+    return gaps
 
 
-def _weights(calibration: Ints, vary: str) -> Floats:
-    """What each pair of draws weighs: in all (row 0), and without each draw (the other rows).
+def _pairs(calibration: Ints, vary: str) -> _Pairs:
+    """The pairs that are compared, and what they weigh.
 
     Every pair of calibrations, or every calibration, weighs alike, whichever draw is left out.
     """
+    return _pairs_of(tuple(calibration.tolist()), vary)
+
+
+@lru_cache(maxsize=64)
+def _pairs_of(of_draws: tuple[int, ...], vary: str) -> _Pairs:
+    calibration = np.asarray(of_draws, dtype=np.int64)
     one, other = np.triu_indices(len(calibration), 1)
     a, b = calibration[one], calibration[other]
     taken = a != b if vary == "calibration" else a == b
-    count = int(calibration.max()) + 1
-    group = np.where(taken, np.minimum(a, b) * count + np.maximum(a, b), -1)
-    names = np.unique(group[taken])
+    one, other, a, b = one[taken], other[taken], a[taken], b[taken]
+    group = np.minimum(a, b) * (int(calibration.max()) + 1) + np.maximum(a, b)
+    names, index = np.unique(group, return_inverse=True)
     rows = []
     for without in range(-1, len(calibration)):
-        left = taken & (one != without) & (other != without)
-        sizes = np.asarray([(group[left] == name).sum() for name in names])
+        left = (one != without) & (other != without)
+        sizes = np.bincount(index[left], minlength=len(names))
         if (sizes == 0).any():
             rows.append(np.full(len(one), np.nan))
-            continue
-        index = np.searchsorted(names, np.where(left, group, names[0]))
-        rows.append(np.where(left, 1.0 / (len(names) * sizes[index]), 0.0))
-    return np.stack(rows)
+        else:
+            rows.append(np.where(left, 1.0 / (len(names) * sizes[index]), 0.0))
+    return _Pairs(one, other, np.stack(rows))
 
 
 def interval(moves: FactorEffect, columns: Ints) -> IntervalEstimate:
@@ -229,9 +260,9 @@ def difference(
         why = _unknown(of, vary)
         if why is not None:
             return why
-    weights = {vary: _weights(of.calibration, vary) for vary in ("calibration", "search")}
-    found = _differences(of, of.values, weights)
-    value, pairs = float(found[0, 0]), int((weights["calibration"][0] > 0).sum())
+    compared = {vary: _pairs(of.calibration, vary) for vary in ("calibration", "search")}
+    found = _differences(of, of.values, compared)
+    value, pairs = float(found[0, 0]), len(compared["calibration"].one)
     if np.isnan(found).any():
         why = NotEstimable("two draws of a calibration give no interval; run at least three")
         return Difference(IntervalEstimate(value, why, why, pairs), why)
@@ -239,7 +270,7 @@ def difference(
     items = item_parts(
         of,
         lambda values: np.subtract(
-            *(weights[vary][0] @ _gaps(of, values, vary) for vary in ("calibration", "search"))
+            *(pairs.weights[0] @ _gaps(of, values, v, pairs) for v, pairs in compared.items())
         ),
     )
     of_items = half_width(items)
@@ -247,10 +278,10 @@ def difference(
         estimate = IntervalEstimate(value, value - of_items, value + of_items, pairs)
         return Difference(estimate, 0.0 if abs(value) > of_items else 1.0)
     tables = _made_anew(of, resamples, np.random.default_rng(seed))
-    again = _differences(of, tables, weights, len(of.responses))
+    again = _differences(of, tables, compared, len(of.responses))
     errors = _jackknife(again[1:], of.calibration)[0]
     pivots = (again[0] - again[0].mean()) / errors
-    low, high = np.quantile(pivots, [ALPHA / 2, 1 - ALPHA / 2])
+    low, high = np.quantile(pivots, [ALPHA / 2, 1 - ALPHA / 2], method="weibull")
     whole = math.sqrt(error**2 + sum(part.variance for part in items))
     share = float(np.mean(pivots <= value / whole))
     p = min(1.0, (2 * min(share, 1 - share) * resamples + 1) / (resamples + 1))
@@ -264,21 +295,22 @@ def difference(
 
 
 def _differences(
-    of: Core, values: Floats, weights: dict[str, Floats], responses: int | None = None
+    of: Core, values: Floats, compared: dict[str, _Pairs], responses: int | None = None
 ) -> Floats:
     """Calibration's figure less search's: in all, and without each draw, of each table.
 
     Args:
         of: Says what the axes are.
         values: Shape (draws, searches, blocks, tables × responses).
-        weights: By `_weights`.
+        compared: By `_pairs`, for both factors.
         responses: How many a table has; None for one table of all.
 
     Returns:
         Shape (1 + draws, tables).
     """
-    found = [weights[vary] @ _gaps(of, values, vary) for vary in ("calibration", "search")]
-    more = found[0] - found[1]
+    more = np.subtract(
+        *(pairs.weights @ _gaps(of, values, vary, pairs) for vary, pairs in compared.items())
+    )
     tables: Floats = more.reshape(len(more), -1, responses or more.shape[1]).mean(axis=2)
     return tables
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from depthprune.study.statistics.core import Core
-from depthprune.study.statistics.data import ITEM_GROUPS, Floats, Response
+from depthprune.study.statistics.data import ITEM_GROUPS, Floats, Ints, Response
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Design:
         spread: The luck and own of each calibration are times this; None for 1.
         items: How many each response is judged on; 0 where results by item are not kept.
         item: Standard deviation of what a single item makes of a calibration and a search.
+        item_own: Of what it makes of one draw's cells under a search, beside that.
         outlier: What one draw's cells (`draw`) or one cell (`cell`) are off by, in standard
             deviations of the luck.
     """
@@ -53,6 +54,7 @@ class Design:
     together: float = 0.0
     items: int = 0
     item: float = 2.0
+    item_own: float = 0.0
     spread: tuple[float, ...] | None = None
     outlier: tuple[str, float] | None = None
 
@@ -92,10 +94,14 @@ class Design:
         values += means[calibration][:, :, None, None]
         without = None
         if self.items:
-            by_item = self._items(rng)[calibration][:, :, None]
+            by_item = self._items(rng, calibration)[:, :, None]
             groups = np.array_split(np.arange(self.items), min(self.items, ITEM_GROUPS))
+            total = by_item.sum(axis=-1)
             without = np.stack(
-                [values + np.delete(by_item, left, axis=-1).mean(axis=-1) for left in groups]
+                [
+                    values + (total - by_item[..., left].sum(axis=-1)) / (self.items - len(left))
+                    for left in groups
+                ]
             )
             values = values + by_item.mean(axis=-1)
         names = tuple(f"source {i}" for i in range(self.calibrations))
@@ -114,10 +120,12 @@ class Design:
             without_items=None if without is None else 3.5 + 0.05 * without,
         )
 
-    def _items(self, rng: np.random.Generator) -> Floats:
-        """What each item makes of each calibration and search, whatever the draw."""
-        shape = (self.calibrations, self.searches, self.responses, self.items)
-        found: Floats = self.item * rng.standard_normal(shape)
+    def _items(self, rng: np.random.Generator, calibration: Ints) -> Floats:
+        """What each item makes of each draw and search."""
+        shape = (self.searches, self.responses, self.items)
+        found: Floats = self.item * rng.standard_normal((self.calibrations, *shape))[calibration]
+        if self.item_own:
+            found = found + self.item_own * rng.standard_normal((len(calibration), *shape))
         return found
 
 

@@ -129,7 +129,8 @@ def home(of: Core, data: StudyData, *, lower_is_better: bool) -> HomeGain | NotE
     sizes = of.draws[of.calibration][:, None]
 
     def by_response(values: Floats) -> Floats:
-        found: Floats = (each * values.mean(axis=(1, 2)) / sizes).sum(axis=0)
+        beside = np.tile(each, values.shape[-1] // len(names))
+        found: Floats = (beside * values.mean(axis=(1, 2)) / sizes).sum(axis=0)
         return found * len(names) / len(same)
 
     gain = between_draws((each * draws).sum(axis=1), of.calibration, item_parts(of, by_response))

@@ -2,8 +2,10 @@
 
 One mattered more where it can be told from noise and the interval of the difference leaves out 0
 (and its p, adjusted for the part's measures, agrees). They mattered comparably where the whole
-interval lies within the margin stated in `effects.MARGINS`. Where neither holds they cannot be
-separated, or told from noise at all. Difference and interval are always given.
+interval lies within the margin that the plan states, which is two one-sided tests (Schuirmann
+1987) at 2.5% each; a difference can be told from 0 and still lie within it, and is then said to be
+alike. Where neither holds they cannot be separated, or told from noise at all. Difference and
+interval are always given.
 """
 
 from __future__ import annotations
@@ -12,11 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from depthprune.study.statistics import formatting as fmt
-from depthprune.study.statistics.effects import (
-    MARGINS,
-    Effect,
-    StudyPart,
-)
+from depthprune.study.statistics.effects import Effect, StudyPart
 from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 from depthprune.study.statistics.intervals import ALPHA
 from depthprune.study.statistics.noise import Difference
@@ -69,12 +67,17 @@ def verdict(part: StudyPart, measure: str) -> Verdict:
     if not _anything(part, measure):
         return "within noise"
     larger: Literal["calibration", "search"] = "calibration" if ends[0] > 0 else "search"
-    effect = part.effects.get((larger, measure))
+    effect, margin = part.effects.get((larger, measure)), margin_of(part, measure)
+    if -margin < ends[0] <= ends[1] < margin:
+        return "comparable"
     apart = more.p < ALPHA and not ends[0] <= 0 <= ends[1]
-    if apart and isinstance(effect, Effect) and effect.claimed:
-        return larger
-    margin = MARGINS[measure]
-    return "comparable" if -margin < ends[0] <= ends[1] < margin else "not separable"
+    claimed = isinstance(effect, Effect) and effect.claimed
+    return larger if apart and claimed else "not separable"
+
+
+def margin_of(part: StudyPart, measure: str) -> float:
+    """The largest difference in a measure that counts as alike."""
+    return part.margin.accuracy if measure == "accuracy" else part.margin.perplexity
 
 
 def _anything(part: StudyPart, measure: str) -> bool:
@@ -115,7 +118,9 @@ def verdict_of(part: StudyPart, measure: str, where: str) -> Finding:
         reason = floor.reason if isinstance(floor, NotEstimable) else "no cell was judged on it"
         draws = f"what the draw alone does is not known ({reason})"
     if told == "comparable":
-        draws += f"; alike means within {fmt.margin(MARGINS[measure], measure)}"
+        margin = margin_of(part, measure)
+        draws += f"; alike means within {fmt.margin(margin, measure)}"
+        numbers["margin"] = margin
     return Finding("verdict", f"{lead}: {', '.join(said)}; {draws}.", numbers, told, lead)
 
 
