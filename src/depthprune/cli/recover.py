@@ -1,4 +1,4 @@
-"""`depthprune recover`: mends a checkpoint that was pruned before."""
+"""`depthprune recover`: repairs a checkpoint that was pruned before."""
 
 from __future__ import annotations
 
