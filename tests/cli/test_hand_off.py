@@ -55,12 +55,13 @@ def test_an_answers_question_is_the_prompt(
     rows = [{"prompt": f"How high is river {n}?", "answer": f"{n} feet."} for n in range(12)]
     file = tmp_path / "questions.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    spec = f"jsonl:{file},windows=4,prompt=prompt,answer=answer"
+    spec = f"jsonl:{file},windows=4,prompt=prompt,answer=answer,format=zero-shot"
     out = tmp_path / "healing"
     asked = ("recover", pruned, "--original", tiny_llama, "-c", spec, "--hand-off", "-o", out)
     assert depthprune(*asked).status == 0
     for row in _rows(out / "prompts.jsonl"):
-        assert row["prompt"].rstrip().endswith("?")
+        assert "How high is river" in row["prompt"]
+        assert "feet" not in row["prompt"]
 
 
 def test_what_does_not_belong_together_is_refused_and_nothing_is_written(

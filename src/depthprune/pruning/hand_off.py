@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from depthprune.calibration import Calibration, check_files, parse_calibration
+from depthprune.calibration import (
+    SOURCES,
+    Calibration,
+    CalibrationSpec,
+    check_files,
+    parse_calibration,
+)
 from depthprune.claims import claimed
 from depthprune.errors import ModelError, UsageError
 from depthprune.manifest import Manifest
@@ -92,7 +98,9 @@ def hand_off(
     )
     source = loading.find()
     _check_pair(manifest, student, source)
-    drawn = mixture(specs, read_tokenizer(source, progress, loading), progress)
+    drawn = mixture(
+        [_asking(spec) for spec in specs], read_tokenizer(source, progress, loading), progress
+    )
     place = target.folder.absolute()
     facts = _facts(manifest, student, source)
     written = {
@@ -111,6 +119,12 @@ def hand_off(
         "axolotl": f"axolotl train {place / AXOLOTL}",
     }
     return HandOff(target.folder, facts, commands)
+
+
+def _asking(spec: CalibrationSpec) -> CalibrationSpec:
+    """A spec with its answers marked, where it has any: what is before them is the prompt."""
+    asks = spec.format != "raw" and SOURCES.get(spec.source).kind != "choices"
+    return spec.model_copy(update={"mask": "answer"}) if asks else spec
 
 
 def _manifest(student: Path) -> Manifest:
