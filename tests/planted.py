@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from depthprune.objectives import parse_objective
-from depthprune.pruning.target.bench import Bench, Purse
 from depthprune.pruning.target.configurations import Configuration
 from depthprune.pruning.target.portfolio import Row
+from depthprune.pruning.target.scorers import RemainingBudget, TargetScorers
 from depthprune.pruning.target.spend import Rules, Spending, Spent
 from depthprune.searches import Budget, make_search
 from landscapes import Landscape
@@ -49,7 +49,7 @@ class Planted:
         default = SimpleNamespace(
             parts=[SimpleNamespace(share=1.0)], held_out=lambda: [_named("general")]
         )
-        self.bench = Bench(
+        self.bench = TargetScorers(
             lambda calibration, objective: self.scorers[calibration.fingerprint],
             _named("choose"),
             parse_objective("nll"),
@@ -58,10 +58,10 @@ class Planted:
 
     def spend(self, budget: str = "1000 evaluations", first: int = WINDOWS) -> Spent:
         """Spend a budget on it."""
-        purse = Purse(parse(budget), self.bench, 0.15)
+        remaining = RemainingBudget(parse(budget), self.bench, 0.15)
         rules = Rules(make_search("greedy"), K)
         return Spending(
-            self.bench, self.configurations, rules, purse, first, self._foresee(rules)
+            self.bench, self.configurations, rules, remaining, first, self._foresee(rules)
         ).run()
 
     def _foresee(self, rules: Rules) -> Any:

@@ -40,8 +40,8 @@ def _expected(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(map(str, get_args(hint)))
     kind, *rest = get_args(hint) or (hint,)
-    for told in filter(None, (getattr(info, "description", None) for info in rest)):
-        return str(told)
+    for described in filter(None, (getattr(info, "description", None) for info in rest)):
+        return str(described)
     limits = {
         name: getattr(limit, name)
         for info in rest

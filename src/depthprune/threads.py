@@ -6,7 +6,7 @@ busy the machine is, since losses of one number of threads are not those of anot
 a run that is gone on with must find its own in the memo.
 What a busy machine changes is the price of waiting. A thread that spins at a barrier takes the
 processor from the very thread it waits for: so it sleeps soon, which changes no number.
-All of it is said to the libraries in their environment variables, before they are loaded; one that
+All of it is set in the libraries' environment variables, before they are loaded; one that
 the user has set stays.
 """
 

@@ -13,7 +13,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from depthprune.calibration import Calibration, calibrate
-from depthprune.calibration.bos import lead_of, led
+from depthprune.calibration.bos import bos_tokens_of, with_bos
 from depthprune.errors import CalibrationError
 from tiny import tiny_tokenizer
 
@@ -46,11 +46,11 @@ def _drawn(spec: str, tokenizer: Any) -> Calibration:
     [("<s> $A", (0,)), ("<s> $A </s>", (0,)), ("</s> <s> $A", (1, 0)), ("$A", ()), ("$A </s>", ())],
 )
 def test_a_tokenizer_is_asked_by_tokenising(single: str, lead: tuple[int, ...]) -> None:
-    assert lead_of("auto", _tokenizer(single), "a") == lead
+    assert bos_tokens_of("auto", _tokenizer(single), "a") == lead
 
 
 def test_a_tokenizer_that_adds_bos_without_naming_it_is_believed() -> None:
-    assert lead_of("auto", _tokenizer(bos_token=None), "a") == (0,)
+    assert bos_tokens_of("auto", _tokenizer(bos_token=None), "a") == (0,)
 
 
 def test_a_named_bos_that_the_tokenizer_does_not_add_begins_no_window(text: str) -> None:
@@ -98,9 +98,9 @@ def test_a_chat_template_that_renders_bos_is_given_no_second(tmp_path: Path) -> 
 
 
 def test_tokens_that_bring_their_lead_get_no_other() -> None:
-    assert led((0,), [0, 5]) == [0, 5]
-    assert led((1, 0), [0, 5]) == [1, 0, 0, 5]
-    assert led((), [5]) == [5]
+    assert with_bos((0,), [0, 5]) == [0, 5]
+    assert with_bos((1, 0), [0, 5]) == [1, 0, 0, 5]
+    assert with_bos((), [5]) == [5]
 
 
 def test_a_bos_that_is_not_in_the_vocabulary_is_refused_where_it_is_asked_for(text: str) -> None:

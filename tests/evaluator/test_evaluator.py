@@ -140,7 +140,7 @@ def test_the_head_never_holds_all_logits(
     monkeypatch.setattr(tiles_module, "COLUMNS", 100)
     monkeypatch.setattr(ProjectedRows, "product", product)
     evaluator = dp.Evaluator(model, calibration)
-    evaluator._heads.chunk = 200
+    evaluator._losses.chunk = 200
     evaluator.score([(1,)])
     assert max(rows for rows, _ in shapes) <= 200
     assert max(columns for _, columns in shapes) <= 100

@@ -174,7 +174,7 @@ def _items() -> Any:
     return calibration_of([random_item(rng) for _ in range(6)])
 
 
-@pytest.mark.parametrize("name", sorted(importance.SIGNALS))
+@pytest.mark.parametrize("name", sorted(importance.MEASURES))
 def test_items_are_measured_alike_packed_and_with_a_row_for_each_option(
     name: str, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,7 +219,7 @@ def test_a_gate_tells_what_removal_costs_to_first_order(
         assert abs(slope) == pytest.approx(found[block], rel=0.05, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", sorted(importance.SIGNALS))
+@pytest.mark.parametrize("name", sorted(importance.MEASURES))
 def test_the_size_of_sheets_and_chunks_changes_no_measurement(
     name: str, tiny_llama: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,7 +257,7 @@ def test_a_measurement_is_paid_for_in_block_tokens(
     assert cost.plain_block_tokens == cost.block_tokens
 
 
-@pytest.mark.parametrize("name", sorted(importance.SIGNALS))
+@pytest.mark.parametrize("name", sorted(importance.MEASURES))
 def test_a_measurement_is_made_once_and_kept_in_the_memo(
     name: str, tiny_llama: Path, text: Path, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Drafted text is the model's own, and what became of drafts is counted as it happened."""
+"""DraftCounts text is the model's own, and what became of drafts is counted as it happened."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 import depthprune as dp
 from depthprune.models.assisted import (
-    Drafted,
+    DraftCounts,
     best_length,
-    odds_apart,
-    parting,
+    first_mismatch,
+    log_odds,
     predicted_speedup,
     write,
 )
@@ -35,7 +35,7 @@ def draft(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_a_model_that_drafts_for_itself_is_always_right(model: Any) -> None:
-    drafted = Drafted(4)
+    drafted = DraftCounts(4)
     alone = write(model, PROMPT, 21)
     helped = write(model, PROMPT, 21, draft=model, drafted=drafted)
     assert helped.tokens == alone.tokens
@@ -46,17 +46,17 @@ def test_a_model_that_drafts_for_itself_is_always_right(model: Any) -> None:
 
 
 def test_greedy_text_is_the_model_s_own_whoever_drafts(model: Any, draft: Any) -> None:
-    drafted = Drafted(3)
+    drafted = DraftCounts(3)
     alone = write(model, PROMPT, 24)
     helped = write(model, PROMPT, 24, draft=draft, drafted=drafted)
-    assert parting(alone.tokens, helped.tokens) is None
+    assert first_mismatch(alone.tokens, helped.tokens) is None
     assert 0.0 <= drafted.acceptance < 1.0
     assert sum(drafted.taken) + len(drafted.taken) == 24
 
 
 def test_sampled_text_is_the_seed_s(model: Any, draft: Any) -> None:
     first, again, other = (
-        write(model, PROMPT, 12, draft=draft, drafted=Drafted(3), temperature=0.8, seed=seed)
+        write(model, PROMPT, 12, draft=draft, drafted=DraftCounts(3), temperature=0.8, seed=seed)
         for seed in (1, 1, 2)
     )
     assert first.tokens == again.tokens != other.tokens
@@ -67,16 +67,16 @@ def test_the_models_settings_and_transformers_are_as_before(model: Any, draft: A
 
     before = AssistedCandidateGenerator.update_candidate_strategy
     settings = [each.generation_config.to_dict() for each in (model, draft)]
-    write(model, PROMPT, 5, draft=draft, drafted=Drafted(2))
+    write(model, PROMPT, 5, draft=draft, drafted=DraftCounts(2))
     assert AssistedCandidateGenerator.update_candidate_strategy is before
     assert [each.generation_config.to_dict() for each in (model, draft)] == settings
 
 
 def test_acceptance_counts_what_was_looked_at() -> None:
-    drafted = Drafted(4, taken=[4, 0, 2], offered=[4, 4, 3])
+    drafted = DraftCounts(4, taken=[4, 0, 2], offered=[4, 4, 3])
     # All four, one that was refused, two and a third that was refused.
     assert drafted.acceptance == 6 / (4 + 1 + 3)
-    assert math.isnan(Drafted(4).acceptance)
+    assert math.isnan(DraftCounts(4).acceptance)
 
 
 @pytest.mark.parametrize("acceptance", [0.0, 0.3, 0.8, 1.0])
@@ -97,7 +97,7 @@ def test_longer_drafts_pay_for_better_and_cheaper_ones() -> None:
 
 
 def test_where_texts_part_the_odds_are_the_models(model: Any) -> None:
-    assert parting((1, 2, 3), (1, 2, 3)) is None
-    assert parting((1, 2, 3), (1, 4, 3)) == 1
-    assert odds_apart(model, PROMPT, 7, 7) == 0.0
-    assert odds_apart(model, PROMPT, 7, 8) == odds_apart(model, PROMPT, 8, 7) > 0.0
+    assert first_mismatch((1, 2, 3), (1, 2, 3)) is None
+    assert first_mismatch((1, 2, 3), (1, 4, 3)) == 1
+    assert log_odds(model, PROMPT, 7, 7) == 0.0
+    assert log_odds(model, PROMPT, 7, 8) == log_odds(model, PROMPT, 8, 7) > 0.0

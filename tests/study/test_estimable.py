@@ -85,6 +85,22 @@ def test_a_question_that_the_joint_test_does_not_ask_is_only_named(tmp_path: Pat
     ]
 
 
+@pytest.mark.parametrize("name", ["balanced", "large"])
+def test_the_balanced_recipes_answer_the_joint_test(name: str) -> None:
+    grid = read_grid(Path(__file__).parents[2] / "docs" / "recipes" / f"{name}.yaml")
+    assert grid.plan.test == "joint"
+    assert grid.plan.margin is not None
+    assert check_estimable(grid) == []
+    draws = {each: {c.draw for c in grid.cells if c.model == each} for each in grid.plan.models}
+    assert all(len(each) == {"balanced": 6, "large": 8}[name] for each in draws.values())
+
+
+def test_the_papers_own_grid_says_what_it_cannot_tell() -> None:
+    grid = read_grid(Path(__file__).parents[2] / "docs" / "recipes" / "paper-v1.yaml")
+    assert list(grid.texts) == ["wikitext-2", "c4", "lambada"]
+    assert any("one draw" in line for line in check_estimable(grid))
+
+
 def test_what_holds_of_one_model_is_said_of_it(tmp_path: Path) -> None:
     left = [{"model": "other", "search": "greedy"}, {"model": "third", "search": "greedy"}]
     grid = _grid(tmp_path, models=["demo", "other", "third"], exclude=left)

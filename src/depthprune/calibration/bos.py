@@ -18,7 +18,7 @@ Bos = Literal["auto"] | bool
 _PROBE = "a b"
 
 
-def lead_of(bos: Bos, tokenizer: Any, what: str) -> tuple[int, ...]:
+def bos_tokens_of(bos: Bos, tokenizer: Any, what: str) -> tuple[int, ...]:
     """The tokens that begin every window.
 
     Args:
@@ -47,7 +47,7 @@ def lead_of(bos: Bos, tokenizer: Any, what: str) -> tuple[int, ...]:
     return (int(found),)
 
 
-def led(lead: Sequence[int], ids: Sequence[int]) -> list[int]:
+def with_bos(lead: Sequence[int], ids: Sequence[int]) -> list[int]:
     """Tokens behind their lead, which they may bring themselves (as chat templates do)."""
     if lead and list(ids[: len(lead)]) == list(lead):
         return list(ids)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from depthprune.calibration.bos import lead_of
+from depthprune.calibration.bos import bos_tokens_of
 from depthprune.calibration.drawing import draw_windows, tokens_enough
 from depthprune.calibration.examples import ExamplePool
 from depthprune.calibration.overlap import Overlap, measure_overlap, without_repeats
@@ -406,7 +406,7 @@ def load_source(
         CalibrationError: If the documents are not what the spec's keys need.
     """
     source, tokenizer = SOURCES.get(spec.source), model.tokenizer
-    lead = lead_of(spec.bos, tokenizer, spec.short())
+    lead = bos_tokens_of(spec.bos, tokenizer, spec.short())
     domains = {document.name: document.domain for document in documents if document.domain}
     pool: Pool
     _require_form(spec, source, documents)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from depthprune.calibration.bos import led
+from depthprune.calibration.bos import with_bos
 from depthprune.calibration.pieces import Ids
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.streams import TokenStream
@@ -47,7 +47,7 @@ def draw_windows(
     else:
         places = _cut_documents(spec, stream, split, len(lead), rng)
     return tuple(
-        plain_window(led(lead, tokens.tolist()), name, start, spec.mask)
+        plain_window(with_bos(lead, tokens.tolist()), name, start, spec.mask)
         for name, start, tokens in places
     )
 

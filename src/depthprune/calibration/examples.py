@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from depthprune.calibration.bos import led
+from depthprune.calibration.bos import with_bos
 from depthprune.calibration.drawing import document_border, documents_of, within_budget
 from depthprune.calibration.reading.chats import Chat
 from depthprune.calibration.reading.documents import Document
@@ -190,11 +190,11 @@ class ExamplePool:
         else:
             text, spans = self.template.render(chat, document.name), []
         ids = self._encode(text)
-        lead = len(led(self.lead, ids)) - len(ids)
+        lead = len(with_bos(self.lead, ids)) - len(ids)
         if len(ids) + lead > spec.length:
             return None
         if spec.mask != "answer":
-            return plain_window(led(self.lead, ids), document.name, index, spec.mask)
+            return plain_window(with_bos(self.lead, ids), document.name, index, spec.mask)
         mask = None if spec.format == "plain" else self.template.own_mask(chat, ids)
         if mask is None:
             spans = spans or self.template.answers(chat, text, document.name)
@@ -206,7 +206,7 @@ class ExamplePool:
                 f"{document.name}: mask=answer, and the conversation has no assistant's turn; drop "
                 "the row, or pass mask=all"
             )
-        tokens = np.asarray(led(self.lead, ids), dtype=np.int64)
+        tokens = np.asarray(with_bos(self.lead, ids), dtype=np.int64)
         return Window(tokens, scored, document.name, index)
 
     def _tokens_in(
@@ -230,7 +230,7 @@ class ExamplePool:
         continuation = context[len(kept) :] + continuation
         if kept:
             prompt, whole = self._encode(kept), self._encode(kept + continuation)
-            prompt, answer = led(self.lead, prompt), whole[len(prompt) :]
+            prompt, answer = with_bos(self.lead, prompt), whole[len(prompt) :]
         else:
             bos = self.tokenizer.bos_token_id
             begin = bos if bos is not None else self.tokenizer.eos_token_id

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from depthprune.calibration.bos import lead_of
+from depthprune.calibration.bos import bos_tokens_of
 from depthprune.calibration.own_text import OwnText
 from depthprune.calibration.reading.documents import utf8
 from depthprune.calibration.spec import CalibrationSpec
@@ -121,7 +121,7 @@ class GeneratedPool:
     def _beginnings(self, spec: CalibrationSpec, own: OwnText, count: int) -> list[list[int]]:
         """What each text goes on from."""
         tokenizer = self.model.tokenizer
-        lead = list(lead_of(spec.bos, tokenizer, "self"))
+        lead = list(bos_tokens_of(spec.bos, tokenizer, "self"))
         if own.prompt:
             return [[*lead, *_encode(tokenizer, own.prompt)]] * count
         if own.prefix:

@@ -17,10 +17,10 @@ from depthprune.calibration.reading.documents import (
     FIELDS,
     Document,
     json_lines,
-    mended,
     row_document,
     table_rows,
     wanted_columns,
+    without_surrogates,
 )
 from depthprune.calibration.reading.files import (
     MOST_TEXT,
@@ -88,7 +88,7 @@ def read_documents(source: Source, name: str, target: str, options: Mapping[str,
     """
     check_target(source, name, target)
     try:
-        documents = [mended(d) for d in source.read(target, options) if _says(d)]
+        documents = [without_surrogates(d) for d in source.read(target, options) if _says(d)]
     except DepthpruneError:
         raise
     except Exception as error:
@@ -122,7 +122,7 @@ def _text(target: str, options: Mapping[str, str]) -> Iterator[Document]:
 
 
 def _left_out(bound: Bounded) -> str:
-    """What is said where a source is larger than is read."""
+    """What is turns where a source is larger than is read."""
     return "" if bound.whole else f"only its first {MOST_TEXT // 2**20:,} MiB of text are read"
 
 

@@ -78,8 +78,8 @@ class Adapter:
         config: The whole of `adapter_config.json`.
         file: The tensors.
         prefix: What the names of the blocks' tensors begin with.
-        blocks: How many blocks the base has, as far as can be told.
-        exact: Whether the base's own config told.
+        blocks: How many blocks the base has, as far as is known.
+        exact: Whether the base's own config says so.
     """
 
     folder: Path

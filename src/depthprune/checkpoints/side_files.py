@@ -3,7 +3,7 @@
 Everything comes along that is not known to be of no use: nobody can list the names under which the
 next tokenizer, template or processor will keep itself, and a copy without one of them is broken in
 silence. What stays behind (weights in another form, which are of the uncut model; states and logs
-of training; code that no config asks for) is told by name.
+of training; code that no config asks for) is known by name.
 
 A file must be a regular one inside the folder. A link that leads out of it would carry a stranger's
 choice of our files into the output, and a pipe or a device would never end.

@@ -1,4 +1,4 @@
-"""`--dry-run`: what a search would cost, told before it is paid for."""
+"""`--dry-run`: what a search would cost, reported before it is paid for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from depthprune.pruning.options import PruneJob
 
 
-def tell(job: PruneJob, *, json: bool) -> None:
+def show_cost(job: PruneJob, *, json: bool) -> None:
     """Rehearse the search of a job and print what it would cost.
 
     Raises:

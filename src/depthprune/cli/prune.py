@@ -136,9 +136,9 @@ def prune(
         progress=TerminalProgress(),
     )
     if dry_run:
-        from depthprune.cli.dry_run import tell
+        from depthprune.cli.dry_run import show_cost
 
-        tell(job, json=result.json)
+        show_cost(job, json=result.json)
         return
     # The job pulls in torch, which takes a second that a wrong flag should not cost.
     from depthprune.pruning.prune import run

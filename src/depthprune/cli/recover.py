@@ -1,14 +1,15 @@
-"""`depthprune recover`: mends a checkpoint that was pruned before."""
+"""`depthprune recover`: repairs a checkpoint that was pruned before."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from depthprune.cli import options
-from depthprune.cli.console import TerminalProgress, command_line, show, show_text
+from depthprune.cli.console import TerminalProgress, command_line, show, show_json, show_text
 from depthprune.cli.option_groups import (
     ModelOptions,
     ResultOptions,
@@ -16,6 +17,7 @@ from depthprune.cli.option_groups import (
     SpeedOptions,
     expand_groups,
 )
+from depthprune.errors import UsageError
 from depthprune.outputs import PAGE_NAME
 
 
@@ -33,6 +35,14 @@ def recover(
     way: Annotated[str, typer.Option("--recover", metavar="HOW", help=options.WAYS)] = "linear",
     calibration: options.Calibrations = None,
     also: options.Also = None,
+    hand_off: Annotated[
+        bool,
+        typer.Option(
+            "--hand-off",
+            help="Recover nothing: write what TRL's and axolotl's distillation need, configs that "
+            "run and their data, into the folder OUT.",
+        ),
+    ] = False,
     prompt: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="What both models continue in the report; by default as before."),
@@ -46,6 +56,23 @@ def recover(
 ) -> None:
     """Mend a pruned checkpoint by what a calibration teaches, and prove it."""
     keywords = {**loading.keywords(), **vars(source), **vars(speed)}
+    if hand_off:
+        _refuse_idle(context)
+        from depthprune.pruning.hand_off import hand_off as hand_on
+
+        written = hand_on(
+            checkpoint,
+            original,
+            out=out,
+            calibration=calibration or (),
+            **vars(source),
+            progress=TerminalProgress(),
+        )
+        if result.json:
+            show_json(written.document())
+        else:
+            show_text("".join(f"{command}\n" for command in written.commands.values()))
+        return
 
     from depthprune.pruning.recover import recover_checkpoint
 
@@ -68,3 +95,14 @@ def recover(
     from depthprune.cli.tables import prune_summary
 
     show(prune_summary(manifest, out / PAGE_NAME))
+
+
+def _refuse_idle(context: typer.Context) -> None:
+    """Refuse flags of what `--hand-off` does not do."""
+    used = {"checkpoint", "original", "out", "calibration", "hand_off", "threads"}
+    used |= {field.name for group in (SourceOptions, ResultOptions) for field in fields(group)}
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and parameter.name not in used:
+            raise UsageError(f"{parameter.opts[0]}: means nothing with --hand-off; drop it")

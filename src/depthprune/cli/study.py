@@ -37,7 +37,7 @@ def study(
     options.require_out(out, dry_run=dry_run)
     spread = engine.parsed()
     if dry_run or out is None:
-        _tell(plan, output.json)
+        _show_forecast(plan, output.json)
         return
 
     from depthprune.study.run import run_study
@@ -53,7 +53,7 @@ def study(
     result.require_all()
 
 
-def _tell(plan: Path, json: bool) -> None:
+def _show_forecast(plan: Path, json: bool) -> None:
     from depthprune.study.estimable import check_estimable
     from depthprune.study.forecast import forecast
     from depthprune.study.grid import check_files, levels, read_grid

@@ -46,7 +46,7 @@ class Batch:
         targets: The scored tokens, shape (scored,).
         counts: How many scored tokens each window has.
         shared: Whether windows share the call, by whose number the losses must not round.
-        arguments: What the model is told besides the tokens.
+        arguments: Further arguments of the model besides the tokens.
     """
 
     places: tuple[int, ...]

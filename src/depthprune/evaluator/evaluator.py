@@ -105,9 +105,9 @@ class Evaluator:
         judged = np.array(self.objective.judged(windows))
         self._judged = judged
         self._combination = Combination(self.objective, judged, calibration)
-        self._heads = Losses(model, self.objective, windows, judged)
+        self._losses = Losses(model, self.objective, windows, judged)
         budget = state_budget(model, windows, memory, call_tokens(model))
-        self._passes = Forward(model, self._heads, budget.bytes)
+        self._forward = Forward(model, self._losses, budget.bytes)
         self._memory = budget.bytes
         self._batch_tokens = min(budget.batch_tokens, call_tokens(model))
         self._products = not plain and _attends_by_products(model)
@@ -159,8 +159,8 @@ class Evaluator:
         remote = self._remote
         return Cost(
             evaluations=self._asked_windows / len(self._order),
-            block_tokens=self._passes.block_tokens + (remote.block_tokens if remote else 0),
-            head_tokens=self._heads.head_tokens + (remote.head_tokens if remote else 0),
+            block_tokens=self._forward.block_tokens + (remote.block_tokens if remote else 0),
+            head_tokens=self._losses.head_tokens + (remote.head_tokens if remote else 0),
             plain_block_tokens=self._plain_block_tokens,
             recalled=self._loss_table.recalled,
             asked_block_tokens=self._asked_block_tokens,
@@ -251,9 +251,9 @@ class Evaluator:
     def _changed_losses(self, removed: RemovedSet, changed: Changed) -> NDArray[np.float64]:
         losses = np.full((len(self.objective.components), self.windows), np.nan)
         batches = list(self._calls.batches(range(self.windows)))
-        total = self._passes.planned(batches, [removed], changed)
+        total = self._forward.planned(batches, [removed], changed)
         with self.progress.step(_label(1), total, "block-tokens") as step, self._attention():
-            for batch, found in self._passes.run(batches, [removed], step, changed):
+            for batch, found in self._forward.run(batches, [removed], step, changed):
                 self._count_plain(batch.places, found)
                 losses[:, batch.places] = found[removed]
         return losses
@@ -320,7 +320,7 @@ class Evaluator:
                 batches = self._calls.alone(range(self.windows))
                 signal = measure(self.model, self.calibration, name, batches, self._memory)
             self._measurements.keep(name, signal)
-            self._passes.block_tokens += signal.block_tokens
+            self._forward.block_tokens += signal.block_tokens
             self._plain_block_tokens += signal.block_tokens
         if name not in self._measured:
             self._measured.add(name)
@@ -361,7 +361,7 @@ class Evaluator:
 
     def _call_key(self, place: int) -> str:
         """What a window's loss rounds by: the shape of its call, and how the head is run."""
-        return self._calls.key(place) + self._heads.rounding
+        return self._calls.key(place) + self._losses.rounding
 
     def _scale(self) -> None:
         """For a mixture, have the dense model's losses, which the components are divided by."""
@@ -386,7 +386,7 @@ class Evaluator:
             (list(self._calls.batches(unknown, self._spare(unknown, members))), sorted(members))
             for unknown, members in missing.items()
         ]
-        total = sum(self._passes.planned(batches, members) for batches, members in work)
+        total = sum(self._forward.planned(batches, members) for batches, members in work)
         count = len({removed for _, members in work for removed in members})
         with self.progress.step(_label(count), total, "block-tokens") as step, self._attention():
             if self._remote is not None:
@@ -395,7 +395,7 @@ class Evaluator:
                 found = (
                     (batch.places, losses)
                     for batches, members in work
-                    for batch, losses in self._passes.run(batches, members, step)
+                    for batch, losses in self._forward.run(batches, members, step)
                 )
             for places, losses in found:
                 self._count_plain(places, losses)
@@ -425,7 +425,7 @@ class Evaluator:
                 self._asked_windows += len(new) if removed else 0
                 asked[new] = True
         self._asked_block_tokens += sum(
-            self._passes.asked(list(self._calls.batches(new)), members)
+            self._forward.asked(list(self._calls.batches(new)), members)
             for new, members in fresh.items()
         )
 

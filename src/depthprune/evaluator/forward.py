@@ -59,17 +59,17 @@ class Forward:
 
     Args:
         model: The model.
-        heads: Makes losses of final states.
+        losses: Makes losses of final states.
         budget: Bytes that hidden states may take.
 
     Attributes:
         block_tokens: Tokens times blocks run so far.
     """
 
-    def __init__(self, model: Model, heads: Losses, budget: int) -> None:
+    def __init__(self, model: Model, losses: Losses, budget: int) -> None:
         self.block_tokens = 0
         self._model = model
-        self._heads = heads
+        self._losses = losses
         self._budget = budget
 
     def planned(
@@ -86,7 +86,7 @@ class Forward:
 
     def asked(self, batches: Sequence[Batch], sets: Sequence[RemovedSet]) -> int:
         """The same where memory never makes it walk a prefix twice, as on any machine."""
-        walked = dict.fromkeys([(), *sets] if self._heads.compares else sets)
+        walked = dict.fromkeys([(), *sets] if self._losses.compares else sets)
         size = sum(batch.size for batch in batches)
         return size * block_runs(list(walked), self._model.blocks)
 
@@ -102,7 +102,7 @@ class Forward:
         Args:
             batches: Windows.
             sets: Removed sets.
-            step: Is told of block-tokens.
+            step: Advanced by block-tokens.
             changed: Weights for all sets but the dense model, with which they may be compared.
 
         Yields:
@@ -136,7 +136,7 @@ class Forward:
         if not self._model.streamed:
             size = sum(batch.size * self._state_bytes(batch) for batch in batches)
             limit = max(2, self._budget // size)
-        if not self._heads.compares:
+        if not self._losses.compares:
             return split_to_fit(sets, self._model.blocks, limit)
         others = [removed for removed in sets if removed]
         walks = split_to_fit(others, self._model.blocks, max(2, limit - 1))
@@ -185,8 +185,8 @@ class Forward:
                     finals += self._finals(part, batches, own, store, step)
                     head = anatomy.head.as_it_is(context)
             for place, batch in enumerate(batches):
-                with self._heads.changed(head):
-                    found = self._heads.losses(batch, _released(finals, place))
+                with self._losses.changed(head):
+                    found = self._losses.losses(batch, _released(finals, place))
                 yield batch, {removed: row for removed, row in found.items() if removed in wanted}
 
     def _finals(

@@ -43,7 +43,7 @@ _BACKWARD = 3
 
 
 @dataclass(frozen=True)
-class Signal:
+class Importance:
     """A measurement and what it cost.
 
     Attributes:
@@ -61,13 +61,13 @@ def measure(
     name: str,
     batches: Iterable[Batch],
     memory: int | None = None,
-) -> Signal:
+) -> Importance:
     """Measure the dense model on a calibration.
 
     Args:
         model: The model.
         calibration: Its windows are run once.
-        name: One of `SIGNALS`.
+        name: One of `MEASURES`.
         batches: All windows, laid out; the states behind every block are held for one batch, or for
             all where blocks are read from disk.
         memory: Bytes of states that may be held then; None for no limit.
@@ -76,13 +76,13 @@ def measure(
         ModelError: If it takes gradients, and the model is streamed.
         UsageError: If there is no such measurement.
     """
-    if name not in SIGNALS:
-        raise unknown("measurement", name, SIGNALS)
+    if name not in MEASURES:
+        raise unknown("measurement", name, MEASURES)
     windows = calibration.windows
     weights = Weighting.of(calibration).weights()
     store = StateStore(memory if model.streamed else None)
     try:
-        return SIGNALS[name](model, [_Weighted(s, weights, windows) for s in batches], store)
+        return MEASURES[name](model, [_Weighted(s, weights, windows) for s in batches], store)
     finally:
         store.close()
 
@@ -169,17 +169,17 @@ def _one_pass(
     batches: Sequence[_Weighted],
     store: StateStore,
     compare: Callable[[Tensor, Tensor], Tensor],
-) -> Signal:
+) -> Importance:
     """The weighted mean of a comparison of each block's input with its output."""
     values = np.zeros(model.blocks)
     with torch.inference_mode():
         for block, batch, before, behind in _passes(model, batches, store):
             found = compare(batch.at_positions(before), batch.at_positions(behind))
             values[block] += batch.shares @ found.cpu().double().numpy()
-    return Signal(values, model.blocks * sum(batch.size for batch in batches))
+    return Importance(values, model.blocks * sum(batch.size for batch in batches))
 
 
-def block_influence(model: Model, batches: Sequence[_Weighted], store: StateStore) -> Signal:
+def block_influence(model: Model, batches: Sequence[_Weighted], store: StateStore) -> Importance:
     """1 − mean cos(h_in, h_out) of each block: 0 for one that turns no state. Source: ShortGPT."""
 
     def compare(before: Tensor, behind: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ def block_influence(model: Model, batches: Sequence[_Weighted], store: StateStor
     return _one_pass(model, batches, store, compare)
 
 
-def relative_magnitude(model: Model, batches: Sequence[_Weighted], store: StateStore) -> Signal:
+def relative_magnitude(model: Model, batches: Sequence[_Weighted], store: StateStore) -> Importance:
     """Mean ‖f(x)‖ / ‖x + f(x)‖ of each block, f(x) what it adds. Source: arXiv 2604.24938."""
 
     def compare(before: Tensor, behind: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ def relative_magnitude(model: Model, batches: Sequence[_Weighted], store: StateS
     return _one_pass(model, batches, store, compare)
 
 
-def angular(model: Model, batches: Sequence[_Weighted], store: StateStore) -> Signal:
+def angular(model: Model, batches: Sequence[_Weighted], store: StateStore) -> Importance:
     """Mean arccos(cos(h_l, h_{l+n}))/π at [l, n]; NaN where there is no state l + n.
 
     h_l is the state before block l, h_N the one behind the last. Source: Gromov et al.
@@ -219,7 +219,7 @@ def angular(model: Model, batches: Sequence[_Weighted], store: StateStore) -> Si
     for block in range(model.blocks):
         values[block, : count - block] = sums[block, block:]
         values[block, 0] = 0.0
-    return Signal(values, model.blocks * sum(batch.size for batch in batches))
+    return Importance(values, model.blocks * sum(batch.size for batch in batches))
 
 
 def _angles(batch: _Weighted, states: Sequence[Tensor]) -> Values:
@@ -235,7 +235,7 @@ def _angles(batch: _Weighted, states: Sequence[Tensor]) -> Values:
     return sums
 
 
-def taylor(model: Model, batches: Sequence[_Weighted], store: StateStore) -> Signal:
+def taylor(model: Model, batches: Sequence[_Weighted], store: StateStore) -> Importance:
     """|∂L/∂g_i| of each block at a gate g_i = 1 on what it adds, L the NLL of the dense model.
 
     With h_{i+1} = h_i + g_i · f_i(h_i), ∂L/∂g_i = Σ ⟨∂L/∂h_{i+1}, f_i(h_i)⟩ over all positions. The
@@ -265,7 +265,7 @@ def taylor(model: Model, batches: Sequence[_Weighted], store: StateStore) -> Sig
             with model.anatomy.holding(block), torch.enable_grad():
                 gradient = gradient.before(model, block, before, inputs)
     tokens = sum(batch.size for batch in batches)
-    return Signal(np.abs(gates), model.blocks * tokens * (1 + _BACKWARD))
+    return Importance(np.abs(gates), model.blocks * tokens * (1 + _BACKWARD))
 
 
 def _slope(gradient: Tensor, behind: Tensor, before: Tensor) -> float:
@@ -328,7 +328,7 @@ def _head_gradient(model: Model, batch: _Weighted, final: Tensor) -> Tensor:
     return gradient.index_put_((rows, columns), torch.cat(parts), accumulate=True)
 
 
-SIGNALS: dict[str, Callable[[Model, Sequence[_Weighted], StateStore], Signal]] = {
+MEASURES: dict[str, Callable[[Model, Sequence[_Weighted], StateStore], Importance]] = {
     "block-influence": block_influence,
     "relative-magnitude": relative_magnitude,
     "angular": angular,

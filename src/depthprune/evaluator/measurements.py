@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from depthprune.evaluator.importance import SIGNALS, Signal
+from depthprune.evaluator.importance import MEASURES, Importance
 from depthprune.evaluator.memo import Context, Memo
 from depthprune.evaluator.prefix_walk import RemovedSet
 
@@ -38,15 +38,15 @@ class Measurements:
         for part in parts:
             digest.update(len(part).to_bytes(8, "little") + part)
         self._key = digest.digest()
-        self._known: dict[str, Signal] = {}
+        self._known: dict[str, Importance] = {}
 
-    def find(self, name: str) -> Signal | None:
+    def find(self, name: str) -> Importance | None:
         """A measurement that is known, or None."""
         if name not in self._known and (found := self._recalled(name)) is not None:
             self._known[name] = found
         return self._known.get(name)
 
-    def keep(self, name: str, signal: Signal) -> None:
+    def keep(self, name: str, signal: Importance) -> None:
         """Keep a measurement, here and in the memo."""
         self._known[name] = signal
         if self._memo is None or self._context is None:
@@ -56,8 +56,8 @@ class Measurements:
         rows = {removed: np.array([value]) for removed, value in values.items()}
         self._memo.store_all(_of(self._context, name), [self._key], rows)
 
-    def _recalled(self, name: str) -> Signal | None:
-        if self._memo is None or self._context is None or name not in SIGNALS:
+    def _recalled(self, name: str) -> Importance | None:
+        if self._memo is None or self._context is None or name not in MEASURES:
             return None
         places = self._places(name)
         found = self._memo.look_up(_of(self._context, name), [(), *places], [self._key])
@@ -70,7 +70,7 @@ class Measurements:
             values[:, 0] = 0.0
         for removed, place in places.items():
             values[place] = found[removed].losses[0]
-        return Signal(values, int(found[()].losses[0]))
+        return Importance(values, int(found[()].losses[0]))
 
     def _places(self, name: str) -> dict[RemovedSet, tuple[int, ...]]:
         """Where the value of each set of blocks stands in the array."""

@@ -235,11 +235,11 @@ def find_losses(
             f"AND set_id IN ({_marks(some)}) AND window_id IN ({_marks(others)})",
             [context_id, *some, *others],
         )
-        for set_id, window_id, loss, told in found:
+        for set_id, window_id, loss, stored in found:
             if set_id not in sets or window_id not in windows or isinstance(loss, (str, bytes)):
                 raise _disagree()
             removed, window = sets[set_id], windows[window_id]
-            if told != checksum(context, removed, window, loss):
+            if stored != checksum(context, removed, window, loss):
                 raise sqlite3.DatabaseError("malformed: a loss is not the one that was stored")
             yield rows[removed], columns[window], loss
 

@@ -1,4 +1,4 @@
-"""One race: which sets go on to which windows, and what is said of them in the end."""
+"""One race: which sets go on to which windows, and what is reported of them in the end."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class RemoteScoring:
         Args:
             work: Batches with the sets that are walked on them.
             shape: Names the call in which a window is to be run.
-            step: Is told of block-tokens.
+            step: Advanced by block-tokens.
 
         Yields:
             Windows with the losses of some of the sets; all have come when it ends.

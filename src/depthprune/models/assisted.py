@@ -26,7 +26,7 @@ from depthprune.models.plain_generation import plain_generation
 
 
 @dataclass
-class Drafted:
+class DraftCounts:
     """What became of drafts.
 
     Attributes:
@@ -80,7 +80,7 @@ def best_length(acceptance: float, cost: float, most: int = 16) -> int:
 
 
 @dataclass(frozen=True)
-class Written:
+class Continuation:
     """A continuation.
 
     Attributes:
@@ -98,10 +98,10 @@ def write(
     new_tokens: int,
     *,
     draft: Any = None,
-    drafted: Drafted | None = None,
+    drafted: DraftCounts | None = None,
     temperature: float = 0.0,
     seed: int = 0,
-) -> Written:
+) -> Continuation:
     """Continue a prompt by exactly so many tokens.
 
     Args:
@@ -109,7 +109,7 @@ def write(
         prompt: Token ids.
         new_tokens: How many.
         draft: The model that drafts, if one does.
-        drafted: Is told what became of drafts; needed with one.
+        drafted: Counts what became of drafts; needed with one.
         temperature: Of the sampling; 0 takes the likeliest token.
         seed: Of the sampling; the process's own random state is left as it was.
     """
@@ -134,12 +134,12 @@ def write(
             )
             synchronize(device)
             seconds = time.perf_counter() - began
-    return Written(tuple(written[0, len(prompt) :].tolist()), seconds)
+    return Continuation(tuple(written[0, len(prompt) :].tolist()), seconds)
 
 
 @contextmanager
-def _drafting(draft: Any, drafted: Drafted | None) -> Iterator[dict[str, Any]]:
-    """What `generate` is told of the draft; inside, what becomes of drafts is counted."""
+def _drafting(draft: Any, drafted: DraftCounts | None) -> Iterator[dict[str, Any]]:
+    """Arguments of `generate` for the draft; inside, what becomes of drafts is counted."""
     if draft is None:
         yield {}
         return
@@ -165,7 +165,7 @@ def _drafting(draft: Any, drafted: Drafted | None) -> Iterator[dict[str, Any]]:
         kind.update_candidate_strategy = true
 
 
-def parting(first: Sequence[int], second: Sequence[int]) -> int | None:
+def first_mismatch(first: Sequence[int], second: Sequence[int]) -> int | None:
     """Where two continuations part; None where they do not."""
     for place, (a, b) in enumerate(zip(first, second, strict=True)):
         if a != b:
@@ -173,7 +173,7 @@ def parting(first: Sequence[int], second: Sequence[int]) -> int | None:
     return None
 
 
-def odds_apart(model: Any, before: Sequence[int], first: int, second: int) -> float:
+def log_odds(model: Any, before: Sequence[int], first: int, second: int) -> float:
     """By how many nats one token is likelier than another, in one pass over what stands before.
 
     Args:

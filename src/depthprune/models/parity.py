@@ -4,7 +4,7 @@ The checkpoint is reloaded with plain `from_pretrained`, as its users will. Thre
 no key is missing, unexpected or of another shape; its logits equal the masked model's; greedy
 generation with a cache equals generation without. What does not agree to the bit is decided in
 float32, or where that leaves a doubt in float64 (see `widening`); how far a dtype of few bits was
-off is measured and told, and decides nothing.
+off is measured and reported, and decides nothing.
 """
 
 from __future__ import annotations

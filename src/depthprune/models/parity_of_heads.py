@@ -110,7 +110,7 @@ def _blocks(module: nn.Module, prefix: str) -> nn.ModuleList:
 
 
 def _pass_on(blocks: nn.ModuleList, tokens: Tensor, module: nn.Module) -> Any:
-    """A forward that hands on what it is given, in the form that the blocks answer in."""
+    """A forward that passes on what it is given, in the form that the blocks answer in."""
     forms: list[Any] = []
     handle = blocks[0].register_forward_hook(lambda block, given, output: forms.append(output))
     try:

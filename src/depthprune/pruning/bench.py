@@ -48,7 +48,7 @@ class Benched:
         dtype: In which both computed.
         prompt_tokens: Length of the prompt.
         new_tokens: Tokens decoded after it.
-        repeats: Of which medians are told.
+        repeats: Of which medians are reported.
         models: What was measured.
     """
 
@@ -99,7 +99,7 @@ def bench(
         model2: A second one.
         prompt_tokens: Length of the prompt.
         new_tokens: Tokens decoded after it.
-        repeats: Of which medians are told.
+        repeats: Of which medians are reported.
         dtype: `auto`, `float32`, `bfloat16` or `float16`; both compute in the first one's.
         device: `auto`, `cpu`, `cuda:1`, …
         trust_remote_code: Run code that the model's folder brings.

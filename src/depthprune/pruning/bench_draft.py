@@ -16,10 +16,10 @@ from typing import Any
 from depthprune.calibration import calibrate, check_files, parse_calibration
 from depthprune.errors import ModelError, UsageError
 from depthprune.models.assisted import (
-    Drafted,
-    Written,
-    odds_apart,
-    parting,
+    Continuation,
+    DraftCounts,
+    first_mismatch,
+    log_odds,
     predicted_speedup,
     write,
 )
@@ -143,7 +143,7 @@ def bench_draft(
     total = 2 * len(texts) * 3
     with progress.step("writing with and without the draft", total, "texts") as step:
 
-        def written(which: int, text: Sequence[int], *, spread: float, **more: Any) -> Written:
+        def written(which: int, text: Sequence[int], *, spread: float, **more: Any) -> Continuation:
             found = write(modules[which], text, new_tokens, temperature=spread, seed=seed, **more)
             step.advance(1)
             return found
@@ -151,7 +151,7 @@ def bench_draft(
         # The first call of a process is slower than all others.
         for module in modules:
             write(module, texts[0], 2)
-        write(modules[0], texts[0], 2, draft=modules[1], drafted=Drafted(length))
+        write(modules[0], texts[0], 2, draft=modules[1], drafted=DraftCounts(length))
         cost = _cost(texts, written)
         runs = tuple(
             _run(modules, texts, spread, length, cost, written) for spread in (0.0, temperature)
@@ -159,7 +159,7 @@ def bench_draft(
     return BenchedDraft(sources[0].name, sources[1].name, kind, length, new_tokens, cost, runs)
 
 
-def _cost(texts: Sequence[Sequence[int]], written: Callable[..., Written]) -> float:
+def _cost(texts: Sequence[Sequence[int]], written: Callable[..., Continuation]) -> float:
     """Of a drafted token in tokens of the model; by turns, the median over prompts."""
     ratios = []
     for text in texts:
@@ -174,18 +174,18 @@ def _run(
     temperature: float,
     length: int,
     cost: float,
-    written: Callable[..., Written],
+    written: Callable[..., Continuation],
 ) -> DraftRun:
-    drafted = Drafted(length)
+    drafted = DraftCounts(length)
     pairs = []
     for text in texts:
         alone = written(0, text, spread=temperature)
         helped = written(0, text, spread=temperature, draft=modules[1], drafted=drafted)
         pairs.append((text, alone, helped))
     greedy = temperature == 0
-    places = [parting(alone.tokens, helped.tokens) for _, alone, helped in pairs]
+    places = [first_mismatch(alone.tokens, helped.tokens) for _, alone, helped in pairs]
     odds = [
-        odds_apart(
+        log_odds(
             modules[0],
             [*text, *alone.tokens[:place]],
             alone.tokens[place],

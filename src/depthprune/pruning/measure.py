@@ -76,7 +76,7 @@ def measure_task(
 
     Args:
         job: What was asked for.
-        task: What it came to.
+        task: The job, checked, with its calibration drawn and its model loaded.
         memo: Store of losses.
         workers: Who computes losses in this process's place, but for those of recovered models.
 

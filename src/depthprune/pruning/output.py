@@ -74,8 +74,8 @@ def pruned_output(
         removed: Original block numbers.
         claim: The output, taken for this process.
         dense: The original's checkpoint, where it is at hand; made and dropped otherwise.
-        replace: Told the dense checkpoint and what the names of its blocks' tensors begin with
-            (None where the checkpoint says it itself), gives new bytes of some tensors; of a
+        replace: Given the dense checkpoint and what the names of its blocks' tensors begin with
+            (None where the checkpoint says it itself), returns new bytes of some tensors; of a
             folder only.
         progress: Where the work shows itself.
 

@@ -46,13 +46,13 @@ def _done(job_of: Callable[Asked, PruneJob]) -> Callable[Asked, Manifest]:
     def prune(*arguments: Asked.args, **settings: Asked.kwargs) -> Manifest:
         return run(job_of(*arguments, **settings))
 
-    told = (job_of.__doc__ or "").partition("    Args:")[2].partition("    Raises:")[0]
+    arguments_section = (job_of.__doc__ or "").partition("    Args:")[2].partition("    Raises:")[0]
     prune.__doc__ = f"""Find the blocks that can go, remove them, prove it and write a checkpoint.
 
     The whole job: it does what the verb does and prints nothing; what a user may want to know is
     logged under `depthprune`.
 
-    Args:{told}    Returns:
+    Args:{arguments_section}    Returns:
         The manifest that was written beside the checkpoint.
 
     Raises:

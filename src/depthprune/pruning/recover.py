@@ -259,7 +259,7 @@ class RecoverJob:
             ) from error
 
     def _loading(self, before: Manifest) -> Loading:
-        """As before, if not told otherwise: an unpacked GGUF is written in the dtype it had."""
+        """As before, unless asked otherwise: an unpacked GGUF is written in the dtype it had."""
         if self.loading.dtype != "auto" or before.measured_dtype is None:
             return self.loading
         return replace(self.loading, dtype=before.measured_dtype)
@@ -276,15 +276,15 @@ class RecoverJob:
             )
 
     def _writing(self, claim: Claim, before: Manifest, loading: Loading) -> Writing:
-        """As the checkpoint was written, if not told otherwise: with the same prompt."""
-        told = before.sample
+        """As the checkpoint was written, unless asked otherwise: with the same prompt."""
+        sample = before.sample
         return Writing(
             claim=claim,
             loading=loading,
             bench=self.bench,
             seconds=self.bench_seconds,
-            prompt=self.prompt or (told.prompt if told else PROMPT),
-            seed=told.seed if told else 0,
+            prompt=self.prompt or (sample.prompt if sample else PROMPT),
+            seed=sample.seed if sample else 0,
             progress=self.progress,
         )
 

@@ -26,7 +26,7 @@ from depthprune.pruning.records import calibration_record
 from depthprune.pruning.session import TextReader
 from depthprune.pruning.training_runs import (
     check_way,
-    heal,
+    fit_recovery,
     training_record,
 )
 from depthprune.recovery import (
@@ -133,7 +133,7 @@ def fit_and_judge(
     in_search: bool = False,
 ) -> Recovered:
     """Fit a recovery, and measure it on held-out windows and on further texts."""
-    recovery = heal(model, removed, calibration, method, out, progress)
+    recovery = fit_recovery(model, removed, calibration, method, out, progress)
     mapped = {change.target.block for change in recovery.changes}
     for run in recovery.runs:
         if run.why_not is not None:

@@ -1,4 +1,4 @@
-"""What an output takes on disk at least, told by the original's headers before any work is done.
+"""What an output takes on disk at least, by the original's headers before any work is done.
 
 A search takes hours, and a disk that is too small is known before it. The figure is what the output
 cannot be below, so that nothing is refused that would have fit: the largest blocks are taken to go.

@@ -82,7 +82,7 @@ def check_enough(
         require_tokens(model, calibration)
 
 
-def heal(
+def fit_recovery(
     model: Model,
     removed: RemovedSet,
     calibration: Calibration,
@@ -105,8 +105,8 @@ def heal(
     if isinstance(method, Magnitude):
         return rescale(model, removed, calibration, progress=progress)
     folder = _folder(out, method.name, plan_key(model, removed, calibration, method))
-    if_interrupted(partial(_standing, folder))
-    with _telling(folder, method.name):
+    if_interrupted(partial(_last_checkpoint_note, folder))
+    with _noting_checkpoints(folder, method.name):
         recovery = distil(model, removed, calibration, method, folder=folder, progress=progress)
     if recovery.training is not None and not recovery.training.best:
         note(
@@ -141,7 +141,7 @@ def _folder(out: Path, name: str, key: str) -> Path:
     return out.absolute().parent / f"{stem(out.name)}.{name}-{key[:12]}"
 
 
-def _standing(folder: Path) -> str | None:
+def _last_checkpoint_note(folder: Path) -> str | None:
     """What an interruption leaves of a training."""
     from depthprune.recovery.lora.training import last_checkpoint
 
@@ -150,7 +150,7 @@ def _standing(folder: Path) -> str | None:
 
 
 @contextmanager
-def _telling(folder: Path, name: str) -> Iterator[None]:
+def _noting_checkpoints(folder: Path, name: str) -> Iterator[None]:
     """Say where a training goes on from, and that an interrupted one can be gone on with.
 
     A folder that was made for a training which is refused is removed again, unless its checkpoints

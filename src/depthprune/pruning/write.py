@@ -90,19 +90,19 @@ class Writing:
         Raises:
             DepthpruneError: If it cannot be cut, proven or published; then OUT is as it was before.
         """
-        mended = RecoveredModel(recovered, model)
+        weights = RecoveredModel(recovered, model)
         with pruned_output(
             model,
             removed,
             self.claim,
             dense=dense,
-            replace=mended.replacements,
+            replace=weights.replacements,
             progress=self.progress,
         ) as (stage, surgery):
             for warning in surgery.warnings:
                 warn(f"{warning}")
             module = self._reload(model, stage)
-            with mended.in_place():
+            with weights.in_place():
                 parity = verify(model, module, removed, progress=self.progress)
             staged = self.claim.placed
             record = write_report(manifest(WrittenCheckpoint(surgery, parity)), staged)

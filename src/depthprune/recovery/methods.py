@@ -1,4 +1,4 @@
-"""The ways to recover, by the names that `--recover` takes, and what each can be told."""
+"""The ways to recover, by the names that `--recover` takes, and the settings of each."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from depthprune.models.blocks.carried import hidden
 from depthprune.models.free_memory import available_memory
 from depthprune.models.loading import Model
 from depthprune.progress import SILENT, Progress
-from depthprune.recovery.linear.layerwise_fit import Mended, Walk
+from depthprune.recovery.linear.layerwise_fit import FittedBlock, Walk
 from depthprune.recovery.linear.write_back import unwritten
 from depthprune.recovery.methods import Linear
 from depthprune.recovery.result import Recovery, block_runs, blocks_behind, runs_of
@@ -92,7 +92,7 @@ def recover(
 def _recovered(walk: Walk, gone: RemovedSet, progress: Progress) -> Recovery:
     """Bring a walk behind all runs and all that is refitted, and keep what recovers each."""
     tokens = sum(batch.tokens.numel() for batch in walk.batches)
-    passed: list[Mended] = []
+    passed: list[FittedBlock] = []
     total = tokens * block_runs(gone, len(walk.reading))
     with progress.step("recovering", total, "block-tokens") as step:
         walk.step = step

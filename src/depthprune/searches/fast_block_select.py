@@ -72,7 +72,7 @@ class FastBlockSelect(Method):
             if new:
                 scores = yield Ask(tuple(new), keep=len(new))
                 increase |= {g: s.loss - dense.loss for g, s in zip(new, scores, strict=True)}
-            # A cover that may not go as a whole is mended with the cheapest blocks.
+            # A cover that may not go as a whole is completed with the cheapest blocks.
             cover = cheapest_cover(increase, space.k)
             order = dict.fromkeys([*cover, *by_loss(prior)])
             current = cover if space.allows(cover) else first_in(space, order)

@@ -63,7 +63,7 @@ def make_search(text: str | Search) -> Search:
     """The search that a text names, such as `greedy` or `beam:width=8`.
 
     Args:
-        text: A name and parameters; a search is handed on as it is.
+        text: A name and parameters; a search is returned as it is.
 
     Raises:
         UsageError: If the name or a parameter is unknown, a value is wrong, or a plug-in gives no

@@ -136,6 +136,13 @@ def test_the_whole_model_stands_beside_the_sets_and_the_page_says_what_intervals
     )
 
 
+def test_what_an_answer_rests_on_stands_beside_it(page):
+    text = words(page)
+    rests = text.index("without any one source the difference in log-perplexity")
+    assert text.index("Calibration mattered more than search for log-perplexity") < rests
+    assert rests < text.index("Calibration mattered more than search for accuracy")
+
+
 def test_the_page_says_what_the_plan_stated_beforehand():
     of = table(noise_only(**FEW))
     stated = Stated(Margin(perplexity=0.05), has_margin=True, has_test=True)

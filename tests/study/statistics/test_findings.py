@@ -207,7 +207,7 @@ def test_cells_without_an_evaluation_say_so():
 
 def test_the_answer_stands_first_and_every_sentence_ends():
     found = findings(calibration_only(models=("a", "b")))
-    assert [each.topic for each in found[:4]] == ["verdict"] * 4
+    assert [each.topic for each in found[:8]] == ["verdict", "rests"] * 4
     assert all(each.sentence.endswith(".") for each in found)
 
 

@@ -53,7 +53,7 @@ class Chat:
 
     def texts(self) -> tuple[str, ...]:
         """What each turn says."""
-        return tuple(said(turn) for turn in self.turns)
+        return tuple(turn_text(turn) for turn in self.turns)
 
     def changed(self, change: Callable[[str], str]) -> Chat:
         """The same with every text in it changed."""
@@ -69,7 +69,7 @@ class Chat:
         return question, answer
 
 
-def said(turn: Mapping[str, Any]) -> str:
+def turn_text(turn: Mapping[str, Any]) -> str:
     """The text of a turn's content, its parts joined."""
     content = turn.get("content")
     if isinstance(content, str):

@@ -56,14 +56,14 @@ class Document:
 _HALF = re.compile("[\ud800-\udfff]")
 
 
-def mended(document: Document) -> Document:
+def without_surrogates(document: Document) -> Document:
     """A document without halves of surrogate pairs, which JSON may hold and no UTF-8 has.
 
     Each is replaced by U+FFFD, as a browser shows it, and the document says so.
     """
     texts = [document.name, document.text, document.prompt or "", document.domain]
-    said = json.dumps(document.chat.turns, ensure_ascii=False) if document.chat else ""
-    if not any(map(_HALF.search, (*texts, *document.options, said))):
+    turns = json.dumps(document.chat.turns, ensure_ascii=False) if document.chat else ""
+    if not any(map(_HALF.search, (*texts, *document.options, turns))):
         return document
     name, text, prompt, domain = (_HALF.sub("\ufffd", each) for each in texts)
     return replace(

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from depthprune.calibration.reading.chats import Chat, said
+from depthprune.calibration.reading.chats import Chat, turn_text
 from depthprune.errors import CalibrationError, first_line
 
 Turns = Sequence[Mapping[str, Any]]
@@ -233,7 +233,7 @@ class ChatTemplate:
         if content is None:
             return dict(turn)
         if not self._reads_parts:
-            return {**turn, "content": said(turn)}
+            return {**turn, "content": turn_text(turn)}
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         return {**turn, "content": parts}
 
@@ -266,7 +266,7 @@ def plain(chat: Chat, *, ask: bool = False) -> tuple[str, list[Span]]:
     for turn in chat.turns:
         text += ("\n\n" if text else "") + f"{turn['role'].capitalize()}:"
         start = len(text)
-        text += f" {said(turn)}"
+        text += f" {turn_text(turn)}"
         if turn["role"] == "assistant":
             spans.append((start, len(text)))
     return (f"{text}\n\nAssistant:" if ask else text), spans
@@ -299,7 +299,7 @@ def _parts(turn: Mapping[str, Any]) -> list[str]:
 
 def _spoken(turn: Mapping[str, Any]) -> str:
     """What a turn says; templates leave the thoughts of past turns out."""
-    text = said(turn)
+    text = turn_text(turn)
     return (text.rpartition("</think>")[2] if turn["role"] == "assistant" else text).strip()
 
 

@@ -125,7 +125,7 @@ class Anatomy:
 
         Args:
             tokens: Token ids, shape (batch, length), int64, without padding.
-            arguments: What the model is told besides: an attention mask, positions.
+            arguments: Further arguments of the model: an attention mask, positions.
 
         Returns:
             The hidden states before block 0 and every block's call.
@@ -227,7 +227,7 @@ class Anatomy:
 
     @contextmanager
     def masked(self, removed: Sequence[int]) -> Iterator[nn.Module]:
-        """The masked model: inside the context, removed blocks hand on what they are given.
+        """The masked model: inside the context, removed blocks pass on what they are given.
 
         Only the instances' `forward` is replaced, so attributes that a model reads off its blocks
         (layer types, indices) stay what they were.
@@ -425,7 +425,7 @@ def _record(
 def _prove(anatomy: Anatomy, tokens: Tensor, inputs: Inputs, reference: Tensor) -> Proof:
     """Compare the replay with the model's own forward, dense, skipped, and stacked.
 
-    Skipped is the middle block. Where blocks hand on more than hidden states, one that others read
+    Skipped is the middle block. Where blocks pass on more than hidden states, one that others read
     from is skipped too; without some, the model itself cannot run.
     """
     blocks, middle = anatomy.blocks, len(anatomy.blocks) // 2

@@ -1,7 +1,7 @@
 """What is known behind a prefix of blocks: hidden states, and what else later blocks read.
 
-Most models hand on one tensor from block to block, and for them a state is that tensor. Where
-blocks hand on more (keys and values that others share, indices, a router's states), a state is a
+Most models pass on one tensor from block to block, and for them a state is that tensor. Where
+blocks pass on more (keys and values that others share, indices, a router's states), a state is a
 `Carried`: the tensor, and the rest as a tree. A removed block changes neither.
 """
 
@@ -18,7 +18,7 @@ from depthprune.models.blocks.trees import leaves, mapped
 
 @dataclass(frozen=True)
 class Carried:
-    """Hidden states with what blocks hand on beside them.
+    """Hidden states with what blocks pass on beside them.
 
     Attributes:
         states: Hidden states, shape (batch, length, width) or with more axes between.

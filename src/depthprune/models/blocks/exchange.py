@@ -1,4 +1,4 @@
-"""What blocks hand on besides hidden states, learned by watching them run once.
+"""What blocks pass on besides hidden states, learned by watching them run once.
 
 Two ways are followed. A block returns more than its hidden states, and the next one is given it
 (the very same object). Or all blocks are given one container, and what one writes into it another
@@ -32,7 +32,7 @@ Tree = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Exchange:
-    """What is handed on, and where a block is given it.
+    """What is passed on, and where a block is given it.
 
     Attributes:
         outputs: Places in a block's returned tuple that the next block is given, each with the
@@ -177,7 +177,7 @@ def _writable(call: Tree) -> Iterator[tuple[Path, Any]]:
 
 
 def learn(blocks: Sequence[nn.Module], seen: Sequence[ObservedRun]) -> Exchange | None:
-    """What blocks handed on in one run of their model; None where it was hidden states alone.
+    """What blocks passed on in one run of their model; None where it was hidden states alone.
 
     Args:
         blocks: In order.
@@ -251,7 +251,7 @@ def _links(seen: Sequence[ObservedRun]) -> list[dict[int, Path]]:
 
 
 def _hands_on_its_own(seen: ObservedRun, given: Mapping[int, Path]) -> bool:
-    """Whether a block returns something else than it was given, at a place that is handed on."""
+    """Whether a block returns something else than it was given, at a place that is passed on."""
     for place, path in given.items():
         try:
             before = at(seen.call, path)

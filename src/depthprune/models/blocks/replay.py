@@ -164,7 +164,7 @@ class Blocks:
         modules: The blocks.
         lengths: For each block the length of the tuple it returns, 0 where it returns a tensor.
         layout: Of the hidden states.
-        exchange: What they hand on besides hidden states, if anything.
+        exchange: What they pass on besides hidden states, if anything.
     """
 
     path: str
@@ -182,7 +182,7 @@ class Blocks:
         return (states, *(None for _ in range(length - 1))) if length else states
 
     def pass_on(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A `forward` that hands on what it is given."""
+        """A `forward` that passes on what it is given."""
         call, states = Call.of(args, kwargs)
         answer = self.answer(block, states)
         if self.exchange is not None and isinstance(answer, tuple):

@@ -1,4 +1,4 @@
-"""Nested containers of tensors: what blocks are called with, and what they hand on.
+"""Nested containers of tensors: what blocks are called with, and what they pass on.
 
 Tuples, lists and mappings are gone into; objects that keep tensors in attributes (caches) only
 where it is asked for, since most objects among a block's arguments are none of this project's

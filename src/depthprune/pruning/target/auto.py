@@ -22,9 +22,13 @@ from depthprune.models.loading import Model
 from depthprune.objectives import Mixture
 from depthprune.progress import SILENT, Progress
 from depthprune.pruning.held_out import SizeRule
-from depthprune.pruning.target.bench import Bench, Purse, Some, few
 from depthprune.pruning.target.choose import allowed_by_general, break_tie, race
 from depthprune.pruning.target.configurations import Configuration
+from depthprune.pruning.target.scorers import (
+    RemainingBudget,
+    TargetScorers,
+    on_share,
+)
 from depthprune.pruning.target.spend import (
     CHEAP,
     FEW,
@@ -107,7 +111,7 @@ class Chosen:
         spent: What the budget bought.
         raced: The choice.
         budget: What was allowed.
-        bench: The evaluators, with what they know.
+        scorers: The evaluators, with what they know.
     """
 
     result: Result
@@ -116,7 +120,7 @@ class Chosen:
     spent: Spent
     raced: Raced
     budget: Budget
-    bench: Bench
+    scorers: TargetScorers
 
 
 def choose(
@@ -145,25 +149,25 @@ def choose(
         lambda part, objective: resources.evaluator(part, objective).dense,
         task.job.objective,
     )
-    bench = Bench(resources.evaluator, task.target.choose, task.objective, task.default)
-    dense = bench.choose.score([()])[0].require_finite()
+    scorers = TargetScorers(resources.evaluator, task.target.choose, task.objective, task.default)
+    dense = scorers.choose.score([()])[0].require_finite()
     limit = None
     if max_increase is not None:
         limit = dense.loss + max_increase * abs(dense.loss)
-        rules = replace(rules, k=_largest(task, rules, bench, max_increase))
-    budget, spent, purse = _spend(task, rules, budget, bench, resources.model)
-    raced = _raced(task, spent, bench, limit)
+        rules = replace(rules, k=_largest(task, rules, scorers, max_increase))
+    budget, spent, remaining = _spend(task, rules, budget, scorers, resources.model)
+    raced = _raced(task, spent, scorers, limit)
     trial = max((t for t in spent.trials if t.removed == raced.winner), key=lambda t: t.share)
     configuration = _configuration(task, trial)
     if limit is not None:
-        raced, trial = _grown(rules, bench, raced, trial, configuration, limit)
-    score = bench.scorer(configuration).score([raced.winner])[0].require_finite()
+        raced, trial = _grown(rules, scorers, raced, trial, configuration, limit)
+    score = scorers.scorer(configuration).score([raced.winner])[0].require_finite()
     result = Result(
         removed=raced.winner,
         score=score,
         path=(),
         trace=tuple(TracePoint(r.cost, r.leader, r.loss) for r in spent.rounds),
-        cost=replace(bench.cost, seconds=purse.seconds),
+        cost=replace(scorers.cost, seconds=remaining.seconds),
         not_finite=tuple(sorted(s for s, each in spent.first.items() if not each.finite)),
         search=f"successive halving of {rules.search.name}",
         seed=rules.seed,
@@ -171,12 +175,12 @@ def choose(
         protect=tuple(sorted(rules.protect)),
         budget=budget,
     )
-    return Chosen(result, configuration, trial, spent, raced, budget, bench)
+    return Chosen(result, configuration, trial, spent, raced, budget, scorers)
 
 
 def _spend(
-    task: TargetTask, rules: Rules, budget: Budget | None, bench: Bench, model: Model
-) -> tuple[Budget, Spent, Purse]:
+    task: TargetTask, rules: Rules, budget: Budget | None, scorers: TargetScorers, model: Model
+) -> tuple[Budget, Spent, RemainingBudget]:
     foresee = partial(_foresee, task, rules, model)
     least = sum((foresee(c, CHEAP, FEW) for c in task.configurations), Cost())
     sure = budget is None
@@ -185,10 +189,10 @@ def _spend(
         anchors = sum((foresee(c, rules.search, 1.0) for c in beaten), Cost())
         budget = default_budget(task, rules, model, (least + anchors).asked_block_tokens)
     require_budget(budget, least, len(task.configurations))
-    purse = Purse(budget, bench, RESERVE)
+    remaining = RemainingBudget(budget, scorers, RESERVE)
     first = first_windows(task)
-    spending = Spending(bench, task.configurations, rules, purse, first, foresee, sure=sure)
-    return budget, spending.run(), purse
+    spending = Spending(scorers, task.configurations, rules, remaining, first, foresee, sure=sure)
+    return budget, spending.run(), remaining
 
 
 def foretell_choice(
@@ -209,9 +213,9 @@ def foretell_choice(
         made.append((rehearsal, calibration))
         return rehearsal
 
-    bench = Bench(make, task.target.choose, task.objective, task.default)
-    _, spent, _ = _spend(task, rules, budget, bench, model)
-    _raced(task, spent, bench, None)
+    scorers = TargetScorers(make, task.target.choose, task.objective, task.default)
+    _, spent, _ = _spend(task, rules, budget, scorers, model)
+    _raced(task, spent, scorers, None)
     return made
 
 
@@ -249,7 +253,7 @@ def _foresee(
     calibration = task.default if configuration is None else configuration.calibration
     objective = _nll() if configuration is None else configuration.objective
     rehearsal = Rehearsal.of(model, calibration, objective)
-    rules.run(name, rehearsal if share == 1 else Some(rehearsal, few(rehearsal, share)))
+    rules.run(name, on_share(rehearsal, share))
     return rehearsal.cost
 
 
@@ -259,12 +263,12 @@ def _nll() -> Mixture:
     return parse_objective("nll")
 
 
-def _raced(task: TargetTask, spent: Spent, bench: Bench, limit: float | None) -> Raced:
+def _raced(task: TargetTask, spent: Spent, scorers: TargetScorers, limit: float | None) -> Raced:
     sets = [s for s, score in spent.first.items() if score.finite] or list(spent.first)
-    general = dict(zip(sets, bench.general(sets), strict=True))
+    general = dict(zip(sets, scorers.general(sets), strict=True))
     allowed, refused = allowed_by_general(general, task.job.keep_general)
     contenders, scores = race(
-        bench.choose,
+        scorers.choose,
         allowed,
         looked=len(spent.first),
         first=first_windows(task),
@@ -300,14 +304,14 @@ class _Judge:
         return [(score.loss, score.stderr) for score in self._score(list(sets))]
 
 
-def _largest(task: TargetTask, rules: Rules, bench: Bench, max_increase: float) -> int:
+def _largest(task: TargetTask, rules: Rules, scorers: TargetScorers, max_increase: float) -> int:
     """How many blocks may go at the most, as the default calibration and the task itself say."""
     named = [c for c in task.configurations if not c.draw and _is_anchor(c)]
     tried = named or task.configurations[:1]
     most, rule = 0, None
     for configuration in tried:
-        rule = SizeRule(_Judge(bench.choose.score), max_increase)
-        rules.run(rules.search, bench.scorer(configuration), enough=rule)
+        rule = SizeRule(_Judge(scorers.choose.score), max_increase)
+        rules.run(rules.search, scorers.scorer(configuration), enough=rule)
         most = max(most, len(rule.chosen))
     if not most and rule is not None:
         raise UsageError(
@@ -319,14 +323,14 @@ def _largest(task: TargetTask, rules: Rules, bench: Bench, max_increase: float) 
 
 def _grown(
     rules: Rules,
-    bench: Bench,
+    scorers: TargetScorers,
     raced: Raced,
     trial: Trial,
     configuration: Configuration,
     limit: float,
 ) -> tuple[Raced, Trial]:
     """The chosen set with further blocks, as long as the target allows it."""
-    scorer, removed = bench.scorer(configuration), raced.winner
+    scorer, removed = scorers.scorer(configuration), raced.winner
     while True:
         more = len(removed) + 1
         free = make_space(scorer.blocks, min(more, scorer.blocks - 1), rules.protect).free
@@ -338,13 +342,13 @@ def _grown(
             break
         losses = [score.loss for score in scorer.compare(sets, keep=1)]
         further = sets[losses.index(min(losses))]
-        score = bench.choose.score([further])[0]
+        score = scorers.choose.score([further])[0]
         if not score.loss <= limit:
             break
         removed = further
     if removed == raced.winner:
         return raced, trial
-    score, general = bench.choose.score([removed])[0], bench.general([removed])[0]
+    score, general = scorers.choose.score([removed])[0], scorers.general([removed])[0]
     grown = replace(
         raced,
         winner=removed,

@@ -73,7 +73,7 @@ def race(
         delta: Chance of an error, over all.
         tolerance: Differences within this share of the loss are ties.
         bounds: The range of a window's loss, if it has one.
-        progressed: Told of each round: its windows and its sets.
+        progressed: Called with each round: its windows and its sets.
 
     Returns:
         Those sets, the best first, and every set's score on the windows that it saw.

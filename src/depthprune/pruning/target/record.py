@@ -20,7 +20,7 @@ from depthprune.pruning.target.task import TargetTask
 
 def target_record(task: TargetTask, chosen: Chosen, judged: list[TargetJudged]) -> TargetRecord:
     """A choice as the manifest has it."""
-    dense, taken = chosen.bench.choose.score([(), chosen.result.removed])
+    dense, taken = chosen.scorers.choose.score([(), chosen.result.removed])
     return TargetRecord(
         goals=[_goal(goal) for goal in task.target.goals],
         split=str(task.target.split),

@@ -19,8 +19,13 @@ from dataclasses import dataclass, field
 from depthprune.errors import DepthpruneError, EvaluationError, UsageError, first_line
 from depthprune.evaluator import Cost, RemovedSet, Score
 from depthprune.progress import warn
-from depthprune.pruning.target.bench import Bench, Consensus, Purse, Some, few
 from depthprune.pruning.target.configurations import Configuration
+from depthprune.pruning.target.scorers import (
+    Consensus,
+    RemainingBudget,
+    TargetScorers,
+    on_share,
+)
 from depthprune.searches import Budget, Refusal, Result, Search, make_space, nothing_refused, search
 from depthprune.searches.common.moves import swaps
 from depthprune.searches.driver import Scorer
@@ -169,10 +174,10 @@ class Spending:
     """Spends a budget on calibrations.
 
     Args:
-        bench: The evaluators.
+        scorers: The evaluators.
         configurations: What is tried.
         rules: What is searched for.
-        purse: What may be spent.
+        remaining: What may be spent.
         first: How many of the target's windows decide rounds.
         foresee: What the dear search costs on a scorer's calibration and so many of its windows.
         sure: Whether the two searches to beat are run whatever was spent before: the default
@@ -181,18 +186,18 @@ class Spending:
 
     def __init__(
         self,
-        bench: Bench,
+        scorers: TargetScorers,
         configurations: Sequence[Configuration],
         rules: Rules,
-        purse: Purse,
+        remaining: RemainingBudget,
         first: int,
         foresee: Callable[[Configuration | None, str | Search, float], Cost],
         *,
         sure: bool = False,
     ) -> None:
-        self._bench, self._rules, self._purse = bench, rules, purse
+        self._scorers, self._rules, self._remaining = scorers, rules, remaining
         self._first, self._foresee, self._sure = first, foresee, sure
-        self._arms = [Arm(c.name, bench.scorer(c), c) for c in configurations]
+        self._arms = [Arm(c.name, scorers.scorer(c), c) for c in configurations]
         self.spent = Spent()
 
     def run(self) -> Spent:
@@ -239,7 +244,7 @@ class Spending:
         for arm in arms:
             coming = self._foresee(arm.configuration, name, share)
             free = sure or name == CHEAP
-            if not free and not self._purse.affords(coming, RACED if share == 1 else 1.0):
+            if not free and not self._remaining.affords(coming, RACED if share == 1 else 1.0):
                 continue
             removed = self._search(arm, name, share)
             if removed is not None:
@@ -251,7 +256,7 @@ class Spending:
             self._note(title, len(found))
 
     def _search(self, arm: Arm, name: str | Search, share: float) -> RemovedSet | None:
-        scorer = arm.scorer if share == 1 else Some(arm.scorer, few(arm.scorer, share))
+        scorer = on_share(arm.scorer, share)
         try:
             result = self._rules.run(name, scorer)
         except EvaluationError as error:
@@ -266,13 +271,13 @@ class Spending:
         """Score sets on the target's first windows, those that were not."""
         new = [s for s in dict.fromkeys(sets) if s not in self.spent.first]  # type: ignore[call-overload]
         if new:
-            scores = self._bench.choose.score(new, windows=self._first)
+            scores = self._scorers.choose.score(new, windows=self._first)
             self.spent.first.update(zip(new, scores, strict=True))
 
     def _note(self, title: str, tried: int) -> None:
         leader = self.spent.leader
         loss = self.spent.first[leader].loss
-        self.spent.rounds.append(Round(title, tried, leader, loss, self._bench.cost))
+        self.spent.rounds.append(Round(title, tried, leader, loss, self._scorers.cost))
 
     def _add_consensus(self) -> None:
         """One more calibration: all of them, each on its own scale, by a draw of each."""
@@ -284,7 +289,7 @@ class Spending:
         if len(members) < 2:
             return
         free = make_space(
-            self._bench.choose.blocks,
+            self._scorers.choose.blocks,
             self._rules.k,
             self._rules.protect,
             refusal=self._rules.refusal,
@@ -303,14 +308,14 @@ class Spending:
         arm = next(filter(lambda arm: _is(arm, "task"), self._arms), None)
         if arm is None or arm.configuration is None:
             return
-        leader, blocks = self.spent.leader, self._bench.choose.blocks
+        leader, blocks = self.spent.leader, self._scorers.choose.blocks
         rules = self._rules
         space = make_space(blocks, rules.k, rules.protect, refusal=rules.refusal)
         sets = [leader, *swaps(space, leader)]
         share = self._swap_share(arm, sets)
         if share is None or len(sets) == 1:
             return
-        scorer = arm.scorer if share == 1 else Some(arm.scorer, few(arm.scorer, share))
+        scorer = on_share(arm.scorer, share)
         scores = scorer.compare(sets, keep=min(SWAPS + 1, len(sets)))
         ranked = sorted(zip((s.loss for s in scores), sets, strict=True))
         better = [each for loss, each in ranked[:SWAPS] if loss < scores[0].loss]
@@ -328,9 +333,9 @@ class Spending:
             evaluations=each * greedy.evaluations,
             asked_block_tokens=round(each * greedy.asked_block_tokens),
         )
-        if self._purse.affords(whole, RACED):
+        if self._remaining.affords(whole, RACED):
             return 1.0
-        return FEW if self._purse.affords(whole, FEW) else None
+        return FEW if self._remaining.affords(whole, FEW) else None
 
 
 def _is(arm: Arm, kind: str) -> bool:

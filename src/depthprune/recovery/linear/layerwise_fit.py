@@ -1,4 +1,4 @@
-"""The dense and the pruned model walked side by side, and one run of removed blocks mended.
+"""The dense and the pruned model walked side by side, and one run of removed blocks recovered.
 
 One block at a time over all windows: of each model only the states at one place are kept (of the
 dense one, where readers are refitted, those before the block besides), in a store that memory
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Mended:
+class FittedBlock:
     """What was done for a run or behind it, and what it changed.
 
     Attributes:
@@ -103,17 +103,17 @@ class Walk:
         self.device = hidden(states).device
         self.width = int(hidden(states).shape[-1])
 
-    def pass_run(self, run: tuple[int, ...]) -> list[Mended]:
+    def pass_run(self, run: tuple[int, ...]) -> list[FittedBlock]:
         """Bring both models behind a run, the pruned one with what recovers it."""
         into = run[0] - 1
         passed = self.pass_to(into)
         if into >= 0:
-            return [*passed, self._mend(into, run)]
+            return [*passed, self._fit_block(into, run)]
         for block in run:
             self._through(block, self.dense)
         self.at = run[-1] + 1
         reason = "the run is at the very bottom, and no block before it could take its part"
-        return [*passed, Mended(RunRecovery(run, None, reason))]
+        return [*passed, FittedBlock(RunRecovery(run, None, reason))]
 
     def pass_dense(self, block: int) -> None:
         """Bring the dense model alone before a block."""
@@ -121,17 +121,17 @@ class Walk:
             self._through(self.at, self.dense)
             self.at += 1
 
-    def pass_to(self, block: int) -> list[Mended]:
+    def pass_to(self, block: int) -> list[FittedBlock]:
         """Bring both models before a block."""
         passed = []
         while self.at < block:
             if self.at in self.reading:
-                passed.append(self._mend(self.at))
+                passed.append(self._fit_block(self.at))
             else:
                 self._advance_both(self.at)
         return passed
 
-    def _mend(self, block: int, run: tuple[int, ...] = ()) -> Mended:
+    def _fit_block(self, block: int, run: tuple[int, ...] = ()) -> FittedBlock:
         """Bring both models behind a kept block, the dense one behind a run besides."""
         before = list(self.dense) if block in self.reading else None
         if not run:
@@ -145,33 +145,33 @@ class Walk:
 
     def _refitted(
         self, block: int, run: tuple[int, ...], before: Sequence[StoredState] | None
-    ) -> Mended:
+    ) -> FittedBlock:
         """Refit a block that is held, and bring the pruned model behind it."""
-        mended = Mended()
+        fitted = FittedBlock()
         target, why = self._target(block)
         stages = self._stages(block, target, reads=before is not None, ends=bool(run))
         if stages:
             refit = BlockRefit(self, block, self._apart(), before, self.dense)
             for stage in stages:
                 refit.refit(stage)
-            mended.refits = refit.done
-            mended.deltas = self._named(block, refit.deltas)
-            mended.weights = self._named(block, refit.values)
+            fitted.refits = refit.done
+            fitted.deltas = self._named(block, refit.deltas)
+            fitted.weights = self._named(block, refit.values)
             if run and _covers(stages[-1], target):
-                mended.run = _as_run(run, refit, stages[-1])
-        if run and mended.run is None:
-            mended.run = RunRecovery(run, block, why)
+                fitted.run = _as_run(run, refit, stages[-1])
+        if run and fitted.run is None:
+            fitted.run = RunRecovery(run, block, why)
             if target is not None:
-                with swapped(self.anatomy.module, mended.weights):
-                    mended.run, mended.change = self._fit(run, target)
-            if mended.change is not None:
-                mended.weights |= new_weights(self.anatomy, mended.change)
+                with swapped(self.anatomy.module, fitted.weights):
+                    fitted.run, fitted.change = self._fit(run, target)
+            if fitted.change is not None:
+                fitted.weights |= new_weights(self.anatomy, fitted.change)
         self.at = (run[-1] if run else block) + 1
-        with swapped(self.anatomy.module, mended.weights):
+        with swapped(self.anatomy.module, fitted.weights):
             self._through(block, self.pruned)
         if self.anatomy.stream is not None:
-            mended.weights = {name: weight.cpu() for name, weight in mended.weights.items()}
-        return mended
+            fitted.weights = {name: weight.cpu() for name, weight in fitted.weights.items()}
+        return fitted
 
     def _target(self, block: int) -> tuple[FoldTarget | None, str | None]:
         """What a map of what a block adds last would be written into, or why there is nothing."""

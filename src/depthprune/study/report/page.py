@@ -102,7 +102,7 @@ def page_of(
     script = source("study.js", _PACKAGE)
     verdicts = [each for each in found if each.topic == "verdict"]
     not_estimable = [each for each in verdicts if each.verdict == "unsaid"]
-    answers = [each for each in verdicts if each.verdict != "unsaid"]
+    answers = [e for e in found if e.topic in ("verdict", "rests") and e.verdict != "unsaid"]
     missing = [each for each in found if each.topic == "missing"]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
@@ -111,7 +111,7 @@ def page_of(
         .render(
             title=title or ", ".join(dict.fromkeys(row.model for row in table.rows)) or "no model",
             answers=answers or not_estimable,
-            more=[each for each in found if each.topic not in ("verdict", "missing")],
+            more=[each for each in found if each.topic not in ("verdict", "rests", "missing")],
             missing=[*(not_estimable if answers else []), *missing],
             notes=notes,
             facts=_facts(table),
@@ -245,7 +245,7 @@ def _effects(part: StudyPart) -> _Made:
             "The mean absolute difference of two cells that differ in one thing and in the draw, "
             "with its 95% interval. Dashed: what the draw alone does. Solid: told "
             "from noise by a joint test; hatched: not. Below, how much more the calibration moves "
-            "than the search: filled where its interval leaves out 0.",
+            "than the search: filled where one of them is said to matter more.",
             [effect_table(part), gain_table(part)],
             "",
         )

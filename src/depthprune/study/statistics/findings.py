@@ -80,7 +80,8 @@ def findings_of(parts: Sequence[StudyPart], rows: Sequence[Row]) -> list[Finding
     found += _additivity(rows)
     if any(row.error is not None for row in rows):
         found.append(_missing("", rows))
-    order = {"verdict": 0, "missing": 3}
+    # What an answer rests on stands beside it.
+    order = {"verdict": 0, "rests": 0, "missing": 3}
     return sorted(
         found, key=lambda each: 1 if each.verdict == "unsaid" else order.get(each.topic, 2)
     )

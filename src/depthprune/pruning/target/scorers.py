@@ -28,7 +28,7 @@ from depthprune.searches.driver import Scorer
 Make = Callable[[Calibration, Mixture], Scorer]
 
 
-class Bench:
+class TargetScorers:
     """The evaluators of one choice.
 
     Args:
@@ -78,7 +78,7 @@ class Bench:
         return self._scorers[key]
 
 
-class Some:
+class FirstWindows:
     """A scorer on the first of its windows only.
 
     Args:
@@ -128,7 +128,7 @@ class Consensus:
         self._counts = [max(2, m.windows // len(members)) for m in members]
         self.blocks = members[0].blocks
         self.windows = sum(self._counts)
-        self._scales = [_scale(m, free, few(m, share)) for m in members]
+        self._scales = [_scale(m, free, window_count(m, share)) for m in members]
 
     @property
     def cost(self) -> Cost:
@@ -169,9 +169,14 @@ class Consensus:
 _ONE = Weighting(np.zeros(1, dtype=np.int64), (1.0,), np.ones(1, dtype=np.int64))
 
 
-def few(scorer: Scorer, share: float) -> int:
+def window_count(scorer: Scorer, share: float) -> int:
     """A share of a scorer's windows, two or more where there are two."""
     return min(scorer.windows, max(2, round(share * scorer.windows)))
+
+
+def on_share(scorer: Scorer, share: float) -> Scorer:
+    """A scorer on a share of its windows, the first ones; with a share of 1 itself."""
+    return scorer if share == 1 else FirstWindows(scorer, window_count(scorer, share))
 
 
 def _scale(member: Scorer, free: Sequence[int], windows: int) -> float:
@@ -180,18 +185,18 @@ def _scale(member: Scorer, free: Sequence[int], windows: int) -> float:
     return (statistics.median(found) if found else 1.0) or 1.0
 
 
-class Purse:
+class RemainingBudget:
     """What may still be spent.
 
     Args:
         budget: The limits.
-        bench: What spends.
+        scorers: What spends.
         reserve: Share of the limits that searches leave for the choice.
     """
 
-    def __init__(self, budget: Budget, bench: Bench, reserve: float) -> None:
+    def __init__(self, budget: Budget, scorers: TargetScorers, reserve: float) -> None:
         self.budget = budget
-        self._bench = bench
+        self._scorers = scorers
         self._left = 1 - reserve
         self._began = time.monotonic()
 
@@ -207,7 +212,7 @@ class Purse:
             coming: What it takes if every set is scored on every window.
             share: How much of that it takes as a rule.
         """
-        cost, budget = self._bench.cost, self.budget
+        cost, budget = self._scorers.cost, self.budget
         limits = (
             (budget.evaluations, cost.evaluations, coming.evaluations),
             (budget.block_tokens, cost.asked_block_tokens, coming.asked_block_tokens),
