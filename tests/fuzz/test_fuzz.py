@@ -31,7 +31,7 @@ def test_every_input_ends_in_a_clear_line_or_a_result_that_holds(kind: str, tmp_
     target = TARGETS[kind]
     target.make(tmp_path)
     refused = 0
-    count = max(COUNT // target.each, 6)
+    count = max(COUNT // target.each, 20)
     for number in range(FIRST, FIRST + count):
         try:
             target.attempt(tmp_path, random.Random(f"{kind} {number}"))
