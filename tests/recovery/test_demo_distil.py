@@ -34,7 +34,7 @@ def test_held_out_perplexity_falls_further_and_the_result_is_an_ordinary_checkpo
         *("--also", f"text:{CORPORA}/wikitext-2/test.txt,windows=12,length=256"),
     )
     found = {}
-    for name, way in (("linear", "linear"), ("lora", LORA)):
+    for name, way in (("linear", "linear:refit=none"), ("lora", LORA)):
         done = run(*common, "--recover", way, "-o", str(tmp_path / name), "--json")
         assert done.returncode == 0, done.stderr
         found[name] = json.loads(done.stdout)
