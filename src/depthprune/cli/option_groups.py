@@ -154,8 +154,7 @@ class RacingOptions:
             return
         where = "--exact" if self.exact else "--search-with-recovery"
         for name in ("delta", "tolerance"):
-            source = context.get_parameter_source(name)
-            if source is not None and source.name == "COMMANDLINE":
+            if options.was_given(context, name):
                 raise UsageError(
                     f"--{name}: means nothing with {where}, which never races; drop it"
                 )

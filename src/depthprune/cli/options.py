@@ -158,7 +158,7 @@ Pickle = Annotated[
 WAYS = (
     "linear[:refit=2,fit=inputs] (without training: least squares on the calibration, written into "
     "the blocks before those removed and, refit= of them, behind: 0 for all, or none), magnitude "
-    "(what is below each gap scaled) lora[:rank=16,steps=200,…] (distillation, merged) "
+    "(what is below each gap scaled), lora[:rank=16,steps=200,…] (distillation, merged) "
     "or last[:blocks=3,…] (the same of the last blocks and the head)."
 )
 Recover = Annotated[
@@ -224,6 +224,12 @@ OutUnlessDry = Annotated[
         help="Folder to write, or a .gguf file; not needed with --dry-run.",
     ),
 ]
+
+
+def was_given(context: typer.Context, name: str | None) -> bool:
+    """Whether a flag stood on the command line; else its value is the default."""
+    source = context.get_parameter_source(name or "")
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def require_out(out: Path | None, *, dry_run: bool) -> None:

@@ -102,7 +102,5 @@ def _refuse_idle(context: typer.Context) -> None:
     used = {"checkpoint", "original", "out", "calibration", "hand_off", "threads"}
     used |= {field.name for group in (SourceOptions, ResultOptions) for field in fields(group)}
     for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        given = source is not None and source.name == "COMMANDLINE"
-        if given and parameter.name not in used:
+        if parameter.name not in used and options.was_given(context, parameter.name):
             raise UsageError(f"{parameter.opts[0]}: means nothing with --hand-off; drop it")

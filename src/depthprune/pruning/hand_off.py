@@ -24,12 +24,18 @@ from depthprune.calibration import (
     parse_calibration,
 )
 from depthprune.claims import claimed
-from depthprune.errors import ModelError, UsageError
+from depthprune.errors import UsageError
 from depthprune.manifest import Manifest
 from depthprune.models.source import ModelSource
 from depthprune.outputs import MANIFEST_NAME, as_target, check_target
 from depthprune.progress import SILENT, Progress
-from depthprune.pruning.session import DEFAULT_CALIBRATION, Loading, mixture, read_tokenizer
+from depthprune.pruning.session import (
+    DEFAULT_CALIBRATION,
+    Loading,
+    mixture,
+    read_tokenizer,
+    require_original,
+)
 
 TRL, AXOLOTL, FACTS = "trl.yaml", "axolotl.yaml", "hand-off.json"
 PROMPTS, TEXTS = "prompts.jsonl", "texts.jsonl"
@@ -97,18 +103,19 @@ def hand_off(
         allow_pickle=allow_pickle,
     )
     source = loading.find()
-    _check_pair(manifest, student, source)
+    require_original(manifest, student, source)
     drawn = mixture(
         [_asking(spec) for spec in specs], read_tokenizer(source, progress, loading), progress
     )
     place = target.folder.absolute()
     facts = _facts(manifest, student, source)
+    texts = list(_texts(drawn))
     written = {
         TRL: _yaml(_trl(facts, place, trust_remote_code)),
         AXOLOTL: _yaml(_axolotl(facts, place, drawn)),
         FACTS: json.dumps(facts, indent=2) + "\n",
-        PROMPTS: _lines({"prompt": prompt} for prompt, _ in _texts(drawn)),
-        TEXTS: _lines({"text": prompt + rest} for prompt, rest in _texts(drawn)),
+        PROMPTS: _lines({"prompt": prompt} for prompt, _ in texts),
+        TEXTS: _lines({"text": prompt + rest} for prompt, rest in texts),
     }
     with claimed(target) as claim:
         for name, text in written.items():
@@ -137,16 +144,6 @@ def _manifest(student: Path) -> Manifest:
     return Manifest.read(file)
 
 
-def _check_pair(manifest: Manifest, student: Path, source: ModelSource) -> None:
-    ours, theirs = source.fingerprint(), manifest.model.fingerprint
-    if ours != theirs:
-        raise ModelError(
-            f"--original {source.name}: is not the model that {student} was pruned from "
-            f"({manifest.model.name}): its fingerprint is {(ours or 'none')[:12]}, expected "
-            f"{(theirs or 'none')[:12]}; name the original, unchanged"
-        )
-
-
 def _facts(manifest: Manifest, student: Path, source: ModelSource) -> dict[str, Any]:
     teacher: dict[str, Any] = {"model": str(source.folder.absolute())}
     if source.kind == "hub":
@@ -155,7 +152,7 @@ def _facts(manifest: Manifest, student: Path, source: ModelSource) -> dict[str, 
         teacher = {"model": str(source.gguf.parent.absolute()), "gguf_file": source.gguf.name}
     return {
         "schema": 1,
-        "teacher": {**teacher, "blocks": source.blocks, "fingerprint": source.fingerprint()},
+        "teacher": {**teacher, "blocks": source.blocks, "fingerprint": manifest.model.fingerprint},
         "student": {
             "model": str(student.absolute()),
             "blocks": len(manifest.kept),

@@ -40,6 +40,7 @@ from depthprune.pruning.session import (
     mixture,
     open_memo,
     read_tokenizer,
+    require_original,
 )
 from depthprune.pruning.space import require_space
 from depthprune.pruning.training_runs import check_enough, forget
@@ -234,19 +235,13 @@ class RecoverJob:
                 f"{self.checkpoint}: was recovered already; recover the checkpoint from before, or "
                 "prune the original with --recover"
             )
-        ours, theirs = source.fingerprint(), before.model.fingerprint
-        if theirs is None:
+        if before.model.fingerprint is None:
             raise ModelError(
                 f"{self.checkpoint}: was pruned from pickled weights, which have no fingerprint to "
                 "know the original by; prune the original with --recover, or save it as "
                 "safetensors and prune that"
             )
-        if ours != theirs:
-            raise ModelError(
-                f"--original {source.name}: is not the model that {self.checkpoint} was pruned "
-                f"from ({before.model.name}): its fingerprint is {(ours or 'none')[:12]}, expected "
-                f"{(theirs or 'none')[:12]}; name the original, unchanged"
-            )
+        require_original(before, self.checkpoint, source)
 
     def _removed(self, before: Manifest, source: ModelSource) -> RemovedSet:
         """What the manifest says was removed; its objective, too, must be known by now."""

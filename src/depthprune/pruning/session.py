@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depthprune.errors import UsageError
+from depthprune.errors import ModelError, UsageError
 from depthprune.progress import SILENT, Progress, note, warn
 
 if TYPE_CHECKING:
     from depthprune.calibration import Calibration, CalibrationSpec
     from depthprune.evaluator.memo import Memo
+    from depthprune.manifest import Manifest
     from depthprune.models.loading import Model
     from depthprune.models.source import ModelSource
 
@@ -102,6 +103,26 @@ class TextReader:
         if self.load is None:
             raise UsageError("self: this verb reads no model's own text; name another source")
         return self.load()
+
+
+def require_original(manifest: Manifest, pruned: Path, source: ModelSource) -> None:
+    """Refuse a model that is not the one which a checkpoint was pruned from.
+
+    Args:
+        manifest: The checkpoint's.
+        pruned: Its folder.
+        source: What is given as its original.
+
+    Raises:
+        ModelError: If their fingerprints differ.
+    """
+    ours, theirs = source.fingerprint(), manifest.model.fingerprint
+    if ours != theirs:
+        raise ModelError(
+            f"--original {source.name}: is not the model that {pruned} was pruned from "
+            f"({manifest.model.name}): its fingerprint is {(ours or 'none')[:12]}, expected "
+            f"{(theirs or 'none')[:12]}; name the original, unchanged"
+        )
 
 
 def read_tokenizer(

@@ -13,8 +13,19 @@ from depthprune.errors import UsageError
 from depthprune.registry import Registry, build, spell
 
 
+class Spelled:
+    """A way to recover that can be written as the text by which it is asked for."""
+
+    name: ClassVar[str]
+
+    @property
+    def line(self) -> str:
+        """The text by which it is asked for."""
+        return spell(self.name, self)
+
+
 @dataclass(frozen=True)
-class Linear:
+class Linear(Spelled):
     """Least squares in closed form, into weights that are there: see `recover`.
 
     Attributes:
@@ -35,11 +46,6 @@ class Linear:
             raise _wrong(self.name, "refit", "a number of blocks (0 for all) or none", self.refit)
         check_bounds("--recover linear", self)
 
-    @property
-    def line(self) -> str:
-        """The text by which it is asked for."""
-        return spell(self.name, self)
-
     def behind(self, blocks: int) -> int:
         """How many kept blocks behind a gap are refitted at most.
 
@@ -58,19 +64,14 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Magnitude:
+class Magnitude(Spelled):
     """The state before each gap scaled to the size of the state behind it: see `rescale`."""
 
     name: ClassVar[Literal["magnitude"]] = "magnitude"
 
-    @property
-    def line(self) -> str:
-        """The text by which it is asked for."""
-        return spell(self.name, self)
-
 
 @dataclass(frozen=True)
-class LoRA:
+class LoRA(Spelled):
     """Training low-rank adapters to give what the dense model gives: see `distil`.
 
     Attributes:
@@ -111,14 +112,9 @@ class LoRA:
     def __post_init__(self) -> None:
         check_bounds("--recover lora", self)
 
-    @property
-    def line(self) -> str:
-        """The text by which it is asked for."""
-        return spell(self.name, self)
-
 
 @dataclass(frozen=True)
-class Last:
+class Last(Spelled):
     """Training the last kept blocks and the head themselves, as `LoRA` trains adapters.
 
     Attributes:
@@ -153,11 +149,6 @@ class Last:
 
     def __post_init__(self) -> None:
         check_bounds("--recover last", self)
-
-    @property
-    def line(self) -> str:
-        """The text by which it is asked for."""
-        return spell(self.name, self)
 
 
 Trained: TypeAlias = "LoRA | Last"

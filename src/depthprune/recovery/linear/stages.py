@@ -23,6 +23,7 @@ from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.blocks.replay import hidden_of, relative_difference
 from depthprune.models.devices import plain_products
 from depthprune.recovery.linear.probe import BATCH, LENGTH, Probe
+from depthprune.recovery.parameters import holders
 
 _LIMIT = 1e-3
 """Relative differences in float32 that rounding explains, of changes that it makes larger."""
@@ -106,11 +107,9 @@ def find_stages(anatomy: Anatomy, block: int, terms: Sequence[str] = ()) -> tupl
 
 def _shared(anatomy: Anatomy, block: int) -> set[str]:
     """Parameters of a block that are another module's too."""
-    holders: dict[int, int] = {}
-    for _, parameter in anatomy.module.named_parameters(remove_duplicate=False):
-        holders[id(parameter)] = holders.get(id(parameter), 0) + 1
+    held = holders(anatomy.module)
     own = anatomy.blocks.modules[block].named_parameters(remove_duplicate=False)
-    return {name for name, parameter in own if holders[id(parameter)] > 1}
+    return {name for name, parameter in own if held[id(parameter)] > 1}
 
 
 @dataclass

@@ -21,6 +21,7 @@ from depthprune.errors import ModelError, UsageError, first_line
 from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.recovery.low_rank import LowRank
 from depthprune.recovery.methods import LoRA
+from depthprune.recovery.parameters import frozen, holders
 
 _NAME = "default"
 
@@ -89,7 +90,7 @@ def targets(anatomy: Anatomy, kept: Sequence[int]) -> dict[str, nn.Module]:
 
     module, path = anatomy.module, anatomy.blocks.path
     modules = Counter(id(m) for _, m in module.named_modules(remove_duplicate=False))
-    weights = Counter(id(p) for _, p in module.named_parameters(remove_duplicate=False))
+    weights = holders(module)
     found: dict[str, nn.Module] = {}
     for block in kept:
         for name, child in anatomy.blocks.modules[block].named_modules():
@@ -127,19 +128,16 @@ def adapted(anatomy: Anatomy, kept: Sequence[int], settings: LoRA) -> Iterator[A
             f"--recover lora: rank: expected at most {narrow}, the least size of a projection, got "
             f"{settings.rank}"
         )
-    flags = [(p, p.requires_grad) for p in module.parameters()]
-    try:
-        module.requires_grad_(False)
-        # Of a whole model PEFT would know the type, and for some move targets to other names.
-        blocks = nn.ModuleDict({str(b): anatomy.blocks.modules[b] for b in kept})
-        found = _inject(blocks, [name.removeprefix(path) for name in chosen], settings)
-        yield Adapters({f"{path}{name}": layer for name, layer in found.items()}, kept[0])
-    finally:
-        for name, original in chosen.items():
-            parent, _, leaf = name.rpartition(".")
-            module.get_submodule(parent)._modules[leaf] = original
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+    with frozen(module):
+        try:
+            # Of a whole model PEFT would know the type, and for some move targets to other names.
+            blocks = nn.ModuleDict({str(b): anatomy.blocks.modules[b] for b in kept})
+            found = _inject(blocks, [name.removeprefix(path) for name in chosen], settings)
+            yield Adapters({f"{path}{name}": layer for name, layer in found.items()}, kept[0])
+        finally:
+            for name, original in chosen.items():
+                parent, _, leaf = name.rpartition(".")
+                module.get_submodule(parent)._modules[leaf] = original
 
 
 def _inject(blocks: nn.ModuleDict, names: list[str], settings: LoRA) -> dict[str, Any]:

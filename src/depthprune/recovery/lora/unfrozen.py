@@ -10,7 +10,6 @@ Source: "Reassessing Layer Pruning in LLMs" (arXiv 2411.15558), which trains the
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -22,6 +21,7 @@ from depthprune.models.loading import Model
 from depthprune.recovery.delta import Delta
 from depthprune.recovery.linear.write_back import unwritten, unwritten_outside
 from depthprune.recovery.methods import Last
+from depthprune.recovery.parameters import frozen, holders
 
 
 class Unfrozen:
@@ -115,13 +115,8 @@ def unfrozen(model: Model, kept: Sequence[int], settings: Last) -> Iterator[Unfr
         )
     blocks = kept[-settings.blocks :]
     names = trained_names(model, blocks)
-    flags = [(p, p.requires_grad) for p in model.module.parameters()]
-    try:
-        model.module.requires_grad_(False)
+    with frozen(model.module):
         yield Unfrozen(model, names, blocks[0])
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
 
 
 def trained_names(model: Model, blocks: Sequence[int]) -> list[str]:
@@ -135,11 +130,11 @@ def trained_names(model: Model, blocks: Sequence[int]) -> list[str]:
         ModelError: If there are none in the blocks.
     """
     module, path = model.module, model.anatomy.blocks.path
-    holders = Counter(id(p) for _, p in module.named_parameters(remove_duplicate=False))
+    held = holders(module)
 
     def trainable(parameter: Tensor) -> bool:
         # One of zeros cannot be told from others in a file, such as a bias that is not used.
-        alone = holders[id(parameter)] == 1 and parameter.is_floating_point()
+        alone = held[id(parameter)] == 1 and parameter.is_floating_point()
         return alone and bool(torch.count_nonzero(parameter))
 
     found: list[str] = []
