@@ -330,7 +330,7 @@ def test_the_best_step_is_kept_and_not_the_last(
     stored = load_file(tmp_path / "run" / "checkpoint-4" / "model.safetensors")
     first = next(iter(recovery.low_rank.values()))
     torch.testing.assert_close(first.down, stored["trained.0"])
-    torch.testing.assert_close(first.up, stored["adapters.1"])
+    torch.testing.assert_close(first.up, stored["trained.1"])
 
 
 def test_every_linear_projection_of_the_kept_blocks_is_adapted() -> None:
