@@ -44,7 +44,7 @@ def test_an_interrupted_fit_of_prune_costs_the_fit_and_not_the_search(
     words = ("prune", tiny_llama, "-k", 2, "-c", spec, "-o", out, *_FAST, "--no-bench",
              "--recover", "linear", "--protect", "0", "--search", "one-shot")  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr(Walk, "_mend", _at_call(1, Walk._mend))
+        patch.setattr(Walk, "_fit_block", _at_call(1, Walk._fit_block))
         outcome = depthprune(*words)
     assert outcome.status == INTERRUPTED
     assert outcome.err.splitlines()[-1] == "error: interrupted; nothing was written"
@@ -64,7 +64,7 @@ def test_an_interrupted_fit_of_recover_leaves_both_checkpoints_as_they_were(
     words = ("recover", cut, "--original", tiny_llama, "-c", spec, "-o", tmp_path / "out", *_FAST,
              "--no-bench")  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr(Walk, "_mend", _at_call(_LATER, Walk._mend))
+        patch.setattr(Walk, "_fit_block", _at_call(_LATER, Walk._fit_block))
         outcome = depthprune(*words)
     assert outcome.status == INTERRUPTED
     assert outcome.err.splitlines()[-1] == "error: interrupted; nothing was written"
@@ -98,7 +98,7 @@ def test_own_text_that_was_being_written_is_lost_and_what_was_finished_is_not(
         assert depthprune(*words).error == "interrupted; nothing was written"
     assert not kept.exists() or list(kept.iterdir()) == []
     with monkeypatch.context() as patch:
-        patch.setattr(Walk, "_mend", _at_call(1, Walk._mend))
+        patch.setattr(Walk, "_fit_block", _at_call(1, Walk._fit_block))
         patch.setattr("depthprune.pruning.write.reload_like", _at_call(1, print))
         assert depthprune(*words).status == INTERRUPTED
     (file,) = kept.iterdir()

@@ -211,9 +211,9 @@ def test_the_table_is_analysed_once(
 ) -> None:
     analysed = []
 
-    def analyse(rows: Any) -> Any:
+    def analyse(rows: Any, margin: Any) -> Any:
         analysed.append(len(rows))
-        return effects.analyse(rows)
+        return effects.analyse(rows, margin)
 
     for module in (files, study_page, findings):
         monkeypatch.setattr(module, "analyse", analyse)
