@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,9 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from hostile import HostileArithmetic
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -40,6 +43,25 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _long_texts_are_tokenised_once() -> None:
+    """Hundreds of tests draw from the same megabytes, and tokenising them is most of some."""
+    from depthprune.calibration.pieces import Encoder
+
+    plain, known = Encoder.many, {}
+
+    def many(self: Encoder, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None or sum(map(len, texts)) < 100_000:
+            return plain(self, texts)
+        key = hash((type(self.tokenizer), backend.to_str(), *texts))
+        if key not in known:
+            known[key] = plain(self, texts)
+        return list(known[key])
+
+    Encoder.many = many  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session")

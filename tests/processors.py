@@ -57,7 +57,15 @@ def distinct(found: dict[str | None, str]) -> list[str | None]:
 
 def passes(setting: str | None) -> bool:
     """Whether tests and demo exit 0 under a setting."""
-    pytest = [sys.executable, "-m", "pytest", "-q", "-m", "not slow and not census and not gpu", *TESTS]
+    pytest = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "not slow and not census and not gpu",
+        *TESTS,
+    ]
     good = subprocess.run(pytest, env=environment(setting), check=False).returncode == 0
     main = [sys.executable, "-m", "depthprune"]
     for dtype in DTYPES:
