@@ -24,7 +24,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,9 +34,10 @@ import torch
 from safetensors.torch import save_file
 
 import depthprune as dp
-from depthprune.calibration.calibration import Calibration, Part
-from depthprune.calibration.spec import parse_spec
-from depthprune.calibration.windows import TokenStream, Window
+from depthprune.calibration.calibration import Calibration, LoadedSource, Part
+from depthprune.calibration.parsing import parse_line
+from depthprune.calibration.spec import CalibrationSpec
+from depthprune.calibration.windows import Split, Window
 
 WIDTH, INNER, HEADS, KV_HEADS, VOCABULARY = 2048, 5632, 32, 8, 32_000
 SHARD_BLOCKS = 4
@@ -160,13 +163,24 @@ def score(folder: Path, stream: bool, windows: int, length: int) -> dict[str, An
     return found
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Windows that were drawn already, whatever is asked for."""
+
+    windows: tuple[Window, ...]
+
+    def draw(self, spec: CalibrationSpec, split: Split) -> tuple[Window, ...]:
+        """The windows there are."""
+        return self.windows
+
+
 def random_calibration(tokens: Any) -> Calibration:
     """Windows of the given tokens, shape (windows, length), each token but the first scored."""
     scored = np.ones(tokens.shape[1], np.bool_)
     scored[0] = False
     windows = tuple(Window(row, scored, "random", place) for place, row in enumerate(tokens))
-    stream = TokenStream(tokens.reshape(-1), np.zeros(1, np.int64), ("random",), 0)
-    return Calibration((Part(parse_spec("text:random", {"text": ()}), 1.0, windows, stream, None),))
+    material = LoadedSource(Drawn(windows), SimpleNamespace(bos_token_id=None), {}, 0)
+    return Calibration((Part(parse_line("text:random"), 1.0, windows, material),))
 
 
 def child(folder: Path, stream: bool, options: argparse.Namespace) -> dict[str, Any]:

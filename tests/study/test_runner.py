@@ -6,7 +6,7 @@ import json
 import weakref
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import yaml
@@ -19,6 +19,9 @@ from depthprune.study.grid import Grid, read_grid
 from depthprune.study.items import unpack
 from depthprune.study.runner import Study
 from depthprune.study.table import read
+
+if TYPE_CHECKING:
+    from depthprune.engine.cluster import Cluster
 
 PLAN: dict[str, Any] = {
     "k": [1, 2],
@@ -187,6 +190,26 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(
     assert outcome.failed == outcome.done == len(grid.cells) // 2
     errors = {row.error for row in read(tmp_path / "results.jsonl").rows if row.error}
     assert errors == {"the loss is NaN"}
+
+
+def test_a_cluster_that_fails_leaves_the_cells_that_it_did_as_they_are(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    Study(grid, tmp_path / "here").run()
+    done = read(tmp_path / "here" / "results.jsonl").rows[:3]
+
+    def elsewhere(*_: Any) -> Any:
+        yield from done
+        raise EvaluationError("no machine is left")
+
+    monkeypatch.setattr(Study, "_rows_elsewhere", elsewhere)
+    outcome = Study(grid, tmp_path / "there", cluster=cast("Cluster", object())).run()
+    rows = read(tmp_path / "there" / "results.jsonl").rows
+    assert (outcome.done, outcome.failed) == (3, len(grid.cells) - 3)
+    assert len(rows) == len(grid.cells)
+    assert {row.key for row in rows if row.error is None} == {row.key for row in done}
 
 
 def test_a_model_that_cannot_be_loaded_fails_its_cells_alone(

@@ -42,10 +42,11 @@ class Loading:
     def find(self) -> ModelSource:
         """The model's files, checked."""
         from depthprune.checkpoints.purpose import require_language_model
-        from depthprune.models.devices import check_placement
+        from depthprune.models.devices import check_dtype, check_placement
         from depthprune.models.source import find_model
         from depthprune.models.streaming.skeleton import check_streamable
 
+        check_dtype(self.dtype)
         check_placement(self.device_map, self.device, self.stream)
         source = find_model(
             self.name,

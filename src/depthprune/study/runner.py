@@ -132,10 +132,13 @@ class Study:
             if self.cluster is None:
                 yield from self._rows_of(model, suite, group)
                 continue
+            left = {_key(cell): cell for cell in group}
             try:
-                yield from self._rows_elsewhere(self.cluster, name, model, group)
+                for row in self._rows_elsewhere(self.cluster, name, model, group):
+                    del left[row.key]
+                    yield row
             except DepthpruneError as error:
-                yield from (self._failed(cell, None, None, error) for cell in group)
+                yield from (self._failed(cell, None, None, error) for cell in left.values())
 
     def _check_items(self, suite: EvaluationSuite) -> None:
         """Refuse what has fewer items than the plan asks for, before any cell is run on it."""
