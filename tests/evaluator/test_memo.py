@@ -74,6 +74,11 @@ def test_losses_that_are_nan_or_infinite_are_known(memo: Memo) -> None:
     assert found.known.tolist() == [True, True, True, False]
 
 
+def test_a_zero_is_known_whatever_its_sign(memo: Memo) -> None:
+    memo.store(CONTEXT, (1,), W[:2], np.array([-0.0, 0.0]))
+    assert memo.look_up(CONTEXT, [(1,)], W[:2])[1,].known.all()
+
+
 def test_what_was_not_stored_is_not_known(memo: Memo) -> None:
     assert _knows_nothing(_one(memo, (1,), W[:2]))
     memo.store(CONTEXT, (1,), W[:1], np.ones(1))

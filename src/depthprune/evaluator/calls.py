@@ -10,7 +10,9 @@ shape is part of what a loss is kept under, and a loss is the same to the bit wh
 On a processor a call is filled by 512 tokens, so that a window of that length is alone in it, which
 costs at most a tenth (SmolLM2-135M on AMX, a block: 18.7 µs a token alone, 17.2 in twos; in float32
 48.9 and 49.4). Shorter windows share one (128 tokens on AMX: 21.9 µs alone, 14.0 in fours) where
-their number leaves at most an eighth of the rows to copies. Blocks whose products follow what is in
+their number leaves at most an eighth of the rows to copies. Items are of any length, so they are
+filled up to a multiple of 16 tokens: 23% more tokens on ARC's in 0.65 of the time of each alone
+(bfloat16 on AMX; `benchmarks/shared_calls.py`). Blocks whose products follow what is in
 the other rows after all, as experts that tokens are sent to do, are found by trying, and their
 windows are alone.
 """
@@ -41,9 +43,9 @@ from depthprune.models.probe_tokens import probe_tokens
 _WASTE = 8
 """One row of so many may be a copy."""
 
-_ITEM_STEP = {"cpu": 1}
+_ITEM_STEP = {"cpu": 16}
 _ITEM_STEP_ELSEWHERE = 64
-"""Items are filled up to a multiple of so many tokens, where a call is worth more than tokens."""
+"""Items are filled up to a multiple of so many tokens, so that more of them share a call."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ def checksum(context: str, removed: str, window: bytes, loss: float | None) -> i
         window: Key of its window.
         loss: None, as SQLite keeps it, for NaN.
     """
-    value = math.nan if loss is None or math.isnan(loss) else loss
+    # SQLite keeps no sign of a zero either.
+    value = math.nan if loss is None or math.isnan(loss) else loss + 0.0
     named = zlib.crc32(f"{context} {removed} ".encode())
     return zlib.crc32(window + struct.pack("<d", value), named)
 
