@@ -17,9 +17,8 @@ def test_a_benchmark_imports_what_the_package_has(file: Path) -> None:
     found = [
         (node.module, name.name)
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("depthprune")
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("depthprune")
         for name in node.names
-        if node.module is not None
     ]
     missing = [
         f"{module}.{name}"

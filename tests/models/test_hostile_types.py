@@ -124,8 +124,8 @@ def test_a_type_is_found_searched_cut_and_proven(model_type: str, tmp_path: Path
 @pytest.mark.parametrize(
     "model_type",
     [
-        *(_marked(pytest.mark.slow, [n for n in FAST if n not in WHOLE_JOB])),
-        *(_marked(pytest.mark.census, OTHERS)),
+        *_marked(pytest.mark.slow, [n for n in FAST if n not in WHOLE_JOB]),
+        *_marked(pytest.mark.census, OTHERS),
     ],
 )
 def test_every_type_is_found_searched_cut_and_proven(model_type: str, tmp_path: Path) -> None:
