@@ -5,7 +5,7 @@
 
 Sets are grown on the standard library's prose and code, by two searches under three objectives.
 What the whole model would accept of their drafts (α) is taken on windows of texts that no search
-saw, before and after `--recover linear`. Then the sets that greedy found under the first objective
+saw, and for the sets of the first objective after `--recover linear` too. Then the sets that greedy found under the first objective
 write drafts for the whole model, which is timed; each token that was looked at had a chance of
 being taken, and the mean of those is the acceptance predicted for just these tokens.
 
@@ -246,8 +246,8 @@ def _sizes(blocks: int, shares: Sequence[int]) -> list[int]:
     return [max(1, round(blocks * share / 100)) for share in shares]
 
 
-def _all_sets(rows: Rows) -> list[Set]:
-    return sorted({tuple(s) for row in rows.of("sets") for s in row["sets"].values()})
+def _sets(rows: Rows, **key: str) -> list[Set]:
+    return sorted({tuple(s) for row in rows.of("sets", **key) for s in row["sets"].values()})
 
 
 def main() -> None:
@@ -270,13 +270,11 @@ def main() -> None:
             for objective in OBJECTIVES:
                 bench.find(search, objective)
                 bench.judge()
-                if (search, objective) == ("greedy", OBJECTIVES[0]):
-                    for removed in rows.of("sets", search=search, objective=objective)[0][
-                        "sets"
-                    ].values():
-                        bench.draft(tuple(removed))
-        for removed in _all_sets(rows):
-            bench.recover(removed)
+                for removed in _sets(rows, search=search, objective=objective):
+                    if objective == OBJECTIVES[0]:
+                        bench.recover(removed)
+                    if (search, objective) == ("greedy", OBJECTIVES[0]):
+                        bench.draft(removed)
     _acceptances(rows)
     _drafts(rows)
 

@@ -75,8 +75,7 @@ def test_two_gguf_files_are_run_by_llama_cpp(
     words = ("bench", ggufs[0], "--draft", ggufs[1], *FLAGS[:4])
     found = run(capsys, *words, "--json").document
     assert (found["runtime"], found["dtype"]) == ("llama.cpp", None)
-    # A seed samples the same text, whoever drafts.
-    assert [each["equal"] for each in found["runs"]] == [2, 2]
+    assert [each["equal"] for each in found["runs"]] == [2, None]
     assert all(0 < each["acceptance"] < 1 for each in found["runs"])
     told = " ".join(run(capsys, *words).out.split())
     assert f"drafts of 4 tokens by {ggufs[1]} for {ggufs[0]}, in llama.cpp;" in told

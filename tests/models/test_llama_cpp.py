@@ -124,11 +124,11 @@ def test_llama_cpp_itself_writes_the_model_s_own_text(tmp_path: Path, name: str)
     if file is None:
         pytest.skip(MISSING)
     draft = tmp_path / "draft.gguf"
-    dp.apply(file, "10,12,20" if name == "demo" else "6,8", draft)
+    dp.apply(file, "10,12,20" if name == "demo" else "6-11", draft)
     found = dp.bench_draft(file, draft, new_tokens=32, prompts="stdlib-prose,windows=4,length=48")
     assert (found.runtime, found.dtype) == ("llama.cpp", None)
-    for run in found.runs:
-        assert 0.1 < run.acceptance < 1.0
-        assert run.equal is not None
-        assert run.equal >= 2
-    assert (found.runs[0].parted_by or 0.0) < 0.5
+    greedy, sampled = found.runs
+    assert greedy.equal is not None
+    assert greedy.equal >= 2
+    assert (greedy.parted_by or 0.0) < 0.5
+    assert 0.05 < sampled.acceptance < greedy.acceptance < 1.0

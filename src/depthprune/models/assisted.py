@@ -143,12 +143,10 @@ class Pair(Protocol):
     Attributes:
         runtime: What runs them: `transformers` or `llama.cpp`.
         dtype: In which both compute; None where each does in what its file holds.
-        repeats_samples: Whether a seed samples the same text with a draft as without.
     """
 
     runtime: str
     dtype: str | None
-    repeats_samples: bool
 
     def write(
         self,
@@ -197,7 +195,6 @@ class TransformersPair:
     """
 
     runtime = "transformers"
-    repeats_samples = False
 
     def __init__(self, model: Any, draft: Any, dtype: str | None) -> None:
         self._modules = (model, draft)

@@ -112,7 +112,6 @@ class LlamaCppPair:
 
     runtime = "llama.cpp"
     dtype: str | None = None
-    repeats_samples = True
 
     def __init__(self, files: Sequence[Path], context: int, *, device: str, threads: int) -> None:
         self._llama_cpp = require_llama_cpp("--draft of two GGUF files")

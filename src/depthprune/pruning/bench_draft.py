@@ -42,8 +42,7 @@ class DraftRun:
         acceptance: The share of drafted tokens that were taken, of those looked at.
         drafts: How many were offered.
         predicted: The speed-up that acceptance and cost promise.
-        equal: Prompts whose continuation was the same token for token; None where a draft makes
-            sampling draw another one.
+        equal: Greedy: prompts whose continuation was the same token for token.
         prompts: How many there were.
         parted_by: Greedy: of those that parted, by how many nats the two tokens differed at most
             where they did; None where none parted.
@@ -217,7 +216,7 @@ def _run(
         acceptance=drafted.acceptance,
         drafts=len(drafted.taken),
         predicted=predicted_speedup(drafted.acceptance, length, cost),
-        equal=places.count(None) if greedy or pair.repeats_samples else None,
+        equal=places.count(None) if greedy else None,
         prompts=len(texts),
         parted_by=max(odds, default=None),
     )
