@@ -36,7 +36,7 @@ torch.set_num_threads(1)
 import depthprune as dp
 from depthprune.calibration import Calibration, CalibrationSpec, Part, Window
 from depthprune.evaluator import evaluator as module
-from depthprune.evaluator.memo import Memo
+from depthprune.evaluator.memo.store import Memo
 from depthprune.models.blocks.anatomy import find_anatomy
 from depthprune.models.devices import DTYPES
 from depthprune.models.loading import load_module

@@ -4,7 +4,8 @@ Both score the removal of each block of the demo model alone, on the same window
 dtype. The plain way is what peers do: for each candidate a transformers forward of the model
 without that block (one batch, `use_cache=False`), and the cross-entropy of all its logits; once
 with the attention that transformers takes, once with the evaluator's own (`plain, same`), whose
-losses the walk's must equal. Beside them stands the time that the bare matrix products take (the
+losses the walk's must equal in float32 and, where products of more rows round alike, in bfloat16.
+Beside them stands the time that the bare matrix products take (the
 blocks' projections and the head, of the same shapes and number as the walk runs them), which no
 evaluator can undercut.
 
@@ -80,11 +81,12 @@ def _difference(ours: list[float], theirs: list[float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    model = dp.load(options.model)
+    model = dp.load(options.model, dtype=options.dtype)
     spec = f"stdlib-prose,windows={options.windows},length={options.length},seed=0"
     calibration = dp.calibrate(spec, model)
     walked(model, dp.calibrate(f"stdlib-prose,windows=1,length={options.length}", model))
@@ -101,7 +103,8 @@ def main() -> None:
         times["products"].append(timed(lambda c=cost: products(model, c, options.length))[0])  # type: ignore[misc]
         worst = max(worst, _difference(ours, same))
         rounding = max(rounding, _difference(ours, theirs))
-    assert worst <= 1e-5, f"losses differ by {worst:.1e}"
+    if model.dtype == "float32" and worst > 1e-5:
+        raise SystemExit(f"losses differ by {worst:.1e}")
     print(f"{model.blocks + 1} sets, {calibration.tokens:,} tokens, {model.dtype}, {model.device}")
     print(f"block-tokens {cost.block_tokens:,} of {cost.plain_block_tokens:,} for plain forwards")
     print(f"{'':12}{'median s':>10}{'low':>8}{'high':>8}{'÷ walk':>9}")

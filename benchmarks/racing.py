@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 import depthprune as dp
-from depthprune.evaluator.confidence import Racing
-from depthprune.evaluator.memo import Memo
-from depthprune.evaluator.race import Race
+from depthprune.evaluator.memo.store import Memo
+from depthprune.evaluator.racing.race import Race
+from depthprune.evaluator.racing.settings import Racing
 
 
 def decisions(

@@ -31,7 +31,7 @@ from typing import Any
 import depthprune as dp
 from depthprune.calibration import Calibration
 from depthprune.evaluator import increase
-from depthprune.evaluator.memo import Memo
+from depthprune.evaluator.memo.store import Memo
 from depthprune.manifest import HeldOut
 from depthprune.models.loading import Model
 from depthprune.pruning.held_out_recovered import judge_recovered

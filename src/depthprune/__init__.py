@@ -37,10 +37,10 @@ from depthprune.manifest import versions
 if TYPE_CHECKING:
     from depthprune.calibration.calibration import Calibration, calibrate
     from depthprune.calibration.spec import CalibrationSpec
-    from depthprune.evaluator.confidence import Racing
     from depthprune.evaluator.cost import Cost
     from depthprune.evaluator.evaluator import Evaluator
-    from depthprune.evaluator.memo import Memo
+    from depthprune.evaluator.memo.store import Memo
+    from depthprune.evaluator.racing.settings import Racing
     from depthprune.evaluator.score import Score, increase
     from depthprune.models.loading import Model, load
     from depthprune.pruning.apply import apply
@@ -65,9 +65,9 @@ _PLACES = {
     "Cost": "evaluator.cost",
     "Evaluator": "evaluator.evaluator",
     "LoRA": "recovery.methods",
-    "Memo": "evaluator.memo",
+    "Memo": "evaluator.memo.store",
     "Model": "models.loading",
-    "Racing": "evaluator.confidence",
+    "Racing": "evaluator.racing.settings",
     "Recovery": "recovery.result",
     "Result": "searches.driver",
     "Score": "evaluator.score",

@@ -12,7 +12,7 @@ import pytest
 from command import Command
 from depthprune.cli import memo as verb
 from depthprune.cli.app import app
-from depthprune.evaluator.memo import Context, Memo, default_path
+from depthprune.evaluator.memo.store import Context, Memo, default_path
 from gguf_tiny import tiny_gguf
 
 OLD = Context("a1" * 32, "float32", "cpu", "2.8.0", "nll")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from depthprune.cli.option_groups import RacingOptions, expand_groups
 from depthprune.errors import UsageError
-from depthprune.evaluator.confidence import Racing
+from depthprune.evaluator.racing.settings import Racing
 
 
 @dataclass(frozen=True)

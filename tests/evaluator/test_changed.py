@@ -12,7 +12,7 @@ from items import calibration_of, random_item, random_text
 from torch.nn.functional import cross_entropy, kl_div
 
 import depthprune as dp
-from depthprune.evaluator.memo import Memo
+from depthprune.evaluator.memo.store import Memo
 from depthprune.recovery import Recovery, recovered
 from mended import loaded
 

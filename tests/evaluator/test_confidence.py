@@ -12,14 +12,14 @@ from items import calibration_of, random_text
 import depthprune as dp
 from depthprune.errors import UsageError
 from depthprune.evaluator import evaluator as evaluator_module
-from depthprune.evaluator.confidence import (
-    Racing,
+from depthprune.evaluator.racing.confidence import (
     Strata,
     bound_for,
     decide,
     rounds,
 )
-from depthprune.evaluator.race import Race
+from depthprune.evaluator.racing.race import Race
+from depthprune.evaluator.racing.settings import Racing
 from depthprune.evaluator.score import Weighting, partial_score, score_of
 
 

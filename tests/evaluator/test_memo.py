@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthprune.errors import OutputError, UsageError
-from depthprune.evaluator import memo_file as module
-from depthprune.evaluator.memo import Context, KnownLosses, Memo, default_path, window_key
+from depthprune.evaluator.memo import file as module
+from depthprune.evaluator.memo.store import Context, KnownLosses, Memo, default_path, window_key
 
 CONTEXT = Context("a1" * 32, "float32", "cpu", "2.8.0", "nll")
 W = [bytes([i]) * 16 for i in range(40)]
@@ -168,7 +168,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from depthprune.evaluator.memo import Context, Memo
+from depthprune.evaluator.memo.store import Context, Memo
 print("ready", flush=True)
 sys.stdin.readline()
 with Memo.open(Path(sys.argv[1])) as memo:

@@ -14,7 +14,7 @@ import pytest
 
 import depthprune as dp
 from depthprune.evaluator.forward import Forward
-from depthprune.evaluator.memo import Memo
+from depthprune.evaluator.memo.store import Memo
 from depthprune.searches import search
 
 SETS = [(), (1,), (2, 4)]
@@ -105,7 +105,7 @@ SCRIPT = """
 import sys
 import depthprune as dp
 from depthprune.evaluator import evaluator as evaluator_module
-from depthprune.evaluator.memo import Memo
+from depthprune.evaluator.memo.store import Memo
 from depthprune.evaluator.forward import Forward
 from pathlib import Path
 from typing import Any

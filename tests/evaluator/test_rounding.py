@@ -11,7 +11,7 @@ from items import calibration_of, random_item, random_text
 
 import depthprune as dp
 from depthprune.evaluator import evaluator as evaluator_module
-from depthprune.evaluator.confidence import Racing
+from depthprune.evaluator.racing.settings import Racing
 from depthprune.evaluator.rounding import Rounding, _compared, _of_mean
 from hostile import hostile_arithmetic
 from tiny import save_tiny

@@ -25,7 +25,7 @@ from depthprune.checkpoints.checkpoint import INDEX, open_checkpoint
 from depthprune.checkpoints.gguf.reader import read_gguf
 from depthprune.checkpoints.gguf.surgery import cut_gguf, write_gguf
 from depthprune.checkpoints.safetensors import read_header
-from depthprune.evaluator.memo import Context, Memo
+from depthprune.evaluator.memo.store import Context, Memo
 from depthprune.manifest import Manifest, SourceModel, versions
 from depthprune.pruning.apply import apply
 from depthprune.study.grid import read_grid

@@ -17,7 +17,7 @@ from depthprune.errors import UsageError
 from depthprune.report.numbers import format_bytes
 
 if TYPE_CHECKING:
-    from depthprune.evaluator.memo import ContextStatistics, MemoStatistics
+    from depthprune.evaluator.memo.store import ContextStatistics, MemoStatistics
 
 _SHORT = 12
 
@@ -46,7 +46,7 @@ def memo(
     """Show what runs keep (the losses they share, and unpacked GGUF files), or prune it."""
     _check(prune, older_than, weights, everything)
 
-    from depthprune.evaluator.memo import MemoStatistics, default_path
+    from depthprune.evaluator.memo.store import MemoStatistics, default_path
 
     place = default_path() if memo is None else memo.expanduser()
     unpacked = _unpacked(prune, older_than, weights, everything) if memo is None else None
@@ -68,7 +68,7 @@ def memo(
 def _open(
     place: Path, prune: bool, older_than: float | None, weights: str | None, everything: bool
 ) -> tuple[MemoStatistics, int]:
-    from depthprune.evaluator.memo import Memo
+    from depthprune.evaluator.memo.store import Memo
 
     pruned = 0
     with Memo.open(place) as store:

@@ -19,7 +19,7 @@ from depthprune.cli import options
 from depthprune.cli.values import parse_share, parse_size
 from depthprune.engine import Engine
 from depthprune.errors import UsageError
-from depthprune.evaluator.confidence import Racing
+from depthprune.evaluator.racing.settings import Racing
 from depthprune.pruning.target.options import DEFAULT_SPLIT
 
 

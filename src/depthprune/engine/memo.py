@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from depthprune.engine.cluster import Cluster
 from depthprune.evaluator import Memo, RemovedSet
-from depthprune.evaluator.memo import Context, KnownLosses
+from depthprune.evaluator.memo.store import Context, KnownLosses
 
 
 class _MemoActor:

@@ -7,7 +7,7 @@ no death: the work itself is wrong, and would fail again.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -92,12 +92,12 @@ class Pool(Generic[W]):
             self._shared[name] = self._ray.put(value)
         return self._shared[name]
 
-    def run(self, method: str, work: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+    def run(self, work: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
         """Have every piece of work done by some worker.
 
         Args:
-            method: Of what the workers hold.
-            work: Its arguments, for each piece.
+            work: Of each piece a method of what the workers hold, and its arguments. A list may
+                grow while answers are taken; what is added is done before what still waits.
 
         Yields:
             The number of a piece with its answer, or with `Lost`, in the order in which they end.
@@ -107,12 +107,15 @@ class Pool(Generic[W]):
         """
         waiting = deque(range(len(work)))
         running: dict[Any, tuple[int, Any]] = {}
-        deaths = [0] * len(work)
+        deaths: Counter[int] = Counter()
+        known = len(work)
         try:
-            while waiting or running:
+            while waiting or running or known < len(work):
+                waiting.extendleft(reversed(range(known, len(work))))
+                known = len(work)
                 while waiting and self._idle:
                     piece, actor = waiting.popleft(), self._idle.pop()
-                    running[actor.call.remote(method, *work[piece])] = piece, actor
+                    running[actor.call.remote(*work[piece])] = piece, actor
                 done = self._next([*running, *self._starting], working=bool(running))
                 if done in self._starting:
                     self._greet(done)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from depthprune.lazily import lazily
 
 if TYPE_CHECKING:
-    from depthprune.evaluator.confidence import Racing
     from depthprune.evaluator.cost import Cost
     from depthprune.evaluator.evaluator import Evaluator
-    from depthprune.evaluator.memo import Memo
+    from depthprune.evaluator.memo.store import Memo
     from depthprune.evaluator.prefix_walk import RemovedSet
+    from depthprune.evaluator.racing.settings import Racing
     from depthprune.evaluator.rounding import Rounding
     from depthprune.evaluator.score import Score, increase, unscored
 
@@ -36,8 +36,8 @@ __getattr__ = lazily(
     {
         "Cost": "cost",
         "Evaluator": "evaluator",
-        "Memo": "memo",
-        "Racing": "confidence",
+        "Memo": "memo.store",
+        "Racing": "racing.settings",
         "RemovedSet": "prefix_walk",
         "Rounding": "rounding",
         "Score": "score",

@@ -24,7 +24,6 @@ from depthprune.errors import UsageError
 from depthprune.evaluator.aggregate import Combination
 from depthprune.evaluator.batches import reads_packed_items
 from depthprune.evaluator.calls import Calls
-from depthprune.evaluator.confidence import Racing
 from depthprune.evaluator.cost import Cost
 from depthprune.evaluator.forward import (
     BatchTooLargeError,
@@ -35,10 +34,11 @@ from depthprune.evaluator.importance import measure
 from depthprune.evaluator.loss_table import LossTable
 from depthprune.evaluator.losses import Losses
 from depthprune.evaluator.measurements import Measurements
-from depthprune.evaluator.memo import Context, Memo, window_key
+from depthprune.evaluator.memo.store import Context, Memo, window_key
 from depthprune.evaluator.memory import state_budget
 from depthprune.evaluator.prefix_walk import RemovedSet
-from depthprune.evaluator.race import Race
+from depthprune.evaluator.racing.race import Race
+from depthprune.evaluator.racing.settings import Racing
 from depthprune.evaluator.remote import RemoteScoring
 from depthprune.evaluator.rounding import Rounding, measure_rounding
 from depthprune.evaluator.score import Score, Weighting

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthprune.calibration import Window
-from depthprune.evaluator.memo import Context, Memo, window_key
+from depthprune.evaluator.memo.store import Context, Memo, window_key
 from depthprune.evaluator.prefix_walk import RemovedSet
 from depthprune.evaluator.score import LossArray
 

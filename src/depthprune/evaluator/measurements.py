@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from depthprune.evaluator.importance import MEASURES, Importance
-from depthprune.evaluator.memo import Context, Memo
+from depthprune.evaluator.memo.store import Context, Memo
 from depthprune.evaluator.prefix_walk import RemovedSet
 
 

@@ -14,7 +14,7 @@ from depthprune.calibration import Window
 from depthprune.errors import EvaluationError
 from depthprune.evaluator.batches import Batch
 from depthprune.evaluator.forward import BatchTooLargeError
-from depthprune.evaluator.memo import window_key
+from depthprune.evaluator.memo.store import window_key
 from depthprune.evaluator.prefix_walk import RemovedSet
 from depthprune.evaluator.score import LossArray
 from depthprune.evaluator.shards import LossWorkers, Scoring, Work, cut

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from depthprune.engine import Engine, as_engine
 from depthprune.errors import UsageError
-from depthprune.evaluator.confidence import Racing
+from depthprune.evaluator.racing.settings import Racing
 from depthprune.outputs import OutputTarget, as_target
 from depthprune.progress import SILENT, Progress
 from depthprune.pruning.draft_job import DraftJob

@@ -17,7 +17,7 @@ from depthprune.progress import SILENT, Progress, note, warn
 
 if TYPE_CHECKING:
     from depthprune.calibration import Calibration, CalibrationSpec
-    from depthprune.evaluator.memo import Memo
+    from depthprune.evaluator.memo.store import Memo
     from depthprune.manifest import Manifest
     from depthprune.models.loading import Model
     from depthprune.models.source import ModelSource
@@ -171,7 +171,7 @@ def memo_at(place: str | None) -> Iterator[Memo | None]:
     Args:
         place: A path, `off`, or None for the default place.
     """
-    from depthprune.evaluator.memo import Memo
+    from depthprune.evaluator.memo.store import Memo
 
     if place == "off":
         yield None

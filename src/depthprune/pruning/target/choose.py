@@ -20,7 +20,8 @@ import numpy as np
 
 from depthprune.errors import EvaluationError, UsageError
 from depthprune.evaluator import RemovedSet, Score
-from depthprune.evaluator.confidence import Racing, Strata, bound_for, decide
+from depthprune.evaluator.racing.confidence import Strata, bound_for, decide
+from depthprune.evaluator.racing.settings import Racing
 from depthprune.searches.driver import Scorer
 
 CHOICE_DELTA = 0.1

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from depthprune.errors import UsageError
+from depthprune.evaluator.racing.settings import Racing
 
 Array = NDArray[np.float64]
 
@@ -40,27 +40,6 @@ _TIGHTEST = 0.25
 _LEAST_SURE = 0.25
 """On 4,096 tokens of WikiText these cost 0.43 to 0.46 of all losses, whatever the first round; a
 growth of 1.6 costs a tenth more."""
-
-
-@dataclass(frozen=True)
-class Racing:
-    """How sure a race must be.
-
-    Attributes:
-        delta: Chance that an ask drops a candidate it should have kept, by more than a tie.
-        tolerance: Differences within this share of the loss are ties.
-    """
-
-    delta: float = 0.01
-    tolerance: float = 0.001
-
-    def __post_init__(self) -> None:
-        if not 0 < self.delta < 1:
-            raise UsageError(f"--delta: expected a chance between 0 and 1, got {self.delta:g}")
-        if not 0 <= self.tolerance < 1:
-            raise UsageError(
-                f"--tolerance: expected a share from 0 to below 1, got {self.tolerance:g}"
-            )
 
 
 @dataclass(frozen=True)

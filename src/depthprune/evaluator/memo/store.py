@@ -8,18 +8,17 @@ fails in mid-run must not cost the run, so it turns itself off and says so in `M
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from depthprune.errors import OutputError, UsageError
-from depthprune.evaluator.memo_file import (
+from depthprune.evaluator.memo.file import (
     add_losses,
     connect,
     delete_contexts,
@@ -33,7 +32,7 @@ from depthprune.evaluator.memo_file import (
     size_of,
     transaction,
 )
-from depthprune.evaluator.memo_records import (
+from depthprune.evaluator.memo.records import (
     Context,
     ContextStatistics,
     KnownLosses,
@@ -42,6 +41,10 @@ from depthprune.evaluator.memo_records import (
     window_key,
 )
 from depthprune.evaluator.prefix_walk import RemovedSet
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "Context",
@@ -135,6 +138,8 @@ class Memo:
         Returns:
             For each set, its losses in the order of `windows`.
         """
+        import numpy as np
+
         rows = {set_key(s): i for i, s in enumerate(dict.fromkeys(removed_sets))}
         columns = {w: i for i, w in enumerate(dict.fromkeys(windows))}
         losses = np.full((len(rows), len(columns)), np.nan)
@@ -276,7 +281,7 @@ class Memo:
             raise UsageError("memo: expected an age, weights or both to prune, or else everything")
         if not self._writes:
             raise OutputError(f"{self._label}: cannot be written; prune as one who may write it")
-        limit = np.inf if older_than_days is None else time.time() - older_than_days * _DAY
+        limit = math.inf if older_than_days is None else time.time() - older_than_days * _DAY
         with self._or_refuse(), transaction(self._db, "IMMEDIATE"):
             deleted = delete_contexts(self._db, float(limit), (weights or "").lower())
         # Neither is needed for what follows; both fail while another process reads.

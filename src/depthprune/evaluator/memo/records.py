@@ -6,13 +6,16 @@ import hashlib
 import json
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from depthprune.calibration import Item
 from depthprune.errors import OutputError
 from depthprune.outputs import cache_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from depthprune.calibration import Item
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ def window_key(
         item: Its options.
         shape: Of the call, which its loss follows by rounding.
     """
+    import numpy as np
+
     digest = hashlib.blake2b(digest_size=16)
     digest.update(len(tokens).to_bytes(8, "little") + len(scored).to_bytes(8, "little"))
     digest.update(tokens.astype("<i8").tobytes())

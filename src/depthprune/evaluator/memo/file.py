@@ -11,15 +11,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import astuple
 from itertools import product
 from pathlib import Path
-from typing import TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeVar
 
 from depthprune.errors import OutputError
-from depthprune.evaluator.memo_checks import BEFORE, add_checksums, checksum
-from depthprune.evaluator.memo_records import Context
+from depthprune.evaluator.memo.checks import BEFORE, add_checksums, checksum
+from depthprune.evaluator.memo.records import Context
 from depthprune.evaluator.prefix_walk import RemovedSet
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _APPLICATION = 0x64707275
 _VERSION = 3

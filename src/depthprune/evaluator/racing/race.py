@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 
 from depthprune.evaluator.aggregate import Combination
-from depthprune.evaluator.confidence import (
-    Racing,
+from depthprune.evaluator.prefix_walk import RemovedSet
+from depthprune.evaluator.racing.confidence import (
     bound_for,
     decide,
     rounds,
 )
-from depthprune.evaluator.prefix_walk import RemovedSet
+from depthprune.evaluator.racing.settings import Racing
 from depthprune.evaluator.score import LossArray, Score
 
 

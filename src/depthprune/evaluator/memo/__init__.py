@@ -1,0 +1,1 @@
+"""The store of losses that were computed before: its file, its records, its checks."""
