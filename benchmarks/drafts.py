@@ -5,9 +5,10 @@
 
 Sets are grown on the standard library's prose and code, by two searches under three objectives.
 What the whole model would accept of their drafts (α) is taken on windows of texts that no search
-saw, and for the sets of the first objective after `--recover linear` too. Then the sets that greedy found under the first objective
-write drafts for the whole model, which is timed; each token that was looked at had a chance of
-being taken, and the mean of those is the acceptance predicted for just these tokens.
+saw, and for the sets of the first objective after `--recover linear` too. Then the sets that greedy
+found under the first objective write drafts for the whole model, which is timed; each token that
+was looked at had a chance of being taken, and the mean of those is the acceptance predicted for
+just these tokens.
 
 Every piece is a row of the output file as soon as it is measured, and what is there is not measured
 again, so that this can be stopped at any time and goes on where it was. The tables at the end are
@@ -130,7 +131,7 @@ class Bench:
         for text, judge in self.judges.items():
             unknown = [
                 removed
-                for removed in _all_sets(self.rows)
+                for removed in _sets(self.rows)
                 if not self.rows.of("accepted", text=text, removed=list(removed), recovered=False)
             ]
             for score in judge.score(unknown):
