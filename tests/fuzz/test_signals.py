@@ -78,12 +78,19 @@ VERBS = {
 }
 
 
-def _start(name: str, folder: Path) -> subprocess.Popen[str]:
-    words = [word.format(folder) for word in VERBS[name].words]
+def _command(name: str, words: Iterable[str], folder: Path) -> list[str]:
     code = "from depthprune.cli import main; main()"
+    return [sys.executable, "-c", code, name, *(word.format(folder) for word in words)]
+
+
+def _done(name: str, *words: str, folder: Path) -> None:
+    assert subprocess.run(_command(name, words, folder), check=False).returncode == DONE
+
+
+def _start(name: str, folder: Path) -> subprocess.Popen[str]:
     own = {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
-        [sys.executable, "-c", code, name, *words, "--json"],
+        [*_command(name, VERBS[name].words, folder), "--json"],
         env={**os.environ, **own},
         text=True,
         stdout=subprocess.PIPE,
@@ -115,16 +122,8 @@ def given(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
         "device": "cpu",
     }
     (folder / "plan.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
-    process = subprocess.run(
-        [sys.executable, "-c", "from depthprune.cli import main; main()", "apply"]
-        + [str(folder / "model"), "--remove", "2", "-o", str(folder / "cut")],
-        check=False,
-    )
-    assert process.returncode == DONE
-    score = [*VERBS["score"].words[:-2], "--memo", "{}/memo.sqlite"]
-    words = [word.format(folder) for word in score]
-    code = "from depthprune.cli import main; main()"
-    assert subprocess.run([sys.executable, "-c", code, "score", *words]).returncode == DONE
+    _done("apply", "{}/model", "--remove", "2", "-o", "{}/cut", folder=folder)
+    _done("score", *VERBS["score"].words[:-2], "--memo", "{}/memo.sqlite", folder=folder)
     return folder
 
 
