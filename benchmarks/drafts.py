@@ -1,110 +1,329 @@
 """What a pruned copy is worth as the draft of its original: acceptance, and speed.
 
-    python benchmarks/drafts.py ../shared/data --shares 25 50 70 --measure
+    python benchmarks/drafts.py ../shared/data --quick -o drafts-rows.jsonl
+    python benchmarks/drafts.py ../shared/data --model gemma.gguf -o drafts-rows.jsonl
 
-Sets are grown greedily on the standard library's prose and code, under each of three objectives;
-what of their drafts the whole model would accept is taken on windows of texts that no search saw.
-"cost" is what a drafted token takes of one of the model's: the share of blocks that are left, which
-is what a large model that is bound by reading its weights pays, or with --measure what decoding
-takes here.
+Sets are grown on the standard library's prose and code, by two searches under three objectives.
+What the whole model would accept of their drafts (α) is taken on windows of texts that no search
+saw, and for the sets of the first objective after `--recover linear` too. Then the sets that greedy
+found under the first objective write drafts for the whole model, which is timed; each token that
+was looked at had a chance of being taken, and the mean of those is the acceptance predicted for
+just these tokens.
+
+Every piece is a row of the output file as soon as it is measured, and what is there is not measured
+again, so that this can be stopped at any time and goes on where it was. The tables at the end are
+of the rows that there are; `--tables` prints them alone. `--quick` takes fewer and shorter windows.
+
+The last column of the first table is for a model of 8 billion parameters on a GPU whose decoding is
+bound by reading weights: its 32 blocks are 93% of what is read for a token (6.98 of 7.50 billion
+weights of Llama 3.1 8B, the head being the rest), so that a drafted token costs c = 1 - 0.93 k/N.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import depthprune as dp
-from depthprune.models.assisted import best_length, predicted_speedup
+# This folder has a benchmark called `statistics`, which is not the module that is meant below.
+sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != Path(__file__).parent]
+
+import statistics  # noqa: E402
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+import depthprune as dp  # noqa: E402
+from depthprune.evaluator import Score  # noqa: E402
+from depthprune.models.assisted import (  # noqa: E402
+    DraftCounts,
+    best_length,
+    first_mismatch,
+    predicted_speedup,
+    write,
+)
+from depthprune.recovery import recovered  # noqa: E402
 
 TEXTS = {
-    "Shakespeare": "text:{data}/tinyshakespeare/input.txt,windows={windows},length=128",
-    "wiki": "text:{data}/wikitext-2/test.txt,windows={windows},length=128",
-    "GSM8K": "jsonl:{data}/gsm8k/train.jsonl,field=answer,windows={windows},length=128",
+    "prose": "text:{data}/wikitext-2/test.txt",
+    "code": "stdlib-code",
+    "GSM8K": "jsonl:{data}/gsm8k/train.jsonl,field=answer",
 }
-TRAINED_ON = [
-    "stdlib-prose,windows={windows},length=128",
-    "stdlib-code,windows={windows},length=128",
-]
+TRAINED_ON = ("stdlib-prose", "stdlib-code")
+OBJECTIVES = ("acceptance", "kl", "nll")
+SEARCHES = ("one-shot", "greedy")
+BLOCKS_OF_8B = 0.93
+"""The share of the weights read for a token that the blocks of a model of 8 billion have."""
+LENGTH, NEW, PROMPT = 4, 32, 32
+Row = dict[str, Any]
+Set = tuple[int, ...]
+
+
+class Rows:
+    """What was measured so far, in a file of a JSON document a line."""
+
+    def __init__(self, file: Path, model: str, size: str) -> None:
+        self._file = file
+        self._key = {"model": model, "size": size}
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        rows = [json.loads(line) for line in lines]
+        self._rows: list[Row] = [row for row in rows if row.items() >= self._key.items()]
+
+    def of(self, kind: str, **key: Any) -> list[Row]:
+        """Rows of a kind."""
+        wanted = {"kind": kind, **key}.items()
+        return [row for row in self._rows if all(row[k] == v for k, v in wanted if k in row)]
+
+    def add(self, kind: str, **facts: Any) -> Row:
+        """Keep a row."""
+        row = {"kind": kind, **self._key, **facts}
+        self._rows.append(row)
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(str({k: v for k, v in row.items() if k not in ("model", "size")})[:150], flush=True)
+        return row
+
+
+class Bench:
+    """A model, the windows that searches see, and those that judge."""
+
+    def __init__(self, asked: argparse.Namespace, rows: Rows) -> None:
+        self.rows = rows
+        self.model = dp.load(asked.model)
+        self.name = asked.model
+        self.sizes = _sizes(self.model.blocks, asked.shares)
+        windows, self.judged, self.prompts, fitted = (
+            (2, 6, 4, 16) if asked.quick else (8, 16, 8, 32)
+        )
+        self.trained = self._drawn(TRAINED_ON, windows)
+        self._fitted = self._drawn(TRAINED_ON, fitted)
+        self.texts = {
+            name: self._drawn([spec.format(data=asked.data)], self.judged, "held-out")
+            for name, spec in TEXTS.items()
+        }
+        self.judges = {
+            name: dp.Evaluator(self.model, text, "acceptance", racing=None)
+            for name, text in self.texts.items()
+        }
+
+    def _drawn(self, specs: Sequence[str], windows: int, split: Any = "draw") -> Any:
+        keys = f"windows={windows},length=128,order=random"
+        return dp.calibrate([f"{spec},{keys}" for spec in specs], self.model, split=split)
+
+    def find(self, search: str, objective: str) -> None:
+        """The sets of all sizes that a search finds."""
+        key = {"search": search, "objective": objective}
+        if self.rows.of("sets", **key):
+            return
+        evaluator = dp.Evaluator(self.model, self.trained, objective)
+        found = dp.search(search, evaluator, k=max(self.sizes))
+        sets = {str(k): found.path[k - 1] for k in self.sizes}
+        spent = evaluator.cost.block_tokens
+        self.rows.add("sets", **key, sets=sets, tokens=self.trained.tokens, block_tokens=spent)
+
+    def judge(self) -> None:
+        """What is accepted of each set's drafts."""
+        for text, judge in self.judges.items():
+            unknown = [
+                removed
+                for removed in _sets(self.rows)
+                if not self.rows.of("accepted", text=text, removed=list(removed), recovered=False)
+            ]
+            for score in judge.score(unknown):
+                self._keep(text, score, changed=False)
+
+    def recover(self, removed: Set) -> None:
+        """The same after recovery."""
+        key = {"removed": list(removed), "recovered": True}
+        missing = [text for text in self.judges if not self.rows.of("accepted", text=text, **key)]
+        if not missing:
+            return
+        recovery = dp.recover(self.model, removed, self._fitted)
+        for text in missing:
+            score = self.judges[text].score_changed(
+                removed, lambda: recovered(self.model, recovery)
+            )
+            self._keep(text, score, changed=True)
+
+    def _keep(self, text: str, score: Score, *, changed: bool) -> None:
+        each = np.exp(-score.window_losses)
+        self.rows.add(
+            "accepted",
+            text=text,
+            removed=list(score.removed),
+            recovered=changed,
+            mean=float(each.mean()),
+            stderr=float(each.std(ddof=1) / math.sqrt(len(each))),
+            tokens=score.tokens,
+        )
+
+    def draft(self, removed: Set) -> None:
+        """The whole model writes with the drafts of a copy without these blocks."""
+        missing = [t for t in self.texts if not self.rows.of("written", text=t, k=len(removed))]
+        if not missing:
+            return
+        with _copy(self.name, removed) as copy:
+            for text in missing:
+                prompts = [w.tokens[:PROMPT].tolist() for w in self.texts[text].windows]
+                for temperature in (0.0, 1.0):
+                    found = self._written(copy, prompts[: self.prompts], temperature)
+                    key = {"k": len(removed), "text": text, "temperature": temperature}
+                    self.rows.add("written", **key, **found)
+
+    def _written(self, copy: Any, prompts: Sequence[list[int]], temperature: float) -> Row:
+        whole, drafted, chances = self.model.module, DraftCounts(LENGTH), []
+        costs, speeds, same = [], [], 0
+        for module in (whole, copy):
+            write(module, prompts[0], 2)
+        for seed, prompt in enumerate(prompts):
+            spread: Any = {"temperature": temperature, "seed": seed}
+            before = len(drafted.taken)
+            alone = write(whole, prompt, NEW, **spread)
+            helped = write(whole, prompt, NEW, draft=copy, drafted=drafted, **spread)
+            small = write(copy, prompt, NEW, **spread)
+            costs.append(small.seconds / alone.seconds)
+            speeds.append(alone.seconds / helped.seconds)
+            same += first_mismatch(alone.tokens, helped.tokens) is None
+            shared = _chances([whole, copy], prompt, helped.tokens, temperature)
+            chances += [shared[p] for p in _looked_at(drafted, before)]
+        return {
+            "taken": sum(drafted.taken),
+            "looked_at": len(chances),
+            "predicted": float(np.mean(chances)),
+            "variance": sum(p * (1 - p) for p in chances),
+            "cost": statistics.median(costs),
+            "speedup": statistics.median(speeds),
+            "same": same,
+            "prompts": len(prompts),
+        }
+
+
+class _copy:  # noqa: N801
+    """A model without some blocks, written and loaded."""
+
+    def __init__(self, model: str, removed: Set) -> None:
+        self._model, self._removed = model, removed
+        self._folder = tempfile.TemporaryDirectory()
+
+    def __enter__(self) -> Any:
+        out = Path(self._folder.name) / "draft.gguf"
+        original = dp.load(self._model).source.gguf
+        if original is None:
+            out = out.with_suffix("")
+        dp.apply(original or self._model, self._removed, out)
+        return dp.load(out).module
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+
+def _looked_at(drafted: DraftCounts, first: int) -> Iterator[int]:
+    """Places of a continuation whose drafted token was looked at."""
+    place = 0
+    for taken, offered in zip(drafted.taken[first:], drafted.offered[first:], strict=True):
+        yield from range(place, place + min(taken + 1, offered))
+        place += taken + 1
+
+
+@torch.inference_mode()
+def _chances(
+    modules: Sequence[Any], prompt: list[int], written: Sequence[int], temperature: float
+) -> list[float]:
+    """By place of a continuation, the chance that a token drafted there is taken."""
+    ids = torch.tensor([[*prompt, *written]])
+    logits = [module(ids).logits[0, len(prompt) - 1 : -1].float() for module in modules]
+    if not temperature:
+        return (logits[0].argmax(-1) == logits[1].argmax(-1)).float().tolist()
+    p, q = ((each / temperature).softmax(-1) for each in logits)
+    return torch.minimum(p, q).sum(-1).tolist()
+
+
+def _sizes(blocks: int, shares: Sequence[int]) -> list[int]:
+    return [max(1, round(blocks * share / 100)) for share in shares]
+
+
+def _sets(rows: Rows, **key: str) -> list[Set]:
+    return sorted({tuple(s) for row in rows.of("sets", **key) for s in row["sets"].values()})
 
 
 def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure what is missing, and print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", type=Path, help="folder of corpora")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--shares", type=int, nargs="+", default=[25, 50, 70], help="percent")
-    parser.add_argument("--objectives", nargs="+", default=["acceptance", "kl", "nll"])
-    parser.add_argument("--windows", type=int, default=8, help="of each source and text")
-    parser.add_argument("--search", default="greedy")
-    parser.add_argument("--measure", action="store_true", help="write real checkpoints and bench")
-    options = parser.parse_args()
-    model = dp.load(options.model)
-    sizes = [max(1, round(model.blocks * share / 100)) for share in options.shares]
-    trained = [spec.format(windows=options.windows) for spec in TRAINED_ON]
-    calibration = dp.calibrate(trained, model)
-    judges = {
-        name: dp.Evaluator(
-            model,
-            dp.calibrate(spec.format(data=options.data, windows=options.windows), model),
-            "acceptance",
-            racing=None,
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter windows")
+    parser.add_argument("--tables", action="store_true", help="measure nothing")
+    parser.add_argument("-o", "--out", type=Path, default=Path("drafts-rows.jsonl"))
+    asked = parser.parse_args()
+    rows = Rows(asked.out, asked.model, "quick" if asked.quick else "full")
+    if not asked.tables:
+        bench = Bench(asked, rows)
+        rows.of("model") or rows.add(
+            "model", blocks=bench.model.blocks, dtype=bench.model.dtype, sizes=bench.sizes
         )
-        for name, spec in TEXTS.items()
-        if _is_there(spec, options.data)
-    }
-    print(f"{options.model}: {model.blocks} blocks, {model.dtype}; {calibration.tokens:,} tokens")
-    print("| objective | k | cost | " + " | ".join(f"α {n}" for n in judges) + " | best × |")
-    print("|---|---:|---:|" + "---:|" * (len(judges) + 1))
-    chosen: dict[int, tuple[int, ...]] = {}
-    for objective in options.objectives:
-        evaluator = dp.Evaluator(model, calibration, objective)
-        path = dp.search(options.search, evaluator, k=max(sizes)).path
-        for k in sizes:
-            removed = path[k - 1]
-            chosen.setdefault(k, removed)
-            found = {n: math.exp(-e.score([removed])[0].loss) for n, e in judges.items()}
-            cost = 1 - k / model.blocks
-            mean = sum(found.values()) / len(found)
-            length = best_length(mean, cost)
-            speed = predicted_speedup(mean, length, cost)
-            cells = " | ".join(f"{value:.3f}" for value in found.values())
-            print(f"| {objective} | {k} | {cost:.2f} | {cells} | {speed:.2f} (γ {length}) |")
-    if options.measure:
-        _measure(options.model, chosen)
+        for search in SEARCHES:
+            for objective in OBJECTIVES:
+                bench.find(search, objective)
+                bench.judge()
+                for removed in _sets(rows, search=search, objective=objective):
+                    if objective == OBJECTIVES[0]:
+                        bench.recover(removed)
+                    if (search, objective) == ("greedy", OBJECTIVES[0]):
+                        bench.draft(removed)
+    _acceptances(rows)
+    _drafts(rows)
 
 
-def _is_there(spec: str, data: Path) -> bool:
-    return Path(spec.format(data=data, windows=1).partition(":")[2].partition(",")[0]).exists()
-
-
-def _measure(model: str, chosen: dict[int, tuple[int, ...]]) -> None:
-    """Real assisted generation with the sets of the first objective."""
-    print()
-    print("| k | | cost | taken | predicted × | measured × | the same |")
-    print("|---:|---|---:|---:|---:|---:|---:|")
-    for k, removed in chosen.items():
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "draft"
-            dp.prune(
-                model,
-                k=k,
-                out=out,
-                protect=[b for b in range(dp.load(model).blocks) if b not in removed],
-                calibration="stdlib-prose,windows=1,length=32",
-                search="last-k",
-                bench=False,
-                prompt="One",
+def _acceptances(rows: Rows) -> None:
+    """The first table: what is accepted, before and after recovery, and what that gains."""
+    (model,) = rows.of("model")
+    print(f"\n{model['model']}: {model['blocks']} blocks, {model['dtype']}\n")
+    heads = [f"α {text}" for text in TEXTS]
+    print(f"| k | search | objective | {' | '.join(heads)} | recovered | 8B |")
+    print("|---:|---|---|" + "---:|" * (len(heads) + 2))
+    for k in model["sizes"]:
+        for row in rows.of("sets"):
+            removed = list(row["sets"][str(k)])
+            before, after = (
+                rows.of("accepted", removed=removed, recovered=changed) for changed in (False, True)
             )
-            found = dp.bench_draft(model, out)
-        for run in found.runs:
-            same = "—" if run.equal is None else f"{run.equal} of {run.prompts}"
+            cells = [f"{a['mean']:.3f} ± {2 * a['stderr']:.3f}" for a in before]
+            alpha = statistics.mean(a["mean"] for a in before)
+            mended = f"{statistics.mean(a['mean'] for a in after):.3f}" if after else "—"
+            cost = 1 - BLOCKS_OF_8B * k / model["blocks"]
+            gain = _gain(alpha, cost)
             print(
-                f"| {k} | {'sampled' if run.temperature else 'greedy'} | {found.cost:.2f} | "
-                f"{run.acceptance:.2f} | {run.predicted:.2f} | {run.speedup:.2f} | {same} |"
+                f"| {k} | {row['search']} | {row['objective']} | {' | '.join(cells)} | "
+                f"{alpha:.3f} → {mended} | {gain} |"
             )
+
+
+def _gain(alpha: float, cost: float) -> str:
+    length = best_length(alpha, cost)
+    return f"× {predicted_speedup(alpha, length, cost):.2f} (γ {length})"
+
+
+def _drafts(rows: Rows) -> None:
+    """The second table: drafts that were written."""
+    print("\n| k | | text | predicted α | seen α | ± | c | predicted | measured | the same |")
+    print("|---:|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    for row in rows.of("written"):
+        count = row["looked_at"]
+        seen = row["taken"] / count
+        spread = 2 * math.sqrt(row["variance"]) / count
+        predicted = predicted_speedup(seen, LENGTH, row["cost"])
+        same = f"{row['same']} of {row['prompts']}" if not row["temperature"] else "—"
+        print(
+            f"| {row['k']} | {'sampled' if row['temperature'] else 'greedy'} | {row['text']} | "
+            f"{row['predicted']:.3f} | {seen:.3f} | {spread:.3f} | {row['cost']:.2f} | "
+            f"× {predicted:.2f} | × {row['speedup']:.2f} | {same} |"
+        )
 
 
 if __name__ == "__main__":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import pytest
 
 import depthprune as dp
 from command import run
+from gguf_tiny import tiny_gguf
+from rule_llama import rule_llama_cpp
 from tiny import save_tiny, tiny_tokenizer
 
 
@@ -28,6 +31,7 @@ def test_a_draft_is_measured_beside_what_is_predicted(
     words = ("bench", tiny_llama, "--draft", draft, "--draft-tokens", 3, *FLAGS)
     found = run(capsys, *words, "--json").document
     assert (found["length"], found["new_tokens"], found["dtype"]) == (3, 9, "float32")
+    assert found["runtime"] == "transformers"
     greedy, sampled = found["runs"]
     assert (greedy["temperature"], sampled["temperature"]) == (0.0, 1.0)
     assert (greedy["equal"], greedy["prompts"], sampled["equal"]) == (2, 2, None)
@@ -54,6 +58,60 @@ def test_a_draft_with_another_vocabulary_is_refused(
     assert "a draft must write the model's own tokens" in found.error
 
 
+@pytest.fixture(scope="module")
+def ggufs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("ggufs")
+    file = tiny_gguf(folder / "model.gguf", tokenizer=True)
+    dp.apply(file, "2,3", folder / "draft.gguf")
+    return file, folder / "draft.gguf"
+
+
+def test_two_gguf_files_are_run_by_llama_cpp(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    ggufs: tuple[Path, Path],
+) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", rule_llama_cpp())
+    words = ("bench", ggufs[0], "--draft", ggufs[1], *FLAGS[:4])
+    found = run(capsys, *words, "--json").document
+    assert (found["runtime"], found["dtype"]) == ("llama.cpp", None)
+    assert [each["equal"] for each in found["runs"]] == [2, None]
+    assert all(0 < each["acceptance"] < 1 for each in found["runs"])
+    told = " ".join(run(capsys, *words).out.split())
+    assert f"drafts of 4 tokens by {ggufs[1]} for {ggufs[0]}, in llama.cpp;" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--runtime", "vllm"), "--runtime: expected auto or transformers or llama.cpp, got"),
+        (("--dtype", "float32"), "--dtype float32: llama.cpp computes in what a GGUF file holds;"),
+        (("--device", "cuda:1"), "--device cuda:1: expected auto or cpu with llama.cpp"),
+        ((), "--draft of two GGUF files: needs llama-cpp-python, which is not installed; run:"),
+    ],
+)
+def test_what_llama_cpp_cannot_do_is_refused(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    ggufs: tuple[Path, Path],
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    found = run(capsys, "bench", ggufs[0], "--draft", ggufs[1], *FLAGS[:4], *words)
+    assert found.status == 2
+    assert found.error.startswith(message)
+
+
+def test_llama_cpp_runs_no_folder(
+    capsys: pytest.CaptureFixture[str], tiny_llama: Path, draft: Path
+) -> None:
+    words = ("bench", tiny_llama, "--draft", draft, *FLAGS[:4], "--runtime", "llama.cpp")
+    found = run(capsys, *words)
+    assert found.status == 2
+    assert f"--runtime llama.cpp: expected two .gguf files, and {tiny_llama} is none" in found.error
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -74,7 +132,7 @@ def test_numbers_out_of_range_are_refused(
     assert found.error.startswith(message)
 
 
-@pytest.mark.parametrize("flag", ["--draft-tokens", "--temperature", "-c"])
+@pytest.mark.parametrize("flag", ["--draft-tokens", "--temperature", "--runtime", "-c"])
 def test_flags_of_drafts_mean_nothing_without_one(
     capsys: pytest.CaptureFixture[str], tiny_llama: Path, flag: str
 ) -> None:

@@ -114,6 +114,23 @@ def test_it_is_the_same_again_and_a_second_run_computes_nothing_that_the_first_d
     assert first["target"] == second["target"]
 
 
+@pytest.mark.slow
+def test_workers_of_a_cluster_choose_what_one_process_does(
+    prune: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    memo, engine = tmp_path / "memo.db", ("--engine", "ray", "--workers", 2)
+    alone = prune("--json", "--memo", tmp_path / "other.db", out="alone").document
+    words = ("--json", "--memo", memo, *engine, "--cpus-per-worker", 0.5)
+    spread, again = (prune(*words, "--overwrite", out="spread").document for _ in range(2))
+    assert again["search"]["cost"]["block_tokens"] == 0
+    for document in (alone, spread, again):
+        for step in document["target"]["rounds"]:
+            del step["block_tokens"]
+        kept = ("removed", "target", "dense", "pruned", "blocks", "held_out")
+        assert {key: document[key] for key in kept} == {key: alone[key] for key in kept}
+
+
 def test_python_does_what_the_verb_does(
     prune: Callable[..., Outcome], tiny_llama: Path, prose: Path, portfolio: Path, tmp_path: Path
 ) -> None:

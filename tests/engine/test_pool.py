@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def _times(folder: Path, number: int) -> int:
 
 def test_every_piece_is_done_once(cluster: Cluster, tmp_path: Path) -> None:
     with Pool(cluster, Makes()) as pool:
-        answers = dict(pool.run("add", [(n, str(tmp_path)) for n in range(12)]))
+        answers = dict(pool.run([("add", n, str(tmp_path)) for n in range(12)]))
     assert answers == {n: n + 1 for n in range(12)}
     assert all(_times(tmp_path, n) == 1 for n in range(12))
 
@@ -71,7 +72,7 @@ def test_the_work_of_a_worker_that_dies_is_done_by_another(
     for number in (2, 5):
         (tmp_path / f"dies-{number}").write_text("1")
     with Pool(cluster, Makes()) as pool:
-        answers = dict(pool.run("add", [(n, str(tmp_path)) for n in range(8)]))
+        answers = dict(pool.run([("add", n, str(tmp_path)) for n in range(8)]))
         assert pool.deaths == 2
     assert answers == {n: n + 1 for n in range(8)}
     assert [_times(tmp_path, n) for n in range(8)] == [1, 1, 2, 1, 1, 2, 1, 1]
@@ -80,12 +81,27 @@ def test_the_work_of_a_worker_that_dies_is_done_by_another(
     assert "is replaced; its log is in" in told[0]
 
 
+def test_work_that_is_added_on_the_way_is_done_before_what_waits(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    work: list[tuple[Any, ...]] = [("add", n, str(tmp_path)) for n in range(8)]
+    order = []
+    with Pool(cluster, Makes()) as pool:
+        for piece, answer in pool.run(work):
+            if not order:
+                work += [("add", answer + 100, str(tmp_path)), ("add", 200, str(tmp_path))]
+            order.append(piece)
+    assert sorted(order) == list(range(10))
+    assert order.index(8) < order.index(7)
+    assert all(_times(tmp_path, n) == 1 for n in (*range(8), 200))
+
+
 def test_what_kills_three_workers_is_given_up_and_the_rest_goes_on(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     (tmp_path / "dies-1").write_text("9")
     with Pool(cluster, Makes()) as pool:
-        answers = dict(pool.run("add", [(n, str(tmp_path)) for n in range(4)]))
+        answers = dict(pool.run([("add", n, str(tmp_path)) for n in range(4)]))
     assert isinstance(answers.pop(1), Lost)
     assert answers == {0: 1, 2: 3, 3: 4}
     assert _times(tmp_path, 1) == MOST_DEATHS
@@ -94,9 +110,9 @@ def test_what_kills_three_workers_is_given_up_and_the_rest_goes_on(
 def test_what_a_worker_refuses_is_refused_as_by_this_process(cluster: Cluster) -> None:
     with Pool(cluster, Makes()) as pool:
         with pytest.raises(CalibrationError, match=r"^nothing is drawn: that is refused$"):
-            list(pool.run("refuse", [()]))
+            list(pool.run([("refuse",)]))
         with pytest.raises(EvaluationError, match=r"on fire\); its log is in"):
-            list(pool.run("break_down", [()]))
+            list(pool.run([("break_down",)]))
 
 
 def test_a_worker_that_does_not_fit_the_others_is_refused(cluster: Cluster) -> None:

@@ -37,8 +37,8 @@ PLAN: dict[str, Any] = {
 
 
 def _rows(folder: Path) -> list[Any]:
-    rows = read(folder / "results.jsonl").rows
-    return [row.model_copy(update={"cost": None}) for row in rows]
+    table = read(folder / "results.jsonl")
+    return [*table.dense, *(row.model_copy(update={"cost": None}) for row in table.rows)]
 
 
 def test_rows_and_their_order_are_those_of_one_process(tmp_path: Path, tiny_llama: Path) -> None:

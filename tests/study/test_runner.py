@@ -204,7 +204,7 @@ def test_a_cluster_that_fails_leaves_the_cells_that_it_did_as_they_are(
         yield from done
         raise EvaluationError("no machine is left")
 
-    monkeypatch.setattr(Study, "_rows_elsewhere", elsewhere)
+    monkeypatch.setattr(Study, "_lines_elsewhere", elsewhere)
     outcome = Study(grid, tmp_path / "there", cluster=cast("Cluster", object())).run()
     rows = read(tmp_path / "there" / "results.jsonl").rows
     assert (outcome.done, outcome.failed) == (3, len(grid.cells) - 3)

@@ -44,6 +44,13 @@ def bench(
         Optional[float],  # noqa: UP045
         typer.Option(help="With --draft: of the sampled run (default 1)."),
     ] = None,
+    runtime: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="With --draft: transformers, llama.cpp, or auto (default): llama.cpp for two "
+            "GGUF files."
+        ),
+    ] = None,
     calibration: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -79,12 +86,13 @@ def bench(
             calibration,
             new_tokens,
             result.json,
-            shared,
+            {**shared, "runtime": runtime or "auto"},
         )
         return
     for flag, value in {
         "--draft-tokens": draft_tokens,
         "--temperature": temperature,
+        "--runtime": runtime,
         "-c": calibration,
     }.items():
         if value is not None:

@@ -271,7 +271,8 @@ def draft_table(found: BenchedDraft) -> RenderableType:
     for label, cells in lines.items():
         table.add_row(_plain(label), *map(_plain, cells))
     words = (
-        f"drafts of {found.length} tokens by {found.draft} for {found.model}, in {found.dtype}; a "
+        f"drafts of {found.length} tokens by {found.draft} for {found.model}, in "
+        f"{found.dtype or found.runtime}; a "
         f"drafted token costs {found.cost:.2f} of one of the model's"
     )
     parted = [run.parted_by for run in found.runs if run.parted_by is not None]

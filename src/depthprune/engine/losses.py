@@ -79,8 +79,8 @@ class RayLosses:
         """
         shared = self._pool.share(scoring.key, scoring)
         known = tuple(shrunk)
-        work = [(shared, known, shard) for shard in shards]
-        for place, answer in self._pool.run("score", work):
+        work = [("score", shared, known, shard) for shard in shards]
+        for place, answer in self._pool.run(work):
             if isinstance(answer, Lost):
                 raise EvaluationError(
                     f"a shard of {len(shards[place].sets)} sets killed three workers, the last by: "

@@ -7,7 +7,8 @@ no death: the work itself is wrong, and would fail again.
 
 from __future__ import annotations
 
-from collections import deque
+import os
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -37,9 +38,12 @@ class Lost:
 class _Actor:
     """Lives in a process of the cluster and holds what the factory made."""
 
-    def __init__(self, factory: Callable[[], Any], cpus: float) -> None:
+    def __init__(self, factory: Callable[[], Any], cpus: float, folder: str) -> None:
         import torch
 
+        # Paths that a plan or a command names are relative to where it was started.
+        if os.path.isdir(folder):
+            os.chdir(folder)
         torch.set_num_threads(max(1, int(cpus)))
         self._held = factory()
 
@@ -92,12 +96,12 @@ class Pool(Generic[W]):
             self._shared[name] = self._ray.put(value)
         return self._shared[name]
 
-    def run(self, method: str, work: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+    def run(self, work: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
         """Have every piece of work done by some worker.
 
         Args:
-            method: Of what the workers hold.
-            work: Its arguments, for each piece.
+            work: Of each piece a method of what the workers hold, and its arguments. A list may
+                grow while answers are taken; what is added is done before what still waits.
 
         Yields:
             The number of a piece with its answer, or with `Lost`, in the order in which they end.
@@ -107,12 +111,15 @@ class Pool(Generic[W]):
         """
         waiting = deque(range(len(work)))
         running: dict[Any, tuple[int, Any]] = {}
-        deaths = [0] * len(work)
+        deaths: Counter[int] = Counter()
+        known = len(work)
         try:
-            while waiting or running:
+            while waiting or running or known < len(work):
+                waiting.extendleft(reversed(range(known, len(work))))
+                known = len(work)
                 while waiting and self._idle:
                     piece, actor = waiting.popleft(), self._idle.pop()
-                    running[actor.call.remote(method, *work[piece])] = piece, actor
+                    running[actor.call.remote(*work[piece])] = piece, actor
                 done = self._next([*running, *self._starting], working=bool(running))
                 if done in self._starting:
                     self._greet(done)
@@ -169,7 +176,7 @@ class Pool(Generic[W]):
     def _start(self) -> None:
         made = self._ray.remote(_Actor)
         actor = made.options(num_cpus=self._cluster.cpus, num_gpus=self._cluster.gpus).remote(
-            self._factory, self._cluster.cpus
+            self._factory, self._cluster.cpus, os.getcwd()
         )
         self._made.append(actor)
         self._starting[actor.call.remote("facts")] = actor

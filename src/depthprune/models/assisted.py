@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -135,6 +135,99 @@ def write(
             synchronize(device)
             seconds = time.perf_counter() - began
     return Continuation(tuple(written[0, len(prompt) :].tolist()), seconds)
+
+
+class Pair(Protocol):
+    """A model and its draft, in what runs them.
+
+    Attributes:
+        runtime: What runs them: `transformers` or `llama.cpp`.
+        dtype: In which both compute; None where each does in what its file holds.
+    """
+
+    runtime: str
+    dtype: str | None
+
+    def write(
+        self,
+        which: int,
+        prompt: Sequence[int],
+        new_tokens: int,
+        *,
+        drafted: DraftCounts | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Continuation:
+        """Continue a prompt by exactly so many tokens.
+
+        Args:
+            which: 0 is the model, 1 its draft.
+            prompt: Token ids.
+            new_tokens: How many.
+            drafted: Counts what became of drafts; with it the model writes with them.
+            temperature: Of the sampling; 0 takes the likeliest token.
+            seed: Of the sampling.
+        """
+        ...
+
+    def log_odds(self, before: Sequence[int], first: int, second: int) -> float:
+        """By how many nats the model finds one token likelier than another.
+
+        Args:
+            before: Token ids that stand before it.
+            first: A token id.
+            second: Another.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of both."""
+        ...
+
+
+class TransformersPair:
+    """A model and its draft in transformers.
+
+    Args:
+        model: A transformers model.
+        draft: Another.
+        dtype: In which both compute.
+    """
+
+    runtime = "transformers"
+
+    def __init__(self, model: Any, draft: Any, dtype: str | None) -> None:
+        self._modules = (model, draft)
+        self.dtype = dtype
+
+    def write(
+        self,
+        which: int,
+        prompt: Sequence[int],
+        new_tokens: int,
+        *,
+        drafted: DraftCounts | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Continuation:
+        """See `Pair.write`."""
+        draft = None if drafted is None else self._modules[1]
+        return write(
+            self._modules[which],
+            prompt,
+            new_tokens,
+            draft=draft,
+            drafted=drafted,
+            temperature=temperature,
+            seed=seed,
+        )
+
+    def log_odds(self, before: Sequence[int], first: int, second: int) -> float:
+        """See `Pair.log_odds`."""
+        return log_odds(self._modules[0], before, first, second)
+
+    def close(self) -> None:
+        """See `Pair.close`."""
 
 
 @contextmanager

@@ -18,13 +18,12 @@ from depthprune.errors import ModelError, UsageError
 from depthprune.models.assisted import (
     Continuation,
     DraftCounts,
+    Pair,
     first_mismatch,
-    log_odds,
     predicted_speedup,
-    write,
 )
 from depthprune.progress import SILENT, Progress
-from depthprune.pruning.bench import load_alike
+from depthprune.pruning.draft_runtime import choose_runtime, open_pair
 from depthprune.pruning.session import Loading, read_tokenizer
 
 PROMPTS = "stdlib-prose,windows=6,order=random,length=64"
@@ -68,7 +67,8 @@ class BenchedDraft:
     Attributes:
         model: As it was named.
         draft: As it was named.
-        dtype: In which both computed.
+        runtime: What ran them: `transformers` or `llama.cpp`.
+        dtype: In which both computed; None in llama.cpp, where each does in what its file holds.
         length: Tokens of a draft.
         new_tokens: Of a continuation.
         cost: Of a drafted token, in tokens of the model, each written alone.
@@ -77,7 +77,8 @@ class BenchedDraft:
 
     model: str
     draft: str
-    dtype: str
+    runtime: str
+    dtype: str | None
     length: int
     new_tokens: int
     cost: float
@@ -98,6 +99,7 @@ def bench_draft(
     new_tokens: int = 48,
     temperature: float = 1.0,
     seed: int = 0,
+    runtime: str = "auto",
     dtype: str = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
@@ -114,6 +116,7 @@ def bench_draft(
         new_tokens: Of each continuation.
         temperature: Of the sampling, above 0; a greedy run comes first in any case.
         seed: Of the sampling.
+        runtime: `transformers`, `llama.cpp`, or `auto`: llama.cpp for two GGUF files.
         dtype: `auto`, `float32`, `bfloat16` or `float16`; both compute in the model's.
         device: `auto`, `cpu`, `cuda:1`, …
         trust_remote_code: Run code that a model's folder brings.
@@ -121,7 +124,8 @@ def bench_draft(
         progress: Where long work shows itself.
 
     Raises:
-        UsageError: If a number is out of range.
+        UsageError: If a number is out of range, or llama.cpp is to run what it cannot, or is not
+            installed.
         ModelError: If the two do not share a vocabulary, or one cannot be loaded.
     """
     if not 1 <= length <= _MOST_LENGTH:
@@ -135,41 +139,55 @@ def bench_draft(
         for name in (model, draft)
     ]
     sources = [loading.find() for loading in loadings]
+    chosen = choose_runtime(runtime, sources, dtype, device)
     readers = [read_tokenizer(source, progress) for source in sources]
     _check_vocabularies(sources[0].name, sources[1].name, *(r.tokenizer for r in readers))
     windows = calibrate(specs, readers[0], split="held-out").windows
-    modules, kind = load_alike(sources, dtype, device, progress)
     texts = [window.tokens.tolist() for window in windows]
+    context = max(map(len, texts)) + new_tokens
+    pair = open_pair(chosen, sources, context, dtype=dtype, device=device, progress=progress)
     total = 2 * len(texts) * 3
-    with progress.step("writing with and without the draft", total, "texts") as step:
+    try:
+        with progress.step("writing with and without the draft", total, "texts") as step:
 
-        def written(which: int, text: Sequence[int], *, spread: float, **more: Any) -> Continuation:
-            found = write(modules[which], text, new_tokens, temperature=spread, seed=seed, **more)
-            step.advance(1)
-            return found
+            def written(which: int, text: Sequence[int], **more: Any) -> Continuation:
+                found = pair.write(which, text, new_tokens, seed=seed, **more)
+                step.advance(1)
+                return found
 
-        # The first call of a process is slower than all others.
-        for module in modules:
-            write(module, texts[0], 2)
-        write(modules[0], texts[0], 2, draft=modules[1], drafted=DraftCounts(length))
-        cost = _cost(texts, written)
-        runs = tuple(
-            _run(modules, texts, spread, length, cost, written) for spread in (0.0, temperature)
-        )
-    return BenchedDraft(sources[0].name, sources[1].name, kind, length, new_tokens, cost, runs)
+            # The first call of a process is slower than all others.
+            for drafted in (None, DraftCounts(length)):
+                for which in (0, 1) if drafted is None else (0,):
+                    pair.write(which, texts[0], 2, drafted=drafted)
+            cost = _cost(texts, written)
+            runs = tuple(
+                _run(pair, texts, spread, length, cost, written) for spread in (0.0, temperature)
+            )
+    finally:
+        pair.close()
+    return BenchedDraft(
+        model=sources[0].name,
+        draft=sources[1].name,
+        runtime=pair.runtime,
+        dtype=pair.dtype,
+        length=length,
+        new_tokens=new_tokens,
+        cost=cost,
+        runs=runs,
+    )
 
 
 def _cost(texts: Sequence[Sequence[int]], written: Callable[..., Continuation]) -> float:
     """Of a drafted token in tokens of the model; by turns, the median over prompts."""
     ratios = []
     for text in texts:
-        large, small = (written(which, text, spread=0.0) for which in (0, 1))
+        large, small = (written(which, text) for which in (0, 1))
         ratios.append(small.seconds / large.seconds)
     return statistics.median(ratios)
 
 
 def _run(
-    modules: Sequence[Any],
+    pair: Pair,
     texts: Sequence[Sequence[int]],
     temperature: float,
     length: int,
@@ -179,18 +197,13 @@ def _run(
     drafted = DraftCounts(length)
     pairs = []
     for text in texts:
-        alone = written(0, text, spread=temperature)
-        helped = written(0, text, spread=temperature, draft=modules[1], drafted=drafted)
+        alone = written(0, text, temperature=temperature)
+        helped = written(0, text, temperature=temperature, drafted=drafted)
         pairs.append((text, alone, helped))
     greedy = temperature == 0
     places = [first_mismatch(alone.tokens, helped.tokens) for _, alone, helped in pairs]
     odds = [
-        log_odds(
-            modules[0],
-            [*text, *alone.tokens[:place]],
-            alone.tokens[place],
-            helped.tokens[place],
-        )
+        pair.log_odds([*text, *alone.tokens[:place]], alone.tokens[place], helped.tokens[place])
         for (text, alone, helped), place in zip(pairs, places, strict=True)
         if greedy and place is not None
     ]

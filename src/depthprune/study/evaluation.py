@@ -7,9 +7,9 @@ and the memo remember. Losses are computed as transformers computes them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,16 @@ from depthprune.models.loading import Model
 from depthprune.study.grid import Specs
 from depthprune.study.items import pack
 from depthprune.study.table import Evaluation
+
+Kind: TypeAlias = Literal["perplexity", "accuracy"]
+Part: TypeAlias = tuple[Kind, str]
+"""A text or a set of items, by name."""
+
+
+def parts_of(texts: Iterable[str], items: Iterable[str]) -> tuple[Part, ...]:
+    """What a set is judged on, in the order of a row: texts, then items, each by name."""
+    named: list[Part] = [("perplexity", name) for name in texts]
+    return (*named, *(("accuracy", name) for name in items))
 
 
 @dataclass(frozen=True)
@@ -37,26 +47,34 @@ class EvaluationSuite:
     items: Mapping[str, Evaluator]
     homes: Mapping[str, str]
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Everything that a set is judged on, in the order of a row."""
+        return parts_of(self.texts, self.items)
+
     def judge(self, removed: RemovedSet) -> tuple[Evaluation, ...]:
         """Every perplexity and accuracy of the model without a set.
 
         Raises:
             EvaluationError: If a loss is NaN or infinite.
         """
-        rows = []
-        for name, evaluator in self.texts.items():
-            score = evaluator.score([removed])[0].require_finite()
-            value = math.exp(min(score.loss, _LARGEST))
-            rows.append(self._row(name, "perplexity", score, value, value * score.stderr))
-        for name, evaluator in self.items.items():
-            score = evaluator.score([removed])[0].require_finite()
-            rows.append(self._row(name, "accuracy", score, 1 - score.loss, score.stderr))
-        return tuple(rows)
+        return tuple(self.judge_on(part, removed) for part in self.parts)
 
-    def _row(
-        self, name: str, kind: Literal["perplexity", "accuracy"], score: Score, value: float,
-        stderr: float,
-    ) -> Evaluation:  # fmt: skip
+    def judge_on(self, part: Part, removed: RemovedSet) -> Evaluation:
+        """One perplexity or accuracy of the model without a set.
+
+        Raises:
+            EvaluationError: If a loss is NaN or infinite.
+        """
+        kind, name = part
+        evaluator = (self.texts if kind == "perplexity" else self.items)[name]
+        score = evaluator.score([removed])[0].require_finite()
+        if kind == "accuracy":
+            return self._row(name, kind, score, 1 - score.loss, score.stderr)
+        value = math.exp(min(score.loss, _LARGEST))
+        return self._row(name, kind, score, value, value * score.stderr)
+
+    def _row(self, name: str, kind: Kind, score: Score, value: float, stderr: float) -> Evaluation:
         losses = score.window_losses
         # The loss of the worst domain is no mean of all windows, and a cut one is no mean at all.
         mean = not score.weighting.worst and score.loss < _LARGEST

@@ -1,6 +1,7 @@
 """A study's cells on the workers of a cluster.
 
-What shares a draw and an objective stands together on one worker, with one evaluator; everything is
+What shares a draw and an objective is searched on one worker, with one evaluator. A set that was
+found is judged on each text by whoever is free, once, however many cells chose it. Everything is
 drawn here, once, and travels as tokens. Rows are written as they come, whoever computed them.
 """
 
@@ -8,21 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 from depthprune.calibration import Calibration
 from depthprune.engine.cluster import Cluster
 from depthprune.engine.facts import Alike, Facts
 from depthprune.engine.memo import RemoteMemo
-from depthprune.engine.pool import MOST_DEATHS, Lost, Pool
-from depthprune.errors import EvaluationError
-from depthprune.evaluator import Memo
+from depthprune.engine.pool import Lost, Pool
+from depthprune.errors import DepthpruneError, EvaluationError
+from depthprune.evaluator import Memo, RemovedSet
 from depthprune.models.loading import Model
-from depthprune.study.evaluation import EvaluationSuite, evaluators
+from depthprune.study.evaluation import Part, evaluators, parts_of
 from depthprune.study.grid import Cell
-from depthprune.study.table import Row
+from depthprune.study.judging import Finish, Judged, Judging, died
+from depthprune.study.table import Evaluation, Line, Row
 
-Run = Callable[[Model, EvaluationSuite, Calibration, Sequence[Cell], "Memo | None"], list[Row]]
+Run: TypeAlias = Callable[[Model, Calibration, Sequence[Cell], "Memo | None"], list[Row]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class StudyFactory:
 
     Attributes:
         load: Loads the model.
-        run: Runs cells that share a draw and an objective.
+        run: Runs cells that share a draw and an objective, and judges nothing.
         texts: What perplexity is measured on.
         items: What accuracy is measured on.
         homes: For each of them the calibration of its domain.
@@ -59,6 +62,11 @@ class StudyFactory:
     homes: Mapping[str, str]
     by: str
     memo: Any
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Everything that a set is judged on, in the order of a row."""
+        return parts_of(self.texts, self.items)
 
     def __call__(self) -> StudyWorker:
         """The worker."""
@@ -84,12 +92,24 @@ class StudyWorker:
         """What this worker is."""
         return Facts.of(self._model)
 
-    def rows(self, drawn: Calibration, cells: Sequence[Cell]) -> list[Row]:
+    def search(self, drawn: Calibration, cells: Sequence[Cell]) -> list[Row]:
         """Run cells; what was computed is in the memo before they are answered."""
-        rows = self._run(self._model, self._suite, drawn, cells, self._memo)
+        rows = self._run(self._model, drawn, cells, self._memo)
+        self._flush()
+        return rows
+
+    def judge(self, part: Part, removed: RemovedSet) -> Evaluation | DepthpruneError:
+        """Judge a set on a text or on items; what cannot be judged is answered, not raised."""
+        try:
+            return self._suite.judge_on(part, removed)
+        except DepthpruneError as error:
+            return error
+        finally:
+            self._flush()
+
+    def _flush(self) -> None:
         if self._memo is not None:
             self._memo.flush()
-        return rows
 
 
 def as_tokens(calibration: Calibration) -> Calibration:
@@ -109,15 +129,16 @@ class _Drawn:
         raise EvaluationError("a calibration that travelled cannot be drawn again")
 
 
-def rows_of(
+def lines_of(
     cluster: Cluster,
     factory: StudyFactory,
     model: Model,
     drawn: Mapping[str, Calibration],
     units: Sequence[Unit],
-    failed: Callable[[Cell, Model, Calibration, EvaluationError], Row],
-) -> Iterator[Row]:
-    """Run units on workers.
+    failed: Callable[[Cell, Model, Calibration, DepthpruneError], Row],
+    dense: Finish | None,
+) -> Iterator[Line]:
+    """Run units on workers, and have what they chose judged there.
 
     Args:
         cluster: Where.
@@ -125,15 +146,32 @@ def rows_of(
         model: The one that this process has, which theirs must be.
         drawn: The calibrations, by name.
         units: What is run.
-        failed: Makes the row of a cell that was given up.
+        failed: Makes the row of a cell that failed.
+        dense: Makes the line of the whole model; None where it is not wanted.
     """
+
+    def finish(row: Row, cell: Cell, unit: Unit, judged: Judged) -> Row:
+        if isinstance(judged, DepthpruneError):
+            return failed(cell, model, drawn[unit.drawn], judged)
+        return row.model_copy(update={"evaluations": judged})
+
     with Pool(cluster, factory, Alike(Facts.of(model))) as pool:
         shipped = {name: pool.share(name, as_tokens(each)) for name, each in drawn.items()}
-        work = [(shipped[unit.drawn], unit.cells) for unit in units]
-        for place, answer in pool.run("rows", work):
-            unit = units[place]
+        work: list[tuple[Any, ...]] = [("search", shipped[u.drawn], u.cells) for u in units]
+        judging = Judging(factory.parts, work)
+        if dense is not None:
+            yield from judging.ask((), dense)
+        for piece, answer in pool.run(work):
+            if piece >= len(units):
+                yield from judging.take(piece, answer)
+                continue
+            unit = units[piece]
             if isinstance(answer, Lost):
-                error = EvaluationError(f"{MOST_DEATHS} workers died over it: {answer.reason}")
+                error = died(answer)
                 yield from (failed(cell, model, drawn[unit.drawn], error) for cell in unit.cells)
-            else:
-                yield from answer
+                continue
+            for cell, row in zip(unit.cells, answer, strict=True):
+                if row.error is not None:
+                    yield row
+                else:
+                    yield from judging.ask(row.removed, partial(finish, row, cell, unit))

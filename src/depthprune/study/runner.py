@@ -13,32 +13,36 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from depthprune.calibration import Calibration, calibrate
 from depthprune.engine.cluster import Cluster
 from depthprune.engine.memo import memo_on
 from depthprune.errors import DepthpruneError
-from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet, increase
+from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet
 from depthprune.models.loading import Model, load
 from depthprune.progress import SILENT, Progress
-from depthprune.searches import Result, search
+from depthprune.searches import search
+from depthprune.study.cell_rows import alone_of, cost_of, dense_row, finite, key_of
 from depthprune.study.estimable import require_items
-from depthprune.study.evaluation import EvaluationSuite, draw_all, make_suite
+from depthprune.study.evaluation import EvaluationSuite, make_suite
 from depthprune.study.grid import Calibrated, Cell, Grid, only_line
-from depthprune.study.on_workers import StudyFactory, Unit, as_tokens, rows_of
+from depthprune.study.judging import Finish, judged_by
+from depthprune.study.on_workers import StudyFactory, Unit, as_tokens, lines_of
 from depthprune.study.table import (
     TABLE_NAME,
     CellCalibration,
-    CellCost,
     DenseRow,
-    Key,
+    Evaluation,
+    Line,
     Row,
     append,
     read,
     resume,
     write,
 )
+
+Judge: TypeAlias = Callable[[RemovedSet], tuple[Evaluation, ...]]
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Study:
         """
         table = resume(self.table, self.grid.fingerprint)
         known = {row.key for row in table.rows}
-        todo = [cell for cell in self.grid.cells if _key(cell) not in known]
+        todo = [cell for cell in self.grid.cells if key_of(cell) not in known]
         failed = sum(row.error is not None for row in table.rows)
         done = len(table.rows) - failed
         with self.progress.step(f"running {len(todo)} cells", len(todo), "cells") as step:
@@ -108,13 +112,13 @@ class Study:
         """Give the table the order of the grid, which workers do not keep."""
         table = read(self.table, self.grid.fingerprint)
         rows = {row.key: row for row in table.rows}
-        ordered: list[Row | DenseRow] = []
+        ordered: list[Line] = []
         for name, cells in itertools.groupby(self.grid.cells, key=lambda cell: cell.model):
             ordered += [row for row in table.dense if row.model == name]
-            ordered += [rows[_key(cell)] for cell in cells]
+            ordered += [rows[key_of(cell)] for cell in cells]
         write(self.table, self.grid.fingerprint, ordered)
 
-    def _rows(self, cells: Sequence[Cell], dense: Set[str]) -> Iterator[Row | DenseRow]:
+    def _rows(self, cells: Sequence[Cell], dense: Set[str]) -> Iterator[Line]:
         for name, of_model in itertools.groupby(cells, key=lambda cell: cell.model):
             group = list(of_model)
             # Let the last model go before the next one is loaded beside it.
@@ -127,18 +131,13 @@ class Study:
                 yield from (self._failed(cell, None, None, error) for cell in group)
                 continue
             self._check_items(suite)
-            if name not in dense:
-                yield _dense(name, model, suite)
-            if self.cluster is None:
-                yield from self._rows_of(model, suite, group)
+            whole = partial(dense_row, name, model.blocks) if name not in dense else None
+            if self.cluster is not None:
+                yield from self._rows_elsewhere(self.cluster, model, suite, group, whole)
                 continue
-            left = {_key(cell): cell for cell in group}
-            try:
-                for row in self._rows_elsewhere(self.cluster, name, model, group):
-                    del left[row.key]
-                    yield row
-            except DepthpruneError as error:
-                yield from (self._failed(cell, None, None, error) for cell in left.values())
+            if whole is not None:
+                yield whole(judged_by(suite, ()))
+            yield from self._rows_of(model, suite, group)
 
     def _check_items(self, suite: EvaluationSuite) -> None:
         """Refuse what has fewer items than the plan asks for, before any cell is run on it."""
@@ -155,10 +154,36 @@ class Study:
         return make_suite(model, grid.texts, grid.choices, by, homes, self.memo, grid.split_of)
 
     def _rows_elsewhere(
-        self, cluster: Cluster, name: str, model: Model, cells: Sequence[Cell]
-    ) -> Iterator[Row]:
-        """The cells of one model, run by workers."""
-        grid = self.grid
+        self,
+        cluster: Cluster,
+        model: Model,
+        suite: EvaluationSuite,
+        cells: Sequence[Cell],
+        whole: Finish | None,
+    ) -> Iterator[Line]:
+        """The cells of one model, run and judged by workers; where those fail, all that is left."""
+        left = {key_of(cell): cell for cell in cells}
+        try:
+            for line in self._lines_elsewhere(cluster, model, suite, cells, whole):
+                if isinstance(line, Row):
+                    del left[line.key]
+                else:
+                    whole = None
+                yield line
+        except DepthpruneError as error:
+            if whole is not None:
+                yield whole(error)
+            yield from (self._failed(cell, None, None, error) for cell in left.values())
+
+    def _lines_elsewhere(
+        self,
+        cluster: Cluster,
+        model: Model,
+        suite: EvaluationSuite,
+        cells: Sequence[Cell],
+        whole: Finish | None,
+    ) -> Iterator[Line]:
+        grid, name = self.grid, cells[0].model
         units: list[Unit] = []
         drawn: dict[str, Calibration] = {}
         for (calibration, draw, _), of_unit in itertools.groupby(
@@ -176,13 +201,13 @@ class Study:
             factory = StudyFactory(
                 load=partial(Study(grid, self.folder, loader=self.loader)._load, name, model.dtype),
                 run=partial(_run, grid, self.folder),
-                texts=_travelling(draw_all(model, grid.texts, grid.split_of)),
-                items=_travelling(draw_all(model, grid.choices, grid.split_of)),
+                texts=_travelling(suite.texts),
+                items=_travelling(suite.items),
                 homes=grid.plan.homes,
                 by=grid.plan.by,
                 memo=memo,
             )
-            yield from rows_of(cluster, factory, model, drawn, units, self._failed)
+            yield from lines_of(cluster, factory, model, drawn, units, self._failed, whole)
 
     def _rows_of(
         self, model: Model, suite: EvaluationSuite, cells: Sequence[Cell]
@@ -199,12 +224,12 @@ class Study:
                 yield from (self._failed(cell, model, None, error) for cell in group)
                 continue
             for objective, of_objective in itertools.groupby(group, key=lambda c: c.objective):
-                yield from self._rows_on(model, suite, drawn, objective, list(of_objective))
+                yield from self._rows_on(model, suite.judge, drawn, objective, list(of_objective))
 
     def _rows_on(
         self,
         model: Model,
-        suite: EvaluationSuite,
+        judge: Judge,
         drawn: Calibration,
         objective: str,
         cells: Sequence[Cell],
@@ -215,11 +240,11 @@ class Study:
             try:
                 if evaluator is None:
                     evaluator = Evaluator(model, drawn, objective, memo=self.memo, racing=racing)
-                yield self._row(cell, evaluator, suite)
+                yield self._row(cell, evaluator, judge)
             except DepthpruneError as error:
                 yield self._failed(cell, model, drawn, error)
 
-    def _row(self, cell: Cell, evaluator: Evaluator, suite: EvaluationSuite) -> Row:
+    def _row(self, cell: Cell, evaluator: Evaluator, judge: Judge) -> Row:
         protect = self.grid.protect
         # Cells of a draw share losses; their costs and budgets are those of each alone.
         evaluator.forget_asked()
@@ -237,11 +262,11 @@ class Study:
             protect=protect,
             removed=result.removed,
             loss=result.score.loss,
-            stderr=_finite(result.score.stderr),
+            stderr=finite(result.score.stderr),
             dense_loss=dense.loss,
-            alone=_alone(evaluator, result),
-            cost=_cost(result),
-            evaluations=suite.judge(result.removed),
+            alone=alone_of(evaluator, result),
+            cost=cost_of(result),
+            evaluations=judge(result.removed),
         )
 
     def _failed(
@@ -272,63 +297,22 @@ class Study:
         }
 
 
-def _dense(name: str, model: Model, suite: EvaluationSuite) -> DenseRow:
-    """What the whole model is worth, beside which every set is read."""
-    try:
-        return DenseRow(model=name, blocks=model.blocks, evaluations=suite.judge(()))
-    except DepthpruneError as error:
-        return DenseRow(model=name, blocks=model.blocks, error=only_line(error))
-
-
 def _run(
     grid: Grid,
     folder: Path,
     model: Model,
-    suite: EvaluationSuite,
     drawn: Calibration,
     cells: Sequence[Cell],
     memo: Memo | None,
 ) -> list[Row]:
-    """In a worker: cells that share a draw and an objective."""
+    """In a worker: cells that share a draw and an objective, which others judge."""
     study = Study(grid, folder, memo)
-    return list(study._rows_on(model, suite, drawn, cells[0].objective, cells))
+    return list(study._rows_on(model, lambda _: (), drawn, cells[0].objective, cells))
 
 
-def _travelling(drawn: Mapping[str, Calibration]) -> dict[str, Calibration]:
-    return {name: as_tokens(each) for name, each in drawn.items()}
-
-
-def _key(cell: Cell) -> Key:
-    return (
-        cell.model, cell.k, cell.calibration, cell.objective, cell.search, cell.draw, cell.seed,
-    )  # fmt: skip
+def _travelling(judges: Mapping[str, Evaluator]) -> dict[str, Calibration]:
+    return {name: as_tokens(each.calibration) for name, each in judges.items()}
 
 
 def _drawn(calibrated: Calibrated, model: Model, draw: int) -> Calibration:
     return calibrate(list(calibrated.specs), model).redraw(draw)
-
-
-def _alone(evaluator: Evaluator, result: Result) -> tuple[float, ...] | None:
-    """What removing each chosen block alone adds, on every window.
-
-    Most searches have asked for that. It is never taken from what happens to be known, which
-    another cell may have asked for, or not, where the study was stopped in between.
-    """
-    singles: list[RemovedSet] = [(block,) for block in result.removed]
-    dense = evaluator.dense
-    grown = tuple(increase(score, dense)[0] for score in evaluator.score(singles))
-    return grown if all(abs(each) < float("inf") for each in grown) else None
-
-
-def _cost(result: Result) -> CellCost:
-    return CellCost(
-        evaluations=round(result.cost.evaluations),
-        block_tokens=result.cost.block_tokens,
-        asked_block_tokens=result.cost.asked_block_tokens,
-        head_tokens=result.cost.head_tokens,
-        seconds=result.cost.seconds,
-    )
-
-
-def _finite(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None
