@@ -14,7 +14,8 @@ import depthprune as dp
 from depthprune import extras
 from depthprune.errors import EvaluationError, UsageError
 from depthprune.pruning.output import dense_checkpoint
-from depthprune.study import finalist_runner
+from depthprune.study import finalist_judge, finalist_runner
+from depthprune.study.finalist_judge import FinalJudge
 from depthprune.study.finalist_runner import Finals
 from depthprune.study.finalists import FINALS, FinalRow
 from depthprune.study.generation import answer
@@ -66,7 +67,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         metrics = {"alias": "quiz", "acc,none": 0.1 * len(module.model.layers)}
         return {"results": {"quiz": metrics}, "n-samples": {"quiz": {"effective": 5}}}
 
-    monkeypatch.setattr(finalist_runner, "run_tasks", run)
+    monkeypatch.setattr(finalist_judge, "run_tasks", run)
     monkeypatch.setattr(finalist_runner, "require_harness", lambda: None)
     return found
 
@@ -108,19 +109,19 @@ def test_nothing_is_judged_twice_and_a_stop_loses_one_line_at_most(
 ) -> None:
     Study(grid, tmp_path).run()
     cells = read(tmp_path / "results.jsonl").rows
-    fake = finalist_runner.run_tasks
+    fake = finalist_judge.run_tasks
 
     def stopped(*arguments: Any, **options: Any) -> Any:
         if len(calls) == 3:
             raise KeyboardInterrupt
         return fake(*arguments, **options)
 
-    monkeypatch.setattr(finalist_runner, "run_tasks", stopped)
+    monkeypatch.setattr(finalist_judge, "run_tasks", stopped)
     with pytest.raises(KeyboardInterrupt):
         Finals(grid, tmp_path).run(cells)
     before = (tmp_path / "finalists.jsonl").read_bytes()
     assert len(_judged(grid, tmp_path)) == 4
-    monkeypatch.setattr(finalist_runner, "run_tasks", fake)
+    monkeypatch.setattr(finalist_judge, "run_tasks", fake)
     outcome = Finals(grid, tmp_path).run(cells)
     assert (tmp_path / "finalists.jsonl").read_bytes().startswith(before)
     rows = _judged(grid, tmp_path)
@@ -133,14 +134,14 @@ def test_a_task_that_fails_is_recorded_and_the_rest_goes_on(
     grid: Grid, tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Study(grid, tmp_path).run()
-    fake = finalist_runner.run_tasks
+    fake = finalist_judge.run_tasks
 
     def failing(module: Any, tokenizer: Any, tasks: list[str], **options: Any) -> Any:
         if tasks == ["arc_easy"]:
             raise EvaluationError("tasks: no such thing")
         return fake(module, tokenizer, tasks, **options)
 
-    monkeypatch.setattr(finalist_runner, "run_tasks", failing)
+    monkeypatch.setattr(finalist_judge, "run_tasks", failing)
     outcome = Finals(grid, tmp_path).run(read(tmp_path / "results.jsonl").rows)
     rows = _judged(grid, tmp_path)
     assert {(row.name, row.error) for row in rows if row.error} == {
@@ -176,7 +177,8 @@ def test_a_finalist_generates_as_the_masked_model_does_without_a_cache(
         folder = tmp_path / "-".join(map(str, removed))
         folder.mkdir()
         with dense_checkpoint(model, tmp_path / "finalists") as dense:
-            module: nn.Module = Finals(grid, tmp_path)._pruned(model, dense, removed, folder)
+            judge = FinalJudge(grid.plan, model, dense, {}, tmp_path)
+            module: nn.Module = judge.pruned(removed, folder)
         assert answer(module, model.tokenizer, prompt, 16, []) == expected
 
 

@@ -7,6 +7,7 @@ no death: the work itself is wrong, and would fail again.
 
 from __future__ import annotations
 
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,9 +38,12 @@ class Lost:
 class _Actor:
     """Lives in a process of the cluster and holds what the factory made."""
 
-    def __init__(self, factory: Callable[[], Any], cpus: float) -> None:
+    def __init__(self, factory: Callable[[], Any], cpus: float, folder: str) -> None:
         import torch
 
+        # Paths that a plan or a command names are relative to where it was started.
+        if os.path.isdir(folder):
+            os.chdir(folder)
         torch.set_num_threads(max(1, int(cpus)))
         self._held = factory()
 
@@ -172,7 +176,7 @@ class Pool(Generic[W]):
     def _start(self) -> None:
         made = self._ray.remote(_Actor)
         actor = made.options(num_cpus=self._cluster.cpus, num_gpus=self._cluster.gpus).remote(
-            self._factory, self._cluster.cpus
+            self._factory, self._cluster.cpus, os.getcwd()
         )
         self._made.append(actor)
         self._starting[actor.call.remote("facts")] = actor

@@ -1,8 +1,6 @@
-"""Judging finalists: each on every task and every set of problems, a line written as each ends.
+"""Judging finalists: each on every task and every set of problems, nothing twice.
 
-A finalist is judged as the model that `prune` would write: its checkpoint is cut into a folder that
-is removed afterwards, reloaded, and proved to compute what the masked model computes. A masked
-model would do for likelihoods, but its cache is not that of a shorter model, so it cannot generate.
+A line is written as each ends; on the workers of a cluster, when a worker is done with a set.
 """
 
 from __future__ import annotations
@@ -10,36 +8,22 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from torch import nn
-
-from depthprune.calibration import calibrate, seen_from
-from depthprune.calibration.calibration import context_of
-from depthprune.checkpoints.checkpoint import Checkpoint
-from depthprune.checkpoints.surgery import write_pruned
+from depthprune.calibration import seen_from
+from depthprune.engine.cluster import Cluster
 from depthprune.errors import DepthpruneError
-from depthprune.evaluator import RemovedSet
 from depthprune.models.loading import Model, load
-from depthprune.models.parity import reload_like, verify
-from depthprune.models.turns import taking_turns
 from depthprune.progress import SILENT, Progress
-from depthprune.pruning.output import block_prefix, dense_checkpoint
-from depthprune.study.finalists import (
-    FINALS,
-    FINALS_NAME,
-    Finalist,
-    FinalRow,
-    FinalScore,
-    choose_finalists,
-)
-from depthprune.study.generation import answer_all
-from depthprune.study.grid import Grid, only_line
-from depthprune.study.harness import require_harness, run_tasks, scores_of
+from depthprune.pruning.output import dense_checkpoint
+from depthprune.study.finalist_judge import FinalJob, FinalJudge, draw_problems, failed
+from depthprune.study.finalists import FINALS, FINALS_NAME, FinalKey, FinalRow, choose_finalists
+from depthprune.study.finalists_on_workers import FinalFactory, rows_of
+from depthprune.study.grid import Grid
+from depthprune.study.harness import require_harness
 from depthprune.study.table import Row
 
 
@@ -59,16 +43,6 @@ class FinalOutcome:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One finalist on one task (`kind` task) or one set of problems (`kind` generate)."""
-
-    finalist: Finalist
-    kind: str
-    name: str
-    task: str
-
-
-@dataclass(frozen=True)
 class Finals:
     """The finalists of a study, being judged into its folder.
 
@@ -77,12 +51,14 @@ class Finals:
         folder: Where the table lies.
         progress: Where the work shows itself.
         loader: Loads a model by its name.
+        cluster: Whose workers judge; None judges here.
     """
 
     grid: Grid
     folder: Path
     progress: Progress = SILENT
     loader: Callable[..., Model] = load
+    cluster: Cluster | None = None
 
     @property
     def wanted(self) -> bool:
@@ -134,7 +110,7 @@ class Finals:
         known = FINALS.resume(self.table, self.fingerprint)
         keys = {row.key for row in known}
         jobs = [
-            _Job(finalist, kind, name, task)
+            FinalJob(finalist, kind, name, task)
             for finalist in choose_finalists(rows, self.grid.plan.finalists)
             for kind, name, task in self._pieces()
             if (finalist.model, finalist.removed, kind, name) not in keys
@@ -147,6 +123,8 @@ class Finals:
                 failed += row.error is not None
                 done += row.error is None
                 step.advance()
+        if self.cluster is not None and jobs:
+            self._in_order(jobs)
         return FinalOutcome(done, failed, len(jobs))
 
     def _pieces(self) -> Iterator[tuple[str, str, str]]:
@@ -154,97 +132,43 @@ class Finals:
         yield from (("task", name, task) for name, task in named)
         yield from (("generate", name, "") for name in self.grid.problems)
 
-    def _rows(self, jobs: Sequence[_Job]) -> Iterator[FinalRow]:
-        for name, of_model in itertools.groupby(jobs, key=lambda job: job.finalist.model):
-            group, written = list(of_model), 0
-            plan = self.grid.plan
+    def _rows(self, jobs: Sequence[FinalJob]) -> Iterator[FinalRow]:
+        for _, of_model in itertools.groupby(jobs, key=lambda job: job.finalist.model):
+            left = {_key(job): job for job in of_model}
             try:
-                model = self.loader(self.grid.place(name), dtype=plan.dtype, device=plan.device)
-                with dense_checkpoint(
-                    model, self.folder / "finalists", progress=self.progress
-                ) as dense:
-                    for row in self._rows_of(model, dense, group):
-                        yield row
-                        written += 1
+                for row in self._rows_of(list(left.values())):
+                    del left[row.key]
+                    yield row
             except DepthpruneError as error:
-                left = group[written:]
-                yield from (_failed(job, max(job.finalist.k, 1), 0.0, error) for job in left)
+                yield from (failed(job, max(job.finalist.k, 1), error) for job in left.values())
 
-    def _rows_of(self, model: Model, dense: Checkpoint, jobs: Sequence[_Job]) -> Iterator[FinalRow]:
-        for removed, of_set in itertools.groupby(jobs, key=lambda job: job.finalist.removed):
-            group = list(of_set)
-            with tempfile.TemporaryDirectory(prefix=".finalist-", dir=self.folder) as folder:
-                try:
-                    module = self._pruned(model, dense, removed, Path(folder))
-                except DepthpruneError as error:
-                    yield from (_failed(job, model.blocks, 0.0, error) for job in group)
-                    continue
-                with taking_turns(module, model.module):
-                    for job in group:
-                        yield self._row(model, module, job)
+    def _rows_of(self, jobs: Sequence[FinalJob]) -> Iterator[FinalRow]:
+        """Those of one model."""
+        plan = self.grid.plan
+        place = self.grid.place(jobs[0].finalist.model)
+        model = self.loader(place, dtype=plan.dtype, device=plan.device)
+        problems = draw_problems(self.grid, model)
+        sets = [
+            tuple(of_set) for _, of_set in itertools.groupby(jobs, key=lambda j: j.finalist.removed)
+        ]
+        if self.cluster is not None:
+            load = partial(self.loader, place, dtype=model.dtype, device=plan.device)
+            factory = FinalFactory(load, plan, problems, self.folder)
+            yield from rows_of(self.cluster, factory, model, sets)
+            return
+        with dense_checkpoint(model, self.folder / "finalists", progress=self.progress) as dense:
+            judge = FinalJudge(plan, model, dense, problems, self.folder)
+            for of_set in sets:
+                yield from judge.rows(of_set)
 
-    def _pruned(
-        self, model: Model, dense: Checkpoint, removed: RemovedSet, folder: Path
-    ) -> nn.Module:
-        """The whole model, or the reloaded cut, proved to be what was measured."""
-        if not removed:
-            return model.module
-        write_pruned(dense, removed, folder, block_prefix=block_prefix(model))
-        module = reload_like(model, folder)
-        verify(model, module, removed)
-        return module
-
-    def _row(self, model: Model, module: nn.Module, job: _Job) -> FinalRow:
-        began = time.perf_counter()
-        try:
-            scores = self._scores(model, module, job)
-        except DepthpruneError as error:
-            return _failed(job, model.blocks, time.perf_counter() - began, error)
-        return _row(job, model.blocks, time.perf_counter() - began, scores)
-
-    def _scores(self, model: Model, module: nn.Module, job: _Job) -> tuple[FinalScore, ...]:
-        if job.kind == "task":
-            found = run_tasks(module, model.tokenizer, [job.task], items=self.grid.plan.task_items)
-            return tuple(scores_of(found))
-        asked = self.grid.plan.generate[job.name]
-        drawn = calibrate(self.grid.problems[job.name], model, split=asked.split)
-        answered = answer_all(
-            module,
-            model.tokenizer,
-            drawn.windows,
-            max_new_tokens=asked.max_new_tokens,
-            stop=asked.stop,
-            context=context_of(model),
+    def _in_order(self, jobs: Sequence[FinalJob]) -> None:
+        """Give what was added to the table the order of one process, which workers do not keep."""
+        places = {_key(job): place for place, job in enumerate(jobs)}
+        rows = FINALS.read(self.table, self.fingerprint)[1]
+        FINALS.write(
+            self.table, self.fingerprint, sorted(rows, key=lambda row: places.get(row.key, -1))
         )
-        score = FinalScore(
-            task=job.name,
-            metric="exact_match",
-            value=answered.value,
-            stderr=answered.stderr,
-            n=answered.n,
-        )
-        return (score,)
 
 
-def _row(
-    job: _Job,
-    blocks: int,
-    seconds: float,
-    scores: tuple[FinalScore, ...] = (),
-    error: str | None = None,
-) -> FinalRow:
-    return FinalRow(
-        model=job.finalist.model,
-        blocks=blocks,
-        k=job.finalist.k,
-        removed=job.finalist.removed,
-        kind="task" if job.kind == "task" else "generate",
-        name=job.name,
-        scores=scores,
-        seconds=seconds,
-        error=error,
-    )
-
-
-def _failed(job: _Job, blocks: int, seconds: float, error: DepthpruneError) -> FinalRow:
-    return _row(job, blocks, seconds, error=only_line(error))
+def _key(job: FinalJob) -> FinalKey:
+    return job.finalist.model, job.finalist.removed, job.kind, job.name

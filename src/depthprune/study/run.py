@@ -115,8 +115,7 @@ def run_study(
     for line in check_estimable(grid):
         warn(f"cannot be estimated: {line}")
     if_interrupted(partial(_standing, folder))
-    finals = Finals(grid, folder, progress)
-    finals.check()
+    Finals(grid, folder).check()
     check_space(folder, _BESIDE + _CELL * len(grid.cells))
     with _folder(folder):
         joined = nullcontext() if spread is None else join(spread)
@@ -126,7 +125,8 @@ def run_study(
             with whole_file(folder / PLAN_NAME) as copy:
                 copy.write_bytes(plan.read_bytes())
             outcome = Study(grid, folder, store, progress, cluster=cluster).run()
-        judged = finals.run(read(folder / TABLE_NAME).rows)
+            finals = Finals(grid, folder, progress, cluster=cluster)
+            judged = finals.run(read(folder / TABLE_NAME).rows)
         written = write_page(folder)
     return StudyResult(folder, len(grid.cells), outcome, judged, written)
 
