@@ -66,6 +66,11 @@ def test_losses_come_back_as_they_were_in_the_order_asked_for(memo: Memo) -> Non
     assert found.known.all()
 
 
+def test_a_path_may_be_a_string(filled: Path) -> None:
+    with Memo.open(str(filled)) as memo:
+        assert _one(memo, (1, 2), W[:1]).known.all()
+
+
 def test_losses_that_are_nan_or_infinite_are_known(memo: Memo) -> None:
     losses = np.array([math.nan, math.inf, -math.inf])
     memo.store(CONTEXT, (), W[:3], losses)

@@ -76,7 +76,7 @@ class Memo:
         self._touched: dict[str, float] = {}
 
     @classmethod
-    def open(cls, path: Path | None = None) -> Memo:
+    def open(cls, path: str | Path | None = None) -> Memo:
         """Open the memo at a path, by default `default_path()`; make it if there is none.
 
         A file that can be read and not written is read. Where the default place cannot be made,
@@ -85,7 +85,7 @@ class Memo:
         Raises:
             OutputError: If the file is no memo, of another version, damaged, or cannot be opened.
         """
-        place = default_path() if path is None else path
+        place = default_path() if path is None else Path(path)
         try:
             db, writable = connect(place)
         except OutputError as error:
