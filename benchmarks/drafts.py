@@ -1,6 +1,7 @@
 """What a pruned copy is worth as the draft of its original: acceptance, and speed.
 
     python benchmarks/drafts.py ../shared/data --quick -o drafts-rows.jsonl
+    python benchmarks/drafts.py ../shared/data --quick --pieces drafts -o drafts-rows.jsonl
     python benchmarks/drafts.py ../shared/data --model gemma.gguf -o drafts-rows.jsonl
 
 Sets are grown on the standard library's prose and code, by two searches under three objectives.
@@ -318,7 +319,7 @@ def _acceptances(rows: Rows) -> None:
     print(f"| k | search | objective | {' | '.join(heads)} | mean → recovered | 8B |")
     print("|---:|---|---|" + "---:|" * (len(heads) + 2))
     for k in model["sizes"]:
-        for row in rows.of("sets"):
+        for row in sorted(rows.of("sets"), key=_in_order):
             removed = list(row["sets"][str(k)])
             before, after = (
                 rows.of("accepted", removed=removed, recovered=changed) for changed in (False, True)
@@ -329,6 +330,10 @@ def _acceptances(rows: Rows) -> None:
             cells += [" → ".join(f"{mean:.3f}" for mean in means)]
             cells += [" → ".join(_gain(mean, cost) for mean in means)]
             print(f"| {k} | {row['search']} | {row['objective']} | {' | '.join(cells)} |")
+
+
+def _in_order(row: Row) -> tuple[int, int]:
+    return SEARCHES.index(row["search"]), OBJECTIVES.index(row["objective"])
 
 
 def _gain(alpha: float, cost: float) -> str:
