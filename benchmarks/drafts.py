@@ -13,7 +13,7 @@ just these tokens.
 
 Every piece is a row of the output file as soon as it is measured, and what is there is not measured
 again, so that this can be stopped at any time and goes on where it was. The tables at the end are
-of the rows that there are; `--tables` prints them alone. `--quick` takes fewer and shorter windows.
+of the rows that there are; `--tables` prints them alone. `--quick` takes fewer windows.
 
 The last column of the first table is for a model of 8 billion parameters on a GPU whose decoding is
 bound by reading weights: its 32 blocks are 93% of what is read for a token (6.98 of 7.50 billion
@@ -280,7 +280,7 @@ def main() -> None:
     parser.add_argument("--searches", nargs="+", default=SEARCHES, choices=SEARCHES)
     parser.add_argument("--objectives", nargs="+", default=OBJECTIVES, choices=OBJECTIVES)
     parser.add_argument("--pieces", nargs="+", default=PIECES, choices=PIECES)
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter windows")
+    parser.add_argument("--quick", action="store_true", help="fewer windows")
     parser.add_argument("--tables", action="store_true", help="measure nothing")
     parser.add_argument("-o", "--out", type=Path, default=Path("drafts-rows.jsonl"))
     asked = parser.parse_args()
