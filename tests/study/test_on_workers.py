@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 
 from depthprune.engine import join, parse_engine
 from depthprune.evaluator import Memo
-from depthprune.study.grid import read_grid
+from depthprune.study.grid import Grid, read_grid
 from depthprune.study.runner import Study
 from depthprune.study.table import read
 
@@ -41,8 +42,8 @@ def _rows(folder: Path) -> list[Any]:
     return [*table.dense, *(row.model_copy(update={"cost": None}) for row in table.rows)]
 
 
-def test_rows_and_their_order_are_those_of_one_process(tmp_path: Path, tiny_llama: Path) -> None:
-    pytest.importorskip("ray")
+@pytest.fixture
+def grid(tmp_path: Path, tiny_llama: Path) -> Grid:
     items = (
         {"prompt": f"The river is {i}", "options": [" high", " long", f" {i}"], "answer": i % 3}
         for i in range(40)
@@ -51,7 +52,11 @@ def test_rows_and_their_order_are_those_of_one_process(tmp_path: Path, tiny_llam
     (tmp_path / "plan.yaml").write_text(
         yaml.safe_dump({**PLAN, "models": str(tiny_llama)}), encoding="utf-8"
     )
-    grid = read_grid(tmp_path / "plan.yaml")
+    return read_grid(tmp_path / "plan.yaml")
+
+
+def test_rows_and_their_order_are_those_of_one_process(grid: Grid, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
     one, many = tmp_path / "one", tmp_path / "many"
     for folder in (one, many):
         folder.mkdir()
@@ -68,4 +73,24 @@ def test_rows_and_their_order_are_those_of_one_process(tmp_path: Path, tiny_llam
         Study(grid, again, memo).run()
         spent = [row.cost.block_tokens for row in read(again / "results.jsonl").rows if row.cost]
         assert spent
+        assert not any(spent)
+
+
+def test_each_search_is_cut_where_there_are_fewer_of_them_than_workers(
+    grid: Grid, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    few = replace(grid, cells=grid.cells[:4] + grid.cells[-6:])
+    assert len({(cell.calibration, cell.draw) for cell in few.cells}) == 2
+    one, many, again = (tmp_path / name for name in ("one", "many", "again"))
+    for folder in (one, many, again):
+        folder.mkdir()
+    Study(few, one).run()
+    with Memo.temporary() as memo, join(parse_engine("ray", 3, None, 0.3)) as cluster:
+        Study(few, many, memo, cluster=cluster).run()
+        assert _rows(many) == _rows(one)
+        assert any(row.cost.block_tokens for row in read(many / "results.jsonl").rows if row.cost)
+        Study(few, again, memo, cluster=cluster).run()
+        assert _rows(again) == _rows(one)
+        spent = [row.cost.block_tokens for row in read(again / "results.jsonl").rows if row.cost]
         assert not any(spent)

@@ -17,6 +17,7 @@ from depthprune.calibration import Calibration, calibrate
 from depthprune.calibration.calibration import HasTokenizer
 from depthprune.calibration.windows import Split
 from depthprune.evaluator import Evaluator, Memo, RemovedSet, Score
+from depthprune.evaluator.shards import LossWorkers
 from depthprune.models.loading import Model
 from depthprune.study.grid import Specs
 from depthprune.study.items import pack
@@ -128,6 +129,7 @@ def evaluators(
     by: str,
     homes: Mapping[str, str],
     memo: Memo | None,
+    workers: LossWorkers | None = None,
 ) -> EvaluationSuite:
     """What judges the sets of one model.
 
@@ -138,10 +140,13 @@ def evaluators(
         by: How likelihoods of options are compared: `sum`, `token`, `char` or `byte`.
         homes: For each name the calibration of its domain.
         memo: Store of losses.
+        workers: Who computes losses in this process's place.
     """
 
     def evaluator(drawn: Calibration, objective: str) -> Evaluator:
-        return Evaluator(model, drawn, objective, memo=memo, racing=None, plain=True)
+        return Evaluator(
+            model, drawn, objective, memo=memo, racing=None, plain=True, workers=workers
+        )
 
     accuracy = "accuracy" if by == "sum" else f"accuracy:by={by}"
     return EvaluationSuite(

@@ -10,22 +10,24 @@ from __future__ import annotations
 import gc
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from depthprune.calibration import Calibration, calibrate
 from depthprune.engine.cluster import Cluster
+from depthprune.engine.losses import RayLosses
 from depthprune.engine.memo import memo_on
 from depthprune.errors import DepthpruneError
 from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet
+from depthprune.evaluator.shards import LossWorkers
 from depthprune.models.loading import Model, load
 from depthprune.progress import SILENT, Progress
 from depthprune.searches import search
 from depthprune.study.cell_rows import alone_of, cost_of, dense_row, finite, key_of
 from depthprune.study.estimable import require_items
-from depthprune.study.evaluation import EvaluationSuite, make_suite
+from depthprune.study.evaluation import EvaluationSuite, evaluators, make_suite
 from depthprune.study.grid import Calibrated, Cell, Grid, only_line
 from depthprune.study.judging import Finish, judged_by
 from depthprune.study.on_workers import StudyFactory, Unit, as_tokens, lines_of
@@ -71,6 +73,7 @@ class Study:
         progress: Where the work shows itself.
         loader: Loads a model by its name.
         cluster: Whose workers run the cells; None runs them here.
+        workers: Who computes losses of the cells that are run here.
     """
 
     grid: Grid
@@ -79,6 +82,7 @@ class Study:
     progress: Progress = SILENT
     loader: Callable[..., Model] = load
     cluster: Cluster | None = None
+    workers: LossWorkers | None = None
 
     @property
     def table(self) -> Path:
@@ -184,6 +188,20 @@ class Study:
         whole: Finish | None,
     ) -> Iterator[Line]:
         grid, name = self.grid, cells[0].model
+        load = partial(Study(grid, self.folder, loader=self.loader)._load, name, model.dtype)
+        if len({(c.calibration, c.draw, c.objective) for c in cells}) < cluster.workers:
+            # Whole searches would leave workers idle, so each search is cut among all of them.
+            with RayLosses(cluster, load, model) as workers:
+                texts, items = (
+                    {each: judge.calibration for each, judge in named.items()}
+                    for named in (suite.texts, suite.items)
+                )
+                by, homes = grid.plan.by, grid.plan.homes
+                suite = evaluators(model, texts, items, by, homes, self.memo, workers)
+                if whole is not None:
+                    yield whole(judged_by(suite, ()))
+                yield from replace(self, workers=workers)._rows_of(model, suite, cells)
+            return
         units: list[Unit] = []
         drawn: dict[str, Calibration] = {}
         for (calibration, draw, _), of_unit in itertools.groupby(
@@ -199,7 +217,7 @@ class Study:
             units.append(Unit(key, group))
         with memo_on(cluster, self.memo) as memo:
             factory = StudyFactory(
-                load=partial(Study(grid, self.folder, loader=self.loader)._load, name, model.dtype),
+                load=load,
                 run=partial(_run, grid, self.folder),
                 texts=_travelling(suite.texts),
                 items=_travelling(suite.items),
@@ -239,7 +257,14 @@ class Study:
         for cell in cells:
             try:
                 if evaluator is None:
-                    evaluator = Evaluator(model, drawn, objective, memo=self.memo, racing=racing)
+                    evaluator = Evaluator(
+                        model,
+                        drawn,
+                        objective,
+                        memo=self.memo,
+                        racing=racing,
+                        workers=self.workers,
+                    )
                 yield self._row(cell, evaluator, judge)
             except DepthpruneError as error:
                 yield self._failed(cell, model, drawn, error)
