@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import depthprune as dp
 from depthprune.calibration import Window
 from depthprune.errors import EvaluationError
 from depthprune.pruning import generation
 from depthprune.pruning.generation import AnswerScore, answer, answer_all, final_number, is_right
+from plain_greedy import greedy
 
 
 @pytest.mark.parametrize(
@@ -40,18 +40,6 @@ def test_the_final_number_stands_behind_the_mark_or_last(text: str, number: str 
 @pytest.fixture(scope="module")
 def model(tiny_llama: Path) -> dp.Model:
     return dp.load(tiny_llama, dtype="float32", device="cpu")
-
-
-@torch.inference_mode()
-def greedy(module: Any, tokenizer: Any, prompt: list[int], new: int) -> list[int]:
-    """The slow reference: the whole text again for every token, the most probable taken."""
-    ids = list(prompt)
-    for _ in range(new):
-        logits = module(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
-        ids.append(int(logits.argmax()))
-        if ids[-1] == tokenizer.eos_token_id:
-            break
-    return ids[len(prompt) :]
 
 
 def test_an_answer_is_the_greedy_continuation(model: dp.Model) -> None:

@@ -22,8 +22,7 @@ from depthprune.study.finalists import FINALS, FinalRow
 from depthprune.study.grid import Grid, read_grid
 from depthprune.study.runner import Study
 from depthprune.study.table import read
-
-from .test_generation import greedy
+from plain_greedy import greedy
 
 
 @pytest.fixture
