@@ -17,7 +17,7 @@ def _chosen(planted: Planted) -> tuple[int, ...]:
     sets = found(spent)
     tied, _ = race(planted.bench.choose, sets, looked=len(sets), first=WINDOWS)
     general = dict(zip(sets, planted.bench.general(sets), strict=True))
-    return break_tie(tied, general)
+    return break_tie(tied, general, dict(zip(sets, planted.bench.choose.score(sets), strict=True)))
 
 
 def test_where_the_tasks_calibration_is_clearly_better_it_wins() -> None:
@@ -35,7 +35,7 @@ def test_where_all_tie_the_set_that_loses_least_in_general_is_taken() -> None:
     def alike(removed: tuple[int, ...]) -> float:
         return 3.0
 
-    planted = Planted(alike, costs(2, 3), noise=0.3, default=costs(0, 1), target=costs(4, 5),
+    planted = Planted(alike, costs(2, 3), default=costs(0, 1), target=costs(4, 5),
                       other=costs(2, 3))  # fmt: skip
     assert _chosen(planted) == (2, 3)
 
