@@ -35,7 +35,7 @@ def test_where_all_tie_the_set_that_loses_least_in_general_is_taken() -> None:
     def alike(removed: tuple[int, ...]) -> float:
         return 3.0
 
-    planted = Planted(alike, costs(2, 3), default=costs(0, 1), target=costs(4, 5),
+    planted = Planted(alike, costs(2, 3), noise=0.3, default=costs(0, 1), target=costs(4, 5),
                       other=costs(2, 3))  # fmt: skip
     assert _chosen(planted) == (2, 3)
 
