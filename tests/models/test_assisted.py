@@ -45,6 +45,20 @@ def test_a_model_that_drafts_for_itself_is_always_right(model: Any) -> None:
     assert max(drafted.offered) == 4
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_a_draft_samples_at_the_model_s_temperature(model: Any, temperature: float) -> None:
+    """At any other a model that drafts for itself would at times be refused."""
+    drafted = DraftCounts(4)
+    write(model, PROMPT, 31, draft=model, drafted=drafted, temperature=temperature)
+    assert drafted.acceptance == 1.0
+
+
+def test_no_token_of_a_text_counts_as_padding(model: Any) -> None:
+    drafted = DraftCounts(4)
+    write(model, (5, 0, 17, 0, 40, 0), 25, draft=model, drafted=drafted, temperature=1.0)
+    assert drafted.acceptance == 1.0
+
+
 def test_greedy_text_is_the_model_s_own_whoever_drafts(model: Any, draft: Any) -> None:
     drafted = DraftCounts(3)
     alone = write(model, PROMPT, 24)
@@ -65,10 +79,11 @@ def test_sampled_text_is_the_seed_s(model: Any, draft: Any) -> None:
 def test_the_models_settings_and_transformers_are_as_before(model: Any, draft: Any) -> None:
     from transformers.generation.candidate_generator import AssistedCandidateGenerator
 
-    before = AssistedCandidateGenerator.update_candidate_strategy
+    kind = AssistedCandidateGenerator
+    before = (kind.update_candidate_strategy, kind.get_candidates)
     settings = [each.generation_config.to_dict() for each in (model, draft)]
     write(model, PROMPT, 5, draft=draft, drafted=DraftCounts(2))
-    assert AssistedCandidateGenerator.update_candidate_strategy is before
+    assert (kind.update_candidate_strategy, kind.get_candidates) == before
     assert [each.generation_config.to_dict() for each in (model, draft)] == settings
 
 

@@ -2,10 +2,12 @@
 
 A tensor may come with new bytes of its own; those are written as they are.
 
-`os.copy_file_range` moves bytes inside the kernel (and shares them outright on file systems with
-reflinks). Where a kernel, a container or a pair of file systems refuses it, a bounded buffer does
-the same work. Tensors that were neighbours in their source are copied as one run: what costs is
-the number of calls, not the number of tensors.
+`os.copy_file_range` moves bytes inside the kernel, and shares them outright on file systems with
+reflinks, if they stand at the same place of a block in both files; a file that is to share what it
+can has its tensors in an order, and a header of a length, that make it so. Where a kernel, a
+container or a pair of file systems refuses it, a bounded buffer does the same work. Tensors that
+were neighbours in their source are copied as one run: what costs is the number of calls, not the
+number of tensors.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from depthprune.checkpoints.safetensors import (
     Piece,
     layout,
 )
+from depthprune.checkpoints.shared_blocks import BLOCK, order_to_share
 from depthprune.errors import CheckpointError
 from depthprune.untrusted import open_file
 
@@ -47,6 +50,8 @@ def write_file(
     pieces: Iterable[Piece],
     metadata: Mapping[str, str],
     advance: Callable[[float], None] = _ignore,
+    *,
+    share: bool = False,
 ) -> int:
     """Write a safetensors file out of tensors of other files.
 
@@ -55,6 +60,8 @@ def write_file(
         pieces: Its tensors, in the order wanted.
         metadata: Its `__metadata__`.
         advance: Called with the number of bytes copied since the last call.
+        share: Order its tensors, and pad its header by less than a block, such that it can share
+            most of them where the file system can.
 
     Returns:
         Bytes of the new file.
@@ -63,7 +70,10 @@ def write_file(
         CheckpointError: If a source ends before the range that its header promised.
         OSError: If the file cannot be written (a full disk).
     """
-    ordered, head = layout(pieces, metadata)
+    if share:
+        ordered, head = layout(order_to_share(pieces), metadata, BLOCK)
+    else:
+        ordered, head = layout(pieces, metadata)
     with open(path, "xb", buffering=0) as target, contextlib.ExitStack() as stack:
         write_all(target, memoryview(head))
         sources: dict[Path, FileIO] = {}
@@ -123,6 +133,11 @@ def copy_range(
         OSError: If the target cannot be written (a full disk).
     """
     if hasattr(os, "copy_file_range"):
+        if begin % BLOCK and target.tell() % BLOCK == begin % BLOCK:
+            # Whole blocks can be shared from the next one on.
+            first = min(end, begin + -begin % BLOCK)
+            _copy_through_buffer(source, target, begin, first, advance)
+            begin = first
         begin = _copy_in_kernel(source, target, begin, end, advance)
     if begin < end:
         _copy_through_buffer(source, target, begin, end, advance)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,7 +266,9 @@ class Piece:
     data: bytes | None = None
 
 
-def layout(pieces: Iterable[Piece], metadata: Mapping[str, str]) -> tuple[list[Piece], bytes]:
+def layout(
+    pieces: Iterable[Piece], metadata: Mapping[str, str], block: int = 8
+) -> tuple[list[Piece], bytes]:
     """The order in which a file holds its tensors, and the bytes before them.
 
     The widest dtypes come first, as every writer of the format has it, so that each tensor stays
@@ -275,6 +278,8 @@ def layout(pieces: Iterable[Piece], metadata: Mapping[str, str]) -> tuple[list[P
     Args:
         pieces: Tensors of one file.
         metadata: Written as `__metadata__` where not empty.
+        block: Bytes of a file system's block. The header is padded such that as many bytes as
+            can be stand at the same place of a block as in their source.
 
     Returns:
         The pieces in order, and the length field and header, padded to 8 bytes.
@@ -282,8 +287,10 @@ def layout(pieces: Iterable[Piece], metadata: Mapping[str, str]) -> tuple[list[P
     ordered = sorted(pieces, key=lambda piece: -DTYPE_BITS[piece.tensor.dtype])
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     at = 0
+    places: Counter[int] = Counter()
     for piece in ordered:
         tensor = piece.tensor
+        places[(tensor.begin - at) % block] += tensor.nbytes if piece.data is None else 0
         header[piece.name] = {
             "dtype": tensor.dtype,
             "shape": list(tensor.shape),
@@ -293,4 +300,7 @@ def layout(pieces: Iterable[Piece], metadata: Mapping[str, str]) -> tuple[list[P
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
     raw = text.encode("utf-8", "backslashreplace")
     raw += b" " * (-len(raw) % 8)
+    # Tensors must stay aligned whatever their source did.
+    place = next((place for place, _ in places.most_common() if place % 8 == 0), 0)
+    raw += b" " * ((place - 8 - len(raw)) % block)
     return ordered, len(raw).to_bytes(8, "little") + raw

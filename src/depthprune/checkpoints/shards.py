@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +279,8 @@ def write_shards(
         checkpoint: The original.
         plan: What each file holds.
         stage: The folder.
-        link: Share the files of the original in which nothing changes.
+        link: Share the files of the original in which nothing changes, and of others what a file
+            system with reflinks can.
         progress: Shows the bytes copied.
 
     Returns:
@@ -298,7 +300,7 @@ def write_shards(
         elif how == "hard link":
             linked.append(name)
     with progress.step("copying weights", sum(shard.bytes for _, shard in copied), "B") as step:
-        _copy(copied, step)
+        _copy(copied, step, share=link)
     _read_back(plan, stage, names)
     if total == 1:
         return names, linked
@@ -337,9 +339,10 @@ class _StoppedError(Exception):
     """Ends a copy beside which another one failed."""
 
 
-def _copy(files: Sequence[tuple[Path, Shard]], step: ProgressStep) -> None:
+def _copy(files: Sequence[tuple[Path, Shard]], step: ProgressStep, *, share: bool) -> None:
     """Write files side by side; when one fails, or on Ctrl-C, the others stop within a moment."""
     stop, lock = threading.Event(), threading.Lock()
+    write = partial(write_file, share=True) if share else write_file
 
     def advance(amount: float) -> None:
         if stop.is_set():
@@ -349,8 +352,7 @@ def _copy(files: Sequence[tuple[Path, Shard]], step: ProgressStep) -> None:
 
     with ThreadPoolExecutor(min(_SIDE_BY_SIDE, os.cpu_count() or 1)) as pool:
         futures = [
-            pool.submit(write_file, path, shard.pieces, shard.metadata, advance)
-            for path, shard in files
+            pool.submit(write, path, shard.pieces, shard.metadata, advance) for path, shard in files
         ]
         try:
             for future in as_completed(futures):

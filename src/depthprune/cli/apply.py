@@ -35,8 +35,8 @@ def apply(
         bool,
         typer.Option(
             "--link",
-            help="Share weight files in which nothing changes with the original: reflinks where "
-            "the file system can, else hard links.",
+            help="Share what does not change with the original: by reflinks where the file system "
+            "can, else by hard links of weight files in which nothing changes.",
         ),
     ] = False,
     trust_remote_code: options.RemoteCode = False,

@@ -240,13 +240,18 @@ def _drafting(draft: Any, drafted: DraftCounts | None) -> Iterator[dict[str, Any
 
     assert drafted is not None
     kind: Any = candidate_generator.AssistedCandidateGenerator
-    true = kind.update_candidate_strategy
+    true, drafts = kind.update_candidate_strategy, kind.get_candidates
 
     def count(self: Any, input_ids: Tensor, scores: Tensor, num_matches: Any) -> None:
         drafted.taken.append(int(num_matches))
         drafted.offered.append(int(scores.shape[1]) - 1)
 
-    kind.update_candidate_strategy = count
+    def draft_once(self: Any, *args: Any, **more: Any) -> Any:
+        # The draft makes these of the same settings, and would divide by the temperature twice.
+        self.logits_processor = []
+        return drafts(self, *args, **more)
+
+    kind.update_candidate_strategy, kind.get_candidates = count, draft_once
     try:
         with plain_generation(draft):
             own = draft.generation_config
@@ -255,7 +260,7 @@ def _drafting(draft: Any, drafted: DraftCounts | None) -> Iterator[dict[str, Any
             own.assistant_confidence_threshold = 0.0
             yield {"assistant_model": draft}
     finally:
-        kind.update_candidate_strategy = true
+        kind.update_candidate_strategy, kind.get_candidates = true, drafts
 
 
 def first_mismatch(first: Sequence[int], second: Sequence[int]) -> int | None:

@@ -27,7 +27,9 @@ def plain_generation(module: Any, *, ends: Any = None) -> Iterator[None]:
 
     own = module.generation_config
     begin = {name: getattr(own, name, None) for name in _IDS}
-    plain = GenerationConfig(pad_token_id=0, eos_token_id=ends, **begin)
+    # A model that drafts is given no mask, and takes what is said to be padding for it.
+    padding = None if ends is None else 0
+    plain = GenerationConfig(pad_token_id=padding, eos_token_id=ends, **begin)
     module.generation_config = plain
     try:
         yield
