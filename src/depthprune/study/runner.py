@@ -15,10 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
+
 from depthprune.calibration import Calibration, calibrate
 from depthprune.engine.cluster import Cluster
 from depthprune.engine.losses import RayLosses
 from depthprune.engine.memo import memo_on
+from depthprune.engine.shipping import on_worker
 from depthprune.errors import DepthpruneError
 from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet
 from depthprune.evaluator.shards import LossWorkers
@@ -148,9 +151,9 @@ class Study:
         for name, evaluator in suite.items.items():
             require_items(self.grid.plan, name, len(evaluator.calibration.windows))
 
-    def _load(self, name: str, dtype: str | None = None) -> Model:
+    def _load(self, name: str) -> Model:
         plan = self.grid.plan
-        return self.loader(self.grid.place(name), dtype=dtype or plan.dtype, device=plan.device)
+        return self.loader(self.grid.place(name), dtype=plan.dtype, device=plan.device)
 
     def _suite(self, model: Model) -> EvaluationSuite:
         grid = self.grid
@@ -188,7 +191,13 @@ class Study:
         whole: Finish | None,
     ) -> Iterator[Line]:
         grid, name = self.grid, cells[0].model
-        load = partial(Study(grid, self.folder, loader=self.loader)._load, name, model.dtype)
+        load = on_worker(
+            cluster,
+            model.source,
+            grid.place(name),
+            dtype=model.dtype,
+            device=torch.device(model.device).type,
+        )
         if len({(c.calibration, c.draw, c.objective) for c in cells}) < cluster.workers:
             # Whole searches would leave workers idle, so each search is cut among all of them.
             with RayLosses(cluster, load, model) as workers:
