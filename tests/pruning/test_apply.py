@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from depthprune.checkpoints import shard_files
 from depthprune.checkpoints.checkpoint import open_checkpoint
 from depthprune.errors import (
     CheckpointError,
