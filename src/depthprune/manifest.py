@@ -366,6 +366,33 @@ class Sample(_Record):
     temperature: float
 
 
+class AnswerShare(_Record):
+    """How one model answered."""
+
+    right: float = Field(description="Share of the problems, from 0 to 1.")
+    stderr: float | None = Field(description="Between problems; null of a single one.")
+    unanswered: int = Field(description="Problems in whose answer there was nothing to compare.")
+
+
+class AnswerRecord(_Record):
+    """Problems of `--answers`, which the models answered greedily, in their own words."""
+
+    calibration: str = Field(description="The spec that they were drawn by.")
+    problems: int
+    new_tokens: int = Field(description="That an answer may have.")
+    dense: AnswerShare
+    pruned: AnswerShare
+    recovered: AnswerShare | None = None
+    change: float = Field(
+        description="Share right of the checkpoint as it was written, minus the whole model's."
+    )
+    change_stderr: float | None = Field(description="Of the paired difference, between problems.")
+    collapsed: bool = Field(
+        description="Whether the checkpoint answers less than half of what the whole model does, "
+        "and the difference is above two standard errors."
+    )
+
+
 class Versions(_Record):
     """What computed the figures."""
 
@@ -533,6 +560,9 @@ class Manifest(_Record):
     speed: Speed | None = None
     parity: ParityRecord | None = None
     sample: Sample | None = None
+    answers: list[AnswerRecord] | None = Field(
+        default=None, description="What the models answered in words, where --answers asked."
+    )
     versions: Versions
     files: list[str] = Field(description="Every file depthprune wrote beside the manifest.")
 

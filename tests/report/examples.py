@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 from depthprune.manifest import (
+    AnswerRecord,
+    AnswerShare,
     BlockScore,
     CalibrationRecord,
     CostRecord,
@@ -132,6 +134,19 @@ def sample() -> Sample:
     )
 
 
+def answers(spec: str = "jsonl:sums.jsonl,prompt=question,answer=answer") -> AnswerRecord:
+    return AnswerRecord(
+        calibration=spec,
+        problems=40,
+        new_tokens=64,
+        dense=AnswerShare(right=0.45, stderr=0.0797, unanswered=1),
+        pruned=AnswerShare(right=0.05, stderr=0.0349, unanswered=7),
+        change=-0.4,
+        change_stderr=0.0858,
+        collapsed=True,
+    )
+
+
 def full(**changes: Any) -> Manifest:
     """A manifest with every optional field, as `prune` writes it."""
     fields: dict[str, Any] = {
@@ -194,6 +209,7 @@ def full(**changes: Any) -> Manifest:
             generated_tokens=32,
         ),
         "sample": sample(),
+        "answers": [answers()],
         "versions": versions(),
         "files": ["config.json", "model.safetensors", "README.md", "report.html"],
     }

@@ -9,7 +9,7 @@ import pytest
 from depthprune.manifest import Estimate, HeldOut, SourceModel
 from depthprune.report.page import SECTIONS, dense_held_out, render_page
 
-from .examples import calibration, full, minimal, sample, search
+from .examples import answers, calibration, full, minimal, sample, search
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -110,6 +110,7 @@ def test_markup_in_what_others_wrote_is_shown_and_not_run():
             command=evil,
             objective=evil,
             device=evil,
+            answers=[answers(evil)],
             sample=sample().model_copy(update={"prompt": evil, "before": evil, "after": evil}),
         )
     )
@@ -130,6 +131,7 @@ def test_only_the_script_of_the_page_may_run(page):
     [
         ("held_out", "quality"),
         ("sample", "sample"),
+        ("answers", "answers"),
         ("blocks", "blocks"),
         ("path", "path"),
         ("calibration", "calibration"),

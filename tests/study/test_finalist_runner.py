@@ -13,17 +13,16 @@ from torch import nn
 import depthprune as dp
 from depthprune import extras
 from depthprune.errors import EvaluationError, UsageError
+from depthprune.pruning.generation import answer
 from depthprune.pruning.output import dense_checkpoint
 from depthprune.study import finalist_judge, finalist_runner
 from depthprune.study.finalist_judge import FinalJudge
 from depthprune.study.finalist_runner import Finals
 from depthprune.study.finalists import FINALS, FinalRow
-from depthprune.study.generation import answer
 from depthprune.study.grid import Grid, read_grid
 from depthprune.study.runner import Study
 from depthprune.study.table import read
-
-from .test_generation import greedy
+from plain_greedy import greedy
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import yaml
 import depthprune as dp
 from depthprune.errors import EvaluationError, UsageError
 from depthprune.evaluator import Memo
-from depthprune.study import runner as runner_module
+from depthprune.study import cells as cells_module
 from depthprune.study.grid import Grid, read_grid
 from depthprune.study.items import unpack
 from depthprune.study.runner import Study
@@ -156,7 +156,7 @@ def test_a_study_that_was_stopped_goes_on_and_ends_the_same(
         Study(grid, whole, memo).run()
     with Memo.open(tmp_path / "memo.sqlite") as memo:
         for allowed in (3, 4):
-            monkeypatch.setattr(runner_module, "search", _stopping(allowed))
+            monkeypatch.setattr(cells_module, "search", _stopping(allowed))
             with pytest.raises(KeyboardInterrupt):
                 Study(grid, stopped, memo).run()
         monkeypatch.undo()
@@ -185,7 +185,7 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(
             raise EvaluationError("the loss is NaN")
         return dp.search(name, *arguments, **options)
 
-    monkeypatch.setattr(runner_module, "search", search)
+    monkeypatch.setattr(cells_module, "search", search)
     outcome = Study(grid, tmp_path).run()
     assert outcome.failed == outcome.done == len(grid.cells) // 2
     errors = {row.error for row in read(tmp_path / "results.jsonl").rows if row.error}
@@ -255,7 +255,7 @@ def test_what_blocks_do_alone_does_not_depend_on_which_cells_were_run_before(
     (tmp_path / "plan.yaml").write_text(text.replace("- greedy", "- last-k"), encoding="utf-8")
     plan = read_grid(tmp_path / "plan.yaml")
     Study(plan, whole).run()
-    monkeypatch.setattr(runner_module, "search", _stopping(2))
+    monkeypatch.setattr(cells_module, "search", _stopping(2))
     with pytest.raises(KeyboardInterrupt):
         Study(plan, stopped).run()
     monkeypatch.undo()

@@ -171,6 +171,18 @@ Also = Annotated[
         metavar="SPEC", help="Further text to judge recovery on, such as none of the calibration's."
     ),
 ]
+Answers = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        metavar="SPEC",
+        help="Prompts with known answers, which the models answer in words once the checkpoint "
+        "stands; their number, or how they begin, is compared. Takes long.",
+    ),
+]
+AnswerTokens = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=1, help="With --answers: tokens of an answer at most (default 256)."),
+]
 For = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(

@@ -70,6 +70,8 @@ def prune(
     ] = "The most important thing about a good library is",
     recover: options.Recover = None,
     also: options.Also = None,
+    answers: options.Answers = None,
+    answer_tokens: options.AnswerTokens = None,
     search_with_recovery: Annotated[
         bool,
         typer.Option(
@@ -125,6 +127,8 @@ def prune(
         racing=racing.parsed(),
         recover=recover,
         also=also or (),
+        answers=answers or (),
+        answer_tokens=answer_tokens,
         search_with_recovery=search_with_recovery,
         as_draft=as_draft,
         cost_ratio=cost_ratio,

@@ -35,6 +35,8 @@ def recover(
     way: Annotated[str, typer.Option("--recover", metavar="HOW", help=options.WAYS)] = "linear",
     calibration: options.Calibrations = None,
     also: options.Also = None,
+    answers: options.Answers = None,
+    answer_tokens: options.AnswerTokens = None,
     hand_off: Annotated[
         bool,
         typer.Option(
@@ -83,6 +85,8 @@ def recover(
         method=way,
         calibration=calibration or (),
         also=also or (),
+        answers=answers or (),
+        answer_tokens=answer_tokens,
         prompt=prompt,
         **keywords,
         overwrite=overwrite,

@@ -75,6 +75,7 @@ def prune_summary(manifest: Manifest, report_path: Path | None = None) -> Render
             summary.Comparison("blocks", str(blocks), str(kept), numbers.change(blocks, kept)),
             *(summary.size_comparisons(manifest.size) if manifest.size else []),
             *summary.held_out_comparisons(manifest),
+            *summary.answer_comparisons(manifest),
             *(
                 summary.speed_comparisons(manifest.speed, ranges=False)
                 if manifest.speed is not None

@@ -45,6 +45,8 @@ class PruneJob:
     progress: Progress
     recover: str | None = None
     also: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    answer_tokens: int | None = None
     search_with_recovery: bool = False
     bench_seconds: float = BENCH_SECONDS
     wanted: TargetJob | None = None
@@ -84,6 +86,8 @@ def prune_job(
     racing: Racing | None = _RACING,
     recover: str | None = None,
     also: Sequence[str] = (),
+    answers: Sequence[str] = (),
+    answer_tokens: int | None = None,
     search_with_recovery: bool = False,
     target: str | Sequence[str] = (),
     target_split: str = DEFAULT_SPLIT,
@@ -128,6 +132,8 @@ def prune_job(
         racing: How sure it is of each choice; None scores every set on every window.
         recover: `linear` or `lora`, with settings.
         also: Further texts that recovery is judged on.
+        answers: Specs of prompts with answers, which the models answer in words.
+        answer_tokens: Tokens that such an answer may have; by default 256.
         search_with_recovery: Score every set as it is after recovery.
         target: What matters: specs of text, prompts with answers, chats or choices. The
             calibration is then chosen by what keeps it, and each of `calibration` is tried too.
@@ -191,6 +197,8 @@ def prune_job(
         progress=progress,
         recover=recover,
         also=tuple(also),
+        answers=tuple(answers),
+        answer_tokens=answer_tokens,
         search_with_recovery=search_with_recovery,
         bench_seconds=bench_seconds,
         wanted=wanted_target(target, target_split, target_objective, portfolio, keep_general),

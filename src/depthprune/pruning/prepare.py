@@ -25,6 +25,7 @@ from depthprune.models.source import ModelSource
 from depthprune.objectives import Mixture, parse_objective
 from depthprune.outputs import check_target
 from depthprune.progress import note
+from depthprune.pruning.answers import Problems, WantedAnswers, draw_problems, read_answers
 from depthprune.pruning.as_draft import LARGEST_SHARE, check_draft
 from depthprune.pruning.draws import check_draws
 from depthprune.pruning.output import check_pruned_output
@@ -78,6 +79,7 @@ class PruneTask:
     further: list[Calibration]
     method: Method | None = None
     wanted: TargetTask | None = None
+    problems: Problems | None = None
 
     def search_on(
         self,
@@ -109,6 +111,7 @@ class ParsedJob:
     budget: Budget | None
     specs: tuple[CalibrationSpec, ...]
     recovery: WantedRecovery
+    answers: WantedAnswers
     wanted: ParsedTarget | None = None
 
 
@@ -123,6 +126,7 @@ def check(job: PruneJob) -> ParsedJob:
     if job.draft is not None:
         check_draft(objective, sized=job.k is not None, grows=algorithm.grows, search=job.search)
     recovery = read_recovery(job.recover, job.also, job.out, stream=job.loading.stream)
+    answers = read_answers(job.answers, job.answer_tokens, stream=job.loading.stream)
     if job.search_with_recovery:
         check_recovering(recovery.method, job.search, job.max_increase is not None)
     budget = None if job.budget is None else parse_budget(job.budget)
@@ -138,7 +142,7 @@ def check(job: PruneJob) -> ParsedJob:
         wanted = parse_target(job.wanted, job.specs, job.objective)
     if job.out is not None:
         check_target(job.out, overwrite=job.overwrite)
-    return ParsedJob(objective, algorithm, budget, tuple(specs), recovery, wanted)
+    return ParsedJob(objective, algorithm, budget, tuple(specs), recovery, answers, wanted)
 
 
 def calibration_specs(job: PruneJob) -> tuple[str, ...]:
@@ -158,7 +162,7 @@ def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
     """
     objective, algorithm, budget = asked_for.objective, asked_for.search, asked_for.budget
     recovery = asked_for.recovery
-    check_files([*asked_for.specs, *recovery.also])
+    check_files([*asked_for.specs, *recovery.also, *asked_for.answers.specs])
     if asked_for.wanted is not None:
         asked_for.wanted.check_files()
     source = job.loading.find()
@@ -184,6 +188,7 @@ def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
     objective.judged(calibration.windows)
     calibration.held_out()
     further = further_texts(recovery.also, reader)
+    problems = draw_problems(asked_for.answers, reader)
     model = job.loading.load(source, reader.tokenizer, job.progress)
     if not job.writes_file:
         refusal = model.refusal
@@ -204,6 +209,7 @@ def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
         further=further,
         method=recovery.method,
         wanted=wanted,
+        problems=problems,
     )
 
 

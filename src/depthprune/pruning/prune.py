@@ -97,6 +97,7 @@ def _write(job: PruneJob, claim: Claim, task: PruneTask) -> Manifest:
         prompt=job.prompt,
         seed=job.seed,
         progress=job.progress,
+        problems=task.problems,
     )
     manifest = writing.write(
         task.model,

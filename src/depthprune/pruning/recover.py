@@ -24,6 +24,7 @@ from depthprune.models.source import ModelSource
 from depthprune.objectives import parse_objective
 from depthprune.outputs import MANIFEST_NAME, OutputTarget, as_target, check_target
 from depthprune.progress import SILENT, Progress
+from depthprune.pruning.answers import Problems, WantedAnswers, draw_problems, read_answers
 from depthprune.pruning.options import BENCH_SECONDS, PROMPT
 from depthprune.pruning.output import block_prefix, dense_checkpoint
 from depthprune.pruning.records import size_record
@@ -60,6 +61,8 @@ def recover_checkpoint(
     method: str = "linear",
     calibration: str | Sequence[str] = (),
     also: Sequence[str] = (),
+    answers: Sequence[str] = (),
+    answer_tokens: int | None = None,
     prompt: str | None = None,
     bench: bool | None = None,
     bench_seconds: float = BENCH_SECONDS,
@@ -85,6 +88,8 @@ def recover_checkpoint(
         method: `linear` or `lora`, with settings.
         calibration: Specs of what is fitted or trained on; several are mixed.
         also: Further texts that recovery is judged on.
+        answers: Specs of prompts with answers, which the models answer in words.
+        answer_tokens: Tokens that such an answer may have; by default 256.
         prompt: What both models continue in the report; by default as before.
         bench: Measure speed before and after; by default unless streamed.
         bench_seconds: How long that may take.
@@ -129,6 +134,8 @@ def recover_checkpoint(
         command=command or f"dp.recover_checkpoint({call})",
         progress=progress,
         bench_seconds=bench_seconds,
+        answers=tuple(answers),
+        answer_tokens=answer_tokens,
     ).run()  # fmt: skip
 
 
@@ -150,6 +157,8 @@ class RecoverJob:
     command: str
     progress: Progress
     bench_seconds: float = BENCH_SECONDS
+    answers: tuple[str, ...] = ()
+    answer_tokens: int | None = None
 
     def run(self) -> Manifest:
         """Do it all.
@@ -163,10 +172,11 @@ class RecoverJob:
         specs = parse_calibration(self.specs or (DEFAULT_CALIBRATION,))
         recovery = read_recovery(self.method, self.also, self.out, stream=self.loading.stream)
         assert recovery.method is not None
+        answers = read_answers(self.answers, self.answer_tokens, stream=self.loading.stream)
         check_target(self.out, overwrite=self.overwrite)
-        check_files([*specs, *recovery.also])
+        check_files([*specs, *recovery.also, *answers.specs])
         with claimed(self.out, overwrite=self.overwrite) as claim:
-            return self._write(claim, specs, recovery.method, recovery.also)
+            return self._write(claim, specs, recovery.method, recovery.also, answers)
 
     def _write(
         self,
@@ -174,6 +184,7 @@ class RecoverJob:
         specs: Sequence[CalibrationSpec],
         method: Method,
         also: Sequence[CalibrationSpec],
+        answers: WantedAnswers,
     ) -> Manifest:
         opened = open_checkpoint(self.checkpoint)
         before = self._manifest()
@@ -186,6 +197,7 @@ class RecoverJob:
         calibration = mixture(specs, reader, self.progress)
         calibration.held_out()
         further = further_texts(also, reader)
+        problems = draw_problems(answers, reader)
         model = loading.load(source, reader.tokenizer, self.progress)
         check_enough(model, calibration, method, further)
         with dense_checkpoint(model, self.out.path, progress=self.progress) as dense:
@@ -204,7 +216,7 @@ class RecoverJob:
                     memo=memo,
                     progress=self.progress,
                 )
-            writing = self._writing(claim, before, loading)
+            writing = self._writing(claim, before, loading, problems)
             manifest = writing.write(
                 model,
                 removed,
@@ -270,7 +282,9 @@ class RecoverJob:
                 "changed after pruning; recover the checkpoint as depthprune wrote it"
             )
 
-    def _writing(self, claim: Claim, before: Manifest, loading: Loading) -> Writing:
+    def _writing(
+        self, claim: Claim, before: Manifest, loading: Loading, problems: Problems | None
+    ) -> Writing:
         """As the checkpoint was written, unless asked otherwise: with the same prompt."""
         sample = before.sample
         return Writing(
@@ -281,6 +295,7 @@ class RecoverJob:
             prompt=self.prompt or (sample.prompt if sample else PROMPT),
             seed=sample.seed if sample else 0,
             progress=self.progress,
+            problems=problems,
         )
 
     def _recovered(
@@ -291,6 +306,7 @@ class RecoverJob:
             update={
                 "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "command": self.command,
+                "answers": None,
                 "measured_dtype": model.dtype,
                 "measured_dtype_reason": before.measured_dtype_reason
                 if model.dtype == before.measured_dtype

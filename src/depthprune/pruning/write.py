@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -18,7 +20,7 @@ from depthprune.checkpoints.surgery import Surgery
 from depthprune.claims import Claim
 from depthprune.errors import OutputError, first_line
 from depthprune.evaluator import RemovedSet
-from depthprune.manifest import Manifest, ParityRecord, Sample, Speed
+from depthprune.manifest import AnswerRecord, Manifest, ParityRecord, Sample, Speed
 from depthprune.models.loading import Model
 from depthprune.models.parity import reload_like, verify
 from depthprune.models.speed import (
@@ -28,6 +30,7 @@ from depthprune.models.speed import (
     spread,
 )
 from depthprune.progress import Progress, note, warn
+from depthprune.pruning.answers import Problems, judge_answers, warnings_of
 from depthprune.pruning.output import pruned_output
 from depthprune.pruning.recovery_step import Recovered, RecoveredModel
 from depthprune.pruning.session import Loading
@@ -57,6 +60,7 @@ class Writing:
         prompt: What both models continue.
         seed: Of the sample.
         progress: Where the work shows itself.
+        problems: What the models answer in words, if anything.
     """
 
     claim: Claim
@@ -66,6 +70,7 @@ class Writing:
     prompt: str
     seed: int
     progress: Progress
+    problems: Problems | None = None
 
     def write(
         self,
@@ -120,25 +125,45 @@ class Writing:
 
     def _measure(self, model: Model, module: nn.Module, record: Manifest) -> Manifest:
         """Add to what stands what can be measured of it; each costs only itself."""
-        steps: dict[str, Callable[[Model, nn.Module], Sample | Speed]] = {}
+        steps: dict[str, Callable[[Model, nn.Module], Any]] = {}
         if not self.loading.stream:  # of which every token would read all the weights
             steps["sample"] = self._sample
         if self.bench:
             steps["speed"] = self._speed
         if self.bench and self.loading.stream:
             module = self._reload(model, self.claim.place)  # its files have moved
+        problems = self.problems
+        if problems is not None:
+            steps["answers"] = partial(self._answers, problems, record)
         for name, step in steps.items():
             try:
                 record = record.model_copy(update={name: step(model, module)})
                 self._amend(record)
             except KeyboardInterrupt:
-                note(f"the checkpoint is whole and proven; of it the {name} was not measured")
+                were = "were" if name == "answers" else "was"
+                note(f"the checkpoint is whole and proven; of it the {name} {were} not measured")
                 raise
             except OutputError:
                 raise
             except Exception as error:
-                warn(f"the {name} was not measured ({first_line(error)})")
+                were = "were" if name == "answers" else "was"
+                warn(f"the {name} {were} not measured ({first_line(error)})")
         return record
+
+    def _answers(
+        self, problems: Problems, record: Manifest, model: Model, module: nn.Module
+    ) -> list[AnswerRecord]:
+        found = judge_answers(
+            problems,
+            model,
+            module,
+            tuple(record.removed),
+            recovered=record.recovery is not None,
+            progress=self.progress,
+        )
+        for line in warnings_of(found, record.held_out or []):
+            warn(line)
+        return found
 
     def _amend(self, record: Manifest) -> None:
         target = self.claim.target

@@ -30,6 +30,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Manifest], bool]]] = {
     "draft": ("What it is worth as a draft", lambda m: m.draft is not None),
     "quality": ("What was lost", lambda m: bool(m.held_out)),
     "recovery": ("What recovery gave back", lambda m: m.recovery is not None),
+    "answers": ("What is answered in words", lambda m: bool(m.answers)),
     "gains": ("What was won", lambda m: m.size is not None or m.speed is not None),
     "sample": ("What both models write", lambda m: m.sample is not None),
     "blocks": ("What each block is worth", lambda m: bool(m.blocks)),

@@ -197,6 +197,26 @@ def _held_out(record: HeldOut, label: str, objective: str | None) -> Comparison:
     )
 
 
+def answer_comparisons(manifest: Manifest) -> list[Comparison]:
+    """The share of problems that each model answered right in words, in percent."""
+    records = manifest.answers or []
+    labels = source_labels([record.calibration for record in records])
+    return [
+        Comparison(
+            name=f"answers right in %, {label}",
+            before=_percent(record.dense.right, record.dense.stderr),
+            after=_percent(kept.right, kept.stderr),
+            change=_percent(record.change, record.change_stderr, sign=True),
+        )
+        for record, label in zip(records, labels, strict=True)
+        for kept in (record.recovered or record.pruned,)
+    ]
+
+
+def _percent(share: float, stderr: float | None, *, sign: bool = False) -> str:
+    return numbers.with_error(100 * share, 100 * (stderr or 0.0), sign=sign)
+
+
 def size_comparisons(size: Size) -> list[Comparison]:
     """Parameters and bytes, before and after."""
     gguf = size.bytes_source == size.bytes_before

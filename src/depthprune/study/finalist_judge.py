@@ -25,9 +25,9 @@ from depthprune.evaluator import RemovedSet
 from depthprune.models.loading import Model
 from depthprune.models.parity import reload_like, verify
 from depthprune.models.turns import taking_turns
+from depthprune.pruning.generation import answer_all
 from depthprune.pruning.output import block_prefix
 from depthprune.study.finalists import Finalist, FinalRow, FinalScore
-from depthprune.study.generation import answer_all
 from depthprune.study.grid import Grid, only_line
 from depthprune.study.harness import run_tasks, scores_of
 from depthprune.study.plan import Plan

@@ -10,11 +10,13 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+
+import torch
 
 from depthprune.calibration import seen_from
 from depthprune.engine.cluster import Cluster
+from depthprune.engine.shipping import on_worker
 from depthprune.errors import DepthpruneError
 from depthprune.models.loading import Model, load
 from depthprune.progress import SILENT, Progress
@@ -152,7 +154,13 @@ class Finals:
             tuple(of_set) for _, of_set in itertools.groupby(jobs, key=lambda j: j.finalist.removed)
         ]
         if self.cluster is not None:
-            load = partial(self.loader, place, dtype=model.dtype, device=plan.device)
+            load = on_worker(
+                self.cluster,
+                model.source,
+                place,
+                dtype=model.dtype,
+                device=torch.device(model.device).type,
+            )
             factory = FinalFactory(load, plan, problems, self.folder)
             yield from rows_of(self.cluster, factory, model, sets)
             return

@@ -31,6 +31,7 @@ from depthprune.calibration import (
     parse_calibration,
     seen_from,
 )
+from depthprune.calibration.problems import as_problems
 from depthprune.calibration.reading.files import is_there
 from depthprune.calibration.windows import Split
 from depthprune.errors import DepthpruneError, UsageError, first_line
@@ -307,14 +308,9 @@ def _specs(entry: Any, folder: Path) -> Specs:
 
 
 def _problem(specs: Specs) -> CalibrationSpec:
-    spec = specs[0]
-    asks = spec.format != "raw" and SOURCES.get(spec.source).kind != "choices"
-    if len(specs) > 1 or not asks:
-        raise UsageError(
-            "expected one source of questions and answers with format=zero-shot, few-shot or "
-            f"chat; got {spec.line()}"
-        )
-    return spec.model_copy(update={"mask": "answer"})
+    if len(specs) > 1:
+        raise UsageError(f"expected one source of questions and answers, got {len(specs)}")
+    return as_problems(specs[0])
 
 
 def _cells(plan: Plan, calibrations: Mapping[str, Calibrated]) -> tuple[tuple[Cell, ...], int]:

@@ -10,32 +10,30 @@ from __future__ import annotations
 import gc
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
 
-from depthprune.calibration import Calibration, calibrate
+import torch
+
+from depthprune.calibration import Calibration
 from depthprune.engine.cluster import Cluster
 from depthprune.engine.losses import RayLosses
 from depthprune.engine.memo import memo_on
+from depthprune.engine.shipping import on_worker
 from depthprune.errors import DepthpruneError
-from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet
-from depthprune.evaluator.shards import LossWorkers
+from depthprune.evaluator import Evaluator, Memo
 from depthprune.models.loading import Model, load
 from depthprune.progress import SILENT, Progress
-from depthprune.searches import search
-from depthprune.study.cell_rows import alone_of, cost_of, dense_row, finite, key_of
+from depthprune.study.cells import Cells, dense_row, draw_of, key_of
 from depthprune.study.estimable import require_items
 from depthprune.study.evaluation import EvaluationSuite, evaluators, make_suite
-from depthprune.study.grid import Calibrated, Cell, Grid, only_line
+from depthprune.study.grid import Cell, Grid
 from depthprune.study.judging import Finish, judged_by
 from depthprune.study.on_workers import StudyFactory, Unit, as_tokens, lines_of
 from depthprune.study.table import (
     TABLE_NAME,
-    CellCalibration,
     DenseRow,
-    Evaluation,
     Line,
     Row,
     append,
@@ -43,8 +41,6 @@ from depthprune.study.table import (
     resume,
     write,
 )
-
-Judge: TypeAlias = Callable[[RemovedSet], tuple[Evaluation, ...]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,6 @@ class Study:
         progress: Where the work shows itself.
         loader: Loads a model by its name.
         cluster: Whose workers run the cells; None runs them here.
-        workers: Who computes losses of the cells that are run here.
     """
 
     grid: Grid
@@ -82,12 +77,15 @@ class Study:
     progress: Progress = SILENT
     loader: Callable[..., Model] = load
     cluster: Cluster | None = None
-    workers: LossWorkers | None = None
 
     @property
     def table(self) -> Path:
         """The results table."""
         return self.folder / TABLE_NAME
+
+    @property
+    def _cells(self) -> Cells:
+        return Cells(self.grid, self.memo)
 
     def run(self) -> Outcome:
         """Run every cell that is not in the table yet.
@@ -132,7 +130,7 @@ class Study:
                 model = self._load(name)
                 suite = self._suite(model)
             except DepthpruneError as error:
-                yield from (self._failed(cell, None, None, error) for cell in group)
+                yield from (self._cells.failed(cell, None, None, error) for cell in group)
                 continue
             self._check_items(suite)
             whole = partial(dense_row, name, model.blocks) if name not in dense else None
@@ -141,16 +139,16 @@ class Study:
                 continue
             if whole is not None:
                 yield whole(judged_by(suite, ()))
-            yield from self._rows_of(model, suite, group)
+            yield from self._cells.rows_of(model, suite.judge, group)
 
     def _check_items(self, suite: EvaluationSuite) -> None:
         """Refuse what has fewer items than the plan asks for, before any cell is run on it."""
         for name, evaluator in suite.items.items():
             require_items(self.grid.plan, name, len(evaluator.calibration.windows))
 
-    def _load(self, name: str, dtype: str | None = None) -> Model:
+    def _load(self, name: str) -> Model:
         plan = self.grid.plan
-        return self.loader(self.grid.place(name), dtype=dtype or plan.dtype, device=plan.device)
+        return self.loader(self.grid.place(name), dtype=plan.dtype, device=plan.device)
 
     def _suite(self, model: Model) -> EvaluationSuite:
         grid = self.grid
@@ -177,7 +175,7 @@ class Study:
         except DepthpruneError as error:
             if whole is not None:
                 yield whole(error)
-            yield from (self._failed(cell, None, None, error) for cell in left.values())
+            yield from (self._cells.failed(cell, None, None, error) for cell in left.values())
 
     def _lines_elsewhere(
         self,
@@ -188,19 +186,15 @@ class Study:
         whole: Finish | None,
     ) -> Iterator[Line]:
         grid, name = self.grid, cells[0].model
-        load = partial(Study(grid, self.folder, loader=self.loader)._load, name, model.dtype)
+        load = on_worker(
+            cluster,
+            model.source,
+            grid.place(name),
+            dtype=model.dtype,
+            device=torch.device(model.device).type,
+        )
         if len({(c.calibration, c.draw, c.objective) for c in cells}) < cluster.workers:
-            # Whole searches would leave workers idle, so each search is cut among all of them.
-            with RayLosses(cluster, load, model) as workers:
-                texts, items = (
-                    {each: judge.calibration for each, judge in named.items()}
-                    for named in (suite.texts, suite.items)
-                )
-                by, homes = grid.plan.by, grid.plan.homes
-                suite = evaluators(model, texts, items, by, homes, self.memo, workers)
-                if whole is not None:
-                    yield whole(judged_by(suite, ()))
-                yield from replace(self, workers=workers)._rows_of(model, suite, cells)
+            yield from self._lines_cut(cluster, load, model, suite, cells, whole)
             return
         units: list[Unit] = []
         drawn: dict[str, Calibration] = {}
@@ -210,134 +204,57 @@ class Study:
             group, key = tuple(of_unit), f"{calibration} {draw}"
             try:
                 if key not in drawn:
-                    drawn[key] = _drawn(grid.calibrations[calibration], model, draw)
+                    drawn[key] = draw_of(grid.calibrations[calibration], model, draw)
             except DepthpruneError as error:
-                yield from (self._failed(cell, model, None, error) for cell in group)
+                yield from (self._cells.failed(cell, model, None, error) for cell in group)
                 continue
             units.append(Unit(key, group))
         with memo_on(cluster, self.memo) as memo:
             factory = StudyFactory(
                 load=load,
-                run=partial(_run, grid, self.folder),
+                run=partial(_run, grid),
                 texts=_travelling(suite.texts),
                 items=_travelling(suite.items),
                 homes=grid.plan.homes,
                 by=grid.plan.by,
                 memo=memo,
             )
-            yield from lines_of(cluster, factory, model, drawn, units, self._failed, whole)
+            yield from lines_of(cluster, factory, model, drawn, units, self._cells.failed, whole)
 
-    def _rows_of(
-        self, model: Model, suite: EvaluationSuite, cells: Sequence[Cell]
-    ) -> Iterator[Row]:
-        """The cells of one model; those of one draw share what is drawn, and an evaluator."""
-        for (name, draw), of_draw in itertools.groupby(
-            cells, key=lambda c: (c.calibration, c.draw)
-        ):
-            group = list(of_draw)
-            calibrated = self.grid.calibrations[name]
-            try:
-                drawn = _drawn(calibrated, model, draw)
-            except DepthpruneError as error:
-                yield from (self._failed(cell, model, None, error) for cell in group)
-                continue
-            for objective, of_objective in itertools.groupby(group, key=lambda c: c.objective):
-                yield from self._rows_on(model, suite.judge, drawn, objective, list(of_objective))
-
-    def _rows_on(
+    def _lines_cut(
         self,
+        cluster: Cluster,
+        load: Callable[[], Model],
         model: Model,
-        judge: Judge,
-        drawn: Calibration,
-        objective: str,
+        suite: EvaluationSuite,
         cells: Sequence[Cell],
-    ) -> Iterator[Row]:
-        racing = None if self.grid.plan.exact else Racing()
-        evaluator: Evaluator | None = None
-        for cell in cells:
-            try:
-                if evaluator is None:
-                    evaluator = Evaluator(
-                        model,
-                        drawn,
-                        objective,
-                        memo=self.memo,
-                        racing=racing,
-                        workers=self.workers,
-                    )
-                yield self._row(cell, evaluator, judge)
-            except DepthpruneError as error:
-                yield self._failed(cell, model, drawn, error)
-
-    def _row(self, cell: Cell, evaluator: Evaluator, judge: Judge) -> Row:
-        protect = self.grid.protect
-        # Cells of a draw share losses; their costs and budgets are those of each alone.
-        evaluator.forget_asked()
-        result = search(
-            cell.search,
-            evaluator,
-            k=cell.k,
-            seed=cell.seed,
-            protect=protect,
-            budget=self.grid.budget,
+        whole: Finish | None,
+    ) -> Iterator[Line]:
+        """The same one search after the other, each cut among workers that would else be idle."""
+        texts, items = (
+            {name: judge.calibration for name, judge in named.items()}
+            for named in (suite.texts, suite.items)
         )
-        dense = evaluator.dense
-        return Row(
-            **self._facts(cell, evaluator.blocks, evaluator.calibration),
-            protect=protect,
-            removed=result.removed,
-            loss=result.score.loss,
-            stderr=finite(result.score.stderr),
-            dense_loss=dense.loss,
-            alone=alone_of(evaluator, result),
-            cost=cost_of(result),
-            evaluations=judge(result.removed),
-        )
-
-    def _failed(
-        self, cell: Cell, model: Model | None, drawn: Calibration | None, error: DepthpruneError
-    ) -> Row:
-        blocks = model.blocks if model is not None else max(cell.k, 1)
-        return Row(**self._facts(cell, blocks, drawn), error=only_line(error))
-
-    def _facts(self, cell: Cell, blocks: int, drawn: Calibration | None) -> dict[str, Any]:
-        calibrated = self.grid.calibrations[cell.calibration]
-        text = not calibrated.judges_items
-        return {
-            "model": cell.model,
-            "blocks": blocks,
-            "k": cell.k,
-            "calibration": CellCalibration(
-                name=cell.calibration,
-                kind="text" if text else "choices",
-                source=calibrated.family,
-                length=max(spec.length for spec in calibrated.specs) if text else None,
-                windows=len(drawn.windows) if drawn is not None else 1,
-                tokens=sum(int(w.scored.sum()) for w in drawn.windows) if drawn is not None else 0,
-            ),
-            "objective": cell.objective,
-            "search": cell.search,
-            "draw": cell.draw,
-            "search_seed": cell.seed,
-        }
+        plan = self.grid.plan
+        with RayLosses(cluster, load, model) as workers:
+            suite = evaluators(model, texts, items, plan.by, plan.homes, self.memo, workers)
+            if whole is not None:
+                yield whole(judged_by(suite, ()))
+            cut = Cells(self.grid, self.memo, workers)
+            yield from cut.rows_of(model, suite.judge, cells)
 
 
 def _run(
     grid: Grid,
-    folder: Path,
     model: Model,
     drawn: Calibration,
     cells: Sequence[Cell],
     memo: Memo | None,
 ) -> list[Row]:
     """In a worker: cells that share a draw and an objective, which others judge."""
-    study = Study(grid, folder, memo)
-    return list(study._rows_on(model, lambda _: (), drawn, cells[0].objective, cells))
+    runs = Cells(grid, memo).rows_on(model, lambda _: (), drawn, cells[0].objective, cells)
+    return list(runs)
 
 
 def _travelling(judges: Mapping[str, Evaluator]) -> dict[str, Calibration]:
     return {name: as_tokens(each.calibration) for name, each in judges.items()}
-
-
-def _drawn(calibrated: Calibrated, model: Model, draw: int) -> Calibration:
-    return calibrate(list(calibrated.specs), model).redraw(draw)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import depthprune as dp
 from depthprune.calibration import Window
 from depthprune.errors import EvaluationError
-from depthprune.study import generation
-from depthprune.study.generation import AnswerScore, answer, answer_all, final_number
+from depthprune.pruning import generation
+from depthprune.pruning.generation import AnswerScore, answer, answer_all, final_number, is_right
+from plain_greedy import greedy
 
 
 @pytest.mark.parametrize(
@@ -40,18 +40,6 @@ def test_the_final_number_stands_behind_the_mark_or_last(text: str, number: str 
 @pytest.fixture(scope="module")
 def model(tiny_llama: Path) -> dp.Model:
     return dp.load(tiny_llama, dtype="float32", device="cpu")
-
-
-@torch.inference_mode()
-def greedy(module: Any, tokenizer: Any, prompt: list[int], new: int) -> list[int]:
-    """The slow reference: the whole text again for every token, the most probable taken."""
-    ids = list(prompt)
-    for _ in range(new):
-        logits = module(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
-        ids.append(int(logits.argmax()))
-        if ids[-1] == tokenizer.eos_token_id:
-            break
-    return ids[len(prompt) :]
 
 
 def test_an_answer_is_the_greedy_continuation(model: dp.Model) -> None:
@@ -103,9 +91,29 @@ def test_a_share_of_right_numbers_has_its_standard_error(
     assert found == AnswerScore(0.5, pytest.approx(right.std(ddof=1) / 2), 4, 1)
 
 
-def test_a_problem_whose_answer_has_no_number_is_refused(model: dp.Model) -> None:
-    windows = [_problem(model, "Who?", " nobody")]
-    with pytest.raises(EvaluationError, match=r"Who\?: its answer has no number"):
+@pytest.mark.parametrize(
+    ("written", "wanted", "right"),
+    [
+        ("so 4, then 7", "7", True),
+        ("so 7, then 4", "7", False),
+        ("nothing", "7", False),
+        (" Paris. It lies", "Paris", True),
+        ("PARIS", "Paris.", True),
+        ("New\n York  City", "new york", True),
+        ("Parisian", "Paris", False),
+        ("It is Paris", "Paris", False),
+        ("", "Paris", False),
+    ],
+)
+def test_an_answer_ends_with_the_number_or_begins_with_the_words(
+    written: str, wanted: str, right: bool
+) -> None:
+    assert is_right(written, wanted) is right
+
+
+def test_a_problem_without_an_answer_is_refused(model: dp.Model) -> None:
+    windows = [_problem(model, "Who?", " ")]
+    with pytest.raises(EvaluationError, match=r"Who\?: its answer is empty"):
         answer_all(model.module, model.tokenizer, windows, max_new_tokens=4, stop=[])
 
 

@@ -3,8 +3,9 @@
 A likelihood says how probable an answer is; generation says whether the model gets there, which a
 pruned model may not although its perplexity is fair. Prompts are drawn and written as a calibration
 of questions and answers is. The number behind the first `####` counts, as GSM8K's answers have it,
-else the last number; numbers are compared as numbers. Problems are generated one at a time, so that
-no padding changes a bit.
+else the last number; numbers are compared as numbers. An answer without a number is right if what
+is written begins with it, whatever the capitals and spaces. Problems are generated one at a time,
+so that no padding changes a bit.
 Source: Cobbe et al. 2021 (GSM8K); the harness's `gsm8k` asks the same way and compares texts.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -39,13 +40,15 @@ class AnswerScore:
         value: Share whose number is the right one.
         stderr: Of the share, between problems; None of a single one.
         n: Problems.
-        unanswered: Problems in whose answer there was no number.
+        unanswered: Problems in whose answer there was nothing to compare, such as no number.
+        right: Which were answered right, in their order.
     """
 
     value: float
     stderr: float | None
     n: int
     unanswered: int
+    right: tuple[bool, ...] = field(default=(), compare=False)
 
 
 def final_number(text: str) -> Decimal | None:
@@ -57,6 +60,27 @@ def final_number(text: str) -> Decimal | None:
     marked = _NUMBER.search(text.partition(_MARK)[2])
     found = [marked.group()] if marked else _NUMBER.findall(text)
     return Decimal(found[-1].replace("$", "").replace(",", "")) if found else None
+
+
+def is_right(written: str, wanted: str) -> bool:
+    """Whether a text that was written gives the answer that is wanted.
+
+    Args:
+        written: By a model.
+        wanted: With a number, which the text must end with; else what it must begin with.
+    """
+    number = final_number(wanted)
+    if number is not None:
+        return final_number(written) == number
+    begun, words = (" ".join(text.casefold().split()) for text in (written, wanted.rstrip(".!?")))
+    return begun.startswith(words) and not begun[len(words) : len(words) + 1].isalnum()
+
+
+def nothing_in(written: str, wanted: str) -> bool:
+    """Whether there is nothing in a text to hold against the answer that is wanted."""
+    if final_number(wanted) is not None:
+        return final_number(written) is None
+    return not written.strip()
 
 
 def answer_all(
@@ -81,32 +105,30 @@ def answer_all(
         progress: Where the work shows itself.
 
     Raises:
-        EvaluationError: If an answer has no number to compare with, a prompt leaves no room for
-            one, or the model cannot generate.
+        EvaluationError: If an answer is empty, a prompt leaves no room for one, or the model
+            cannot generate.
     """
     right, unanswered = [], 0
     with progress.step("answering problems", len(windows), "problems") as step:
         for window in windows:
             first = int(np.argmax(window.scored))
-            expected = final_number(tokenizer.decode(window.tokens[first:]))
-            if expected is None:
-                raise EvaluationError(f"{window.document}: its answer has no number; drop it")
+            wanted = str(tokenizer.decode(window.tokens[first:], skip_special_tokens=True))
+            if not wanted.strip():
+                raise EvaluationError(f"{window.document}: its answer is empty; drop it")
             room = max_new_tokens if context is None else min(max_new_tokens, context - first)
             if room < 1:
                 raise EvaluationError(
                     f"{window.document}: the prompt has {first:,} tokens and the model reads "
                     f"{context:,}; lower shots="
                 )
-            got = final_number(
-                answer(module, tokenizer, window.tokens[:first].tolist(), room, stop)
-            )
-            right.append(got == expected)
-            unanswered += got is None
+            got = answer(module, tokenizer, window.tokens[:first].tolist(), room, stop)
+            right.append(is_right(got, wanted))
+            unanswered += nothing_in(got, wanted)
             step.advance()
     share = float(np.mean(right))
     n = len(right)
     stderr = math.sqrt(share * (1 - share) / (n - 1)) if n > 1 else None
-    return AnswerScore(share, stderr, n, unanswered)
+    return AnswerScore(share, stderr, n, unanswered, tuple(right))
 
 
 @torch.inference_mode()
