@@ -43,7 +43,7 @@ from depthprune.engine import join, losses, parse_engine
 from depthprune.engine.losses import LossWorker, RayLosses
 from depthprune.evaluator import evaluator as module
 from depthprune.evaluator import Memo
-from depthprune.models.blocks.anatomy import find_anatomy
+from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.devices import DTYPES
 from depthprune.models.loading import load_module
 from depthprune.models.source import find_model

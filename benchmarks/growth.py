@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import depthprune as dp
 from depthprune.calibration import Calibration, CalibrationSpec, Part, Window
-from depthprune.models.blocks.anatomy import find_anatomy
+from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.source import ModelSource
 
 BLOCKS = (6, 12, 20, 30, 42, 60)

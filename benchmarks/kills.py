@@ -37,7 +37,7 @@ import depthprune as dp
 from depthprune.calibration import Calibration, CalibrationSpec, Part, Window
 from depthprune.evaluator import evaluator as module
 from depthprune.evaluator.memo.store import Memo
-from depthprune.models.blocks.anatomy import find_anatomy
+from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.devices import DTYPES
 from depthprune.models.loading import load_module
 from depthprune.models.source import find_model

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import depthprune as dp
-from depthprune.models.blocks.anatomy import find_anatomy
+from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.blocks.replay import hidden_of
 from tiny import tiny_model, tiny_tokenizer
 

@@ -219,7 +219,7 @@ def test_peft_loads_the_cut_adapter_on_the_cut_base(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from depthprune.models.blocks.anatomy import find_anatomy
+    from depthprune.models.blocks.find import find_anatomy
 
     def base(folder: Path) -> Any:
         return AutoModelForCausalLM.from_pretrained(folder).eval()

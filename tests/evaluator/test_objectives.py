@@ -215,7 +215,7 @@ def test_a_model_that_cannot_read_packed_items_reads_a_row_an_option(
 
 
 def _loaded(folder: Path, module: Any) -> dp.Model:
-    from depthprune.models.blocks.anatomy import find_anatomy
+    from depthprune.models.blocks.find import find_anatomy
     from depthprune.models.source import find_model
 
     module.eval()

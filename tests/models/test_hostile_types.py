@@ -26,7 +26,7 @@ from census import OLDER
 from depthprune.checkpoints.architectures.table import architectures
 from depthprune.errors import ModelError, ParityError
 from depthprune.models.auto_class import automatic_class_of
-from depthprune.models.blocks.anatomy import find_anatomy
+from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.loading import load
 from depthprune.models.parity import reload, verify, verify_checkpoint
 from depthprune.pruning.apply import apply

@@ -33,7 +33,7 @@ OUT_OF_MEMORY = (
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["torch", "cuBLAS"])
 def test_memory_that_runs_out_while_the_blocks_are_proven(error: Exception) -> None:
-    from depthprune.models.blocks.anatomy import find_anatomy
+    from depthprune.models.blocks.find import find_anatomy
 
     model = tiny_model("llama")
     model.model.layers[3].mlp.register_forward_pre_hook(_raising(error))

@@ -27,7 +27,8 @@ from depthprune.checkpoints.refusals import (
 )
 from depthprune.errors import ModelError, first_line
 from depthprune.models.auto_class import automatic_class_of, read_config
-from depthprune.models.blocks.anatomy import Anatomy, find_anatomy
+from depthprune.models.blocks.anatomy import Anatomy
+from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.devices import (
     DTYPES,
     DeviceMap,

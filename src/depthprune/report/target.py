@@ -176,7 +176,8 @@ def choice_words(record: TargetRecord) -> str:
     if tied > 1:
         words = (
             f"{tied} of {len(record.sets)} sets cannot be told apart on the part that chooses, and "
-            "of those the one that loses least on the default text was taken"
+            "of those within a standard error of the best the one that loses least on the default "
+            "text was taken"
         )
     else:
         words = f"of {len(record.sets)} sets one is surely the best on the part that chooses"

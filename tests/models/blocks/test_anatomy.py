@@ -10,8 +10,8 @@ import transformers
 from torch import Tensor, nn
 
 from depthprune.errors import ModelError
-from depthprune.models.blocks.anatomy import find_anatomy
 from depthprune.models.blocks.carried import hidden
+from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.blocks.replay import relative_difference
 from tiny import tiny_model
 

@@ -15,13 +15,13 @@ from depthprune.errors import ModelError
 from depthprune.models.blocks.anatomy import (
     Anatomy,
     MissingError,
-    find_anatomy,
 )
 from depthprune.models.blocks.carried import (
     Carried,
     State,
     hidden,
 )
+from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.blocks.replay import relative_difference
 from tiny import tiny_model
 

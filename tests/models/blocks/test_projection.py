@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from depthprune.models.blocks.anatomy import find_anatomy
 from depthprune.models.blocks.carried import hidden
+from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.blocks.projection import learn_finish, splits
 from depthprune.models.blocks.replay import relative_difference
 from tiny import tiny_model

@@ -16,7 +16,7 @@ from torch import Tensor
 import depthprune as dp
 from depthprune.calibration import Calibration
 from depthprune.errors import CheckpointError, ModelError, UsageError
-from depthprune.models.blocks.anatomy import find_anatomy
+from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.loading import Model, load
 from depthprune.models.parity import reload, verify
 from depthprune.models.streaming.conversion import converts

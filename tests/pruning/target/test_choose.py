@@ -90,9 +90,24 @@ def test_a_set_with_a_loss_that_is_not_finite_loses() -> None:
     assert _race(Drawn({(0,): math.nan, (1,): 2.0}, 32), [(0,), (1,)]) == [(1,)]
 
 
+def _taken(general: dict[tuple[int, ...], float], above: float = 0.0) -> tuple[int, ...]:
+    """Of two sets whose paired differences scatter by 1 about `above`, over 64 windows."""
+    weighting = Weighting(np.zeros(64, np.int64), (1.0,), np.ones(64, np.int64))
+    best = np.random.default_rng(0).normal(size=64)
+    losses = {(0,): best, (1,): best + np.resize([-1.0, 1.0], 64) + above}
+    scores = {removed: score_of(removed, each, weighting) for removed, each in losses.items()}
+    return break_tie([(0,), (1,)], general, scores)
+
+
 def test_a_tie_goes_to_the_least_loss_in_general() -> None:
-    assert break_tie([(0,), (1,)], {(0,): 3.0, (1,): 2.9}) == (1,)
-    assert break_tie([(0,), (1,)], {(0,): 2.0, (1,): 2.0}) == (0,)
+    assert _taken({(0,): 3.0, (1,): 2.9}) == (1,)
+    assert _taken({(0,): 2.0, (1,): 2.0}) == (0,)
+
+
+def test_a_tied_set_that_is_likely_worse_is_not_taken() -> None:
+    error = 1 / math.sqrt(63)
+    assert _taken({(0,): 3.0, (1,): 2.9}, above=0.9 * error) == (1,)
+    assert _taken({(0,): 3.0, (1,): 2.9}, above=1.1 * error) == (0,)
 
 
 def test_keep_general_refuses_what_is_too_far_above_the_best() -> None:

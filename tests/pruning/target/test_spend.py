@@ -17,7 +17,7 @@ def _chosen(planted: Planted) -> tuple[int, ...]:
     sets = found(spent)
     tied, _ = race(planted.bench.choose, sets, looked=len(sets), first=WINDOWS)
     general = dict(zip(sets, planted.bench.general(sets), strict=True))
-    return break_tie(tied, general)
+    return break_tie(tied, general, dict(zip(sets, planted.bench.choose.score(sets), strict=True)))
 
 
 def test_where_the_tasks_calibration_is_clearly_better_it_wins() -> None:

@@ -280,7 +280,7 @@ def _raced(task: TargetTask, spent: Spent, scorers: TargetScorers, limit: float 
         # The race is led by a set within the limit unless none is.
         within = contenders[:1]
     beyond = tuple(s for s in contenders if s not in within)
-    winner = break_tie(within, general)
+    winner = break_tie(within, general, scores)
     return Raced(winner, scores, general, tuple(contenders), (*refused, *beyond))
 
 

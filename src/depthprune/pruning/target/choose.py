@@ -6,8 +6,8 @@ from a search's race. What is asked is not the loss over these windows but over 
 drawn from, so even with all windows seen a difference has its error. And many sets were looked at,
 so the chance of a wrong choice is shared among all of them.
 
-What is left at the end is a tie: the target cannot tell these sets apart, so what is lost on
-everything else decides.
+What is left at the end is a tie: the target cannot tell these sets apart. Of those that are within
+a standard error of the best, what is lost on everything else decides.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from depthprune.errors import EvaluationError, UsageError
-from depthprune.evaluator import RemovedSet, Score
+from depthprune.evaluator import RemovedSet, Score, increase
 from depthprune.evaluator.racing.confidence import Strata, bound_for, decide
 from depthprune.evaluator.racing.settings import Racing
 from depthprune.searches.driver import Scorer
@@ -27,6 +27,9 @@ from depthprune.searches.driver import Scorer
 CHOICE_DELTA = 0.1
 """Chance that a choice drops a set that is truly the best, by more than a tie. It is higher than a
 search's: what is dropped wrongly here is within what the target's own data can show."""
+
+TOLERANCE = 0.001
+"""Losses that differ by no more than this share are alike."""
 
 _ENDLESS = 2**40
 """Windows of the target that the windows seen stand for."""
@@ -60,7 +63,7 @@ def race(
     looked: int,
     first: int,
     delta: float = CHOICE_DELTA,
-    tolerance: float = 0.001,
+    tolerance: float = TOLERANCE,
     bounds: tuple[float, float] | None = None,
     progressed: Callable[[int, int], None] = lambda windows, sets: None,
 ) -> tuple[list[RemovedSet], dict[RemovedSet, Score]]:
@@ -159,6 +162,29 @@ def allowed_by_general(
     return kept, tuple(removed for removed in general if removed not in kept)
 
 
-def break_tie(tied: Sequence[RemovedSet], general: Mapping[RemovedSet, float]) -> RemovedSet:
-    """Of sets that cannot be told apart, the one that loses least on the default text."""
-    return min(tied, key=lambda removed: (general[removed], tied.index(removed)))
+def break_tie(
+    tied: Sequence[RemovedSet],
+    general: Mapping[RemovedSet, float],
+    scores: Mapping[RemovedSet, Score],
+    tolerance: float = TOLERANCE,
+) -> RemovedSet:
+    """Of sets that cannot be told apart, one that is near the best, and loses least in general.
+
+    Near is within a standard error of the paired difference (Breiman, Friedman, Olshen and Stone,
+    "Classification and regression trees", 1984, the 1-SE rule): where a target has few items, much
+    cannot be told apart for sure that is likely worse.
+
+    Args:
+        tied: The sets, the best first.
+        general: Each set's loss on the default text.
+        scores: Each set's on the part that chooses.
+        tolerance: Differences within this share of the loss are none.
+    """
+    best = scores[tied[0]]
+
+    def is_near(removed: RemovedSet) -> bool:
+        above, stderr = increase(scores[removed], best)
+        return above <= max(stderr, tolerance * abs(best.loss))
+
+    near = [removed for removed in tied if removed == tied[0] or is_near(removed)]
+    return min(near, key=lambda removed: (general[removed], near.index(removed)))
