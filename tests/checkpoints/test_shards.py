@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from command import Command, run
-from depthprune.checkpoints import shards as shards_module
+from depthprune.checkpoints import shard_files as shards_module
 from depthprune.checkpoints.checkpoint import INDEX, open_checkpoint
 from depthprune.checkpoints.surgery import Surgery, write_pruned
 from depthprune.errors import CheckpointError

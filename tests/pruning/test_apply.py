@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from depthprune.checkpoints import shards
+from depthprune.checkpoints import shard_files
 from depthprune.checkpoints.checkpoint import open_checkpoint
 from depthprune.errors import (
     CheckpointError,
@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_nothing(
     def full(*_args: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shards, "write_file", full)
+    monkeypatch.setattr(shard_files, "write_file", full)
     with pytest.raises(OutputError, match="the disk is full"):
         apply(tiny_llama, "1", out)
     assert_nothing_left(out)
@@ -224,7 +224,7 @@ def test_an_interrupt_leaves_nothing(
     def interrupt(*_args: Any) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shards, "write_file", interrupt)
+    monkeypatch.setattr(shard_files, "write_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         apply(tiny_llama, "1", out)
     assert_nothing_left(out)

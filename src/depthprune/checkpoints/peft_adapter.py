@@ -29,7 +29,7 @@ from depthprune.checkpoints.safetensors import (
     SafetensorsFile,
     read_header,
 )
-from depthprune.checkpoints.shards import require_read_back
+from depthprune.checkpoints.shard_files import require_read_back
 from depthprune.checkpoints.side_files import check_side_files, copy_side_files
 from depthprune.checkpoints.surgery import Surgery, common_dtype
 from depthprune.errors import CheckpointError, ModelError

@@ -27,11 +27,8 @@ from depthprune.checkpoints.config.fields import PREDICTION_COUNTS
 from depthprune.checkpoints.config.module_names import ModuleNames, naming_fields
 from depthprune.checkpoints.config.sections import text_section
 from depthprune.checkpoints.safetensors import Piece
-from depthprune.checkpoints.shards import (
-    ShardPlan,
-    plan_shards,
-    write_shards,
-)
+from depthprune.checkpoints.shard_files import write_shards
+from depthprune.checkpoints.shards import ShardPlan, plan_shards
 from depthprune.checkpoints.side_files import copy_side_files
 from depthprune.errors import CheckpointError
 from depthprune.outputs import MANIFEST_NAME, check_space
