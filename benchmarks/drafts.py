@@ -1,6 +1,7 @@
 """What a pruned copy is worth as the draft of its original: acceptance, and speed.
 
     python benchmarks/drafts.py ../shared/data --quick -o drafts-rows.jsonl
+    python benchmarks/drafts.py ../shared/data --quick --pieces drafts -o drafts-rows.jsonl
     python benchmarks/drafts.py ../shared/data --model gemma.gguf -o drafts-rows.jsonl
 
 Sets are grown on the standard library's prose and code, by two searches under three objectives.
@@ -12,7 +13,7 @@ just these tokens.
 
 Every piece is a row of the output file as soon as it is measured, and what is there is not measured
 again, so that this can be stopped at any time and goes on where it was. The tables at the end are
-of the rows that there are; `--tables` prints them alone. `--quick` takes fewer and shorter windows.
+of the rows that there are; `--tables` prints them alone. `--quick` takes fewer windows.
 
 The last column of the first table is for a model of 8 billion parameters on a GPU whose decoding is
 bound by reading weights: its 32 blocks are 93% of what is read for a token (6.98 of 7.50 billion
@@ -58,6 +59,7 @@ TEXTS = {
 TRAINED_ON = ("stdlib-prose", "stdlib-code")
 OBJECTIVES = ("acceptance", "kl", "nll")
 SEARCHES = ("one-shot", "greedy")
+PIECES = ("sets", "drafts", "recovery")
 BLOCKS_OF_8B = 0.93
 """The share of the weights read for a token that the blocks of a model of 8 billion have."""
 LENGTH, NEW, PROMPT = 4, 32, 32
@@ -99,7 +101,7 @@ class Bench:
         self.name = asked.model
         self.sizes = _sizes(self.model.blocks, asked.shares)
         windows, self.judged, self.prompts, fitted = (
-            (2, 6, 4, 16) if asked.quick else (8, 16, 8, 32)
+            (2, 6, 6, 16) if asked.quick else (8, 16, 8, 32)
         )
         self.trained = self._drawn(TRAINED_ON, windows)
         self._fitted = self._drawn(TRAINED_ON, fitted)
@@ -178,35 +180,45 @@ class Bench:
                 self.rows.add("written", **key, **self._written(copy, key))
 
     def _written(self, copy: Any, key: Row) -> Row:
+        """What became of drafts; greedily the time as well, with and without them in turns."""
         temperature = key["temperature"]
-        windows = self.texts[key["text"]].windows[: self.prompts]
-        prompts = [window.tokens[:PROMPT].tolist() for window in windows]
-        whole, drafted, chances = self.model.module, DraftCounts(LENGTH), []
+        prompts = [window.tokens[:PROMPT].tolist() for window in self.texts[key["text"]].windows]
+        modules, drafted, chances = (self.model.module, copy), DraftCounts(LENGTH), []
         costs, speeds, same = [], [], 0
-        for module in (whole, copy):
+        for module in modules:
             write(module, prompts[0], 2)
-        for number, prompt in enumerate(prompts):
+        for number, prompt in enumerate(prompts[: self.prompts]):
             # What is taken of one row's drafts must not be chance that another row shares.
             seed = zlib.crc32(json.dumps([key, number]).encode())
-            spread: Any = {"temperature": temperature, "seed": seed}
             before = len(drafted.taken)
-            alone = write(whole, prompt, NEW, **spread)
-            helped = write(whole, prompt, NEW, draft=copy, drafted=drafted, **spread)
-            small = write(copy, prompt, NEW, **spread)
-            costs.append(small.seconds / alone.seconds)
-            speeds.append(alone.seconds / helped.seconds)
-            same += first_mismatch(alone.tokens, helped.tokens) is None
-            shared = _chances([whole, copy], prompt, helped.tokens, temperature)
+            helped = write(
+                modules[0],
+                prompt,
+                NEW,
+                draft=copy,
+                drafted=drafted,
+                temperature=temperature,
+                seed=seed,
+            )
+            shared = _chances(modules, prompt, helped.tokens, temperature)
             chances += [shared[p] for p in _looked_at(drafted, before)]
+            if not temperature:
+                alone, small = (write(module, prompt, NEW) for module in modules)
+                costs.append(small.seconds / alone.seconds)
+                speeds.append(alone.seconds / helped.seconds)
+                same += first_mismatch(alone.tokens, helped.tokens) is None
+        timed = {
+            "cost": statistics.median(costs or [math.nan]),
+            "speedup": statistics.median(speeds or [math.nan]),
+            "same": same,
+        }
         return {
             "taken": sum(drafted.taken),
             "looked_at": len(chances),
             "predicted": float(np.mean(chances)),
             "variance": sum(p * (1 - p) for p in chances),
-            "cost": statistics.median(costs),
-            "speedup": statistics.median(speeds),
-            "same": same,
-            "prompts": len(prompts),
+            "prompts": min(self.prompts, len(prompts)),
+            **({} if temperature else timed),
         }
 
 
@@ -255,7 +267,8 @@ def _sizes(blocks: int, shares: Sequence[int]) -> list[int]:
 
 
 def _sets(rows: Rows, **key: str) -> list[Set]:
-    return sorted({tuple(s) for row in rows.of("sets", **key) for s in row["sets"].values()})
+    found = {tuple(s) for row in rows.of("sets", **key) for s in row["sets"].values()}
+    return sorted(found, key=lambda removed: (len(removed), removed))
 
 
 def main() -> None:
@@ -264,7 +277,10 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder of corpora")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--shares", type=int, nargs="+", default=[25, 50, 70], help="percent")
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter windows")
+    parser.add_argument("--searches", nargs="+", default=SEARCHES, choices=SEARCHES)
+    parser.add_argument("--objectives", nargs="+", default=OBJECTIVES, choices=OBJECTIVES)
+    parser.add_argument("--pieces", nargs="+", default=PIECES, choices=PIECES)
+    parser.add_argument("--quick", action="store_true", help="fewer windows")
     parser.add_argument("--tables", action="store_true", help="measure nothing")
     parser.add_argument("-o", "--out", type=Path, default=Path("drafts-rows.jsonl"))
     asked = parser.parse_args()
@@ -274,18 +290,25 @@ def main() -> None:
         rows.of("model") or rows.add(
             "model", blocks=bench.model.blocks, dtype=bench.model.dtype, sizes=bench.sizes
         )
-        for search in SEARCHES:
-            for objective in OBJECTIVES:
-                bench.find(search, objective)
-                bench.judge()
-                if (search, objective) == ("greedy", OBJECTIVES[0]):
-                    for removed in _sets(rows, search=search, objective=objective):
-                        bench.draft(removed)
-                        bench.recover(removed)
-        for removed in _sets(rows, objective=OBJECTIVES[0]):
-            bench.recover(removed)
+        _measure(bench, asked)
     _acceptances(rows)
     _drafts(rows)
+
+
+def _measure(bench: Bench, asked: argparse.Namespace) -> None:
+    """The pieces that are asked for, the most telling sets first."""
+    if "sets" in asked.pieces:
+        for search in asked.searches:
+            for objective in asked.objectives:
+                bench.find(search, objective)
+                bench.judge()
+    grown = _sets(bench.rows, search="greedy", objective=OBJECTIVES[0])
+    if "drafts" in asked.pieces:
+        for removed in grown:
+            bench.draft(removed)
+    if "recovery" in asked.pieces:
+        for removed in [*grown, *_sets(bench.rows, objective=OBJECTIVES[0])]:
+            bench.recover(removed)
 
 
 def _acceptances(rows: Rows) -> None:
@@ -293,23 +316,24 @@ def _acceptances(rows: Rows) -> None:
     (model,) = rows.of("model")
     print(f"\n{model['model']}: {model['blocks']} blocks, {model['dtype']}\n")
     heads = [f"α {text}" for text in TEXTS]
-    print(f"| k | search | objective | {' | '.join(heads)} | recovered | 8B |")
+    print(f"| k | search | objective | {' | '.join(heads)} | mean → recovered | 8B |")
     print("|---:|---|---|" + "---:|" * (len(heads) + 2))
     for k in model["sizes"]:
-        for row in rows.of("sets"):
+        for row in sorted(rows.of("sets"), key=_in_order):
             removed = list(row["sets"][str(k)])
             before, after = (
                 rows.of("accepted", removed=removed, recovered=changed) for changed in (False, True)
             )
             cells = [f"{a['mean']:.3f} ± {2 * a['stderr']:.3f}" for a in before]
-            alpha = statistics.mean(a["mean"] for a in before)
-            mended = f"{statistics.mean(a['mean'] for a in after):.3f}" if after else "—"
+            means = [statistics.mean(a["mean"] for a in each) for each in (before, after) if each]
             cost = 1 - BLOCKS_OF_8B * k / model["blocks"]
-            gain = _gain(alpha, cost)
-            print(
-                f"| {k} | {row['search']} | {row['objective']} | {' | '.join(cells)} | "
-                f"{alpha:.3f} → {mended} | {gain} |"
-            )
+            cells += [" → ".join(f"{mean:.3f}" for mean in means)]
+            cells += [" → ".join(_gain(mean, cost) for mean in means)]
+            print(f"| {k} | {row['search']} | {row['objective']} | {' | '.join(cells)} |")
+
+
+def _in_order(row: Row) -> tuple[int, int]:
+    return SEARCHES.index(row["search"]), OBJECTIVES.index(row["objective"])
 
 
 def _gain(alpha: float, cost: float) -> str:
@@ -318,20 +342,30 @@ def _gain(alpha: float, cost: float) -> str:
 
 
 def _drafts(rows: Rows) -> None:
-    """The second table: drafts that were written."""
-    print("\n| k | | text | predicted α | seen α | ± | c | predicted | measured | the same |")
-    print("|---:|---|---|---:|---:|---:|---:|---:|---:|---:|")
-    for row in rows.of("written"):
-        count = row["looked_at"]
-        seen = row["taken"] / count
-        spread = 2 * math.sqrt(row["variance"]) / count
-        predicted = predicted_speedup(seen, LENGTH, row["cost"])
-        same = f"{row['same']} of {row['prompts']}" if not row["temperature"] else "—"
-        print(
-            f"| {row['k']} | {'sampled' if row['temperature'] else 'greedy'} | {row['text']} | "
-            f"{row['predicted']:.3f} | {seen:.3f} | {spread:.3f} | {row['cost']:.2f} | "
-            f"× {predicted:.2f} | × {row['speedup']:.2f} | {same} |"
-        )
+    """The second table: drafts that were written, and all texts of a size together."""
+    print("\n| k | text | sampled: predicted α | seen | greedy: seen | c | predicted | measured |")
+    print("|---:|---|---:|---:|---:|---:|---:|---:|")
+    (model,) = rows.of("model")
+    for k in model["sizes"]:
+        sampled, greedy = (rows.of("written", k=k, temperature=t) for t in (1.0, 0.0))
+        for row in sampled:
+            cells = [row["text"], *_sampled([row])]
+            for other in (o for o in greedy if o["text"] == row["text"]):
+                seen = other["taken"] / other["looked_at"]
+                gain = predicted_speedup(seen, LENGTH, other["cost"])
+                cells += [f"{seen:.3f} ({other['same']} of {other['prompts']} the same)"]
+                cells += [f"{other['cost']:.2f}", f"× {gain:.2f}", f"× {other['speedup']:.2f}"]
+            print(f"| {k} | {' | '.join(cells)} |")
+        if sampled:
+            print(f"| {k} | all | {' | '.join(_sampled(sampled))} | | | | |")
+
+
+def _sampled(rows: Sequence[Row]) -> list[str]:
+    """The acceptance that was predicted for what was looked at, and that was seen."""
+    count = sum(row["looked_at"] for row in rows)
+    predicted = sum(row["predicted"] * row["looked_at"] for row in rows) / count
+    spread = 2 * math.sqrt(sum(row["variance"] for row in rows)) / count
+    return [f"{predicted:.3f} ± {spread:.3f}", f"{sum(r['taken'] for r in rows) / count:.3f}"]
 
 
 if __name__ == "__main__":
