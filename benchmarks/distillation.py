@@ -17,7 +17,7 @@ from pathlib import Path
 import depthprune as dp
 from depthprune.calibration import Calibration
 from depthprune.evaluator import Memo
-from depthprune.pruning.held_out_recovered import judge_recovered
+from depthprune.pruning.recovering.held_out_recovered import judge_recovered
 from depthprune.recovery import Linear, LoRA, parse_method
 from depthprune.removed_sets import parse_blocks
 from recovery import FURTHER, SOURCES

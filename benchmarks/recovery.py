@@ -34,7 +34,7 @@ from depthprune.evaluator import increase
 from depthprune.evaluator.memo.store import Memo
 from depthprune.manifest import HeldOut
 from depthprune.models.loading import Model
-from depthprune.pruning.held_out_recovered import judge_recovered
+from depthprune.pruning.recovering.held_out_recovered import judge_recovered
 from depthprune.recovery import Linear, Magnitude, RecoveringScorer, parse_method, rescale
 from depthprune.removed_sets import parse_blocks
 from upper_bound import free_matrices, patched

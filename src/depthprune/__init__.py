@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from depthprune.models.loading import Model, load
     from depthprune.pruning.apply import apply
     from depthprune.pruning.bench import bench
-    from depthprune.pruning.bench_draft import bench_draft
+    from depthprune.pruning.drafting.bench_draft import bench_draft
     from depthprune.pruning.evaluate import evaluate
     from depthprune.pruning.prune import prune
-    from depthprune.pruning.recover import recover_checkpoint
+    from depthprune.pruning.recovering.recover import recover_checkpoint
     from depthprune.pruning.score import score
     from depthprune.recovery.lora.distil import distil
     from depthprune.recovery.methods import LoRA
@@ -73,7 +73,7 @@ _PLACES = {
     "Score": "evaluator.score",
     "apply": "pruning.apply",
     "bench": "pruning.bench",
-    "bench_draft": "pruning.bench_draft",
+    "bench_draft": "pruning.drafting.bench_draft",
     "calibrate": "calibration.calibration",
     "distil": "recovery.lora.distil",
     "evaluate": "pruning.evaluate",
@@ -81,7 +81,7 @@ _PLACES = {
     "load": "models.loading",
     "prune": "pruning.prune",
     "recover": "recovery.recover",
-    "recover_checkpoint": "pruning.recover",
+    "recover_checkpoint": "pruning.recovering.recover",
     "recovered": "recovery.result",
     "run_study": "study.run",
     "score": "pruning.score",

@@ -15,8 +15,8 @@ from depthprune.errors import UsageError
 from depthprune.manifest import DraftRecord
 from depthprune.models.assisted import best_length, predicted_speedup
 from depthprune.progress import SILENT
-from depthprune.pruning.as_draft import choose_size, decoding_cost, require_gain
-from depthprune.pruning.draft_job import DraftJob
+from depthprune.pruning.drafting.as_draft import choose_size, decoding_cost, require_gain
+from depthprune.pruning.drafting.draft_job import DraftJob
 from tiny import save_text
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import depthprune as dp
 from demo import run
-from depthprune.pruning.held_out_recovered import judge_recovered
+from depthprune.pruning.recovering.held_out_recovered import judge_recovered
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import torch
 import depthprune as dp
 from depthprune.checkpoints.checkpoint import open_checkpoint
 from depthprune.models.blocks.anatomy import Anatomy
-from depthprune.pruning.held_out_recovered import judge_recovered
+from depthprune.pruning.recovering.held_out_recovered import judge_recovered
 from depthprune.recovery import Linear, stored
 from mended import drawn
 from tiny import save_tiny

@@ -126,7 +126,7 @@ def _bench_draft(
     json: bool,
     shared: dict[str, Any],
 ) -> None:
-    from depthprune.pruning.bench_draft import PROMPTS, bench_draft
+    from depthprune.pruning.drafting.bench_draft import PROMPTS, bench_draft
 
     found = bench_draft(
         model,

@@ -60,7 +60,7 @@ def recover(
     keywords = {**loading.keywords(), **vars(source), **vars(speed)}
     if hand_off:
         _refuse_idle(context)
-        from depthprune.pruning.hand_off import hand_off as hand_on
+        from depthprune.pruning.recovering.hand_off import hand_off as hand_on
 
         written = hand_on(
             checkpoint,
@@ -76,7 +76,7 @@ def recover(
             show_text("".join(f"{command}\n" for command in written.commands.values()))
         return
 
-    from depthprune.pruning.recover import recover_checkpoint
+    from depthprune.pruning.recovering.recover import recover_checkpoint
 
     manifest = recover_checkpoint(
         checkpoint,

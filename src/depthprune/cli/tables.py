@@ -24,7 +24,7 @@ from depthprune.report import numbers, summary, target
 
 if TYPE_CHECKING:
     from depthprune.pruning.bench import BenchedModel
-    from depthprune.pruning.bench_draft import BenchedDraft
+    from depthprune.pruning.drafting.bench_draft import BenchedDraft
     from depthprune.pruning.draws import BlockDraws
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

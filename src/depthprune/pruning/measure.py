@@ -20,13 +20,13 @@ from depthprune.manifest import (
     PathPoint,
     TargetRecord,
 )
-from depthprune.pruning.as_draft import (
+from depthprune.pruning.drafting.as_draft import (
     choose_size,
     decoding_cost,
     require_gain,
     temperature_of,
 )
-from depthprune.pruning.draft_job import DraftJob
+from depthprune.pruning.drafting.draft_job import DraftJob
 from depthprune.pruning.draws import search_over_draws
 from depthprune.pruning.held_out import (
     HeldOutScorer,
@@ -36,7 +36,7 @@ from depthprune.pruning.held_out import (
     path_points,
 )
 from depthprune.pruning.prepare import PruneTask
-from depthprune.pruning.recovery_step import Recovered, fit_and_judge
+from depthprune.pruning.recovering.recovery_step import Recovered, fit_and_judge
 from depthprune.pruning.target.auto import Resources, choose
 from depthprune.pruning.target.judge import held_out_of_target, judged
 from depthprune.pruning.target.record import target_record

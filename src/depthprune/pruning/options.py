@@ -11,7 +11,7 @@ from depthprune.errors import UsageError
 from depthprune.evaluator.racing.settings import Racing
 from depthprune.outputs import OutputTarget, as_target
 from depthprune.progress import SILENT, Progress
-from depthprune.pruning.draft_job import DraftJob
+from depthprune.pruning.drafting.draft_job import DraftJob
 from depthprune.pruning.session import Loading
 from depthprune.pruning.target.options import DEFAULT_SPLIT, TargetJob
 

@@ -26,16 +26,17 @@ from depthprune.objectives import Mixture, parse_objective
 from depthprune.outputs import check_target
 from depthprune.progress import note
 from depthprune.pruning.answers import Problems, WantedAnswers, draw_problems, read_answers
-from depthprune.pruning.as_draft import LARGEST_SHARE, check_draft
+from depthprune.pruning.drafting.as_draft import LARGEST_SHARE, check_draft
 from depthprune.pruning.draws import check_draws
 from depthprune.pruning.output import check_pruned_output
-from depthprune.pruning.recovery_step import (
+from depthprune.pruning.recovering.recovery_step import (
     WantedRecovery,
     check_recovering,
     check_source,
     further_texts,
     read_recovery,
 )
+from depthprune.pruning.recovering.training_runs import check_enough
 from depthprune.pruning.session import (
     DEFAULT_CALIBRATION,
     mixture,
@@ -43,7 +44,6 @@ from depthprune.pruning.session import (
 )
 from depthprune.pruning.space import require_space
 from depthprune.pruning.target.task import ParsedTarget, TargetTask, parse_target, read_target
-from depthprune.pruning.training_runs import check_enough
 from depthprune.recovery import Method
 from depthprune.removed_sets import name_blocks, parse_blocks
 from depthprune.searches import (

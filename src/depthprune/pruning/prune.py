@@ -30,9 +30,9 @@ from depthprune.pruning.records import (
     size_record,
     source_model,
 )
+from depthprune.pruning.recovering.training_runs import forget
 from depthprune.pruning.rehearse import foretell
 from depthprune.pruning.session import open_memo
-from depthprune.pruning.training_runs import forget
 from depthprune.pruning.workers import workers_for
 from depthprune.pruning.write import Writing, WrittenCheckpoint
 

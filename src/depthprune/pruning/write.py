@@ -32,7 +32,7 @@ from depthprune.models.speed import (
 from depthprune.progress import Progress, note, warn
 from depthprune.pruning.answers import Problems, judge_answers, warnings_of
 from depthprune.pruning.output import pruned_output
-from depthprune.pruning.recovery_step import Recovered, RecoveredModel
+from depthprune.pruning.recovering.recovery_step import Recovered, RecoveredModel
 from depthprune.pruning.session import Loading
 from depthprune.report.publish import report_files, write_report
 

@@ -28,13 +28,14 @@ from depthprune.pruning.answers import Problems, WantedAnswers, draw_problems, r
 from depthprune.pruning.options import BENCH_SECONDS, PROMPT
 from depthprune.pruning.output import block_prefix, dense_checkpoint
 from depthprune.pruning.records import size_record
-from depthprune.pruning.recovery_step import (
+from depthprune.pruning.recovering.recovery_step import (
     Recovered,
     check_source,
     fit_and_judge,
     further_texts,
     read_recovery,
 )
+from depthprune.pruning.recovering.training_runs import check_enough, forget
 from depthprune.pruning.session import (
     DEFAULT_CALIBRATION,
     Loading,
@@ -44,7 +45,6 @@ from depthprune.pruning.session import (
     require_original,
 )
 from depthprune.pruning.space import require_space
-from depthprune.pruning.training_runs import check_enough, forget
 from depthprune.pruning.write import (
     Writing,
     WrittenCheckpoint,

@@ -17,18 +17,18 @@ from depthprune.models.loading import Model
 from depthprune.models.source import ModelSource
 from depthprune.outputs import OutputTarget
 from depthprune.progress import Progress, note, warn
-from depthprune.pruning.held_out_recovered import (
+from depthprune.pruning.records import calibration_record
+from depthprune.pruning.recovering.held_out_recovered import (
     harmed,
     judge_choices,
     judge_recovered,
 )
-from depthprune.pruning.records import calibration_record
-from depthprune.pruning.session import TextReader
-from depthprune.pruning.training_runs import (
+from depthprune.pruning.recovering.training_runs import (
     check_way,
     fit_recovery,
     training_record,
 )
+from depthprune.pruning.session import TextReader
 from depthprune.recovery import (
     Method,
     Recovery,

@@ -23,7 +23,7 @@ from depthprune.models.assisted import (
     predicted_speedup,
 )
 from depthprune.progress import SILENT, Progress
-from depthprune.pruning.draft_runtime import choose_runtime, open_pair
+from depthprune.pruning.drafting.draft_runtime import choose_runtime, open_pair
 from depthprune.pruning.session import Loading, read_tokenizer
 
 PROMPTS = "stdlib-prose,windows=6,order=random,length=64"

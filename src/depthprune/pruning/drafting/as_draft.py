@@ -21,7 +21,7 @@ from depthprune.models.speed import measure
 from depthprune.objectives import Mixture
 from depthprune.objectives.acceptance import Acceptance
 from depthprune.progress import Progress
-from depthprune.pruning.draft_job import DraftJob
+from depthprune.pruning.drafting.draft_job import DraftJob
 from depthprune.pruning.held_out import HeldOutScorer
 
 LARGEST_SHARE = 0.75

@@ -1,0 +1,1 @@
+"""Recovery of a removed set: fitted, judged, written, or handed to those who train."""
