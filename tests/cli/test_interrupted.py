@@ -25,6 +25,7 @@ from depthprune.cli import (
     WRONG_USAGE,
 )
 from depthprune.cli import apply as apply_verb
+from depthprune.models import loading
 from depthprune.outputs import as_target
 from depthprune.pruning import write
 from depthprune.report import publish
@@ -191,6 +192,28 @@ def test_an_interruption_while_apply_prints_says_that_the_output_stands(
     out = tmp_path / "out"
     outcome = depthprune("apply", tiny_llama, "--remove", 1, "-o", out, "--json")
     assert (outcome.status, outcome.error) == (INTERRUPTED, f"interrupted; {out} stands, whole")
+
+
+def test_an_interruption_that_a_library_takes_for_its_own_failure_is_one(
+    depthprune: Command,
+    tiny_llama: Path,
+    spec: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load(*arguments: object, **options: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as interruption:
+            # As an extension module says it whose import is interrupted.
+            raise ImportError("initialization failed") from interruption
+
+    monkeypatch.setattr(loading, "load_module", load)
+    out = tmp_path / "out"
+    outcome = depthprune("prune", tiny_llama, "-k", 1, "-c", spec, "-o", out, *_FAST)
+    assert outcome.status == INTERRUPTED
+    assert outcome.error == "interrupted; nothing was written"
+    assert not out.exists()
 
 
 def test_an_interrupted_study_says_what_stands(
@@ -436,7 +459,7 @@ def test_an_interruption_of_the_memo_s_pruning_deletes_nothing(
     before = depthprune("memo", "--json").document["losses"]
     assert before > 0
     with monkeypatch.context() as patch:
-        patch.setattr("depthprune.evaluator.memo.delete_contexts", _interrupt)
+        patch.setattr("depthprune.evaluator.memo.store.delete_contexts", _interrupt)
         outcome = depthprune("memo", "--prune", "--all")
     assert outcome.error == "interrupted; nothing was written"
     assert depthprune("memo", "--json").document["losses"] == before

@@ -188,7 +188,7 @@ def test_finalists_are_told_on_the_page_and_what_failed_fails_the_study(
     again = depthprune("study", plan, "-o", tmp_path / "out", "--json").document
     assert again["finalists"] == {"done": 3, "failed": 0, "new": 0}
 
-    (tmp_path / "sums.jsonl").write_text('{"question": "Who?", "answer": "nobody"}\n' * 30)
+    (tmp_path / "sums.jsonl").write_text('{"question": "Who?", "answer": ""}\n' * 30)
     (tmp_path / "out" / "finalists.jsonl").unlink()
     outcome = depthprune("study", plan, "-o", tmp_path / "out")
     assert outcome.status == FAILED

@@ -65,9 +65,11 @@ def _run(words: list[str], debug: bool) -> int:
         pass
     except UsageError as error:
         return _say(str(error), WRONG_USAGE, debug)
-    except DepthpruneError as error:
-        return _say(str(error), FAILED, debug)
     except Exception as error:
+        if _is_interruption(error):
+            return _say(f"interrupted; {what_stands()}", INTERRUPTED, debug)
+        if isinstance(error, DepthpruneError):
+            return _say(str(error), FAILED, debug)
         # Typer's own complaints about flags are recognised by what they carry, since typer
         # vendors click in some versions and depends on it in others.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
@@ -84,6 +86,20 @@ def _run(words: list[str], debug: bool) -> int:
         advice = "" if debug else "; this is a bug: run again with --debug and report what it shows"
         return _say(f"{type(error).__name__}: {what}{advice}", FAILED, debug)
     return _say(f"interrupted; {what_stands()}", INTERRUPTED, debug)
+
+
+def _is_interruption(error: BaseException | None) -> bool:
+    """Whether an error came of an interruption, which a library took for a failure of its own.
+
+    A module written in C that is being imported, for one, says that its initialisation failed.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _check_words(words: list[str]) -> None:
