@@ -16,7 +16,8 @@ on the part of the target that decided nothing:
 Each with its loss, how far it is above auto's with the paired standard error, and accuracy of
 items. Then the mean rank, the regret against hindsight, and the mean advantage over `default` and
 `task` with a 95% interval over targets. `--tokens` sizes everything: calibrations, and what chooses
-and judges. Rows already in the output file are not measured again.
+and judges. Rows already in the output file are not measured again. A target on which the whole
+model is at chance is refused, and told.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ import statistics  # noqa: E402
 from scipy import stats  # noqa: E402
 
 from depthprune.calibration import Calibration  # noqa: E402
+from depthprune.errors import UsageError  # noqa: E402
 from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet, increase  # noqa: E402
 from depthprune.progress import SILENT  # noqa: E402
 from depthprune.pruning.session import Loading, read_tokenizer  # noqa: E402
@@ -116,7 +118,11 @@ def main() -> None:
                         parsed = parse_target(job, (), "nll")
                         generates = not asked.no_self
                         task = read_target(parsed, reader, split, generates=generates)
-                    rows = _measured(task, k, split, resources, mine, with_random=asked.random)
+                    try:
+                        rows = _measured(task, k, split, resources, mine, with_random=asked.random)
+                    except UsageError as error:  # the whole model is at chance on it
+                        print(f"{mine}: refused: {error}", flush=True)
+                        continue
                     known += rows
                     with asked.out.open("a", encoding="utf-8") as file:
                         file.writelines(f"{json.dumps(asdict(row))}\n" for row in rows)
