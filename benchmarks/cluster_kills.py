@@ -17,20 +17,18 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+
+from kills import save_model, stored
 
 _CHILD = """
 import hashlib, json, os, sys
@@ -122,15 +120,6 @@ def start(*words: str) -> subprocess.Popen[str]:
     return process
 
 
-def stored(memo: Path) -> int:
-    """How many losses a memo holds."""
-    with closing(sqlite3.connect(memo)) as db:
-        try:
-            return int(db.execute("SELECT count(*) FROM losses").fetchone()[0])
-        except sqlite3.OperationalError:  # killed before the table was made
-            return 0
-
-
 @dataclass
 class Log:
     """What workers wrote down of one search."""
@@ -192,7 +181,8 @@ def main() -> None:
     kills = ["worker"] * options.workers + ["driver"] * options.drivers
     rng.shuffle(kills)
     with tempfile.TemporaryDirectory() as place:
-        folder = save_model(Path(place) / "model")
+        folder = Path(place) / "model"
+        save_model(folder, width=128, blocks=20)
         whole = Path(place) / "whole.sqlite"
         alone = start(str(folder), str(whole), "", "alone")
         expected = json.loads(alone.communicate()[0])["answer"]
@@ -262,22 +252,6 @@ def one_search(
     done["shards"] = len(log.begun)
     done["twice"] = len(log.begun) - len(set(log.begun))
     return done
-
-
-def save_model(folder: Path) -> Path:
-    """A tiny model of random weights."""
-    torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=256,
-            hidden_size=128,
-            intermediate_size=256,
-            num_hidden_layers=20,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-        )
-    ).save_pretrained(folder)
-    return folder
 
 
 if __name__ == "__main__":

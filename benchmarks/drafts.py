@@ -29,6 +29,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,6 @@ class Bench:
     def __init__(self, asked: argparse.Namespace, rows: Rows) -> None:
         self.rows = rows
         self.model = dp.load(asked.model)
-        self.name = asked.model
         self.sizes = _sizes(self.model.blocks, asked.shares)
         windows, self.judged, self.prompts, fitted = (
             (2, 6, 6, 16) if asked.quick else (8, 16, 8, 32)
@@ -175,7 +175,7 @@ class Bench:
         missing = [key for key in keys if not self.rows.of("written", **key)]
         if not missing:
             return
-        with _copy(self.name, removed) as copy:
+        with _copy(self.model, removed) as copy:
             for key in missing:
                 self.rows.add("written", **key, **self._written(copy, key))
 
@@ -222,23 +222,14 @@ class Bench:
         }
 
 
-class _copy:  # noqa: N801
+@contextmanager
+def _copy(model: dp.Model, removed: Set) -> Iterator[Any]:
     """A model without some blocks, written and loaded."""
-
-    def __init__(self, model: str, removed: Set) -> None:
-        self._model, self._removed = model, removed
-        self._folder = tempfile.TemporaryDirectory()
-
-    def __enter__(self) -> Any:
-        out = Path(self._folder.name) / "draft.gguf"
-        original = dp.load(self._model).source.gguf
-        if original is None:
-            out = out.with_suffix("")
-        dp.apply(original or self._model, self._removed, out)
-        return dp.load(out).module
-
-    def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+    with tempfile.TemporaryDirectory() as folder:
+        original = model.source.gguf
+        out = Path(folder) / ("draft" if original is None else "draft.gguf")
+        dp.apply(original or model.source.name, removed, out)
+        yield dp.load(out).module
 
 
 def _looked_at(drafted: DraftCounts, first: int) -> Iterator[int]:

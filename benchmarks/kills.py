@@ -78,7 +78,23 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
     return json.loads(output)  # type: ignore[no-any-return]
 
 
+def save_model(folder: Path, *, width: int, blocks: int) -> None:
+    """Save a small model of random weights."""
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=256,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=blocks,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        )
+    ).save_pretrained(folder)
+
+
 def stored(memo: Path) -> int:
+    """How many losses a memo holds."""
     with closing(sqlite3.connect(memo)) as db:
         try:
             return int(db.execute("SELECT count(*) FROM losses").fetchone()[0])
@@ -93,17 +109,7 @@ def main() -> None:
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
-        torch.manual_seed(0)
-        LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=256,
-                hidden_size=96,
-                intermediate_size=192,
-                num_hidden_layers=16,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-            )
-        ).save_pretrained(folder)
+        save_model(folder, width=96, blocks=16)
         began = time.monotonic()
         whole = finish(start(folder, Path(place) / "whole.sqlite"))
         seconds = time.monotonic() - began

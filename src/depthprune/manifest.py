@@ -392,6 +392,11 @@ class AnswerRecord(_Record):
         "and the difference is above two standard errors."
     )
 
+    @property
+    def kept(self) -> AnswerShare:
+        """Of the checkpoint as it was written."""
+        return self.pruned if self.recovered is None else self.recovered
+
 
 class Versions(_Record):
     """What computed the figures."""

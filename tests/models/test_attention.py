@@ -12,6 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from depthprune.models import attention
+from depthprune.models.arithmetic import arithmetic
 from depthprune.models.attention import (
     AttentionHeads,
     causal_attention,
@@ -85,6 +86,7 @@ def test_products_are_taken_where_they_are_clearly_faster(
 
         return run
 
+    arithmetic([torch.device("cpu")], "float32")  # known from here on, of the true attention
     monkeypatch.setattr(attention.time, "thread_time", lambda: clock[0])
     monkeypatch.setattr(attention, "causal_attention", passing(products))
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", passing(1.0))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import depthprune as dp
-from depthprune.evaluator import evaluator as evaluator_module
+from depthprune.models import attention
+from depthprune.models.attention import products_are_faster
 from depthprune.models.timed_choices import remembered
 from depthprune.outputs import cache_folder
 
@@ -57,8 +58,10 @@ def test_an_evaluator_attends_as_the_one_before_it(
     calibration = dp.calibrate("stdlib-prose,windows=2,length=16", model)
     losses = []
     for faster in (True, False):
-        monkeypatch.setattr(evaluator_module, "products_are_faster", lambda *_, f=faster: f)
+        monkeypatch.setattr(attention, "_products_take_less", lambda *_, f=faster: f)
+        products_are_faster.cache_clear()  # as in another process
         evaluator = dp.Evaluator(model, calibration)
         assert evaluator._products
         losses.append([score.loss for score in evaluator.score([(), (1,)])])
+    products_are_faster.cache_clear()
     assert losses[0] == losses[1]

@@ -6,6 +6,12 @@ from depthprune.calibration.sources import SOURCES
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.errors import UsageError
 
+ANSWER_TOKENS = 256
+"""That an answer may have, unless told otherwise."""
+
+ANSWER_STOPS = ("Question:",)
+"""What ends an answer besides the model's own end: the beginning of a further question."""
+
 
 def as_problems(spec: CalibrationSpec) -> CalibrationSpec:
     """A spec of questions with answers, the answers scored.

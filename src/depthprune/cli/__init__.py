@@ -66,26 +66,31 @@ def _run(words: list[str], debug: bool) -> int:
     except UsageError as error:
         return _say(str(error), WRONG_USAGE, debug)
     except Exception as error:
-        if _is_interruption(error):
-            return _say(f"interrupted; {what_stands()}", INTERRUPTED, debug)
-        if isinstance(error, DepthpruneError):
-            return _say(str(error), FAILED, debug)
-        # Typer's own complaints about flags are recognised by what they carry, since typer
-        # vendors click in some versions and depends on it in others.
-        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            message = " ".join(str(error.format_message()).split())
-            hint = "" if words else "; see depthprune --help"
-            return _say(message.rstrip(".") + hint, WRONG_USAGE, debug)
-        if isinstance(error, BrokenPipeError):
-            raise
-        if isinstance(error, OSError) and {"--help", "--version"} & set(words):
-            # Typer prints these itself.
-            where = f"standard output: cannot be written ({error.strerror})"
-            return _say(f"{where}; send it elsewhere", FAILED, debug)
-        what = " ".join(str(error).split()) or "no message"
-        advice = "" if debug else "; this is a bug: run again with --debug and report what it shows"
-        return _say(f"{type(error).__name__}: {what}{advice}", FAILED, debug)
+        return _failed(error, words, debug)
     return _say(f"interrupted; {what_stands()}", INTERRUPTED, debug)
+
+
+def _failed(error: Exception, words: list[str], debug: bool) -> int:
+    """Say what ended a run, in a line."""
+    if _is_interruption(error):
+        return _say(f"interrupted; {what_stands()}", INTERRUPTED, debug)
+    if isinstance(error, DepthpruneError):
+        return _say(str(error), FAILED, debug)
+    # Typer's own complaints about flags are recognised by what they carry, since typer
+    # vendors click in some versions and depends on it in others.
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        message = " ".join(str(error.format_message()).split())
+        hint = "" if words else "; see depthprune --help"
+        return _say(message.rstrip(".") + hint, WRONG_USAGE, debug)
+    if isinstance(error, BrokenPipeError):
+        raise error
+    if isinstance(error, OSError) and {"--help", "--version"} & set(words):
+        # Typer prints these itself.
+        where = f"standard output: cannot be written ({error.strerror})"
+        return _say(f"{where}; send it elsewhere", FAILED, debug)
+    what = " ".join(str(error).split()) or "no message"
+    advice = "" if debug else "; this is a bug: run again with --debug and report what it shows"
+    return _say(f"{type(error).__name__}: {what}{advice}", FAILED, debug)
 
 
 def _is_interruption(error: BaseException | None) -> bool:

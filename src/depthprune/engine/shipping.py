@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from depthprune.engine.cluster import Cluster
 from depthprune.errors import ModelError
 from depthprune.models.loading import Model, load
-from depthprune.models.source import ModelSource
 
 _MOST_SHIPPED = 2 << 30
 
@@ -57,15 +58,19 @@ class ModelOnWorker:
         return _written(self.name, self.files)
 
 
-def on_worker(cluster: Cluster, source: ModelSource, name: str, **settings: Any) -> ModelOnWorker:
+def on_worker(cluster: Cluster, model: Model, name: str, **settings: Any) -> ModelOnWorker:
     """How workers load a model.
 
     Args:
         cluster: Where they are; a model is shipped only where there are several machines.
-        source: The model's files here.
+        model: The one that is loaded here, which theirs must be.
         name: As the user named it.
-        settings: For `load`.
+        settings: For `load`, besides the dtype and the kind of device, which are as here.
     """
+    source = model.source
+    settings["dtype"] = model.dtype
+    # A worker sees the devices that are its own, and counts them from 0.
+    settings["device"] = torch.device(model.device).type
     place = source.gguf if source.gguf is not None else source.folder
     if not Path(name).exists() and name != "demo":
         return ModelOnWorker(name, False, settings)

@@ -51,7 +51,6 @@ from depthprune.models.attention import (
 )
 from depthprune.models.devices import DTYPES
 from depthprune.models.loading import Model
-from depthprune.models.timed_choices import remembered
 from depthprune.objectives import Mixture, Objective, parse_objective
 from depthprune.progress import SILENT, Progress
 from depthprune.removed_sets import check_removed
@@ -455,9 +454,7 @@ class Evaluator:
 def _attends_by_products(model: Model) -> bool:
     if torch.device(model.device).type != "cpu":
         return False
-    heads, dtype = AttentionHeads.of(model.module.config), DTYPES[model.dtype]
-    question = f"attention by products: {heads}, {dtype}, {arithmetic_of(model)}"
-    return remembered(question, lambda: products_are_faster(heads, dtype))
+    return products_are_faster(AttentionHeads.of(model.module.config), DTYPES[model.dtype])
 
 
 def call_tokens(model: Model) -> int:

@@ -21,6 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from depthprune.models.arithmetic import arithmetic
+from depthprune.models.timed_choices import remembered
+
 _STRIP = 128
 
 
@@ -106,14 +109,19 @@ def _number(config: Any, name: str, otherwise: int) -> int:
 def products_are_faster(heads: AttentionHeads, dtype: torch.dtype) -> bool:
     """Whether attention by products takes clearly less of a processor's time than `sdpa`.
 
-    One thread is timed, by the time that it is run: what else the machine does does not count.
-
     Args:
         heads: The model's.
         dtype: What the model computes in.
     """
     if dtype not in (torch.float32, torch.bfloat16):
         return False
+    computed = arithmetic([torch.device("cpu")], str(dtype).removeprefix("torch."))
+    question = f"attention by products: {heads}, {dtype}, {computed}"
+    return remembered(question, lambda: _products_take_less(heads, dtype))
+
+
+def _products_take_less(heads: AttentionHeads, dtype: torch.dtype) -> bool:
+    """Time both on one thread, by the time that it is run: what else runs does not count."""
     query, key, value = (
         torch.ones(1, count, _LENGTH, heads.width, dtype=dtype)
         for count in (heads.query, heads.key, heads.key)

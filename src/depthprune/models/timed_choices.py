@@ -8,14 +8,12 @@ in the user's cache folder; where that cannot be written, each process answers f
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from depthprune.errors import OutputError
-from depthprune.outputs import cache_folder
+from depthprune.outputs import cache_folder, whole_file
 
 _WORDS = {True: "yes\n", False: "no\n"}
 
@@ -32,10 +30,13 @@ def remembered(question: str, choose: Callable[[], bool]) -> bool:
         place = cache_folder() / "timed" / name
         found = _read(place)
         if found is None:
-            found = choose()
-            _keep(place, found)
-            kept = _read(place)  # of two processes that answer at once, the first is believed
-            found = found if kept is None else kept
+            answer = choose()
+            found = _read(place)  # of two processes that answer at once, the first is believed
+            if found is None:
+                found = answer
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with whole_file(place) as partial:
+                    partial.write_text(_WORDS[answer], encoding="utf-8")
         return found
     return choose()
 
@@ -47,22 +48,3 @@ def _read(place: Path) -> bool | None:
     except (FileNotFoundError, UnicodeDecodeError):
         return None
     return next((answer for answer, word in _WORDS.items() if word == text), None)
-
-
-def _keep(place: Path, answer: bool) -> None:
-    """Write an answer, whole, where there is none."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    number, partial = tempfile.mkstemp(dir=place.parent)
-    try:
-        with open(number, "w", encoding="utf-8") as file:
-            file.write(_WORDS[answer])
-        try:
-            os.link(partial, place)
-        except FileExistsError:
-            if _read(place) is None:  # what is there is no answer
-                os.replace(partial, place)
-        except OSError:  # a file system without hard links
-            os.replace(partial, place)
-    finally:
-        with suppress(OSError):
-            os.unlink(partial)

@@ -18,7 +18,7 @@ from torch import nn
 
 from depthprune.calibration import Calibration, CalibrationSpec, calibrate, parse_calibration
 from depthprune.calibration.calibration import context_of
-from depthprune.calibration.problems import as_problems
+from depthprune.calibration.problems import ANSWER_STOPS, ANSWER_TOKENS, as_problems
 from depthprune.errors import EvaluationError, UsageError
 from depthprune.evaluator import RemovedSet
 from depthprune.manifest import AnswerRecord, AnswerShare, HeldOut
@@ -26,10 +26,6 @@ from depthprune.models.loading import Model
 from depthprune.progress import Progress
 from depthprune.pruning.generation import AnswerScore, answer_all
 from depthprune.pruning.session import TextReader
-
-ANSWER_TOKENS = 256
-STOPS = ("Question:",)
-"""What ends an answer besides the model's own end: the beginning of a further question."""
 
 COLLAPSED = 0.5
 """A model that answers less than this share of what the whole one answers is warned of."""
@@ -52,7 +48,7 @@ class WantedAnswers:
 
 
 @dataclass(frozen=True)
-class Problems:
+class Questions:
     """Problems that were drawn, each source apart.
 
     Attributes:
@@ -92,18 +88,18 @@ def read_answers(specs: Sequence[str], tokens: int | None, *, stream: bool) -> W
     return WantedAnswers(asked, tokens or ANSWER_TOKENS)
 
 
-def draw_problems(wanted: WantedAnswers, reader: TextReader) -> Problems | None:
+def draw_questions(wanted: WantedAnswers, reader: TextReader) -> Questions | None:
     """Draw what is to be answered; None where nothing is.
 
     Raises:
         DepthpruneError: If a source cannot be read, or has no answers.
     """
     sources = tuple(calibrate(spec, reader, split="whole") for spec in wanted.specs)
-    return Problems(sources, wanted.tokens) if sources else None
+    return Questions(sources, wanted.tokens) if sources else None
 
 
 def judge_answers(
-    problems: Problems,
+    questions: Questions,
     model: Model,
     module: nn.Module,
     removed: RemovedSet,
@@ -114,7 +110,7 @@ def judge_answers(
     """Let all models answer.
 
     Args:
-        problems: What is asked.
+        questions: What is asked.
         model: The original.
         module: The reloaded checkpoint.
         removed: Original block numbers.
@@ -130,14 +126,14 @@ def judge_answers(
             by,
             model.tokenizer,
             source.windows,
-            max_new_tokens=problems.tokens,
-            stop=STOPS,
+            max_new_tokens=questions.tokens,
+            stop=ANSWER_STOPS,
             context=context_of(model),
             progress=progress,
         )
 
     records = []
-    for source in problems.sources:
+    for source in questions.sources:
         whole = answered(model.module, source)
         with original_weights(module, model, removed) if recovered else nullcontext():
             pruned = answered(module, source)
@@ -149,7 +145,7 @@ def judge_answers(
             AnswerRecord(
                 calibration=source.parts[0].spec.line(),
                 problems=whole.n,
-                new_tokens=problems.tokens,
+                new_tokens=questions.tokens,
                 dense=_share(whole),
                 pruned=_share(pruned),
                 recovered=None if last is None else _share(last),
@@ -213,7 +209,7 @@ def warnings_of(records: Sequence[AnswerRecord], held_out: Sequence[HeldOut]) ->
     """
     return [
         f"generated answers collapse: {record.dense.right:.0%} of {record.problems} problems right "
-        f"before and {(record.recovered or record.pruned).right:.0%} after, of "
+        f"before and {record.kept.right:.0%} after, of "
         f"{record.calibration}{_beside(held_out)}; remove fewer blocks, or heal with --recover lora"
         for record in records
         if record.collapsed

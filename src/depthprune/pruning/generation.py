@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -48,7 +48,7 @@ class AnswerScore:
     stderr: float | None
     n: int
     unanswered: int
-    right: tuple[bool, ...] = field(default=(), compare=False)
+    right: tuple[bool, ...]
 
 
 def final_number(text: str) -> Decimal | None:

@@ -25,7 +25,7 @@ from depthprune.models.source import ModelSource
 from depthprune.objectives import Mixture, parse_objective
 from depthprune.outputs import check_target
 from depthprune.progress import note
-from depthprune.pruning.answers import Problems, WantedAnswers, draw_problems, read_answers
+from depthprune.pruning.answers import Questions, WantedAnswers, draw_questions, read_answers
 from depthprune.pruning.drafting.as_draft import LARGEST_SHARE, check_draft
 from depthprune.pruning.draws import check_draws
 from depthprune.pruning.output import check_pruned_output
@@ -79,7 +79,7 @@ class PruneTask:
     further: list[Calibration]
     method: Method | None = None
     wanted: TargetTask | None = None
-    problems: Problems | None = None
+    questions: Questions | None = None
 
     def search_on(
         self,
@@ -188,7 +188,7 @@ def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
     objective.judged(calibration.windows)
     calibration.held_out()
     further = further_texts(recovery.also, reader)
-    problems = draw_problems(asked_for.answers, reader)
+    questions = draw_questions(asked_for.answers, reader)
     model = job.loading.load(source, reader.tokenizer, job.progress)
     if not job.writes_file:
         refusal = model.refusal
@@ -209,7 +209,7 @@ def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
         further=further,
         method=recovery.method,
         wanted=wanted,
-        problems=problems,
+        questions=questions,
     )
 
 

@@ -97,7 +97,7 @@ def _write(job: PruneJob, claim: Claim, task: PruneTask) -> Manifest:
         prompt=job.prompt,
         seed=job.seed,
         progress=job.progress,
-        problems=task.problems,
+        questions=task.questions,
     )
     manifest = writing.write(
         task.model,

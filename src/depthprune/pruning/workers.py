@@ -32,8 +32,6 @@ def workers_for(
         yield None
         return
 
-    import torch
-
     from depthprune.engine import join
     from depthprune.engine.losses import RayLosses
     from depthprune.engine.shipping import on_worker
@@ -41,11 +39,8 @@ def workers_for(
     with join(engine) as cluster:
         load = on_worker(
             cluster,
-            model.source,
+            model,
             loading.name,
-            dtype=model.dtype,
-            # A worker sees the devices that are its own, and counts them from 0.
-            device=torch.device(model.device).type,
             revision=loading.revision,
             trust_remote_code=loading.trust_remote_code,
             allow_pickle=loading.allow_pickle,

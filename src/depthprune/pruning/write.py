@@ -30,7 +30,7 @@ from depthprune.models.speed import (
     spread,
 )
 from depthprune.progress import Progress, note, warn
-from depthprune.pruning.answers import Problems, judge_answers, warnings_of
+from depthprune.pruning.answers import Questions, judge_answers, warnings_of
 from depthprune.pruning.output import pruned_output
 from depthprune.pruning.recovering.recovery_step import Recovered, RecoveredModel
 from depthprune.pruning.session import Loading
@@ -60,7 +60,7 @@ class Writing:
         prompt: What both models continue.
         seed: Of the sample.
         progress: Where the work shows itself.
-        problems: What the models answer in words, if anything.
+        questions: What the models answer in words, if anything.
     """
 
     claim: Claim
@@ -70,7 +70,7 @@ class Writing:
     prompt: str
     seed: int
     progress: Progress
-    problems: Problems | None = None
+    questions: Questions | None = None
 
     def write(
         self,
@@ -132,29 +132,28 @@ class Writing:
             steps["speed"] = self._speed
         if self.bench and self.loading.stream:
             module = self._reload(model, self.claim.place)  # its files have moved
-        problems = self.problems
-        if problems is not None:
-            steps["answers"] = partial(self._answers, problems, record)
+        questions = self.questions
+        if questions is not None:
+            steps["answers"] = partial(self._answers, questions, record)
         for name, step in steps.items():
+            missing = f"the {name} {'were' if name == 'answers' else 'was'} not measured"
             try:
                 record = record.model_copy(update={name: step(model, module)})
                 self._amend(record)
             except KeyboardInterrupt:
-                were = "were" if name == "answers" else "was"
-                note(f"the checkpoint is whole and proven; of it the {name} {were} not measured")
+                note(f"the checkpoint is whole and proven; of it {missing}")
                 raise
             except OutputError:
                 raise
             except Exception as error:
-                were = "were" if name == "answers" else "was"
-                warn(f"the {name} {were} not measured ({first_line(error)})")
+                warn(f"{missing} ({first_line(error)})")
         return record
 
     def _answers(
-        self, problems: Problems, record: Manifest, model: Model, module: nn.Module
+        self, questions: Questions, record: Manifest, model: Model, module: nn.Module
     ) -> list[AnswerRecord]:
         found = judge_answers(
-            problems,
+            questions,
             model,
             module,
             tuple(record.removed),

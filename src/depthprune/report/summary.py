@@ -205,11 +205,10 @@ def answer_comparisons(manifest: Manifest) -> list[Comparison]:
         Comparison(
             name=f"answers right in %, {label}",
             before=_percent(record.dense.right, record.dense.stderr),
-            after=_percent(kept.right, kept.stderr),
+            after=_percent(record.kept.right, record.kept.stderr),
             change=_percent(record.change, record.change_stderr, sign=True),
         )
         for record, label in zip(records, labels, strict=True)
-        for kept in (record.recovered or record.pruned,)
     ]
 
 

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from depthprune.calibration import seen_from
 from depthprune.engine.cluster import Cluster
 from depthprune.engine.shipping import on_worker
@@ -154,13 +152,7 @@ class Finals:
             tuple(of_set) for _, of_set in itertools.groupby(jobs, key=lambda j: j.finalist.removed)
         ]
         if self.cluster is not None:
-            load = on_worker(
-                self.cluster,
-                model.source,
-                place,
-                dtype=model.dtype,
-                device=torch.device(model.device).type,
-            )
+            load = on_worker(self.cluster, model, place)
             factory = FinalFactory(load, plan, problems, self.folder)
             yield from rows_of(self.cluster, factory, model, sets)
             return

@@ -7,7 +7,7 @@ where there are more workers than sets, it is divided, and several cut the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -86,9 +86,8 @@ def rows_of(
         model: The one that this process has, which theirs must be.
         sets: What is asked of each set.
     """
-    factory = FinalFactory(
-        factory.load, factory.plan, _travelling(factory.problems), factory.folder.absolute()
-    )
+    travelling = _travelling(factory.problems)
+    factory = replace(factory, problems=travelling, folder=factory.folder.absolute())
     parts = list(_shared(sets, cluster.workers))
     try:
         with Pool(cluster, factory, Alike(Facts.of(model))) as pool:

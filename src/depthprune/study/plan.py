@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from depthprune.calibration.problems import ANSWER_STOPS, ANSWER_TOKENS
 from depthprune.errors import UsageError
 from depthprune.untrusted import LARGEST_YAML, parse_yaml, read_text, shown
 
@@ -60,9 +61,9 @@ class Generation(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     spec: str = Field(description="Questions and answers, with a format= that asks.")
-    max_new_tokens: int = Field(256, ge=1, description="Tokens that an answer may have.")
+    max_new_tokens: int = Field(ANSWER_TOKENS, ge=1, description="Tokens that an answer may have.")
     stop: Annotated[list[str], BeforeValidator(listed)] = Field(
-        ["Question:"], description="Texts that end an answer."
+        list(ANSWER_STOPS), description="Texts that end an answer."
     )
     split: Literal["whole", "held-out"] = Field(
         "whole", description="held-out: from the last tenth of the source, which no draw contains."

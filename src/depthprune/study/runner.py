@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from depthprune.calibration import Calibration
 from depthprune.engine.cluster import Cluster
 from depthprune.engine.losses import RayLosses
@@ -186,13 +184,7 @@ class Study:
         whole: Finish | None,
     ) -> Iterator[Line]:
         grid, name = self.grid, cells[0].model
-        load = on_worker(
-            cluster,
-            model.source,
-            grid.place(name),
-            dtype=model.dtype,
-            device=torch.device(model.device).type,
-        )
+        load = on_worker(cluster, model, grid.place(name))
         if len({(c.calibration, c.draw, c.objective) for c in cells}) < cluster.workers:
             yield from self._lines_cut(cluster, load, model, suite, cells, whole)
             return

@@ -24,7 +24,7 @@ from depthprune.models.source import ModelSource
 from depthprune.objectives import parse_objective
 from depthprune.outputs import MANIFEST_NAME, OutputTarget, as_target, check_target
 from depthprune.progress import SILENT, Progress
-from depthprune.pruning.answers import Problems, WantedAnswers, draw_problems, read_answers
+from depthprune.pruning.answers import Questions, WantedAnswers, draw_questions, read_answers
 from depthprune.pruning.options import BENCH_SECONDS, PROMPT
 from depthprune.pruning.output import block_prefix, dense_checkpoint
 from depthprune.pruning.records import size_record
@@ -197,7 +197,7 @@ class RecoverJob:
         calibration = mixture(specs, reader, self.progress)
         calibration.held_out()
         further = further_texts(also, reader)
-        problems = draw_problems(answers, reader)
+        questions = draw_questions(answers, reader)
         model = loading.load(source, reader.tokenizer, self.progress)
         check_enough(model, calibration, method, further)
         with dense_checkpoint(model, self.out.path, progress=self.progress) as dense:
@@ -216,7 +216,7 @@ class RecoverJob:
                     memo=memo,
                     progress=self.progress,
                 )
-            writing = self._writing(claim, before, loading, problems)
+            writing = self._writing(claim, before, loading, questions)
             manifest = writing.write(
                 model,
                 removed,
@@ -283,7 +283,7 @@ class RecoverJob:
             )
 
     def _writing(
-        self, claim: Claim, before: Manifest, loading: Loading, problems: Problems | None
+        self, claim: Claim, before: Manifest, loading: Loading, questions: Questions | None
     ) -> Writing:
         """As the checkpoint was written, unless asked otherwise: with the same prompt."""
         sample = before.sample
@@ -295,7 +295,7 @@ class RecoverJob:
             prompt=self.prompt or (sample.prompt if sample else PROMPT),
             seed=sample.seed if sample else 0,
             progress=self.progress,
-            problems=problems,
+            questions=questions,
         )
 
     def _recovered(
