@@ -44,6 +44,13 @@ def _prune(model: Path, out: Path, memo: Path, *more: str) -> list[str]:
     ]
 
 
+def _told(command: list[str]) -> str:
+    """What the command printed; a failure shows what it said."""
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr[-4000:]
+    return found.stdout
+
+
 def _facts(document: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(document)
     return {key: found[key] for key in ("removed", "pruned", "dense", "held_out", "blocks")}
@@ -56,10 +63,7 @@ def test_prune_by_workers_is_prune_and_drivers_that_are_killed_lose_nothing(
     pytest.importorskip("ray")
     memo = tmp_path / "memo.sqlite"
     engine = ("--engine", "ray", "--workers", "2", "--cpus-per-worker", "0.5")
-    alone = subprocess.run(
-        _prune(tiny_llama, tmp_path / "one", tmp_path / "other.sqlite"),
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    alone = _told(_prune(tiny_llama, tmp_path / "one", tmp_path / "other.sqlite"))
     command = _prune(tiny_llama, tmp_path / "many", memo, *engine)
     rng = random.Random(0)
     for _ in range(3):
@@ -69,14 +73,9 @@ def test_prune_by_workers_is_prune_and_drivers_that_are_killed_lose_nothing(
         time.sleep(rng.uniform(6, 25))
         os.kill(driver.pid, signal.SIGKILL)
         driver.communicate()
-    found = subprocess.run(
-        [*command, "--overwrite"], capture_output=True, text=True, check=True, timeout=300
-    )
-    assert _facts(found.stdout) == _facts(alone.stdout)
-    again = subprocess.run(
-        [*command, "--overwrite"], capture_output=True, text=True, check=True, timeout=300
-    )
-    assert json.loads(again.stdout)["search"]["cost"]["block_tokens"] == 0
+    assert _facts(_told([*command, "--overwrite"])) == _facts(alone)
+    again = _told([*command, "--overwrite"])
+    assert json.loads(again)["search"]["cost"]["block_tokens"] == 0
 
 
 @pytest.mark.slow

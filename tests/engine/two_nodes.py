@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import psutil
@@ -69,9 +69,32 @@ def two_nodes() -> Iterator[TwoNodes]:
         pids = [p.pid for p in psutil.process_iter() if _in_space(p.pid)]
         yield TwoNodes(f"{_NEAR}:{_PORT}", [pid for pid in pids if "raylet" in _name(pid)])
     finally:
-        _run(sys.executable, "-m", "ray.scripts.scripts", "stop", "--force", check=False)
+        _end(folder)
         _ip("netns", "del", _SPACE, check=False)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(folder: str) -> None:
+    """Kill what was started here; `ray stop` would end every other cluster of the machine too."""
+    own = [p for p in psutil.process_iter() if _in_space(p.pid) or folder in " ".join(_words(p))]
+    below = [child for process in own for child in _children(process)]
+    for process in {*own, *below}:
+        with suppress(psutil.Error):
+            process.kill()
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children(recursive=True))
+    except psutil.Error:
+        return []
 
 
 def _in_space(pid: int) -> bool:
