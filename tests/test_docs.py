@@ -30,7 +30,7 @@ RECORDS = [
     for thing in vars(manifest).values()
     if isinstance(thing, type)
     and issubclass(thing, BaseModel)
-    and thing.__module__ == manifest.__name__
+    and thing.__module__.startswith(f"{manifest.__name__}.")
     and not thing.__name__.startswith("_")
 ]
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from depthprune import manifest
 from depthprune.manifest import (
     CostRecord,
     Estimate,
@@ -20,6 +19,7 @@ from depthprune.manifest import (
     SearchRecord,
     SourceModel,
     Step,
+    software,
     versions,
 )
 
@@ -108,5 +108,5 @@ def test_versions_leave_out_what_is_not_installed(monkeypatch: pytest.MonkeyPatc
     def missing(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(manifest.metadata, "version", missing)
+    monkeypatch.setattr(software.metadata, "version", missing)
     assert (versions().depthprune, versions().packages) == ("unknown", {})
