@@ -22,6 +22,7 @@ from depthprune.calibration import Calibration, require_positions
 from depthprune.checkpoints.refusals import Refusal
 from depthprune.errors import UsageError
 from depthprune.evaluator.aggregate import Combination
+from depthprune.evaluator.asked import Asked
 from depthprune.evaluator.batches import reads_packed_items
 from depthprune.evaluator.calls import Calls
 from depthprune.evaluator.cost import Cost
@@ -132,9 +133,7 @@ class Evaluator:
         self._measured: set[str] = set()
         self._order = _order(calibration)
         self._scores: dict[RemovedSet, Score] = {}
-        self._asked: dict[RemovedSet, NDArray[np.bool_]] = {}
-        self._asked_windows = 0
-        self._asked_block_tokens = 0
+        self._asked = Asked(self._order)
         self._plain_block_tokens = 0
         self._seconds = 0.0
 
@@ -158,12 +157,12 @@ class Evaluator:
         """What has been spent so far, by workers too."""
         remote = self._remote
         return Cost(
-            evaluations=self._asked_windows / len(self._order),
+            evaluations=self._asked.windows / len(self._order),
             block_tokens=self._forward.block_tokens + (remote.block_tokens if remote else 0),
             head_tokens=self._losses.head_tokens + (remote.head_tokens if remote else 0),
             plain_block_tokens=self._plain_block_tokens,
             recalled=self._loss_table.recalled,
-            asked_block_tokens=self._asked_block_tokens,
+            asked_block_tokens=self._asked.block_tokens,
             seconds=self._seconds,
         )
 
@@ -178,7 +177,7 @@ class Evaluator:
         Searches that share an evaluator are then each counted, and limited by a budget, as if
         alone.
         """
-        self._asked.clear()
+        self._asked.forget()
         self._measured.clear()
 
     def has_asked(self, removed: RemovedSet) -> bool:
@@ -324,7 +323,7 @@ class Evaluator:
             self._plain_block_tokens += signal.block_tokens
         if name not in self._measured:
             self._measured.add(name)
-            self._asked_block_tokens += signal.block_tokens
+            self._asked.block_tokens += signal.block_tokens
         self._seconds += time.monotonic() - began
         values: NDArray[np.float64] = signal.values.copy()
         return values
@@ -416,17 +415,11 @@ class Evaluator:
 
     def _note_asked(self, sets: Sequence[RemovedSet], places: Sequence[int]) -> None:
         """Count what is asked for, whoever computes it, so that a resumed run agrees."""
-        where = np.asarray(places)
-        fresh: dict[tuple[int, ...], list[RemovedSet]] = {}
-        for removed in sets:
-            asked = self._asked.setdefault(removed, np.zeros(len(self._order), np.bool_))
-            if len(new := where[~asked[where]]):
-                fresh.setdefault(tuple(new.tolist()), []).append(removed)
-                self._asked_windows += len(new) if removed else 0
-                asked[new] = True
-        self._asked_block_tokens += sum(
-            self._forward.asked(list(self._calls.batches(new)), members)
-            for new, members in fresh.items()
+        self._asked.note(
+            sets,
+            places,
+            lambda new, spare: list(self._calls.batches(new, spare)),
+            self._forward.asked,
         )
 
     def _count_plain(self, places: Sequence[int], sets: Iterable[RemovedSet]) -> None:
