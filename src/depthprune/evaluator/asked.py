@@ -41,6 +41,10 @@ class Asked:
         """Whether a set was asked for, be it on some windows."""
         return removed in self._asked
 
+    def __len__(self) -> int:
+        """How many sets were asked for, be it on some windows."""
+        return len(self._asked)
+
     def forget(self) -> None:
         """Count what is asked for from here on as if for the first time."""
         self._asked.clear()
