@@ -39,7 +39,7 @@ import depthprune as dp
 from depthprune.calibration import Calibration, CalibrationSpec, Part, Window
 from depthprune.engine import join, losses, parse_engine
 from depthprune.engine.losses import LossWorker, RayLosses
-from depthprune.evaluator import evaluator as module
+from depthprune.evaluator import memory as module
 from depthprune.evaluator import Memo
 from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.devices import DTYPES

@@ -35,7 +35,7 @@ import numpy as np, torch
 torch.set_num_threads(1)
 import depthprune as dp
 from depthprune.calibration import Calibration, CalibrationSpec, Part, Window
-from depthprune.evaluator import evaluator as module
+from depthprune.evaluator import memory as module
 from depthprune.evaluator.memo.store import Memo
 from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.devices import DTYPES
