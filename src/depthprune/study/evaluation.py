@@ -13,8 +13,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from depthprune.calibration import Calibration, calibrate
-from depthprune.calibration.calibration import HasTokenizer
+from depthprune.calibration import Calibration, HasTokenizer, calibrate
 from depthprune.calibration.windows import Split
 from depthprune.evaluator import Evaluator, Memo, RemovedSet, Score
 from depthprune.evaluator.shards import LossWorkers

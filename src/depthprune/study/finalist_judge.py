@@ -16,8 +16,7 @@ from typing import TypeAlias
 
 from torch import nn
 
-from depthprune.calibration import Calibration, calibrate
-from depthprune.calibration.calibration import HasTokenizer, context_of
+from depthprune.calibration import Calibration, HasTokenizer, calibrate, context_of
 from depthprune.checkpoints.checkpoint import Checkpoint
 from depthprune.checkpoints.surgery import write_pruned
 from depthprune.errors import DepthpruneError
