@@ -68,9 +68,9 @@ class Slot:
         """Put a tensor in this place of a module."""
         self._table(owner)[self.attribute] = tensor
 
-    def _table(self, owner: nn.Module) -> dict[str, Any]:
-        inside = self.attribute in owner._parameters
-        return owner._parameters if inside else owner._buffers
+    def _table(self, owner: nn.Module) -> dict[str, torch.Tensor]:
+        table: Any = owner._parameters if self.attribute in owner._parameters else owner._buffers
+        return table  # type: ignore[no-any-return]
 
     @property
     def nbytes(self) -> int:
