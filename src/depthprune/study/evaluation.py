@@ -18,8 +18,8 @@ from depthprune.calibration.windows import Split
 from depthprune.evaluator import Evaluator, Memo, RemovedSet, Score
 from depthprune.evaluator.shards import LossWorkers
 from depthprune.models.loading import Model
-from depthprune.study.grid import Specs
 from depthprune.study.items import pack
+from depthprune.study.plan_reader import Specs
 from depthprune.study.table import Evaluation
 
 Kind: TypeAlias = Literal["perplexity", "accuracy"]

@@ -27,8 +27,9 @@ from depthprune.models.turns import taking_turns
 from depthprune.pruning.generation import answer_all
 from depthprune.pruning.output import block_prefix
 from depthprune.study.finalists import Finalist, FinalRow, FinalScore
-from depthprune.study.grid import Grid, only_line
+from depthprune.study.grid import Grid
 from depthprune.study.harness import run_tasks, scores_of
+from depthprune.study.jsonl import only_line
 from depthprune.study.plan import Plan
 
 Problems: TypeAlias = Mapping[str, Calibration | DepthpruneError]
