@@ -1,4 +1,5 @@
 """Reads what a plan names (specs, objectives, searches) and says all that is wrong at once."""
+
 from __future__ import annotations
 
 import itertools
