@@ -63,7 +63,10 @@ class ShardLosses:
             return Scored(too_large=error.places)
         return Scored(
             tuple(found.values()),
-            tuple(tuple(runner.call_key(place) for place in call) for call in shard.calls),
+            tuple(tuple(self._shape(place) for place in call) for call in shard.calls),
             runner.forward.block_tokens - blocks,
             runner.losses.head_tokens - heads,
         )
+
+    def _shape(self, place: int) -> str:
+        return self._runner.call_key(place)
