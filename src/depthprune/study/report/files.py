@@ -19,7 +19,7 @@ from depthprune.study.report.sections import Section, sections_of
 from depthprune.study.report.table_model import latex, markdown
 from depthprune.study.statistics.effects import analyse
 from depthprune.study.statistics.findings import findings_of
-from depthprune.study.statistics.verdicts import Finding
+from depthprune.study.statistics.findings.verdicts import Finding
 from depthprune.study.table import Table
 
 TABLES_MARKDOWN, TABLES_LATEX, FIGURES = "tables.md", "tables.tex", "figures"

@@ -22,7 +22,7 @@ from depthprune.study.statistics import formatting as fmt
 from depthprune.study.statistics.effects import StudyPart, analyse
 from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.findings import findings_of
-from depthprune.study.statistics.verdicts import Finding
+from depthprune.study.statistics.findings.verdicts import Finding
 from depthprune.study.table import Table
 
 _PACKAGE = "depthprune.study.report"

@@ -19,10 +19,10 @@ from depthprune.study.report.finalists import final_table
 from depthprune.study.report.table_model import TextTable
 from depthprune.study.statistics.effects import StudyPart
 from depthprune.study.statistics.estimates import NotEstimable
+from depthprune.study.statistics.findings.verdicts import MEASURED
 from depthprune.study.statistics.quality import quality_against_cost
 from depthprune.study.statistics.ranks import perplexity_ranks
 from depthprune.study.statistics.transfer import transfer
-from depthprune.study.statistics.verdicts import MEASURED
 from depthprune.study.table import DenseRow, Row
 
 
