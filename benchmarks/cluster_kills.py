@@ -43,7 +43,7 @@ from depthprune.evaluator import memory as module
 from depthprune.evaluator import Memo
 from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.devices import DTYPES
-from depthprune.models.loading import load_module
+from depthprune.models.pretrained import load_module
 from depthprune.models.source import find_model
 folder, memo, log, spread = sys.argv[1:]
 module._CALL_TOKENS = {"cpu": 1}

@@ -39,7 +39,7 @@ from depthprune.evaluator import memory as module
 from depthprune.evaluator.memo.store import Memo
 from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.devices import DTYPES
-from depthprune.models.loading import load_module
+from depthprune.models.pretrained import load_module
 from depthprune.models.source import find_model
 module._CALL_TOKENS = {"cpu": 1}
 source = find_model(sys.argv[1])

@@ -17,8 +17,8 @@ from depthprune.errors import ParityError, first_line
 from depthprune.models.auto_class import automatic_class_of, read_config
 from depthprune.models.devices import DTYPES, DeviceMap
 from depthprune.models.gguf.unpacking import quick_gguf
-from depthprune.models.loading import (
-    Model,
+from depthprune.models.loading import Model
+from depthprune.models.pretrained import (
     forget_quantization,
     gguf_options,
     load_streamed,

@@ -28,7 +28,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback
 
 from depthprune.errors import CheckpointError, OutputError, first_line
-from depthprune.models.loading import quiet_transformers
+from depthprune.models.pretrained import quiet_transformers
 from depthprune.outputs import whole_file
 from depthprune.progress import ProgressStep
 from depthprune.recovery.lora.student import Student
