@@ -9,6 +9,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := out/demo
 EVAL_STAMP := $(VENV)/.eval
+TRL_STAMP := $(VENV)/.trl
 
 # llama.cpp, against which the slow tests hold pruned GGUF files. Built from source, without what the
 # tests do not use; for any processor with AVX2, so that a cached build runs elsewhere too.
@@ -48,7 +49,7 @@ check: $(STAMP)
 unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow and not census and not gpu"
 
-test-slow: $(STAMP) llama-cpp models $(EVAL_STAMP)
+test-slow: $(STAMP) llama-cpp models $(EVAL_STAMP) $(TRL_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "slow and not gpu"
 
 # What rounding could upset, with oneDNN held to AVX2, to AVX-512 with bfloat16, and to nothing.
@@ -62,6 +63,11 @@ fuzz: $(STAMP)
 # lm-evaluation-harness, against which the slow tests hold our scorer.
 $(EVAL_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[eval]'
+	touch $@
+
+# TRL, with which a slow test trains by a hand-off. There is none for Python 3.10, where it is skipped.
+$(TRL_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[trl]'
 	touch $@
 
 # About five minutes on two cores, once; cmake and ninja come with it. Without a compiler the tests

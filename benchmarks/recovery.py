@@ -1,8 +1,9 @@
 """Recovery: what it gives back of the demo model, for sets of several sizes and searches.
 
 Maps are fitted on windows of four sources. Measured are WikiText's own test split, the held-out
-tenth of each source, text of a kind that was not fitted (Shakespeare) and items of four options
-(ARC-easy test); of each the figure after removal and after recovery, and the paired change.
+tenth of each source, text that is like none of them (Shakespeare) or like one (HumanEval's
+problems with their solutions), and items with options (ARC-easy, PIQA and BoolQ, test splits); of
+each the figure after removal and after recovery, and the paired change; and the seconds of fitting.
 
     python benchmarks/recovery.py --corpora ../shared/data --memo recovery.sqlite
     python benchmarks/recovery.py --corpora ../shared/data --removed 4,5,13,14,25,26
@@ -13,8 +14,8 @@ tenth of each source, text of a kind that was not fitted (Shakespeare) and items
 The first finds the sets itself, by one-shot and greedy on fewer windows of the same sources; a
 memo lets it go on where it was stopped. The last compares searches that score every set as it is
 after recovery with those whose winner alone is recovered, on the same windows. Sets that are given
-are recovered in each of the ways that `--recover` names; `--upper-bound` adds a free matrix at each
-gap (see `upper_bound.py`).
+are recovered in each of the ways that `--recover` names; `--upper-bound` adds LinearPatch's and a
+free matrix at each gap (see `upper_bound.py`).
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ import depthprune as dp
 from depthprune.calibration import Calibration
 from depthprune.evaluator import increase
 from depthprune.evaluator.memo.store import Memo
-from depthprune.manifest import HeldOut
 from depthprune.models.loading import Model
 from depthprune.pruning.recovering.held_out_recovered import judge_recovered
 from depthprune.recovery import Linear, Magnitude, RecoveringScorer, parse_method, rescale
+from depthprune.recovery.result import RunRecovery
 from depthprune.removed_sets import parse_blocks
-from upper_bound import free_matrices, patched
+from upper_bound import BOUNDS, Kind, patched, patches
 
 SOURCES = (
     "text:{}/wikitext-2/valid.txt",
@@ -45,9 +46,15 @@ SOURCES = (
     "jsonl:{}/gsm8k/train.jsonl,field=question",
     "stdlib-code",
 )
-FURTHER = ("text:{}/wikitext-2/test.txt", "text:{}/tinyshakespeare/input.txt")
-ITEMS = "choices:{}/choices/arc-easy-test.jsonl,windows={}"
-NAMES = ("WikiText test", "Shakespeare", "WikiText valid", "ARC train", "GSM8K train", "stdlib")
+FURTHER = (
+    "text:{}/wikitext-2/test.txt",
+    "text:{}/tinyshakespeare/input.txt",
+    "jsonl:{}/humaneval/HumanEval.jsonl,prompt=prompt,answer=canonical_solution",
+)
+ITEMS = ("arc-easy", "piqa", "boolq")
+TEXTS = ("WikiText test", "Shakespeare", "HumanEval")
+TEXTS += ("WikiText valid", "ARC train", "GSM8K train", "stdlib")
+NAMES = (*TEXTS, "ARC-easy test", "PIQA test", "BoolQ test")
 SEARCHES = ("one-shot", "greedy")
 Set = tuple[int, ...]
 
@@ -63,35 +70,29 @@ class Bench:
         keys = f"windows={given.judged},length=512"
         further = [dp.calibrate(f"{s.format(self.corpora)},{keys}", self.model) for s in FURTHER]
         self.texts = [*further, *self.calibration.held_out()]
-        items = ITEMS.format(self.corpora, given.items)
-        self.items = dp.calibrate(items, self.model)
+        files = [f"choices:{self.corpora}/choices/{name}-test.jsonl" for name in ITEMS]
+        self.items = [dp.calibrate(f"{file},windows={given.items}", self.model) for file in files]
 
     def drawn(self, windows: int) -> Calibration:
         """Windows of each source, in equal shares."""
         specs = [f"{s.format(self.corpora)},windows={windows},length=512" for s in SOURCES]
         return dp.calibrate(specs, self.model)
 
-    def bound(self, removed: Sequence[int]) -> list[str]:
-        """The same figures with a free matrix at each gap."""
-        patches = free_matrices(self.model, removed, self.calibration)
-        context = partial(patched, self.model, patches)
-        cells = []
-        for text, kind in [*((each, "nll") for each in self.texts), (self.items, "accuracy")]:
-            evaluator = dp.Evaluator(self.model, text, kind, memo=self.memo, plain=True)
+    def bound(self, removed: Sequence[int], kind: Kind) -> list[str]:
+        """The same figures with a matrix at each gap."""
+        began = time.monotonic()
+        context = partial(patched, self.model, patches(self.model, removed, self.calibration, kind))
+        cells = [self._fitting(began)]
+        for text, objective in self._judged():
+            evaluator = dp.Evaluator(self.model, text, objective, memo=self.memo, plain=True)
             (before,) = evaluator.score([tuple(removed)])
             after = evaluator.score_changed(removed, context)
-            change, stderr = increase(after, before)
-            if kind == "nll":
-                ratio = math.exp(change)
-                losses = f"{math.exp(before.loss):.2f} → {math.exp(after.loss):.2f}"
-                cells.append(f"{losses}, {ratio:.3f} ± {ratio * stderr:.3f}")
-            else:
-                shares = f"{100 * (1 - before.loss):.0f}% → {100 * (1 - after.loss):.0f}%"
-                cells.append(f"{shares}, {-100 * change:+.1f} ± {100 * stderr:.1f}")
+            write = _text_cell if objective == "nll" else _items_cell
+            cells.append(write(before.loss, after.loss, *increase(after, before)))
         return cells
 
     def cells(self, removed: Sequence[int], way: str = "linear", *, say: bool = False) -> list[str]:
-        """Recover a set, and its figures text by text, the items' accuracy last."""
+        """Recover a set, and its figures text by text, then the accuracies."""
         began = time.monotonic()
         method = parse_method(way)
         if isinstance(method, Magnitude):
@@ -99,47 +100,55 @@ class Bench:
         else:
             assert isinstance(method, Linear)
             recovery = dp.recover(self.model, removed, self.calibration, method)
+        cells = [self._fitting(began)]
         if say:
-            print(
-                f"{way}: fitted on {self.calibration.tokens:,} tokens in "
-                f"{time.monotonic() - began:.0f} s"
-            )
-            for run in recovery.runs:
-                done = run.why_not or (
-                    f"scaled by {run.factor:.3f}"
-                    if run.factor is not None
-                    else f"strength {run.strength:.2f}, {run.tokens:,} tokens"
-                    if run.before is None or run.after is None
-                    else f"ridge {run.ridge:g}, strength {run.strength:.2f}, {run.tokens:,} "
-                    f"tokens, {run.apart} apart; error {run.before:.2f} -> {run.after:.2f}"
-                )
-                print(f"  {run.blocks} into {run.into}: {done}")
-        judged: dict[str, Any] = {"memo": self.memo}
-        rows = judge_recovered(self.model, self.texts, "nll", recovery, **judged)
-        (items,) = judge_recovered(self.model, [self.items], "accuracy", recovery, **judged)
-        return [*(_text_cell(row) for row in rows), _items_cell(items)]
+            print(f"<!-- {way}: {'; '.join(map(_done, recovery.runs))} -->")
+        for text, objective in self._judged():
+            (row,) = judge_recovered(self.model, [text], objective, recovery, memo=self.memo)
+            assert row.recovered is not None
+            change = (row.recovered_change or 0.0, row.recovered_change_stderr or 0.0)
+            write = _text_cell if objective == "nll" else _items_cell
+            cells.append(write(row.pruned.loss, row.recovered.loss, *change))
+        return cells
+
+    def _judged(self) -> list[tuple[Calibration, str]]:
+        return [*((t, "nll") for t in self.texts), *((i, "accuracy") for i in self.items)]
+
+    def _fitting(self, began: float) -> str:
+        windows = len(self.calibration.windows)
+        return f"{windows} windows, {time.monotonic() - began:.0f} s"
 
     def whole(self) -> list[str]:
         """The same figures of the model with every block."""
-        shared: dict[str, Any] = {"memo": self.memo, "plain": True}
-        losses = [dp.Evaluator(self.model, t, "nll", **shared).dense.loss for t in self.texts]
-        wrong = dp.Evaluator(self.model, self.items, "accuracy", **shared).dense.loss
-        return [*(f"{math.exp(loss):.2f}" for loss in losses), f"{100 * (1 - wrong):.0f}%"]
+        cells = ["none"]
+        for text, kind in self._judged():
+            loss = dp.Evaluator(self.model, text, kind, memo=self.memo, plain=True).dense.loss
+            cells.append(f"{math.exp(loss):.2f}" if kind == "nll" else f"{100 * (1 - loss):.0f}%")
+        return cells
 
 
-def _text_cell(row: HeldOut) -> str:
-    assert row.recovered is not None
-    ratio = math.exp(row.recovered_change or 0.0)
-    stderr = ratio * (row.recovered_change_stderr or 0.0)
-    before, after = row.pruned.perplexity or 0.0, row.recovered.perplexity or 0.0
-    return f"{before:.2f} → {after:.2f}, {ratio:.3f} ± {stderr:.3f}"
+def _text_cell(before: float, after: float, change: float, stderr: float) -> str:
+    ratio = math.exp(change)
+    losses = f"{math.exp(before):.2f} → {math.exp(after):.2f}"
+    return f"{losses}, {ratio:.3f} ± {ratio * stderr:.3f}"
 
 
-def _items_cell(row: HeldOut) -> str:
-    assert row.recovered is not None
-    before, after = (100 * (1 - estimate.loss) for estimate in (row.pruned, row.recovered))
-    change, stderr = -100 * (row.recovered_change or 0.0), 100 * (row.recovered_change_stderr or 0)
-    return f"{before:.0f}% → {after:.0f}%, {change:+.1f} ± {stderr:.1f}"
+def _items_cell(before: float, after: float, change: float, stderr: float) -> str:
+    shares = f"{100 * (1 - before):.0f}% → {100 * (1 - after):.0f}%"
+    return f"{shares}, {-100 * change:+.1f} ± {100 * stderr:.1f}"
+
+
+def _done(run: RunRecovery) -> str:
+    """What was done for a run, in a line."""
+    if run.why_not is not None:
+        return f"{run.blocks}: {run.why_not}"
+    if run.factor is not None:
+        return f"{run.blocks}: scaled by {run.factor:.3f}"
+    fitted = "" if run.before is None else f", error {run.before:.2f} -> {run.after:.2f}"
+    return (
+        f"{run.blocks} into {run.into}: strength {run.strength:.2f}, {run.tokens:,} tokens, "
+        f"{run.apart} apart{fitted}"
+    )
 
 
 def found_sets(
@@ -180,8 +189,8 @@ def table(
     bench: Bench, sets: Iterator[tuple[str, Set]], ways: Sequence[str], *, say: bool, bound: bool
 ) -> None:
     """One row a set, each printed when it is measured."""
-    heads = ("search", "k", "removed", *NAMES, "ARC-easy test, accuracy")
-    print(f"| {' | '.join(heads)} |\n|---|---:|---|{'---:|' * (len(NAMES) + 1)}")
+    heads = ("search", "k", "removed", "fitting", *NAMES)
+    print(f"| {' | '.join(heads)} |\n|---|---:|---|---|{'---:|' * len(NAMES)}")
     print(f"| whole model | 0 | | {' | '.join(bench.whole())} |", flush=True)
     for name, removed in sets:
         blocks = ", ".join(map(str, removed))
@@ -189,9 +198,9 @@ def table(
             cells = bench.cells(removed, way, say=say)
             label = way if say else name
             print(f"| {label} | {len(removed)} | {blocks} | {' | '.join(cells)} |", flush=True)
-        if bound:
-            cells = bench.bound(removed)
-            print(f"| free matrix | {len(removed)} | {blocks} | {' | '.join(cells)} |", flush=True)
+        for label, kind in BOUNDS.items() if bound else ():
+            cells = bench.bound(removed, kind)
+            print(f"| {label} | {len(removed)} | {blocks} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
@@ -199,7 +208,7 @@ def main() -> None:
     parser.add_argument("--corpora", default="../shared/data")
     parser.add_argument("--windows", type=int, default=16, help="of 512 tokens, of each source")
     parser.add_argument("--judged", type=int, default=12, help="windows of each further text")
-    parser.add_argument("--items", type=int, default=100, help="of four options")
+    parser.add_argument("--items", type=int, default=100, help="with options, of each task")
     parser.add_argument("--removed", action="append", help="such as 4,5,13; may be repeated")
     parser.add_argument("--model", default="demo", help="a folder, a hub id or a GGUF")
     parser.add_argument("--recover", action="append", help="ways to recover; by default linear")

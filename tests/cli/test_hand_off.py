@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 import yaml
+from transformers import AutoConfig
 
 import depthprune as dp
 from command import Command
+from gguf_tiny import tiny_gguf
 from tiny import save_tiny
 
 
@@ -26,7 +35,7 @@ def test_configs_name_both_models_and_the_data_drawn(
     out = tmp_path / "healing"
     asked = ("recover", pruned, "--original", tiny_llama, "-c", spec, "--hand-off", "-o", out)
     told = depthprune(*asked, "--json").document
-    assert told["commands"]["trl"] == f"trl distillation --config {out / 'trl.yaml'}"
+    assert told["commands"]["trl"].startswith(f"trl distillation --config {out / 'trl.yaml'}")
     facts = json.loads((out / "hand-off.json").read_text())
     assert facts["removed"] == [1, 2, 5]
     assert facts["blocks"] == [
@@ -47,6 +56,8 @@ def test_configs_name_both_models_and_the_data_drawn(
         assert 0 < len(prompt["prompt"]) < len(whole["text"])
         assert whole["text"].strip() in " ".join(text.read_text().split(" "))
     assert axolotl["sequence_len"] == 32
+    # Four windows at a time: whole batches of more than once that there are not.
+    assert (trl["per_device_train_batch_size"], trl["gradient_accumulation_steps"]) == (4, 1)
 
 
 def test_an_answers_question_is_the_prompt(
@@ -62,6 +73,46 @@ def test_an_answers_question_is_the_prompt(
     for row in _rows(out / "prompts.jsonl"):
         assert "How high is river" in row["prompt"]
         assert "feet" not in row["prompt"]
+
+
+def test_a_gguf_has_a_config_beside_it(depthprune: Command, text: Path, tmp_path: Path) -> None:
+    file, spec = (
+        tiny_gguf(tmp_path / "tiny.gguf", tokenizer=True),
+        f"text:{text},windows=6,length=32",
+    )
+    pruned, out = tmp_path / "pruned", tmp_path / "healing"
+    dp.prune(file, 2, out=pruned, calibration=spec, search="one-shot", bench=False)
+    asked = ("recover", pruned, "--original", file, "-c", spec, "--hand-off", "-o", out)
+    assert depthprune(*asked).status == 0
+    trl = yaml.safe_load((out / "trl.yaml").read_text())
+    place = trl["teacher_model_name_or_path"]
+    assert place == str(out / "teacher")
+    # As TRL does it: the class by the config, the weights by what it is told.
+    kind = getattr(transformers, AutoConfig.from_pretrained(place).architectures[0])
+    teacher = kind.from_pretrained(place, **trl["teacher_model_init_kwargs"], dtype=torch.float32)
+    whole = dp.load(file, dtype="float32").module
+    tokens = torch.arange(5)[None]
+    torch.testing.assert_close(teacher(tokens).logits, whole(tokens).logits)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("trl") is None, reason="no trl (extra trl; Python 3.11 or newer)")
+def test_trl_trains_by_the_command_that_is_told(
+    depthprune: Command, tiny_llama: Path, pruned: Path, text: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "healing"
+    asked = ("recover", pruned, "--original", tiny_llama, "--hand-off", "-o", out)
+    told = depthprune(*asked, "-c", f"text:{text},windows=6,length=32", "--json").document
+    program, *words = shlex.split(told["commands"]["trl"])
+    assert program == "trl"
+    words += ["--max_steps=2", "--max_completion_length=4", "--learning_rate=0.01"]
+    ran = [sys.executable, "-c", "from trl.cli import main; main()", *words]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(ran, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    before, after = (dp.load(place).module.state_dict() for place in (pruned, out / "trl"))
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
 def test_what_does_not_belong_together_is_refused_and_nothing_is_written(

@@ -150,7 +150,7 @@ def test_a_dry_run_counts_the_fitting_of_every_set(prune: Command) -> None:
     words = ("--recover", "linear", "--search-with-recovery", "--dry-run", "--json")
     told = prune("out", *words).document
     assert told["evaluations"] == plain["evaluations"]
-    assert told["block_tokens"] > 2 * plain["block_tokens"]
+    assert told["block_tokens"] > 1.5 * plain["block_tokens"]
 
 
 def test_sizes_are_not_judged_before_recovery(

@@ -14,7 +14,8 @@ ridge towards the identity and the choice on other windows are ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -75,6 +76,25 @@ def recover(
     method = method or Linear()
     reading = blocks_behind(removed, model.blocks, method.behind(model.blocks))
     gone = check_removed(removed, model.blocks)
+    with walking(model, calibration, method, reading) as walk:
+        return _recovered(walk, gone, progress)
+
+
+@contextmanager
+def walking(
+    model: Model, calibration: Calibration, method: Linear, reading: Sequence[int] = ()
+) -> Iterator[Walk]:
+    """A walk before the first block, whose states may lie in a file until it is left.
+
+    Args:
+        model: The dense original.
+        calibration: Whose windows are fitted and choose.
+        method: What is fitted.
+        reading: Kept blocks behind gaps, all of whose layers are refitted.
+
+    Raises:
+        DepthpruneError: As `recover` does, before anything is fitted.
+    """
     refuse_quantized(model)
     require_positions(model, calibration)
     device = torch.device(model.device)
@@ -84,7 +104,7 @@ def recover(
         walk = Walk(model.anatomy, made, [part.share for part in calibration.parts], store,
                     method, reading, partial(unwritten, model))  # fmt: skip
         require_enough(made, calibration, walk.width)
-        return _recovered(walk, gone, progress)
+        yield walk
     finally:
         store.close()
 
@@ -99,9 +119,15 @@ def _recovered(walk: Walk, gone: RemovedSet, progress: Progress) -> Recovery:
         for run in runs_of(gone):
             passed += walk.pass_run(run)
         passed += walk.pass_to(max(walk.reading, default=-1) + 1)
+    return recovery_of(walk, passed)
+
+
+def recovery_of(walk: Walk, passed: Sequence[FittedBlock]) -> Recovery:
+    """What was fitted for all runs of a set, from the bottom up, as one recovery."""
+    runs = tuple(each.run for each in passed if each.run is not None)
     return Recovery(
-        gone,
-        tuple(each.run for each in passed if each.run is not None),
+        tuple(block for run in runs for block in run.blocks),
+        runs,
         {name: weight for each in passed for name, weight in each.weights.items()},
         tuple(each.change for each in passed if each.change is not None),
         refits=tuple(refit for each in passed for refit in each.refits),

@@ -2,15 +2,16 @@
 
 The best set after recovery need not be the best before: a block that a linear map can stand in for
 is cheap whatever its loss. Every set is recovered on the calibration's fitting windows and scored
-on those that choose, which no map was fitted on. Blocks behind gaps are not refitted for a score,
-and nothing is shared between sets, so a set costs about two passes over the calibration: for
-one-shot and greedy, not for searches of thousands.
+on those that choose, which no map was fitted on. Blocks behind gaps are not refitted for a score.
+Sets that are asked for together share what they have in common (`shared_fits.py`), so a set of a
+search that adds one block to those it has costs a walk from there to the last gap: for one-shot
+and greedy, not for searches of thousands.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,9 +24,8 @@ from depthprune.evaluator.rehearsal import Rehearsal
 from depthprune.models.loading import Model
 from depthprune.objectives import Mixture
 from depthprune.progress import SILENT, Progress
-from depthprune.recovery.methods import Linear
-from depthprune.recovery.recover import recover
-from depthprune.recovery.result import block_runs, recovered
+from depthprune.recovery.result import Recovery, block_runs, recovered
+from depthprune.recovery.shared_fits import recover_each, shared_block_runs
 from depthprune.recovery.splits import choosing_places
 from depthprune.removed_sets import check_removed
 
@@ -88,10 +88,15 @@ class RecoveringScorer:
             raise UsageError("windows: a recovered set is scored on all that choose; pass None")
         sets = [check_removed(s, self.blocks) if len(s) else () for s in removed]
         missing = [s for s in dict.fromkeys(sets) if s not in self._scores]
-        label = f"recovering and scoring {len(missing)} sets of blocks"
-        with self._progress.step(label, len(missing), "sets") as step:
-            for each in missing:
-                self._scores[each] = self._recovered(each)
+        if () in missing:
+            self._scores[()] = self._evaluator.dense
+        fitted = [s for s in missing if s]
+        label = f"recovering and scoring {len(fitted)} sets of blocks"
+        with self._progress.step(label, len(fitted), "sets") as step:
+            for recovery in self._recovered(fitted):
+                context = partial(recovered, self.model, recovery)
+                score = self._evaluator.score_changed(recovery.removed, context)
+                self._scores[recovery.removed] = score
                 step.advance()
         return [self._scores[s] for s in sets]
 
@@ -106,19 +111,31 @@ class RecoveringScorer:
             "take one-shot or greedy"
         )
 
-    def _recovered(self, removed: RemovedSet) -> Score:
-        if not removed:
-            return self._evaluator.dense
-        began = time.monotonic()
-        recovery = recover(self.model, removed, self.calibration, Linear(refit="none"))
-        fitted = self.calibration.tokens * block_runs(removed)
-        self._fitting += Cost(
-            block_tokens=fitted,
-            plain_block_tokens=fitted,
-            asked_block_tokens=fitted,
-            seconds=time.monotonic() - began,
-        )
-        return self._evaluator.score_changed(removed, partial(recovered, self.model, recovery))
+    def _recovered(self, sets: Sequence[RemovedSet]) -> Iterator[Recovery]:
+        """Each set's recovery, and what all of them cost."""
+        if not sets:
+            return
+        self._fitting += fitting_cost(sets, self.calibration.tokens)
+        each = recover_each(self.model, sets, self.calibration)
+        while True:
+            began = time.monotonic()
+            recovery = next(each, None)
+            self._fitting += Cost(seconds=time.monotonic() - began)
+            if recovery is None:
+                return
+            yield recovery
+
+
+def fitting_cost(sets: Sequence[RemovedSet], tokens: int) -> Cost:
+    """What recovering some sets together costs.
+
+    Args:
+        sets: None of them empty.
+        tokens: Of the calibration.
+    """
+    fitted = tokens * shared_block_runs(sets)
+    plain = tokens * sum(map(block_runs, sets))
+    return Cost(block_tokens=fitted, plain_block_tokens=plain, asked_block_tokens=fitted)
 
 
 class RecoveringRehearsal(Rehearsal):
@@ -136,13 +153,15 @@ class RecoveringRehearsal(Rehearsal):
     def _ask(self, new: Sequence[RemovedSet], share: float) -> None:
         for each in new:
             super()._ask([each], share)
-            self._cost += Cost(asked_block_tokens=self._fitted * block_runs(each))
+        asked = fitting_cost([s for s in new if s], self._fitted).asked_block_tokens
+        self._cost += Cost(asked_block_tokens=asked)
 
     def _pay(self, new: Sequence[RemovedSet], share: float) -> None:
         for each in new:
             super()._pay([each], share)
-            fitted = self._fitted * block_runs(each)
-            self._cost += Cost(block_tokens=fitted, plain_block_tokens=fitted)
+        self._cost += replace(
+            fitting_cost([s for s in new if s], self._fitted), asked_block_tokens=0
+        )
 
 
 def _choosing(calibration: Calibration) -> Calibration:

@@ -26,9 +26,11 @@ from depthprune.calibration import (
 from depthprune.claims import claimed
 from depthprune.errors import UsageError
 from depthprune.manifest import Manifest
+from depthprune.models.devices import choose_device
 from depthprune.models.source import ModelSource
 from depthprune.outputs import MANIFEST_NAME, as_target, check_target
 from depthprune.progress import SILENT, Progress
+from depthprune.pruning.recovering.gguf_teacher import loading_options, write_teacher
 from depthprune.pruning.session import (
     DEFAULT_CALIBRATION,
     Loading,
@@ -38,8 +40,10 @@ from depthprune.pruning.session import (
 )
 
 TRL, AXOLOTL, FACTS = "trl.yaml", "axolotl.yaml", "hand-off.json"
-PROMPTS, TEXTS = "prompts.jsonl", "texts.jsonl"
+PROMPTS, TEXTS, TEACHER = "prompts.jsonl", "texts.jsonl", "teacher"
 SERVED = "http://localhost:8000"
+_BATCH, _ACCUMULATED = 4, 4
+"""Windows at a time, and how many times for a step, where there are so many."""
 _PROMPTED = 0.25
 """Of a window of running text: its beginning, which the student goes on from."""
 
@@ -111,7 +115,7 @@ def hand_off(
     facts = _facts(manifest, student, source)
     texts = list(_texts(drawn))
     written = {
-        TRL: _yaml(_trl(facts, place, trust_remote_code)),
+        TRL: _yaml(_trl(facts, place, len(texts), trust_remote_code)),
         AXOLOTL: _yaml(_axolotl(facts, place, drawn)),
         FACTS: json.dumps(facts, indent=2) + "\n",
         PROMPTS: _lines({"prompt": prompt} for prompt, _ in texts),
@@ -120,9 +124,11 @@ def hand_off(
     with claimed(target) as claim:
         for name, text in written.items():
             (claim.place / name).write_text(text, encoding="utf-8")
+        if source.gguf is not None:
+            write_teacher(claim.place / TEACHER, source.gguf, _architectures(student))
         claim.publish()
     commands = {
-        "trl": f"trl distillation --config {place / TRL}",
+        "trl": f"trl distillation --config {place / TRL}{_without_accelerator()}",
         "axolotl": f"axolotl train {place / AXOLOTL}",
     }
     return HandOff(target.folder, facts, commands)
@@ -142,6 +148,11 @@ def _manifest(student: Path) -> Manifest:
             f"{MANIFEST_NAME}, which says which blocks went; prune the original"
         )
     return Manifest.read(file)
+
+
+def _architectures(student: Path) -> list[str]:
+    config = json.loads((student / "config.json").read_text(encoding="utf-8"))
+    return list(config.get("architectures") or [])
 
 
 def _facts(manifest: Manifest, student: Path, source: ModelSource) -> dict[str, Any]:
@@ -176,7 +187,14 @@ def _blocks(manifest: Manifest) -> list[dict[str, int]]:
     ]
 
 
-def _trl(facts: dict[str, Any], place: Path, trust_remote_code: bool) -> dict[str, Any]:
+def _without_accelerator() -> str:
+    """TRL computes in bfloat16 unless it is told otherwise, and refuses to on a processor."""
+    return " --bf16 false" if choose_device("auto").type == "cpu" else ""
+
+
+def _trl(
+    facts: dict[str, Any], place: Path, prompts: int, trust_remote_code: bool
+) -> dict[str, Any]:
     teacher = facts["teacher"]
     config: dict[str, Any] = {
         "model_name_or_path": facts["student"]["model"],
@@ -185,17 +203,20 @@ def _trl(facts: dict[str, Any], place: Path, trust_remote_code: bool) -> dict[st
     if teacher.get("revision"):
         config["teacher_model_revision"] = teacher["revision"]
     if "gguf_file" in teacher:
-        config["teacher_model_init_kwargs"] = {"gguf_file": teacher["gguf_file"]}
+        config["teacher_model_name_or_path"] = str(place / TEACHER)
+        config["teacher_model_init_kwargs"] = loading_options(Path(teacher["gguf_file"]))
     if trust_remote_code:
         config["trust_remote_code"] = True
+    # A step has whole batches alone: of fewer prompts than one takes, TRL would train on none.
+    batch = min(_BATCH, max(1, prompts))
     return {
         **config,
         "datasets": [{"path": "json", "data_files": str(place / PROMPTS), "split": "train"}],
         "output_dir": str(place / "trl"),
         "learning_rate": 1e-5,
         "num_train_epochs": 1,
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 4,
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": max(1, min(_ACCUMULATED, prompts // batch)),
         "max_completion_length": 256,
         "report_to": "none",
     }
@@ -221,8 +242,8 @@ def _axolotl(facts: dict[str, Any], place: Path, drawn: Calibration) -> dict[str
         "lr_scheduler": "cosine",
         "optimizer": "adamw_torch",
         "num_epochs": 1,
-        "micro_batch_size": 4,
-        "gradient_accumulation_steps": 4,
+        "micro_batch_size": _BATCH,
+        "gradient_accumulation_steps": _ACCUMULATED,
         "bf16": "auto",
     }
 

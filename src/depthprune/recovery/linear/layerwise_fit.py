@@ -112,8 +112,34 @@ class Walk:
         for block in run:
             self._through(block, self.dense)
         self.at = run[-1] + 1
-        reason = "the run is at the very bottom, and no block before it could take its part"
-        return [*passed, FittedBlock(RunRecovery(run, None, reason))]
+        return [*passed, _at_the_bottom(run)]
+
+    def branch(
+        self, run: tuple[int, ...], states: Sequence[StoredState], behind: Sequence[StoredState]
+    ) -> tuple[FittedBlock, list[StoredState]]:
+        """Fit what writes before a run, from wherever both models were last.
+
+        Args:
+            run: Removed blocks.
+            states: The pruned model's before the kept block below the run.
+            behind: The dense model's behind the run.
+
+        Returns:
+            What was fitted, and the pruned model's states behind the run.
+        """
+        if run[0] == 0:
+            return _at_the_bottom(run), list(states)
+        self.pruned, self.dense = list(states), list(behind)
+        with self.anatomy.holding(run[0] - 1):
+            fitted = self._refitted(run[0] - 1, run, None)
+        return fitted, self.pruned
+
+    def along(self, states: Sequence[StoredState], first: int, last: int) -> list[StoredState]:
+        """The same states behind some kept blocks, up to `last`, which they are before."""
+        moved = list(states)
+        for block in range(first, last):
+            self._through(block, moved)
+        return moved
 
     def pass_dense(self, block: int) -> None:
         """Bring the dense model alone before a block."""
@@ -322,6 +348,11 @@ class Walk:
         if self.step is not None:
             self.step.advance(self.batches[place].tokens.numel())
         return self.anatomy.call(block, states, self.inputs[place])
+
+
+def _at_the_bottom(run: tuple[int, ...]) -> FittedBlock:
+    reason = "the run is at the very bottom, and no block before it could take its part"
+    return FittedBlock(RunRecovery(run, None, reason))
 
 
 def _not_finite(block: int) -> EvaluationError:
