@@ -19,8 +19,9 @@ from depthprune.calibration import Calibration, require_positions
 from depthprune.checkpoints.refusals import Refusal
 from depthprune.errors import UsageError
 from depthprune.evaluator.aggregate import Combination
+from depthprune.evaluator.asked import Asked
 from depthprune.evaluator.compute import LossComputer
-from depthprune.evaluator.cost import Asked, Cost
+from depthprune.evaluator.cost import Cost
 from depthprune.evaluator.forward import Changed
 from depthprune.evaluator.importance import measure
 from depthprune.evaluator.importance.measurements import Measurements
@@ -104,8 +105,7 @@ class Evaluator:
         self._memo = memo
         self._measured: set[str] = set()
         self._scores: dict[RemovedSet, Score] = {}
-        self._asked = Asked(len(windows))
-        self._asked_block_tokens = 0
+        self._asked = Asked(self._order)
         self._seconds = 0.0
 
     @property
@@ -127,12 +127,12 @@ class Evaluator:
     def cost(self) -> Cost:
         """What has been spent so far, by workers too."""
         return Cost(
-            evaluations=self._asked.evaluations,
+            evaluations=self._asked.windows / len(self._order),
             block_tokens=self._computer.block_tokens,
             head_tokens=self._computer.head_tokens,
             plain_block_tokens=self._computer.plain_block_tokens,
             recalled=self._loss_table.recalled,
-            asked_block_tokens=self._asked_block_tokens,
+            asked_block_tokens=self._asked.block_tokens,
             seconds=self._seconds,
         )
 
@@ -147,7 +147,7 @@ class Evaluator:
         Searches that share an evaluator are then each counted, and limited by a budget, as if
         alone.
         """
-        self._asked.clear()
+        self._asked.forget()
         self._measured.clear()
 
     def has_asked(self, removed: RemovedSet) -> bool:
@@ -268,7 +268,7 @@ class Evaluator:
             self._computer.plain_block_tokens += signal.block_tokens
         if name not in self._measured:
             self._measured.add(name)
-            self._asked_block_tokens += signal.block_tokens
+            self._asked.block_tokens += signal.block_tokens
         self._seconds += time.monotonic() - began
         values: NDArray[np.float64] = signal.values.copy()
         return values
@@ -313,7 +313,9 @@ class Evaluator:
 
     def _note_asked(self, sets: Sequence[RemovedSet], places: Sequence[int]) -> None:
         """Count what is asked for, whoever computes it, so that a resumed run agrees."""
-        self._asked_block_tokens += sum(
-            self._runner.forward.asked(list(self._runner.calls.batches(new)), members)
-            for new, members in self._asked.note(sets, places).items()
+        self._asked.note(
+            sets,
+            places,
+            lambda new, spare: list(self._runner.calls.batches(new, spare)),
+            self._runner.forward.asked,
         )
