@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +48,17 @@ def test_greedy_is_the_same_set_loss_and_trace(
         assert alone.cost.block_tokens == 0
 
 
+def _actors() -> list[int]:
+    import psutil
+
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it may end while it is looked at
+            if "ray::_Actor" in " ".join(process.cmdline() or [process.name()]):
+                found.append(process.pid)
+    return found
+
+
 def test_workers_that_are_killed_change_nothing(
     cluster: Cluster, tiny_llama: Path, text: Path
 ) -> None:
@@ -57,16 +69,12 @@ def test_workers_that_are_killed_change_nothing(
     killed: list[int] = []
 
     def kill() -> None:
-        import psutil
-
         rng = np.random.default_rng(0)
         while not stop.is_set() and len(killed) < 3:
             time.sleep(float(rng.uniform(0.2, 1.0)))
-            mine = psutil.Process().children(recursive=True)
-            actors = [p for p in mine if "ray::_Actor" in " ".join(p.cmdline() or [p.name()])]
-            if actors:
-                os.kill(actors[0].pid, signal.SIGKILL)
-                killed.append(actors[0].pid)
+            for pid in _actors()[:1]:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
 
     with RayLosses(cluster, _loads(tiny_llama), model) as workers:
         spread = dp.Evaluator(model, calibration, workers=workers, racing=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from dataclasses import dataclass
@@ -79,6 +80,41 @@ def test_the_work_of_a_worker_that_dies_is_done_by_another(
     told = [r.message for r in caplog.records if "a worker died" in r.message]
     assert len(told) == 2
     assert "is replaced; its log is in" in told[0]
+    assert told[0].endswith(f"; 1 of 2 workers alive on {socket.gethostname()} (1)")
+
+
+@dataclass(frozen=True)
+class DiesOnStart:
+    """From the third start on, as often as told."""
+
+    folder: Path
+    times: int
+
+    def __call__(self) -> Adder:
+        before = len(list(self.folder.glob("start-*")))
+        (self.folder / f"start-{before}-{os.getpid()}").touch()
+        if 2 <= before < 2 + self.times:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Adder()
+
+
+def test_workers_that_are_killed_while_they_start_are_replaced_where_others_have_started(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "dies-0").write_text("1")
+    with Pool(cluster, DiesOnStart(tmp_path, MOST_DEATHS + 1)) as pool:
+        # Only a worker that is waited for is known to have died on its start.
+        (tmp_path / "dies-1").write_text("1")
+        answers = dict(pool.run([("add", n, str(tmp_path)) for n in range(3)]))
+        assert pool.deaths == 2 + MOST_DEATHS + 1
+    assert answers == {0: 1, 1: 2, 2: 3}
+
+
+def test_workers_of_which_none_has_started_are_given_up(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "start-0").touch()
+    (tmp_path / "start-1").touch()
+    with pytest.raises(EvaluationError, match="a worker could not start"):
+        Pool(cluster, DiesOnStart(tmp_path, 99))
 
 
 def test_work_that_is_added_on_the_way_is_done_before_what_waits(

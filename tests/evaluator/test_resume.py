@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +128,18 @@ def _start(tiny_llama: Path, place: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
 
 
+def _wait_for_losses(place: Path, process: subprocess.Popen[str]) -> None:
+    """Until the memo has some, or the search is over."""
+    while process.poll() is None:
+        with (
+            suppress(sqlite3.Error),
+            closing(sqlite3.connect(f"file:{place}?mode=ro", uri=True)) as file,
+        ):
+            if file.execute("SELECT count(*) FROM losses").fetchone()[0]:
+                return
+        time.sleep(0.02)
+
+
 @pytest.mark.slow
 def test_a_killed_search_ends_as_one_that_was_never_killed(
     tiny_llama: Path, tmp_path: Path
@@ -135,6 +150,7 @@ def test_a_killed_search_ends_as_one_that_was_never_killed(
         process = _start(tiny_llama, tmp_path / "killed.sqlite")
         assert process.stdout is not None
         process.stdout.readline()
+        _wait_for_losses(tmp_path / "killed.sqlite", process)
         try:
             process.wait(timeout=delay)
         except subprocess.TimeoutExpired:

@@ -2,12 +2,14 @@
 
 A worker that dies is replaced, and what it was doing is done again by another. What has killed
 three workers is given up, with the reason, and the rest goes on. An error that a worker raises is
-no death: the work itself is wrong, and would fail again.
+no death: the work itself is wrong, and would fail again. Where workers start at all, one that is
+killed while it starts is replaced more patiently: what kills is then not the start.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +17,13 @@ from typing import Any, Generic, TypeVar
 
 from depthprune.engine.cluster import Cluster
 from depthprune.errors import DepthpruneError, EvaluationError, first_line
-from depthprune.progress import warn
+from depthprune.progress import note, warn
 
 W = TypeVar("W")
 MOST_DEATHS = 3
 """Of workers, over one piece of work."""
+_MOST_STARTS = 10
+"""Deaths of workers that start, one after the other, where some worker has started before."""
 _LOOK_EVERY = 20.0
 """Seconds until it is looked whether there is still a machine to wait for."""
 
@@ -50,6 +54,9 @@ class _Actor:
     def call(self, method: str, *arguments: Any) -> Any:
         return getattr(self._held, method)(*arguments)
 
+    def greet(self) -> tuple[str, Any]:
+        return socket.gethostname(), self._held.facts()
+
 
 class Pool(Generic[W]):
     """Workers that hold what a factory makes.
@@ -75,7 +82,8 @@ class Pool(Generic[W]):
         self._idle: list[Any] = []
         self._made: list[Any] = []
         self._starting: dict[Any, Any] = {}
-        self._failures = 0
+        self._alive: dict[Any, str] = {}
+        self._started = self._failures = 0
         try:
             for _ in range(cluster.workers):
                 self._start()
@@ -84,6 +92,7 @@ class Pool(Generic[W]):
         except BaseException:
             self.close()
             raise
+        note(f"Ray: {self._living()}")
 
     @property
     def count(self) -> int:
@@ -123,6 +132,7 @@ class Pool(Generic[W]):
                 done = self._next([*running, *self._starting], working=bool(running))
                 if done in self._starting:
                     self._greet(done)
+                    note(f"Ray: a worker has started again; {self._living()}")
                     continue
                 piece, actor = running.pop(done)
                 answer = self._answer(done)
@@ -179,14 +189,19 @@ class Pool(Generic[W]):
             self._factory, self._cluster.cpus, os.getcwd()
         )
         self._made.append(actor)
-        self._starting[actor.call.remote("facts")] = actor
+        self._starting[actor.greet.remote()] = actor
+
+    def _living(self) -> str:
+        """How many workers there are, and on which machines."""
+        on = ", ".join(f"{host} ({n})" for host, n in sorted(Counter(self._alive.values()).items()))
+        return f"{len(self._alive)} of {self.count} workers alive{' on ' * bool(on)}{on}"
 
     def _greet(self, done: Any) -> None:
         """Take a worker that has started, start another for one that died, or refuse it."""
         actor = self._starting.pop(done)
         errors = self._ray.exceptions
         try:
-            facts = self._ray.get(done)
+            host, facts = self._ray.get(done)
         except (errors.RayTaskError, errors.ActorDiedError) as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, DepthpruneError):
@@ -194,8 +209,9 @@ class Pool(Generic[W]):
             # What went wrong stands at the end of what the worker would have printed.
             reason = str(cause or error).strip().rsplit("\n", 1)[-1]
             self._failures += 1
+            most = _MOST_STARTS if self._started else MOST_DEATHS
             # A worker may be killed while it starts; one that cannot start never will.
-            if self._failures >= MOST_DEATHS or "creation task" in str(error):
+            if self._failures >= most or "creation task" in str(error):
                 raise EvaluationError(
                     f"a worker could not start ({reason}); its log is in {self._logs}"
                 ) from error
@@ -203,6 +219,8 @@ class Pool(Generic[W]):
         else:
             self._failures = 0
             self._check(facts)
+            self._started += 1
+            self._alive[actor] = host
             self._idle.append(actor)
 
     def _next(self, asked: list[Any], *, working: bool) -> Any:
@@ -219,10 +237,14 @@ class Pool(Generic[W]):
 
     def _mourn(self, actor: Any, lost: Lost) -> None:
         self.deaths += 1
-        warn(f"a worker died ({lost.reason}) and is replaced; its log is in {self._logs}")
         self._forget(actor)
+        warn(
+            f"a worker died ({lost.reason}) and is replaced; its log is in {self._logs}; "
+            f"{self._living()}"
+        )
         self._start()
 
     def _forget(self, actor: Any) -> None:
         self._made = [each for each in self._made if each is not actor]
+        self._alive.pop(actor, None)
         self._ray.kill(actor)

@@ -84,9 +84,7 @@ class Calls:
         self._model = model
         self._attention = attention
         self._windows = windows
-        device = torch.device(model.device).type
-        step = _ITEM_STEP.get(device, _ITEM_STEP_ELSEWHERE)
-        self._shapes = [_shape(window, packs, step) for window in windows]
+        self._shapes = [_shape(window, packs, _item_step(model)) for window in windows]
         self._rows = {
             # Reading blocks from disk takes longer than any number of calls.
             shape: 1 if model.streamed else self._chosen(shape, count, tokens)
@@ -176,6 +174,25 @@ class Calls:
 
     def _apart(self, rows: int, length: int) -> bool:
         return reads_rows_apart(self._model, rows, length, self._attention)
+
+
+def expected_tokens(model: Model, windows: Sequence[Window]) -> int:
+    """Tokens that all windows are laid out on, where items are read packed and no row is a copy.
+
+    Args:
+        model: The model that is to run them; one that is streamed reads an option a row.
+        windows: The windows.
+    """
+    step = _item_step(model)
+    shapes = [_shape(window, not model.streamed, step) for window in windows]
+    return sum(
+        option_rows(windows, place).size if shape.kind == "options" else shape.length
+        for place, shape in enumerate(shapes)
+    )
+
+
+def _item_step(model: Model) -> int:
+    return _ITEM_STEP.get(torch.device(model.device).type, _ITEM_STEP_ELSEWHERE)
 
 
 def _shape(window: Window, packs: bool, step: int) -> Shape:

@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 
 from depthprune.calibration import Calibration, Window
+from depthprune.evaluator.calls import expected_tokens
 from depthprune.evaluator.cost import Cost
-from depthprune.evaluator.evaluator import call_tokens
 from depthprune.evaluator.losses import Losses
-from depthprune.evaluator.memory import head_tokens
+from depthprune.evaluator.memory import call_tokens, head_tokens
 from depthprune.evaluator.prefix_walk import (
     RemovedSet,
     block_runs,
@@ -96,6 +96,7 @@ class Rehearsal:
         scored: Scored tokens of all windows.
         windows: Number of windows.
         compares: Whether the dense model is walked beside the sets.
+        scaled: Whether the dense model is scored first, for a mixture to be divided by it.
         passes: How often the head is run on a scored token.
     """
 
@@ -107,6 +108,7 @@ class Rehearsal:
         windows: int,
         *,
         compares: bool = False,
+        scaled: bool = False,
         passes: int = 1,
     ) -> None:
         self.blocks = blocks
@@ -115,6 +117,7 @@ class Rehearsal:
         self.windows = windows
         self._tokens, self._scored = tokens, scored
         self._compares = compares
+        self._scaled = scaled
         self._passes = passes
         self._known: dict[RemovedSet, float] = {}
         self._asked: dict[RemovedSet, float] = {}
@@ -129,10 +132,11 @@ class Rehearsal:
         windows = calibration.windows
         return cls(
             model.blocks,
-            tokens=calibration.tokens,
+            tokens=expected_tokens(model, windows),
             scored=sum(int(window.scored.sum()) for window in windows),
             windows=len(windows),
             compares=any(c.objective.compares for c in objective.components),
+            scaled=len(objective.components) > 1,
             passes=Losses(model, objective, windows, np.array(objective.judged(windows))).passes,
         )
 
@@ -145,6 +149,10 @@ class Rehearsal:
         """Made-up scores; each set is paid for once for each share of the windows."""
         share = 1.0 if windows is None else min(1.0, windows / self.windows)
         sets = [tuple(s) for s in removed]
+        if self._scaled and () not in self._asked:
+            self._ask([()], 1.0)
+        if self._scaled and () not in self._known:
+            self._pay([()], 1.0)
         if unasked := _below(self._asked, sets, share):
             self._ask(unasked, share)
         if unpaid := _below(self._known, sets, share):

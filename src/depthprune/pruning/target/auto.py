@@ -185,9 +185,7 @@ def _spend(
     least = sum((foresee(c, CHEAP, FEW) for c in task.configurations), Cost())
     sure = budget is None
     if budget is None:
-        beaten = [c for c in task.configurations if not c.draw and _is_anchor(c)]
-        anchors = sum((foresee(c, rules.search, 1.0) for c in beaten), Cost())
-        budget = default_budget(task, rules, model, (least + anchors).asked_block_tokens)
+        budget = default_budget(task, rules, foresee, least)
     require_budget(budget, least, len(task.configurations))
     remaining = RemainingBudget(budget, scorers, RESERVE)
     first = first_windows(task)
@@ -225,16 +223,29 @@ def first_windows(task: TargetTask) -> int:
     return max(2, min(len(choose.windows), len(choose.windows) * task.job.tokens // choose.tokens))
 
 
-def default_budget(task: TargetTask, rules: Rules, model: Model, least: int) -> Budget:
-    """Some greedy searches on the default calibration, every set on every window.
+def default_budget(
+    task: TargetTask,
+    rules: Rules,
+    foresee: Callable[[Configuration | None, str | Search, float], Cost],
+    least: Cost,
+) -> Budget:
+    """Some greedy searches, on the default calibration or on the task itself, whichever is dearer.
 
-    Of few blocks a greedy search is hardly more than the first round; then it is what that takes
-    with the two searches that are to be beaten, and the choice.
+    Every set on every window. Of as many tokens, items with options cost several times what text
+    does, and the choice is made on them too. Of few blocks a greedy search is hardly more than the
+    first round; then it is what that takes with the two searches to beat, and the choice.
+
+    Args:
+        task: What is tried.
+        rules: What sets are searched for.
+        foresee: What a search on a configuration costs.
+        least: What the first round takes.
     """
-    rehearsal = Rehearsal.of(model, task.default, _nll())
-    rules.run("greedy", rehearsal)
-    usual = TIMES_GREEDY * rehearsal.cost.asked_block_tokens
-    return Budget(block_tokens=max(usual, math.ceil(least / (1 - RESERVE))))
+    beaten = [c for c in task.configurations if not c.draw and _is_anchor(c)]
+    greedy = [foresee(c, "greedy", 1.0) for c in (None, *beaten)]
+    usual = TIMES_GREEDY * max(cost.asked_block_tokens for cost in greedy)
+    anchors = sum((foresee(c, rules.search, 1.0) for c in beaten), least)
+    return Budget(block_tokens=max(usual, math.ceil(anchors.asked_block_tokens / (1 - RESERVE))))
 
 
 def _is_anchor(configuration: Configuration) -> bool:

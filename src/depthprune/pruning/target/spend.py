@@ -48,7 +48,7 @@ RACED = 0.6
 """What a raced search takes of its cost on every window, as a rule."""
 
 TIMES_GREEDY = 4
-"""The default budget, in searches on the default calibration."""
+"""The default budget, in greedy searches on the default calibration or the task itself."""
 
 
 @dataclass(frozen=True)
