@@ -39,11 +39,11 @@ import depthprune as dp
 from depthprune.calibration import Calibration, CalibrationSpec, Part, Window
 from depthprune.engine import join, losses, parse_engine
 from depthprune.engine.losses import LossWorker, RayLosses
-from depthprune.evaluator import evaluator as module
+from depthprune.evaluator import memory as module
 from depthprune.evaluator import Memo
 from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.devices import DTYPES
-from depthprune.models.loading import load_module
+from depthprune.models.pretrained import load_module
 from depthprune.models.source import find_model
 folder, memo, log, spread = sys.argv[1:]
 module._CALL_TOKENS = {"cpu": 1}

@@ -26,7 +26,8 @@ from depthprune.evaluator.prefix_walk import block_runs
 from depthprune.evaluator.rehearsal import Rehearsal
 from depthprune.evaluator.shards import Work, cut
 from depthprune.searches import search
-from depthprune.study.grid import Cell, Grid, Specs, read_grid
+from depthprune.study.grid import Cell, Grid, read_grid
+from depthprune.study.plan_reader import Specs
 
 CALL = 16_384
 """Tokens that share a call on a GPU."""

@@ -35,11 +35,11 @@ import numpy as np, torch
 torch.set_num_threads(1)
 import depthprune as dp
 from depthprune.calibration import Calibration, CalibrationSpec, Part, Window
-from depthprune.evaluator import evaluator as module
+from depthprune.evaluator import memory as module
 from depthprune.evaluator.memo.store import Memo
 from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.devices import DTYPES
-from depthprune.models.loading import load_module
+from depthprune.models.pretrained import load_module
 from depthprune.models.source import find_model
 module._CALL_TOKENS = {"cpu": 1}
 source = find_model(sys.argv[1])

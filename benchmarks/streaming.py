@@ -34,7 +34,7 @@ import torch
 from safetensors.torch import save_file
 
 import depthprune as dp
-from depthprune.calibration.calibration import Calibration, LoadedSource, Part
+from depthprune.calibration import Calibration, LoadedSource, Part
 from depthprune.calibration.parsing import parse_line
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Split, Window

@@ -19,7 +19,7 @@ SETTINGS = ("AVX2", "AVX512_CORE_BF16", None)
 VARIABLE = "ONEDNN_MAX_CPU_ISA"
 TESTS = (
     "tests/models/blocks/test_anatomy.py",
-    "tests/models/test_parity.py",
+    "tests/models/parity/test_parity.py",
     "tests/evaluator/test_evaluator.py",
     "tests/evaluator/test_memo.py",
     "tests/evaluator/test_resume.py",

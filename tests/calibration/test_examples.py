@@ -293,7 +293,7 @@ def test_an_item_longer_than_the_model_reads_is_refused() -> None:
 
 
 def calibrate_items(items: list[Document]) -> Calibration:
-    from depthprune.calibration.calibration import LoadedSource
+    from depthprune.calibration import LoadedSource
 
     pool = ExamplePool(items, tiny_tokenizer())
     part = LoadedSource(pool, tiny_tokenizer(), {}, 0).part(_spec(windows=4), 1.0, "draw")

@@ -70,7 +70,7 @@ def test_a_streamed_model_gives_the_same_losses_with_its_states_in_a_file(
     streamed, again = _loaded(folder, model_type, stream=True)
     sets = [(), (1,), (0, 1), TYPES[model_type]]
     evaluator = dp.Evaluator(streamed, again)
-    evaluator._forward._budget = 4096
+    evaluator._runner.forward._budget = 4096
     theirs = [score.loss for score in dp.Evaluator(held, calibration).score(sets)]
     assert [score.loss for score in evaluator.score(sets)] == pytest.approx(theirs, abs=1e-6)
 

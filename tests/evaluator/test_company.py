@@ -18,8 +18,8 @@ import depthprune as dp
 from depthprune.calibration import Window
 from depthprune.evaluator import Memo
 from depthprune.evaluator import calls as calls_module
-from depthprune.evaluator import evaluator as evaluator_module
 from depthprune.evaluator import losses as losses_module
+from depthprune.evaluator import memory as memory_module
 from depthprune.evaluator.batches import reads_packed_items
 from depthprune.evaluator.calls import reads_rows_apart
 from depthprune.evaluator.forward import Forward
@@ -69,7 +69,7 @@ def _losses(evaluator: dp.Evaluator, sets: Any = SETS) -> Any:
 def windows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[Window]:
     """Text of two lengths and items, each alone in its call, or several in one."""
     shared = request.param == "shared"
-    monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": 128 if shared else 1})
+    monkeypatch.setattr(memory_module, "_CALL_TOKENS", {"cpu": 128 if shared else 1})
     monkeypatch.setattr(calls_module, "_ITEM_STEP", {"cpu": 32})
     return [*_texts(4), *_texts(4, 21), *_items(4)]
 
@@ -81,9 +81,9 @@ def test_windows_share_calls_and_a_loss_rounds_by_how_many(
     calibration = calibration_of(_texts(16))
     found = []
     for tokens in (1, 64, 128):
-        monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": tokens})
+        monkeypatch.setattr(memory_module, "_CALL_TOKENS", {"cpu": tokens})
         evaluator = dp.Evaluator(model, calibration)
-        assert evaluator._calls.rows == max(1, tokens // 32)
+        assert evaluator._runner.calls.rows == max(1, tokens // 32)
         found.append(_losses(evaluator))
     assert not np.array_equal(found[0], found[1])
     assert not np.array_equal(found[1], found[2])
@@ -93,7 +93,7 @@ def test_windows_share_calls_and_a_loss_rounds_by_how_many(
 def test_a_memo_that_a_smaller_calibration_filled_changes_nothing(
     model: dp.Model, memo: Memo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": 128})
+    monkeypatch.setattr(memory_module, "_CALL_TOKENS", {"cpu": 128})
     texts = _texts(16)
     whole = _losses(dp.Evaluator(model, calibration_of(texts)))
     for some in (texts[3:6], texts[9:13], texts[1:2], texts[:8]):
@@ -203,7 +203,7 @@ def test_a_search_that_stopped_is_finished_to_the_bit(
 def test_rows_that_are_missing_are_filled_by_windows_that_a_race_comes_to_next(
     model: dp.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": 128})
+    monkeypatch.setattr(memory_module, "_CALL_TOKENS", {"cpu": 128})
     evaluator = dp.Evaluator(model, calibration_of(_texts(16)))
     evaluator.score([(1,)], windows=3)
     assert evaluator.cost.block_tokens == 5 * 4 * 32
@@ -215,28 +215,28 @@ def test_rows_that_are_missing_are_filled_by_windows_that_a_race_comes_to_next(
 
 
 def test_what_is_filled_up_is_counted(model: dp.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": 128})
+    monkeypatch.setattr(memory_module, "_CALL_TOKENS", {"cpu": 128})
     evaluator = dp.Evaluator(model, calibration_of(_texts(15)))
     evaluator.score([(1,)])
     assert evaluator.cost.block_tokens == 5 * 16 * 32
     assert evaluator.cost.plain_block_tokens == 5 * 15 * 32
     assert evaluator.cost.head_tokens == 15 * 31
-    assert evaluator._calls.tokens() == 16 * 32
+    assert evaluator._runner.calls.tokens() == 16 * 32
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_a_few_windows_are_not_filled_up_to_a_call(
     count: int, model: dp.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": 512})
+    monkeypatch.setattr(memory_module, "_CALL_TOKENS", {"cpu": 512})
     evaluator = dp.Evaluator(model, calibration_of(_texts(count)))
-    assert evaluator._calls.tokens() == count * 32
+    assert evaluator._runner.calls.tokens() == count * 32
 
 
 def test_experts_are_sent_what_is_in_the_other_rows_so_their_windows_are_alone(
     experts: dp.Model, model: dp.Model, memo: Memo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": 128})
+    monkeypatch.setattr(memory_module, "_CALL_TOKENS", {"cpu": 128})
     experts.module.set_experts_implementation("eager")  # type: ignore[operator]
     assert reads_rows_apart(model, 4, 32)
     assert not reads_rows_apart(experts, 4, 32)
@@ -244,7 +244,7 @@ def test_experts_are_sent_what_is_in_the_other_rows_so_their_windows_are_alone(
     whole = _losses(dp.Evaluator(experts, calibration_of(texts)))
     dp.Evaluator(experts, calibration_of(texts[5:8]), memo=memo).score(SETS)
     evaluator = dp.Evaluator(experts, calibration_of(texts), memo=memo)
-    assert evaluator._calls.rows == 1
+    assert evaluator._runner.calls.rows == 1
     np.testing.assert_array_equal(_losses(evaluator), whole)
     assert evaluator.cost.recalled == len(SETS) * 3
 
@@ -252,7 +252,7 @@ def test_experts_are_sent_what_is_in_the_other_rows_so_their_windows_are_alone(
 def test_what_is_computed_after_memory_ran_out_is_kept_under_its_own_shape(
     model: dp.Model, memo: Memo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": 128})
+    monkeypatch.setattr(memory_module, "_CALL_TOKENS", {"cpu": 128})
     calibration = calibration_of(_texts(16))
     whole = _losses(dp.Evaluator(model, calibration))
     cramped = dp.Evaluator(model, calibration, memo=memo)

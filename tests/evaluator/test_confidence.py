@@ -11,7 +11,7 @@ from items import calibration_of, random_text
 
 import depthprune as dp
 from depthprune.errors import UsageError
-from depthprune.evaluator import evaluator as evaluator_module
+from depthprune.evaluator import memory as memory_module
 from depthprune.evaluator.racing.confidence import (
     Strata,
     bound_for,
@@ -237,7 +237,7 @@ def _calibration(count: int = 60):
 def test_a_raced_search_chooses_what_the_exact_one_does_for_less(
     model: dp.Model, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": 64})
+    monkeypatch.setattr(memory_module, "_CALL_TOKENS", {"cpu": 64})
     calibration = _calibration(150)
     exact = dp.search(name, dp.Evaluator(model, calibration, racing=None), k=2)
     raced = dp.search(name, dp.Evaluator(model, calibration), k=2)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import transformers
 from items import calibration_of, random_item, random_text
 from torch import Tensor
 
@@ -14,7 +15,6 @@ import depthprune as dp
 from depthprune.calibration import Calibration, Part
 from depthprune.errors import CalibrationError, UsageError
 from depthprune.evaluator import Memo
-from depthprune.evaluator import evaluator as evaluator_module
 from depthprune.objectives import NLL, parse_objective
 from tiny import save_tiny
 
@@ -54,7 +54,7 @@ def test_another_transformers_is_another_context(
 ) -> None:
     with Memo.open(tmp_path / "memo.sqlite") as memo:
         dp.Evaluator(model, calibration, memo=memo).score([(1,)])
-        monkeypatch.setattr(evaluator_module.transformers, "__version__", "99.0")
+        monkeypatch.setattr(transformers, "__version__", "99.0")
         later = dp.Evaluator(model, calibration, memo=memo)
         later.score([(1,)])
     assert later.cost.recalled == 0

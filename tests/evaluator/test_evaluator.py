@@ -17,7 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import depthprune as dp
 from depthprune.errors import EvaluationError, UsageError
-from depthprune.evaluator import evaluator as evaluator_module
+from depthprune.evaluator import memory as memory_module
 from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.blocks.projection import ProjectedRows
 from depthprune.objectives import tiles as tiles_module
@@ -116,9 +116,9 @@ def test_many_states_in_one_call_change_no_loss(
 ) -> None:
     sets = list(itertools.combinations(range(6), 2))
     one_by_one = dp.Evaluator(model, calibration).score(sets)
-    monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": 1 << 20})
+    monkeypatch.setattr(memory_module, "_CALL_TOKENS", {"cpu": 1 << 20})
     together = dp.Evaluator(model, calibration).score(sets)
-    monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": 1})
+    monkeypatch.setattr(memory_module, "_CALL_TOKENS", {"cpu": 1})
     apart = dp.Evaluator(model, calibration).score(sets)
     for a, b, c in zip(one_by_one, together, apart, strict=True):
         np.testing.assert_allclose(a.window_losses, b.window_losses, rtol=1e-5)
@@ -140,7 +140,7 @@ def test_the_head_never_holds_all_logits(
     monkeypatch.setattr(tiles_module, "COLUMNS", 100)
     monkeypatch.setattr(ProjectedRows, "product", product)
     evaluator = dp.Evaluator(model, calibration)
-    evaluator._losses.chunk = 200
+    evaluator._runner.losses.chunk = 200
     evaluator.score([(1,)])
     assert max(rows for rows, _ in shapes) <= 200
     assert max(columns for _, columns in shapes) <= 100
@@ -236,14 +236,14 @@ def test_when_memory_runs_out_the_work_is_halved_and_goes_on(
     sets = list(itertools.combinations(range(6), 2))
     whole = dp.Evaluator(model, calibration).score(sets)
     evaluator = dp.Evaluator(model, calibration)
-    assert evaluator._calls.rows == 8
+    assert evaluator._runner.calls.rows == 8
     cramped = _Cramped(100, monkeypatch, error)
     for a, b in zip(evaluator.score(sets), whole, strict=True):
         np.testing.assert_allclose(a.window_losses, b.window_losses, rtol=1e-5)
     assert cramped.failures > 1
-    assert evaluator._calls.rows == 2
+    assert evaluator._runner.calls.rows == 2
     tried = dp.Evaluator(dp.load(model.source, dtype="float32", device="cpu"), calibration)
-    assert tried._calls.rows == 2
+    assert tried._runner.calls.rows == 2
 
 
 def test_a_window_that_does_not_fit_alone_is_an_error_that_says_so(
@@ -266,7 +266,7 @@ def test_attention_by_products_changes_no_loss_and_is_gone_afterwards(
     model: dp.Model, calibration: dp.Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = ALL_ATTENTION_FUNCTIONS["sdpa"]
-    monkeypatch.setattr("depthprune.evaluator.evaluator.products_are_faster", lambda *_: True)
+    monkeypatch.setattr("depthprune.evaluator.runner.products_are_faster", lambda *_: True)
     fast = dp.Evaluator(model, calibration).score([(), (2,)])
     plain = dp.Evaluator(model, calibration, plain=True).score([(), (2,)])
     for a, b in zip(fast, plain, strict=True):

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from depthprune.errors import OutputError, UsageError
 from depthprune.evaluator.memo import file as module
+from depthprune.evaluator.memo import tables
 from depthprune.evaluator.memo.store import Context, KnownLosses, Memo, default_path, window_key
 
 CONTEXT = Context("a1" * 32, "float32", "cpu", "2.8.0", "nll")
@@ -248,7 +249,7 @@ def test_an_interrupt_in_a_store_stores_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "set_key", interrupted)
+        patch.setattr(tables, "set_key", interrupted)
         with pytest.raises(KeyboardInterrupt):
             memo.store(CONTEXT, (1,), W[:1], np.ones(1))
     assert memo.statistics().contexts == ()

@@ -103,10 +103,10 @@ def test_a_chunk_that_memory_does_not_hold_is_halved(tiny_llama: Path, words: st
     head: Any = Filling(model.anatomy.head, 50, words)
     small = replace(model, anatomy=replace(model.anatomy, head=head))
     evaluator = dp.Evaluator(small, calibration)
-    whole = evaluator._call_key(0)
+    whole = evaluator._runner.call_key(0)
     found = evaluator.score(SETS)
     # Losses of a smaller chunk round otherwise, and are remembered apart.
-    assert evaluator._call_key(0) == f"{whole}, head {evaluator._losses.chunk}"
+    assert evaluator._runner.call_key(0) == f"{whole}, head {evaluator._runner.losses.chunk}"
     assert max(head.asked) > 50
     assert head.asked[-1] <= 50
     for ours, theirs in zip(found, plain, strict=True):
@@ -129,7 +129,7 @@ def test_the_head_asks_the_device_once_a_set(
     model = dp.load(tiny_llama, dtype="float32", device="cpu")
     calibration = dp.calibrate("stdlib-prose,windows=1,length=128", model)
     evaluator = dp.Evaluator(model, calibration)
-    evaluator._losses.chunk = 16
+    evaluator._runner.losses.chunk = 16
     waited: list[int] = []
     plain = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: waited.append(1) or plain(self))

@@ -18,7 +18,7 @@ import depthprune as dp
 from depthprune.calibration import Window
 from depthprune.errors import EvaluationError
 from depthprune.evaluator import calls as calls_module
-from depthprune.evaluator import evaluator as evaluator_module
+from depthprune.evaluator import memory as memory_module
 from depthprune.evaluator.batches import reads_packed_items
 from tiny import tiny_model
 
@@ -66,7 +66,7 @@ def _item_losses(model: dp.Model, window: Window, removed: tuple[int, ...]) -> l
 def test_kl_is_taken_against_the_dense_model(
     model: dp.Model, texts: list[Window], together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": together})
+    monkeypatch.setattr(memory_module, "_CALL_TOKENS", {"cpu": together})
     scores = dp.Evaluator(model, calibration_of(texts), "kl").score(SETS)
     for score in scores:
         for window, loss in zip(texts, score.window_losses, strict=True):

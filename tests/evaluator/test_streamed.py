@@ -12,7 +12,7 @@ from items import calibration_of, random_item, random_text
 import depthprune as dp
 from depthprune.errors import ModelError, UsageError
 from depthprune.evaluator import forward as passes_module
-from depthprune.evaluator import importance as signals_module
+from depthprune.evaluator.importance import measures as signals_module
 from depthprune.evaluator.state_store import StateStore
 
 SETS = [(), *((b,) for b in range(6)), (1, 4)]

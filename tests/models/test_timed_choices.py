@@ -61,7 +61,7 @@ def test_an_evaluator_attends_as_the_one_before_it(
         monkeypatch.setattr(attention, "_products_take_less", lambda *_, f=faster: f)
         products_are_faster.cache_clear()  # as in another process
         evaluator = dp.Evaluator(model, calibration)
-        assert evaluator._products
+        assert evaluator._runner.products
         losses.append([score.loss for score in evaluator.score([(), (1,)])])
     products_are_faster.cache_clear()
     assert losses[0] == losses[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from depthprune.cli.tables import prune_summary
+from depthprune.report import recovery as recovery_report
 from depthprune.report import summary
 from depthprune.report.card import render_card
 from depthprune.report.page import render_page
@@ -14,7 +15,7 @@ from .test_page import Page
 
 
 def test_each_text_has_its_three_perplexities_and_the_paired_change() -> None:
-    first, second, third = summary.recovery_lines(recovered())
+    first, second, third = recovery_report.recovery_lines(recovered())
     assert first.name == "perplexity, stdlib-prose (held out)"
     assert (first.pruned, first.recovered) == ("46.9 ± 1.9", "37.5 ± 1.5")
     assert first.change == "× 0.8000 ± 0.0090"
@@ -33,7 +34,7 @@ def test_losses_stand_where_there_is_no_perplexity() -> None:
         )
         for record in manifest.held_out or []
     ]
-    line = summary.recovery_lines(recovered(held_out=plain, objective="kl"))[0]
+    line = recovery_report.recovery_lines(recovered(held_out=plain, objective="kl"))[0]
     assert (line.name, line.recovered) == ("kl loss, stdlib-prose (held out)", "3.625 ± 0.040")
     assert line.change == "\N{MINUS SIGN}0.223 ± 0.011"
 
@@ -49,7 +50,7 @@ def test_items_have_their_accuracy_in_percent_and_points() -> None:
     change = {"recovered_change": -0.1, "recovered_change_stderr": 0.03}
     items = record.model_copy(update={"objective": "accuracy", **wrong, **change})
     recovery = manifest.recovery.model_copy(update={"choices": [items]})
-    line = summary.recovery_lines(recovered(recovery=recovery))[-1]
+    line = recovery_report.recovery_lines(recovered(recovery=recovery))[-1]
     assert line.name == "accuracy in %, plays.txt"
     assert (line.dense, line.pruned, line.recovered) == ("50.0 ± 4.0", "30.0 ± 4.0", "40.0 ± 4.0")
     assert line.change == "+10.0 ± 3.0"
@@ -57,11 +58,11 @@ def test_items_have_their_accuracy_in_percent_and_points() -> None:
 
 def test_what_was_not_judged_is_named() -> None:
     manifest = recovered()
-    assert summary.unmeasured_words(manifest) == (
+    assert recovery_report.unmeasured_words(manifest) == (
         "Recovery was not judged on items with options; --also names some."
     )
     assert "not judged on items with options" in render_card(manifest).replace("\\", "")
-    assert summary.unmeasured_words(full()) == ""
+    assert recovery_report.unmeasured_words(full()) == ""
 
 
 def test_the_headline_is_of_the_model_that_was_written() -> None:
@@ -70,8 +71,8 @@ def test_the_headline_is_of_the_model_that_was_written() -> None:
 
 
 def test_a_manifest_without_recovery_tells_nothing_of_it() -> None:
-    assert summary.recovery_lines(full()) == []
-    assert summary.recovery_words(full()) == ""
+    assert recovery_report.recovery_lines(full()) == []
+    assert recovery_report.recovery_words(full()) == ""
 
 
 def test_page_card_and_terminal_tell_what_was_folded_left_and_harmed() -> None:

@@ -1,19 +1,11 @@
 """Calibrations: sources of text, the windows drawn from them, and their names."""
 
-from depthprune.calibration.calibration import (
-    NOISY_BELOW,
-    Calibration,
-    HasTokenizer,
-    LoadedSource,
-    Part,
-    calibrate,
-    context_of,
-    documents_of_spec,
-    load_source,
-    require_positions,
-)
+from depthprune.calibration.calibration import NOISY_BELOW, Calibration, calibrate
+from depthprune.calibration.loading import documents_of_spec, load_source
+from depthprune.calibration.model_limits import HasTokenizer, context_of, require_positions
 from depthprune.calibration.overlap import Overlap, measure_overlap, shared_documents, window_words
 from depthprune.calibration.parsing import beside, file_schema, seen_from
+from depthprune.calibration.parts import LoadedSource, Part
 from depthprune.calibration.presets import PRESETS, Preset, parse_calibration
 from depthprune.calibration.reading.documents import Document
 from depthprune.calibration.rules import check_files, files_of

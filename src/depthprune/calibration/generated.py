@@ -27,8 +27,9 @@ from depthprune.calibration.reading.documents import utf8
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Split, Window, plain_window
 from depthprune.errors import CalibrationError, DepthpruneError, OutputError, UsageError
-from depthprune.models.loading import Model, quiet_transformers
+from depthprune.models.loading import Model
 from depthprune.models.plain_generation import plain_generation
+from depthprune.models.pretrained import quiet_transformers
 from depthprune.outputs import cache_folder, whole_file
 from depthprune.progress import SILENT, Progress
 from depthprune.untrusted import parse_json, read_text

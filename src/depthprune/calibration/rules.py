@@ -7,9 +7,10 @@ loaded.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from depthprune.calibration.reading.files import check_target_files
-from depthprune.calibration.sources import SOURCES
+from depthprune.calibration.sources import SOURCES, Source
 from depthprune.calibration.spec import KEYS, CalibrationSpec, idle_keys
 from depthprune.errors import UsageError
 
@@ -49,11 +50,7 @@ def clashes(spec: CalibrationSpec) -> list[str]:
         spec: Whose keys are each valid alone.
     """
     source = SOURCES.get(spec.source)
-    # A row may say itself that it is a conversation, which is known when it is read.
-    rows = source.kind == "choices" or (source.kind == "text" and "field" in source.options)
-    prompts = rows and not ("field" in spec.options and spec.format in ("zero-shot", "few-shot"))
     idle = idle_keys(spec)
-    shortest = _shortest_window(spec, source.kind)
     what = f"{spec.source}:" if source.kind != "text" else f"format={spec.format}"
     found = [
         f"{key}= means nothing with {what}; drop it"
@@ -61,10 +58,32 @@ def clashes(spec: CalibrationSpec) -> list[str]:
         if key in idle and _given(spec, key)
     ]
     rules = {
+        **_of_size(spec, source),
+        **_of_shots(spec),
+        **_of_overlap(spec),
+        **_of_prompts(spec, source),
+        **_of_reduction(spec, source),
+        **_of_source(spec, source),
+    }
+    return found + [line for line, broken in rules.items() if broken]
+
+
+_Rules: TypeAlias = dict[str, bool]
+"""What is said where a rule is broken, and whether it is."""
+
+
+def _of_size(spec: CalibrationSpec, source: Source) -> _Rules:
+    shortest = _shortest_window(spec, source.kind)
+    return {
         "give windows= or tokens=, not both": spec.windows is not None and spec.tokens is not None,
         f"tokens={spec.tokens} is less than one window, of {shortest} tokens": (
             spec.tokens is not None and spec.tokens < shortest
         ),
+    }
+
+
+def _of_shots(spec: CalibrationSpec) -> _Rules:
+    return {
         "format=few-shot needs shots=, the number of examples": (
             spec.format == "few-shot" and not spec.shots
         ),
@@ -72,12 +91,21 @@ def clashes(spec: CalibrationSpec) -> list[str]:
             spec.shots > 0 and spec.format not in ("few-shot", "chat", "plain")
         ),
         "shots_seed= means nothing without shots=": spec.shots_seed > 0 and not spec.shots,
-        "ngram= means nothing without against=; drop it": (
-            _given(spec, "ngram") and not spec.against
-        ),
-        "overlap= means nothing without against=; drop it": (
-            _given(spec, "overlap") and not spec.against
-        ),
+    }
+
+
+def _of_overlap(spec: CalibrationSpec) -> _Rules:
+    return {
+        f"{key}= means nothing without against=; drop it": (_given(spec, key) and not spec.against)
+        for key in ("ngram", "overlap")
+    }
+
+
+def _of_prompts(spec: CalibrationSpec, source: Source) -> _Rules:
+    # A row may say itself that it is a conversation, which is known when it is read.
+    rows = source.kind == "choices" or (source.kind == "text" and "field" in source.options)
+    prompts = rows and not ("field" in spec.options and spec.format in ("zero-shot", "few-shot"))
+    return {
         f"format={spec.format} needs prompts; name their fields by prompt= and answer=": (
             spec.format != "raw" and not prompts
         ),
@@ -87,33 +115,42 @@ def clashes(spec: CalibrationSpec) -> list[str]:
             and spec.format == "raw"
             and ("prompt" in spec.options or not rows)
         ),
+    }
+
+
+def _of_reduction(spec: CalibrationSpec, source: Source) -> _Rules:
+    return {
         "reduction=token means nothing for items, each of which has one loss": (
             source.kind == "choices" and spec.reduction == "token"
         ),
         "weight= means nothing with reduction=worst-domain, which takes the worst source": (
             spec.reduction == "worst-domain" and spec.weight != 1
         ),
+    }
+
+
+def _of_source(spec: CalibrationSpec, source: Source) -> _Rules:
+    generated, text = source.kind == "generated", source.kind == "text"
+    return {
         "windows=all never ends with text that a model writes; give a number": (
-            source.kind == "generated" and spec.windows == "all"
+            generated and spec.windows == "all"
         ),
         f"min_length={spec.min_length} is more than length={spec.length}": (
             not spec.pack and spec.min_length is not None and spec.min_length > spec.length
         ),
         "prefix= cuts from a text file; write self:FILE,prefix=N": (
-            source.kind == "generated" and _prefix(spec) and not spec.target
+            generated and _prefix(spec) and not spec.target
         ),
         "self:FILE is what prefixes are cut from; give prefix=": (
-            source.kind == "generated" and bool(spec.target) and not _prefix(spec)
+            generated and bool(spec.target) and not _prefix(spec)
         ),
         "prompt= and answer= name two fields; give both": (
-            source.kind == "text" and ("prompt" in spec.options) != ("answer" in spec.options)
+            text and ("prompt" in spec.options) != ("answer" in spec.options)
         ),
         "domain_field= needs windows of one document each; pass pack=false": (
-            "domain_field" in spec.options and source.kind == "text"
-            and spec.format == "raw" and spec.pack
+            "domain_field" in spec.options and text and spec.format == "raw" and spec.pack
         ),
-    }  # fmt: skip
-    return found + [line for line, broken in rules.items() if broken]
+    }
 
 
 def _given(spec: CalibrationSpec, key: str) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Optional
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -10,6 +11,65 @@ from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, show, show_json
 from depthprune.cli.option_groups import ResultOptions, expand_groups
 from depthprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from depthprune.pruning.drafting.bench_draft import BenchedDraft
+
+
+@dataclass(frozen=True)
+class DraftOptions:
+    """The draft that is measured, if one is, and how."""
+
+    draft: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="DRAFT",
+            help="Have a smaller model draft what MODEL writes, and measure what that gains.",
+        ),
+    ] = None
+    draft_tokens: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="With --draft: tokens of a draft (default 4)."),
+    ] = None
+    temperature: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="With --draft: of the sampled run (default 1)."),
+    ] = None
+    runtime: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="With --draft: transformers, llama.cpp, or auto (default): llama.cpp for two "
+            "GGUF files."
+        ),
+    ] = None
+    calibration: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "-c",
+            "--calibration",
+            metavar="SPEC",
+            help="With --draft: text whose held-out windows are the prompts.",
+        ),
+    ] = None
+
+    def keywords(self) -> dict[str, Any]:
+        """As `bench_draft` takes them, but for what was not given.
+
+        Raises:
+            UsageError: If anything was given without a draft.
+        """
+        given = {
+            "--draft-tokens": ("length", self.draft_tokens),
+            "--temperature": ("temperature", self.temperature),
+            "--runtime": ("runtime", self.runtime),
+            "-c": ("prompts", self.calibration),
+        }
+        found = {flag: pair for flag, pair in given.items() if pair[1] is not None}
+        if self.draft is None and found:
+            raise UsageError(
+                f"{next(iter(found))}: means nothing without --draft; add it, or drop it"
+            )
+        return dict(found.values())
 
 
 @expand_groups
@@ -29,37 +89,7 @@ def bench(
     repeats: Annotated[
         int, typer.Option(min=1, max=1_000, help="Repeats; medians are reported.")
     ] = 5,
-    draft: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            metavar="DRAFT",
-            help="Have a smaller model draft what MODEL writes, and measure what that gains.",
-        ),
-    ] = None,
-    draft_tokens: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="With --draft: tokens of a draft (default 4)."),
-    ] = None,
-    temperature: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="With --draft: of the sampled run (default 1)."),
-    ] = None,
-    runtime: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            help="With --draft: transformers, llama.cpp, or auto (default): llama.cpp for two "
-            "GGUF files."
-        ),
-    ] = None,
-    calibration: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            "-c",
-            "--calibration",
-            metavar="SPEC",
-            help="With --draft: text whose held-out windows are the prompts.",
-        ),
-    ] = None,
+    draft: DraftOptions,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     trust_remote_code: options.RemoteCode = False,
@@ -75,29 +105,15 @@ def bench(
         "allow_pickle": allow_pickle,
         "progress": TerminalProgress(),
     }
-    if draft is not None:
+    drafting = draft.keywords()
+    if draft.draft is not None:
         if model2 is not None:
             raise UsageError("--draft: is the second model; drop MODEL2")
-        _bench_draft(
-            model,
-            draft,
-            4 if draft_tokens is None else draft_tokens,
-            temperature,
-            calibration,
-            new_tokens,
-            result.json,
-            {**shared, "runtime": runtime or "auto"},
-        )
-        return
-    for flag, value in {
-        "--draft-tokens": draft_tokens,
-        "--temperature": temperature,
-        "--runtime": runtime,
-        "-c": calibration,
-    }.items():
-        if value is not None:
-            raise UsageError(f"{flag}: means nothing without --draft; add it, or drop it")
+        from depthprune.pruning.drafting.bench_draft import bench_draft
 
+        drafted = bench_draft(model, draft.draft, new_tokens=new_tokens, **drafting, **shared)
+        _show_draft(drafted, result)
+        return
     from depthprune.pruning.bench import bench as measure
 
     found = measure(
@@ -116,28 +132,8 @@ def bench(
     show(bench_table(found.models))
 
 
-def _bench_draft(
-    model: str,
-    draft: str,
-    length: int,
-    temperature: float | None,
-    prompts: str | None,
-    new_tokens: int,
-    json: bool,
-    shared: dict[str, Any],
-) -> None:
-    from depthprune.pruning.drafting.bench_draft import PROMPTS, bench_draft
-
-    found = bench_draft(
-        model,
-        draft,
-        prompts=prompts or PROMPTS,
-        length=length,
-        new_tokens=new_tokens,
-        temperature=1.0 if temperature is None else temperature,
-        **shared,
-    )
-    if json:
+def _show_draft(found: BenchedDraft, result: ResultOptions) -> None:
+    if result.json:
         show_json(found.document())
         return
     from depthprune.cli.tables import draft_table

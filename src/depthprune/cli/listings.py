@@ -13,7 +13,7 @@ from depthprune.cli.option_groups import ResultOptions, expand_groups
 from depthprune.errors import UsageError
 
 if TYPE_CHECKING:
-    from depthprune.calibration import Part
+    from depthprune.calibration import Calibration, Part
 
 
 @expand_groups
@@ -147,31 +147,45 @@ def _show(spec: str, model: str, json: bool) -> None:
     reader = read_tokenizer(loading.find(), progress, loading)
     with reading(spec, progress):
         drawn = calibrate(spec, reader)
+    rows = _rows(drawn, reader.tokenizer)
+    if json:
+        show_json(_document(drawn, rows))
+    else:
+        _show_drawn(drawn, rows)
+
+
+_FIELDS = ("document", "start", "tokens", "scored", "domain", "text")
+
+
+def _rows(drawn: Calibration, tokenizer: Any) -> list[tuple[Any, ...]]:
+    """A row a window, of `_FIELDS`."""
     rows = []
     for window, domain in zip(drawn.windows, drawn.domains, strict=True):
         # Forty tokens fill the line; decoding all of a long window would take a while.
-        text = " ".join(str(reader.tokenizer.decode(window.tokens[:40].tolist())).split())
+        text = " ".join(str(tokenizer.decode(window.tokens[:40].tolist())).split())
         counted = int(window.scored.sum())
         rows.append((window.document, window.start, len(window.tokens), counted, domain, text[:60]))
-    fields = ("document", "start", "tokens", "scored", "domain", "text")
-    if json:
-        show_json(
-            {
-                "schema": 1,
-                "calibration": [part.spec.line() for part in drawn.parts],
-                "specs": [part.spec.model_dump(mode="json") for part in drawn.parts],
-                "fingerprint": drawn.fingerprint,
-                "tokens": drawn.tokens,
-                "bos": [part.begun for part in drawn.parts],
-                "windows": [dict(zip(fields, row, strict=True)) for row in rows],
-                "overlap": [_overlap(part) for part in drawn.parts],
-                "repeats": [part.material.repeats for part in drawn.parts],
-                "warnings": drawn.warnings(),
-            }
-        )
-        return
+    return rows
+
+
+def _document(drawn: Calibration, rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "calibration": [part.spec.line() for part in drawn.parts],
+        "specs": [part.spec.model_dump(mode="json") for part in drawn.parts],
+        "fingerprint": drawn.fingerprint,
+        "tokens": drawn.tokens,
+        "bos": [part.begun for part in drawn.parts],
+        "windows": [dict(zip(_FIELDS, row, strict=True)) for row in rows],
+        "overlap": [_overlap(part) for part in drawn.parts],
+        "repeats": [part.material.repeats for part in drawn.parts],
+        "warnings": drawn.warnings(),
+    }
+
+
+def _show_drawn(drawn: Calibration, rows: Sequence[tuple[Any, ...]]) -> None:
     cells = [tuple(str(value) for value in row) for row in rows]
-    show(_table((*fields[:-1], "begins"), cells))
+    show(_table((*_FIELDS[:-1], "begins"), cells))
     show(f"{len(rows)} windows, {drawn.tokens:,} tokens, fingerprint {drawn.fingerprint[:16]}")
     for part in drawn.parts:
         show(f"{part.spec.short()}: windows begin {'with' if part.begun else 'without'} BOS")

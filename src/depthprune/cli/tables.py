@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from depthprune.manifest import BlockScore, Estimate, Manifest, Sample
-from depthprune.report import numbers, summary, target
+from depthprune.report import numbers, recovery, summary, target
 
 if TYPE_CHECKING:
     from depthprune.pruning.bench import BenchedModel
@@ -105,7 +105,7 @@ def prune_summary(manifest: Manifest, report_path: Path | None = None) -> Render
 
 def _recovery(manifest: Manifest) -> RenderableType:
     table = _table("recovery", "", "whole", "removed", "recovered", "by recovery")
-    for line in summary.recovery_lines(manifest):
+    for line in recovery.recovery_lines(manifest):
         table.add_row(
             _plain(line.name),
             _plain(line.dense),

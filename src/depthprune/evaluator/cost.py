@@ -6,7 +6,11 @@ same on every machine, which seconds are not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from depthprune.calibration import Window
 
 
 @dataclass(frozen=True)
@@ -36,24 +40,16 @@ class Cost:
 
     def __add__(self, other: Cost) -> Cost:
         """Both together."""
-        return Cost(
-            self.evaluations + other.evaluations,
-            self.block_tokens + other.block_tokens,
-            self.head_tokens + other.head_tokens,
-            self.plain_block_tokens + other.plain_block_tokens,
-            self.recalled + other.recalled,
-            self.asked_block_tokens + other.asked_block_tokens,
-            self.seconds + other.seconds,
-        )
+        return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)))
 
     def __sub__(self, other: Cost) -> Cost:
         """What was spent since `other`."""
-        return Cost(
-            self.evaluations - other.evaluations,
-            self.block_tokens - other.block_tokens,
-            self.head_tokens - other.head_tokens,
-            self.plain_block_tokens - other.plain_block_tokens,
-            self.recalled - other.recalled,
-            self.asked_block_tokens - other.asked_block_tokens,
-            self.seconds - other.seconds,
-        )
+        return Cost(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(Cost)))
+
+
+def plain_tokens(window: Window) -> int:
+    """Tokens of a window in plain forwards: of an item, its prompt once for each option."""
+    if window.item is None:
+        return len(window.tokens)
+    prompt = window.item.spans[0][0]
+    return len(window.tokens) + prompt * (len(window.item.spans) - 1)

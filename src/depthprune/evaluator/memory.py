@@ -13,6 +13,8 @@ from depthprune.models.free_memory import available_memory
 from depthprune.models.loading import Model
 
 _SHARE = 0.5
+_CALL_TOKENS = {"cpu": 512}
+_CALL_TOKENS_ELSEWHERE = 16_384
 _CHUNK = {"cpu": 256}
 _CHUNK_ELSEWHERE = 2048
 _TILED = {"cpu": 512}
@@ -73,6 +75,11 @@ def state_budget(
         else:
             left -= block
     return MemoryBudget(left, max(longest, min(call_tokens, left // (2 * state))))
+
+
+def call_tokens(model: Model) -> int:
+    """About how many tokens of windows share a call on a model's device."""
+    return _CALL_TOKENS.get(torch.device(model.device).type, _CALL_TOKENS_ELSEWHERE)
 
 
 def host_bytes(model: Model) -> int:

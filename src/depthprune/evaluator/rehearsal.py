@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from depthprune.calibration import Calibration, Window
 from depthprune.evaluator.calls import expected_tokens
 from depthprune.evaluator.cost import Cost
-from depthprune.evaluator.evaluator import call_tokens
 from depthprune.evaluator.losses import Losses
-from depthprune.evaluator.memory import head_tokens
+from depthprune.evaluator.memory import call_tokens, head_tokens
 from depthprune.evaluator.prefix_walk import (
     RemovedSet,
     block_runs,

@@ -10,15 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from depthprune.calibration import Window
 from depthprune.errors import EvaluationError
 from depthprune.evaluator.batches import Batch
 from depthprune.evaluator.forward import BatchTooLargeError
 from depthprune.evaluator.memo.store import window_key
 from depthprune.evaluator.prefix_walk import RemovedSet
+from depthprune.evaluator.runner import Runner
 from depthprune.evaluator.score import LossArray
 from depthprune.evaluator.shards import LossWorkers, Scoring, Work, cut
-from depthprune.objectives import Mixture
 from depthprune.progress import ProgressStep
 
 
@@ -27,44 +26,27 @@ class RemoteScoring:
 
     Args:
         workers: They.
-        windows: The calibration's.
-        objective: What judges.
+        runner: What would compute it here, and says how.
         memory: Bytes that hidden states may take in each worker; None for a share of what is free.
-        products: Whether attention is computed by products.
-        batch_tokens: Up to how many tokens share a call.
-        blocks: Of the model.
-        streamed: Whether each worker reads the blocks from disk.
 
     Attributes:
         block_tokens: Spent by all workers.
         head_tokens: Spent by all workers.
     """
 
-    def __init__(
-        self,
-        workers: LossWorkers,
-        windows: Sequence[Window],
-        objective: Mixture,
-        *,
-        memory: int | None,
-        products: bool,
-        batch_tokens: int,
-        blocks: int,
-        streamed: bool,
-    ) -> None:
+    def __init__(self, workers: LossWorkers, runner: Runner, memory: int | None) -> None:
         self.block_tokens = 0
         self.head_tokens = 0
         self._workers = workers
-        self._blocks = blocks
-        self._streamed = streamed
-        self._compares = any(c.objective.compares for c in objective.components)
+        self._blocks = runner.model.blocks
+        self._streamed = runner.model.streamed
+        self._compares = any(c.objective.compares for c in runner.objective.components)
         self._shrunk: list[tuple[int, ...]] = []
-        facts = hashlib.sha256(repr((objective, memory, products, batch_tokens)).encode())
-        for window in windows:
-            facts.update(window_key(window.tokens, window.scored, window.item))
-        self._scoring = Scoring(
-            windows, objective, memory, products, batch_tokens, facts.hexdigest()
-        )
+        facts = (runner.objective, memory, runner.products, runner.batch_tokens)
+        key = hashlib.sha256(repr(facts).encode())
+        for window in runner.windows:
+            key.update(window_key(window.tokens, window.scored, window.item))
+        self._scoring = Scoring(runner.windows, *facts, key.hexdigest())
 
     def shrink(self, places: tuple[int, ...]) -> None:
         """Have half as many windows share the calls of some."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,10 +25,9 @@ from depthprune.evaluator.calls import Calls
 from depthprune.evaluator.forward import Forward
 from depthprune.evaluator.losses import Losses
 from depthprune.evaluator.prefix_walk import RemovedSet
+from depthprune.evaluator.runner import Runner
 from depthprune.models.devices import DTYPES
-from depthprune.models.loading import Model
 from depthprune.models.widening import is_narrow, widened
-from depthprune.objectives import Mixture
 from depthprune.progress import SILENT
 
 if TYPE_CHECKING:
@@ -56,50 +55,34 @@ class Rounding:
     windows: int
 
 
-def measure_rounding(
-    model: Model,
-    objective: Mixture,
-    windows: Sequence[Window],
-    judged: NDArray[np.bool_],
-    order: Sequence[int],
-    calls: Calls,
-    memory: int,
-    attention: AbstractContextManager[None],
-) -> Rounding | None:
+def measure_rounding(runner: Runner, order: Sequence[int]) -> Rounding | None:
     """Measure it.
 
     Args:
-        model: The model.
-        objective: Whose losses.
-        windows: Of the calibration.
-        judged: Which of them each component judges, shape (components, windows).
-        order: Which come first.
-        calls: Which windows share a call in the search.
-        memory: Bytes that hidden states may take.
-        attention: Inside it attention is computed as in the search.
+        runner: What computes the losses of a search.
+        order: Which windows come first.
 
     Returns:
         None where it is not measured: of a streamed model, whose blocks would be read once more,
         or where memory holds no block in float32.
     """
+    model, windows = runner.model, runner.windows
     if model.streamed:
         return None
     places = _few(windows, order)
-    sets = _sets(model.blocks)
-    heads = Losses(model, objective, windows, judged)
-    with attention:
-        ours = _losses(model, heads, memory, list(calls.batches(places)), sets, judged.shape)
+    heads = Losses(model, runner.objective, windows, runner.judged)  # whose cost is not counted
+    with runner.attention():
+        ours = _losses(runner, heads, list(runner.calls.batches(places)))
     apart = Calls(model, windows, 1, packs=False)
     narrow = is_narrow(DTYPES[model.dtype])
     wide = widened(model.module, model.anatomy.blocks.modules) if narrow else nullcontext()
     try:
         with wide:
-            batches = list(apart.alone(places))
-            theirs = _losses(model, heads, memory, batches, sets, judged.shape)
+            theirs = _losses(runner, heads, list(apart.alone(places)))
     except (ModelError, EvaluationError):
         return None
     against = "float32" if narrow else "calls of one window"
-    return _compared(ours, theirs, judged, places, len(windows), against)
+    return _compared(ours, theirs, runner.judged, places, len(windows), against)
 
 
 def _few(windows: Sequence[Window], order: Sequence[int]) -> list[int]:
@@ -119,17 +102,14 @@ def _sets(blocks: int) -> list[RemovedSet]:
 
 
 def _losses(
-    model: Model,
-    heads: Losses,
-    memory: int,
-    batches: list[Batch],
-    sets: list[RemovedSet],
-    shape: tuple[int, ...],
+    runner: Runner, heads: Losses, batches: list[Batch]
 ) -> dict[RemovedSet, NDArray[np.float64]]:
     """Each set's losses, shape (components, windows); NaN where nothing was tried."""
-    losses = {removed: np.full(shape, np.nan) for removed in sets}
+    model = runner.model
+    sets = _sets(model.blocks)
+    losses = {removed: np.full(runner.judged.shape, np.nan) for removed in sets}
     with SILENT.step("", None, "") as step:
-        for batch, found in Forward(model, heads, memory).run(batches, sets, step):
+        for batch, found in Forward(model, heads, runner.memory).run(batches, sets, step):
             for removed, rows in found.items():
                 losses[removed][:, list(batch.places)] = rows
     return losses

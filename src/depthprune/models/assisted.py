@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from depthprune.models.devices import synchronize
-from depthprune.models.loading import quiet_transformers
 from depthprune.models.plain_generation import plain_generation
+from depthprune.models.pretrained import quiet_transformers
 
 
 @dataclass

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from depthprune.errors import EvaluationError, ModelError
 from depthprune.manifest import Spread
 from depthprune.models.devices import synchronize
-from depthprune.models.loading import quiet_transformers
 from depthprune.models.plain_generation import plain_generation
+from depthprune.models.pretrained import quiet_transformers
 from depthprune.models.turns import taking_turns
 from depthprune.progress import SILENT, Progress
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from depthprune.errors import ModelError, first_line
-from depthprune.models.blocks.replay import patched
+from depthprune.models.blocks.recording import patched
 from depthprune.models.devices import plain_products, wide_place
 from depthprune.models.free_memory import available_memory, out_of_memory
 

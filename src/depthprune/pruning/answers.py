@@ -16,8 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from depthprune.calibration import Calibration, CalibrationSpec, calibrate, parse_calibration
-from depthprune.calibration.calibration import context_of
+from depthprune.calibration import (
+    Calibration,
+    CalibrationSpec,
+    calibrate,
+    context_of,
+    parse_calibration,
+)
 from depthprune.calibration.problems import ANSWER_STOPS, ANSWER_TOKENS, as_problems
 from depthprune.errors import EvaluationError, UsageError
 from depthprune.evaluator import RemovedSet

@@ -93,26 +93,7 @@ def apply(
         )
     if is_adapter(source):
         return _apply_adapter(source, blocks, replace(writing, finish=None))
-    opened = open_checkpoint(source)
-    if verify:
-        check_code(str(source), opened.config, trust_remote_code)
-    rows_of(opened.config, proved=not verify)
-    blocks = check_removed(blocks, opened.blocks)
-    _refuse_itself(source, target)
-    check_target(target, overwrite=overwrite)
-    if verify:
-        opened = completed(opened, trust_remote_code=trust_remote_code)
-    return writing.write(
-        opened.folder,
-        lambda stage: write_pruned(opened, blocks, stage, link=link, progress=progress),
-        lambda _: SourceModel(
-            name=str(checkpoint),
-            kind="folder",
-            model_type=opened.model_type,
-            blocks=opened.blocks,
-            fingerprint=fingerprint(opened),
-        ),
-    )
+    return _apply_folder(source, blocks, writing, name=str(checkpoint), link=link)
 
 
 @dataclass(frozen=True)
@@ -154,6 +135,31 @@ class _Writing:
             trust_remote_code=self.trust_remote_code,
             progress=self.progress,
         )
+
+
+def _apply_folder(
+    source: Path, removed: tuple[int, ...], writing: _Writing, *, name: str, link: bool
+) -> Surgery:
+    opened = open_checkpoint(source)
+    if writing.verify:
+        check_code(str(source), opened.config, writing.trust_remote_code)
+    rows_of(opened.config, proved=not writing.verify)
+    blocks = check_removed(removed, opened.blocks)
+    _refuse_itself(source, writing.out)
+    check_target(writing.out, overwrite=writing.overwrite)
+    if writing.verify:
+        opened = completed(opened, trust_remote_code=writing.trust_remote_code)
+    return writing.write(
+        opened.folder,
+        lambda stage: write_pruned(opened, blocks, stage, link=link, progress=writing.progress),
+        lambda _: SourceModel(
+            name=name,
+            kind="folder",
+            model_type=opened.model_type,
+            blocks=opened.blocks,
+            fingerprint=fingerprint(opened),
+        ),
+    )
 
 
 def _apply_gguf(source: Path, removed: tuple[int, ...], writing: _Writing) -> Surgery:

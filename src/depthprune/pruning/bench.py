@@ -12,7 +12,7 @@ from torch import nn
 from depthprune.manifest import Spread
 from depthprune.models.devices import DTYPES, choose_device
 from depthprune.models.dtype_choice import choose_dtype
-from depthprune.models.loading import load_module
+from depthprune.models.pretrained import load_module
 from depthprune.models.source import ModelSource
 from depthprune.models.speed import Rates, measure, memory_bytes, spread
 from depthprune.progress import SILENT, Progress, note

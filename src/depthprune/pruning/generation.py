@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from depthprune.calibration import Window
 from depthprune.errors import EvaluationError, first_line
-from depthprune.models.loading import quiet_transformers
 from depthprune.models.plain_generation import plain_generation
+from depthprune.models.pretrained import quiet_transformers
 from depthprune.progress import SILENT, Progress
 
 _NUMBER = re.compile(r"(?:(?<![\d)])-)?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")

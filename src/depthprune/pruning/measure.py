@@ -20,6 +20,7 @@ from depthprune.manifest import (
     PathPoint,
     TargetRecord,
 )
+from depthprune.objectives import Mixture
 from depthprune.pruning.drafting.as_draft import (
     choose_size,
     decoding_cost,
@@ -83,14 +84,11 @@ def measure_task(
     Raises:
         DepthpruneError: If nothing can be removed, or a loss is NaN or infinite.
     """
-    shared: dict[str, Any] = {"memory": job.memory, "memo": memo, "progress": job.progress}
+    resources = Resources(task.model, job.racing, job.memory, memo, job.progress, workers)
     if task.wanted is not None:
-        return _measure_chosen(job, task, task.wanted, shared, workers)
-    model, calibration, objective = task.model, task.calibration, task.objective
-    evaluator = Evaluator(
-        model, calibration, objective, racing=job.racing, workers=workers, **shared
-    )
-    held_out_scorer = HeldOutScorer(model, calibration, objective, workers=workers, **shared)
+        return _measure_chosen(job, task, task.wanted, resources)
+    evaluator = resources.evaluator(task.calibration, task.objective)
+    held_out_scorer = _held_out_scorer(resources, task.calibration, task.objective)
     rule = None if job.max_increase is None else SizeRule(held_out_scorer, job.max_increase)
     result = _searched(job, task, evaluator, rule)
     # A path that the search did not score itself is worth its cost only to a size rule.
@@ -98,47 +96,25 @@ def measure_task(
     path = (
         path_points(result.path, evaluator, held_out_scorer) if known or rule is not None else None
     )
-    free = [block for block in range(model.blocks) if block not in task.protect]
     drafting = None
     if job.draft is not None:
-        drafting = _drafting(job, job.draft, task, result, workers, shared)
+        drafting = _drafting(job, job.draft, task, result, resources)
         result = _of_size(result, drafting.best.removed, evaluator)
-    found = None
-    if task.method is not None:
-        found = fit_and_judge(
-            model,
-            calibration,
-            task.further,
-            objective,
-            result.removed,
-            task.method,
-            job.target.path,
-            in_search=job.search_with_recovery,
-            **shared,
-        )
+    recovered = _recovered(job, task, result.removed, task.further, resources)
     return Measured(
         result=result,
-        evaluator=evaluator,
-        dense=estimate(evaluator.dense, objective),
-        blocks=block_scores(evaluator, free),
-        held_out=found.held_out if found else held_out_scorer.held_out(result.removed),
+        **_of_calibration(job, task, result.removed, evaluator, resources),
+        held_out=recovered.held_out if recovered else held_out_scorer.held_out(result.removed),
         path=path,
-        recovered=found,
-        draws=_other_draws(job, task, memo, result.removed, workers),
-        calibration=calibration,
+        recovered=recovered,
         drafting=drafting,
     )
 
 
 def _measure_chosen(
-    job: PruneJob,
-    task: PruneTask,
-    wanted: TargetTask,
-    shared: dict[str, Any],
-    workers: LossWorkers | None,
+    job: PruneJob, task: PruneTask, wanted: TargetTask, resources: Resources
 ) -> Measured:
     """The same where a target chooses the calibration: what follows is of the one that won."""
-    resources = Resources(task.model, job.racing, workers=workers, **shared)
     rules = Rules(task.search, task.k, job.seed, task.protect, task.refusal)
     chosen = choose(wanted, rules, task.budget, resources, job.max_increase)
     removed = chosen.result.removed
@@ -148,40 +124,76 @@ def _measure_chosen(
         objective=chosen.configuration.objective,
         budget=None,
     )
-    exact = partial(Evaluator, task.model, plain=True, workers=workers, **shared)
+    exact = partial(Evaluator, task.model, plain=True, **_shared(resources))
     target = target_record(wanted, chosen, judged(wanted, chosen, exact))
     held_out = held_out_of_target(wanted, removed, exact)
-    held_out += HeldOutScorer(
-        task.model, wanted.default, "nll", workers=workers, **shared
-    ).held_out(removed)
-    found = None
-    if task.method is not None:
-        judge = [Calibration((replace(goal.judge, share=1.0),)) for goal in wanted.target.goals]
-        found = fit_and_judge(
-            task.model,
-            won.calibration,
-            [*judge, *task.further],
-            won.objective,
-            removed,
-            task.method,
-            job.target.path,
-            in_search=False,
-            **shared,
-        )
+    held_out += _held_out_scorer(resources, wanted.default, "nll").held_out(removed)
+    judge = [Calibration((replace(goal.judge, share=1.0),)) for goal in wanted.target.goals]
+    recovered = _recovered(job, won, removed, [*judge, *task.further], resources)
     evaluator = resources.evaluator(won.calibration, won.objective)
-    free = [block for block in range(task.model.blocks) if block not in task.protect]
     return Measured(
         result=chosen.result,
-        evaluator=evaluator,
-        dense=estimate(evaluator.dense, won.objective),
-        blocks=block_scores(evaluator, free),
-        held_out=found.held_out if found else held_out,
+        **_of_calibration(job, won, removed, evaluator, resources),
+        held_out=recovered.held_out if recovered else held_out,
         path=None,
-        recovered=found,
-        draws=_other_draws(job, won, shared["memo"], removed, workers),
-        calibration=won.calibration,
+        recovered=recovered,
         target=target,
     )
+
+
+def _shared(resources: Resources) -> dict[str, Any]:
+    """What all that computes losses has alike, recovered or not."""
+    names = ("memory", "memo", "progress", "workers")
+    return {name: getattr(resources, name) for name in names}
+
+
+def _held_out_scorer(
+    resources: Resources, calibration: Calibration, objective: str | Mixture
+) -> HeldOutScorer:
+    return HeldOutScorer(resources.model, calibration, objective, **_shared(resources))
+
+
+def _recovered(
+    job: PruneJob,
+    task: PruneTask,
+    removed: RemovedSet,
+    further: Sequence[Calibration],
+    resources: Resources,
+) -> Recovered | None:
+    """The recovery that was asked for, with its losses; by this process, since weights change."""
+    if task.method is None:
+        return None
+    return fit_and_judge(
+        task.model,
+        task.calibration,
+        further,
+        task.objective,
+        removed,
+        task.method,
+        job.target.path,
+        memory=resources.memory,
+        memo=resources.memo,
+        progress=resources.progress,
+        in_search=job.search_with_recovery,
+    )
+
+
+def _of_calibration(
+    job: PruneJob,
+    task: PruneTask,
+    removed: RemovedSet,
+    evaluator: Evaluator,
+    resources: Resources,
+) -> dict[str, Any]:
+    """What is told of the calibration that was searched on, whoever chose it."""
+    free = [block for block in range(task.model.blocks) if block not in task.protect]
+    return {
+        "calibration": task.calibration,
+        "evaluator": evaluator,
+        "dense": estimate(evaluator.dense, task.objective),
+        "blocks": block_scores(evaluator, free),
+        "draws": _other_draws(job, task, removed, resources),
+    }
 
 
 def _searched(
@@ -205,11 +217,7 @@ def _recovering(job: PruneJob, task: PruneTask, calibration: Calibration) -> Rec
 
 
 def _other_draws(
-    job: PruneJob,
-    task: PruneTask,
-    memo: Memo | None,
-    chosen: RemovedSet,
-    workers: LossWorkers | None,
+    job: PruneJob, task: PruneTask, chosen: RemovedSet, resources: Resources
 ) -> list[DrawRecord] | None:
     """The same search on further draws, for sets of the size that was chosen."""
     if job.draws == 1:
@@ -218,16 +226,7 @@ def _other_draws(
     def evaluator_on(calibration: Calibration) -> Evaluator | RecoveringScorer:
         if job.search_with_recovery:
             return _recovering(job, task, calibration)
-        return Evaluator(
-            task.model,
-            calibration,
-            task.objective,
-            memory=job.memory,
-            memo=memo,
-            racing=job.racing,
-            progress=job.progress,
-            workers=workers,
-        )
+        return resources.evaluator(calibration, task.objective)
 
     def search_on(evaluator: Evaluator | RecoveringScorer) -> Result:
         return task.search_on(evaluator, job.seed, k=len(chosen))
@@ -236,22 +235,12 @@ def _other_draws(
 
 
 def _drafting(
-    job: PruneJob,
-    draft: DraftJob,
-    task: PruneTask,
-    result: Result,
-    workers: LossWorkers | None,
-    shared: dict[str, Any],
+    job: PruneJob, draft: DraftJob, task: PruneTask, result: Result, resources: Resources
 ) -> DraftRecord:
     """What each size is worth as a draft; of the size that was asked for, if one was."""
     temperature = temperature_of(task.objective)
-    scorer = HeldOutScorer(
-        task.model,
-        task.calibration,
-        f"acceptance:temperature={temperature:g}",
-        workers=workers,
-        **shared,
-    )
+    objective = f"acceptance:temperature={temperature:g}"
+    scorer = _held_out_scorer(resources, task.calibration, objective)
     path = [result.removed] if job.k is not None else result.path
     record = choose_size(
         path,

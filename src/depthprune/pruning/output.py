@@ -24,7 +24,8 @@ from depthprune.checkpoints.surgery import Surgery, write_pruned
 from depthprune.claims import DENSE, Claim
 from depthprune.errors import UsageError
 from depthprune.models.completed import completed
-from depthprune.models.loading import Model, quiet_transformers
+from depthprune.models.loading import Model
+from depthprune.models.pretrained import quiet_transformers
 from depthprune.models.source import ModelSource
 from depthprune.outputs import OutputTarget, check_space
 from depthprune.progress import SILENT, Progress

@@ -160,24 +160,12 @@ def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
     Raises:
         DepthpruneError: If anything that was asked for cannot be.
     """
-    objective, algorithm, budget = asked_for.objective, asked_for.search, asked_for.budget
-    recovery = asked_for.recovery
+    objective, recovery = asked_for.objective, asked_for.recovery
     check_files([*asked_for.specs, *recovery.also, *asked_for.answers.specs])
     if asked_for.wanted is not None:
         asked_for.wanted.check_files()
     source = job.loading.find()
-    _check_source(job, source)
-    if recovery.method is not None:
-        check_source(source)
-    asked = parse_blocks(job.protect, "--protect") if job.protect else ()
-    refusal = _before_loading(job, source)
-    k, _ = _size(job, asked, source.blocks, refusal)
-    limit = budget if job.max_increase is None else None
-    limit = limit if asked_for.wanted is None else None
-    check_search(algorithm, make_space(source.blocks, k, asked, refusal=refusal), limit)
-    if job.loading.stream:
-        left = "the sample is" if job.bench else "speed and the sample are"
-        note(f"a streamed model reads its weights for every token; {left} left out")
+    asked, refusal = _check_without_weights(job, asked_for, source)
     reader = read_tokenizer(source, job.progress, job.loading)
     calibration = mixture(asked_for.specs, reader, job.progress)
     wanted = None
@@ -201,8 +189,8 @@ def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
         model=model,
         calibration=calibration,
         objective=objective,
-        search=algorithm,
-        budget=budget,
+        search=asked_for.search,
+        budget=asked_for.budget,
         k=k,
         protect=protect,
         refusal=refusal,
@@ -211,6 +199,30 @@ def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
         wanted=wanted,
         questions=questions,
     )
+
+
+def _check_without_weights(
+    job: PruneJob, asked_for: ParsedJob, source: ModelSource
+) -> tuple[RemovedSet, Refusal]:
+    """Refuse what the files alone show to be impossible.
+
+    Returns:
+        The blocks that were asked to stay, and what says why a set may not go.
+    """
+    _check_source(job, source)
+    if asked_for.recovery.method is not None:
+        check_source(source)
+    asked = parse_blocks(job.protect, "--protect") if job.protect else ()
+    refusal = _before_loading(job, source)
+    k, _ = _size(job, asked, source.blocks, refusal)
+    # A size rule may end a search early, and a target spends the budget on many.
+    whole = job.max_increase is None and asked_for.wanted is None
+    space = make_space(source.blocks, k, asked, refusal=refusal)
+    check_search(asked_for.search, space, asked_for.budget if whole else None)
+    if job.loading.stream:
+        left = "the sample is" if job.bench else "speed and the sample are"
+        note(f"a streamed model reads its weights for every token; {left} left out")
+    return asked, refusal
 
 
 def _find_search(job: PruneJob) -> Search:

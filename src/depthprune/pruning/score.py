@@ -13,6 +13,7 @@ from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator
 from depthprune.evaluator.rounding import Rounding
 from depthprune.manifest import BlockScore, Estimate
+from depthprune.models.loading import Model
 from depthprune.objectives import parse_objective
 from depthprune.progress import SILENT, Progress, warn
 from depthprune.pruning.draws import BlockDraws, blocks_over_draws, check_draws, scores_over_draws
@@ -139,27 +140,16 @@ def score(
     _check_lowest(k, loaded.blocks)
     lowest = k or max(1, loaded.blocks // 5)
     with open_memo(memo, source) as store, workers_for(spread, loading, loaded) as workers:
+        shared: dict[str, Any] = {"memory": memory, "memo": store, "workers": workers}
 
         def evaluator_on(each: Calibration) -> Evaluator:
-            return Evaluator(
-                loaded,
-                each,
-                kind,
-                memory=memory,
-                memo=store,
-                progress=progress,
-                workers=workers,
-            )
+            return Evaluator(loaded, each, kind, progress=progress, **shared)
 
         evaluator = evaluator_on(drawn)
         rows = block_scores(evaluator, range(loaded.blocks))
         repeated = scores_over_draws(drawn, draws, evaluator_on) if draws > 1 else None
     dense = estimate(evaluator.dense.require_finite(), kind)
-    for row in rows:
-        if row.loss == float("inf"):
-            why = loaded.refusal((row.block,))
-            reason = f" ({why})" if why else ""
-            warn(f"the loss without block {row.block} is NaN or infinite{reason}")
+    _warn_infinite(loaded, rows)
     return ScoredBlocks(
         model=str(model),
         dtype=loaded.dtype,
@@ -173,6 +163,14 @@ def score(
         k=lowest,
         over_draws=blocks_over_draws(repeated, lowest) if repeated else None,
     )
+
+
+def _warn_infinite(model: Model, rows: Sequence[BlockScore]) -> None:
+    for row in rows:
+        if row.loss == float("inf"):
+            why = model.refusal((row.block,))
+            reason = f" ({why})" if why else ""
+            warn(f"the loss without block {row.block} is NaN or infinite{reason}")
 
 
 def _check_lowest(k: int | None, blocks: int) -> None:

@@ -3,7 +3,7 @@
 from depthprune.recovery.linear.write_back import stored
 from depthprune.recovery.lora.distil import distil, plan_key, require_trainable, require_trainer
 from depthprune.recovery.lora.distillation_data import require_windows
-from depthprune.recovery.magnitude import rescale
+from depthprune.recovery.magnitude.rescale import rescale
 from depthprune.recovery.methods import Last, Linear, LoRA, Magnitude, Method, Trained, parse_method
 from depthprune.recovery.recover import (
     recover,

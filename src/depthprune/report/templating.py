@@ -6,7 +6,7 @@ from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from depthprune.report import draft, numbers, summary, target, training
+from depthprune.report import draft, numbers, recovery, summary, target, training
 
 HERE = "depthprune.report"
 
@@ -26,7 +26,7 @@ def environment(*, autoescape: bool, package: str = HERE) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.globals.update(n=numbers, s=summary, t=training, a=target, d=draft)
+    made.globals.update(n=numbers, s=summary, r=recovery, t=training, a=target, d=draft)
     return made
 
 

@@ -17,8 +17,10 @@ from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet, increase
 from depthprune.evaluator.shards import LossWorkers
 from depthprune.models.loading import Model
 from depthprune.searches import Result, search
-from depthprune.study.grid import Calibrated, Cell, Grid, only_line
+from depthprune.study.grid import Cell, Grid
+from depthprune.study.jsonl import only_line
 from depthprune.study.judging import Judged
+from depthprune.study.plan_reader import Calibrated
 from depthprune.study.table import CellCalibration, CellCost, DenseRow, Evaluation, Key, Row
 
 Judge: TypeAlias = Callable[[RemovedSet], tuple[Evaluation, ...]]

@@ -13,14 +13,13 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from depthprune.calibration import Calibration, calibrate
-from depthprune.calibration.calibration import HasTokenizer
+from depthprune.calibration import Calibration, HasTokenizer, calibrate
 from depthprune.calibration.windows import Split
 from depthprune.evaluator import Evaluator, Memo, RemovedSet, Score
 from depthprune.evaluator.shards import LossWorkers
 from depthprune.models.loading import Model
-from depthprune.study.grid import Specs
 from depthprune.study.items import pack
+from depthprune.study.plan_reader import Specs
 from depthprune.study.table import Evaluation
 
 Kind: TypeAlias = Literal["perplexity", "accuracy"]

@@ -16,8 +16,7 @@ from typing import TypeAlias
 
 from torch import nn
 
-from depthprune.calibration import Calibration, calibrate
-from depthprune.calibration.calibration import HasTokenizer, context_of
+from depthprune.calibration import Calibration, HasTokenizer, calibrate, context_of
 from depthprune.checkpoints.checkpoint import Checkpoint
 from depthprune.checkpoints.surgery import write_pruned
 from depthprune.errors import DepthpruneError
@@ -28,8 +27,9 @@ from depthprune.models.turns import taking_turns
 from depthprune.pruning.generation import answer_all
 from depthprune.pruning.output import block_prefix
 from depthprune.study.finalists import Finalist, FinalRow, FinalScore
-from depthprune.study.grid import Grid, only_line
+from depthprune.study.grid import Grid
 from depthprune.study.harness import run_tasks, scores_of
+from depthprune.study.jsonl import only_line
 from depthprune.study.plan import Plan
 
 Problems: TypeAlias = Mapping[str, Calibration | DepthpruneError]

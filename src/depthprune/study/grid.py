@@ -1,14 +1,12 @@
-"""The grid of a study: its cells, written out from the plan.
+"""The grid of a study: every cell that is run, written out from the plan.
 
 A cell is one search on one draw of one calibration, under one objective, for one model and one
 number of blocks. Every combination of the plan's levels is a cell, except those that `exclude`
 names and those whose objective cannot judge what the calibration draws. What its grid can answer
 is another question (`estimable`).
 
-The files that a plan names, looked for before anything is run.
-
-A study loads a model and searches for minutes before it reads the text that it judges on, so a
-misspelled path is told at once.
+A study loads a model and searches for minutes before it reads the text that it judges on, so the
+files that a plan names are looked for before anything is run.
 """
 
 from __future__ import annotations
@@ -16,33 +14,19 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
-from depthprune.calibration import (
-    SOURCES,
-    CalibrationSpec,
-    beside,
-    files_of,
-    parse_calibration,
-    seen_from,
-)
-from depthprune.calibration.problems import as_problems
+from depthprune.calibration import SOURCES, CalibrationSpec, files_of, seen_from
 from depthprune.calibration.reading.files import is_there
 from depthprune.calibration.windows import Split
-from depthprune.errors import DepthpruneError, UsageError, first_line
+from depthprune.errors import UsageError
 from depthprune.evaluator import RemovedSet
 from depthprune.objectives import parse_objective
 from depthprune.removed_sets import parse_blocks
-from depthprune.searches import (
-    Budget,
-    make_search,
-    parse_budget,
-)
+from depthprune.searches import Budget, parse_budget
 from depthprune.study.plan import (
     FINAL_KEYS,
     MOST_CELLS,
@@ -52,35 +36,7 @@ from depthprune.study.plan import (
     listed,
     read_plan,
 )
-from depthprune.untrusted import shown
-
-T = TypeVar("T")
-Specs: TypeAlias = tuple[CalibrationSpec, ...]
-
-_MOST_CONFIGURATIONS = 2_000
-"""Of one calibration. Each is read as a spec."""
-
-_AXES = ("model", "k", "calibration", "objective", "search", "draw", "seed")
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    """One configuration of a calibration.
-
-    Attributes:
-        name: The plan's, with the values of its axes.
-        family: The plan's, without them.
-        specs: What is drawn, mixed by weight.
-    """
-
-    name: str
-    family: str
-    specs: Specs
-
-    @property
-    def judges_items(self) -> bool:
-        """Whether all that it draws are items."""
-        return all(SOURCES.get(spec.source).kind == "choices" for spec in self.specs)
+from depthprune.study.plan_reader import AXES, Calibrated, PlanReader, Specs, check_count
 
 
 @dataclass(frozen=True)
@@ -184,7 +140,7 @@ def read_grid(path: Path) -> Grid:
 
 
 def _written_out(plan: Plan, path: Path) -> Grid:
-    reading = _Reading(plan, path)
+    reading = PlanReader(plan, path)
     calibrations = {
         each.name: each
         for name, entry in plan.calibrations.items()
@@ -210,109 +166,6 @@ def _written_out(plan: Plan, path: Path) -> Grid:
     return Grid(plan, calibrations, cells, unfit, texts, choices, path.parent, tasks, found)
 
 
-class _Reading:
-    """Reads what a plan names, and gathers all that is wrong."""
-
-    def __init__(self, plan: Plan, path: Path) -> None:
-        self.problems: list[str] = []
-        self._plan = plan
-        self._folder = path.parent
-
-    def configurations(self, name: str, entry: Any) -> list[Calibrated]:
-        found = self._gathered(
-            f"calibrations.{name}", lambda: _configurations(name, entry, self._folder)
-        )
-        return found or []
-
-    def specs(self, where: str, spec: str) -> Specs:
-        return self._gathered(where, lambda: _specs(spec, self._folder)) or ()
-
-    def problem(self, where: str, spec: str) -> CalibrationSpec | None:
-        """Questions with answers, the answers scored."""
-        return self._gathered(where, lambda: _problem(_specs(spec, self._folder)))
-
-    def check_names(self) -> None:
-        """Objectives, searches, the budget, what is excluded and where texts are at home."""
-        judged = {**self._plan.texts, **self._plan.choices}
-        for objective in self._plan.objectives:
-            self._gathered("objectives", partial(parse_objective, objective))
-        for search in self._plan.searches:
-            self._gathered("searches", partial(make_search, search))
-        if self._plan.budget is not None:
-            self._gathered("budget", partial(parse_budget, self._plan.budget))
-        if len(set(self._plan.tasks)) < len(self._plan.tasks):
-            self.problems.append("tasks: expected each once")
-        if (self._plan.tasks or self._plan.generate) and not judged:
-            self.problems.append(
-                "tasks, generate: finalists are chosen by what texts or choices say; name some"
-            )
-        for place, entry in enumerate(self._plan.exclude):
-            self._gathered(f"exclude.{place}", partial(_check_excluded, entry))
-        for name, home in self._plan.homes.items():
-            if name not in judged or home not in self._plan.calibrations:
-                self.problems.append(
-                    f"homes.{name}: expected a name of texts or choices, and a calibration's"
-                )
-
-    def _gathered(self, where: str, work: Callable[[], T]) -> T | None:
-        try:
-            return work()
-        except DepthpruneError as error:
-            self.problems.append(f"{where}: {error}")
-            return None
-
-
-def _configurations(name: str, entry: Any, folder: Path) -> list[Calibrated]:
-    if not isinstance(entry, dict):
-        return [Calibrated(name, name, _specs(entry, folder))]
-    axes = {key: listed(value) for key, value in entry.items() if key != "spec"}
-    if "spec" not in entry or not all(axes.values()):
-        raise UsageError("expected spec and axes, each with at least one value")
-    _check_cells("its axes", axes.values(), _MOST_CONFIGURATIONS)
-    answer = []
-    for values in itertools.product(*axes.values()):
-        keys = ",".join(f"{key}={value}" for key, value in zip(axes, values, strict=True))
-        varied = [
-            f"{key}={value}" for key, value in zip(axes, values, strict=True) if len(axes[key]) > 1
-        ]
-        spec = f"{entry['spec']},{keys}" if keys else str(entry["spec"])
-        answer.append(Calibrated("/".join([name, *varied]), name, _specs(spec, folder)))
-    return answer
-
-
-def _check_cells(what: str, axes: Iterable[Sequence[Any]], most: int) -> None:
-    """Refuse what would take longer to write out than anyone can wait."""
-    count = math.prod(map(len, axes))
-    if count > most:
-        raise UsageError(
-            f"{what} have {shown(count)} combinations, expected at most {most:,}; name fewer "
-            "levels, or split the plan"
-        )
-
-
-def _check_excluded(entry: Mapping[str, Any]) -> None:
-    unknown = [key for key in entry if key not in _AXES]
-    if unknown:
-        raise UsageError(f"expected {', '.join(_AXES)}; got {unknown[0]}")
-    for levels in entry.values():
-        for level in listed(levels):
-            if isinstance(level, (list, dict)):
-                raise UsageError(f"expected a level, or a list of levels; got {shown(level, 60)}")
-
-
-def _specs(entry: Any, folder: Path) -> Specs:
-    if not entry or not all(isinstance(each, str) for each in listed(entry)):
-        raise UsageError(f"expected a spec, or a list of specs; got {shown(entry, 60)}")
-    specs = parse_calibration(entry)
-    return tuple(beside(spec, folder) for spec in specs)
-
-
-def _problem(specs: Specs) -> CalibrationSpec:
-    if len(specs) > 1:
-        raise UsageError(f"expected one source of questions and answers, got {len(specs)}")
-    return as_problems(specs[0])
-
-
 def _cells(plan: Plan, calibrations: Mapping[str, Calibrated]) -> tuple[tuple[Cell, ...], int]:
     cells, unfit = [], 0
     axes: tuple[Sequence[Any], ...] = (
@@ -324,7 +177,7 @@ def _cells(plan: Plan, calibrations: Mapping[str, Calibrated]) -> tuple[tuple[Ce
         sorted(plan.k, reverse=True),
         plan.seeds,
     )
-    _check_cells("the axes of its grid", axes, MOST_CELLS)
+    check_count("the axes of its grid", axes, MOST_CELLS)
     for model, calibration, draw, objective, search, k, seed in itertools.product(*axes):
         cell = Cell(model, k, calibration.name, objective, search, draw, seed)
         if any(_matches(cell, calibration.family, entry) for entry in plan.exclude):
@@ -354,14 +207,9 @@ def _fits(objective: str, calibration: Calibrated) -> bool:
     return not (all(needs_items) and False in kinds)
 
 
-def only_line(error: DepthpruneError) -> str:
-    """An error as it stands in a table."""
-    return first_line(error, 300)
-
-
 def levels(cells: Sequence[Cell]) -> dict[str, int]:
     """How many levels each axis has among some cells."""
-    return {axis: len({getattr(cell, axis) for cell in cells}) for axis in _AXES}
+    return {axis: len({getattr(cell, axis) for cell in cells}) for axis in AXES}
 
 
 def check_files(grid: Grid) -> None:

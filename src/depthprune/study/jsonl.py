@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from depthprune.errors import UsageError
+from depthprune.errors import DepthpruneError, UsageError, first_line
 from depthprune.outputs import whole_file
 from depthprune.untrusted import read_text
 
@@ -149,3 +149,8 @@ class JsonLines(Generic[R]):
                 f"{path} line {number}: {where + ': ' if where else ''}{first['msg']}; remove the "
                 f"line to have the {self.piece} run again"
             ) from error
+
+
+def only_line(error: DepthpruneError) -> str:
+    """An error as it stands in a table."""
+    return first_line(error, 300)

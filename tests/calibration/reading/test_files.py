@@ -21,7 +21,7 @@ from depthprune.calibration import (
     check_files,
     parse_calibration,
 )
-from depthprune.calibration.reading import files
+from depthprune.calibration.reading import files, unpacking
 from depthprune.calibration.sources import SOURCES, Document, read_documents
 from depthprune.errors import CalibrationError
 from tiny import tiny_tokenizer
@@ -83,7 +83,7 @@ def test_a_packed_file_that_was_cut_off_is_refused(packing: str, tmp_path: Path)
 def test_what_unpacks_beyond_measure_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_BOMB_FROM", 2**20)
+    monkeypatch.setattr(unpacking, "_BOMB_FROM", 2**20)
     file = tmp_path / "a.txt.gz"
     file.write_bytes(gzip.compress(bytes(2**22)))
     assert "which is no text" in _refusal("text", file)

@@ -17,7 +17,7 @@ from depthprune.models.gguf.unpacked import (
     kept_models,
     unpacked_folder,
 )
-from depthprune.models.loading import load_module
+from depthprune.models.pretrained import load_module
 from depthprune.models.source import find_model
 from gguf_tiny import tiny_gguf
 
@@ -59,7 +59,7 @@ def never_unpacked(monkeypatch: pytest.MonkeyPatch) -> Any:
         pytest.fail("the file was unpacked again")
 
     def forbid() -> None:
-        monkeypatch.setattr("depthprune.models.loading.gguf_options", refuse)
+        monkeypatch.setattr("depthprune.models.pretrained.gguf_options", refuse)
 
     return forbid
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from transformers import modeling_gguf_pytorch_utils as loader
 
 from depthprune.models.gguf.unpacking import dequantize, quick_gguf
-from depthprune.models.loading import gguf_options, load_module
+from depthprune.models.pretrained import gguf_options, load_module
 from depthprune.models.source import demo_file, find_model
 from gguf_tiny import tiny_gguf
 

@@ -17,7 +17,8 @@ from depthprune.errors import CheckpointError
 from depthprune.models.loading import Model, load
 from depthprune.models.streaming import stream as streaming
 from depthprune.models.streaming.ahead import ReadAhead
-from depthprune.models.streaming.stream import Stream, TensorReader
+from depthprune.models.streaming.reader import TensorReader
+from depthprune.models.streaming.stream import Stream
 from tiny import save_tiny
 
 SETS = [(), (0,), (2,), (5,), (1, 2, 4), (3, 4)]

@@ -37,8 +37,8 @@ peft = pytest.importorskip("peft", reason="the extra heal is not installed")
 # These import transformers' Trainer, which needs accelerate.
 from depthprune.recovery.lora.adapters import adapted, targets  # noqa: E402
 from depthprune.recovery.lora.distillation_data import distillation_data  # noqa: E402
+from depthprune.recovery.lora.resume import last_checkpoint  # noqa: E402
 from depthprune.recovery.lora.student import Student  # noqa: E402
-from depthprune.recovery.lora.training import last_checkpoint  # noqa: E402
 
 SHORT = LoRA(rank=4, steps=6, every=2, batch=4, lr=1e-2, judge=3, start="plain")
 

@@ -1,10 +1,9 @@
-"""The files that a source reads: which, in what packing, and how much of them.
+"""The files that a source reads: which, and how much of them.
 
 A target is a file, a folder, or a pattern such as `data/*.jsonl`; what it names is one source, in
-the order of the names. What is packed (gzip, bzip2, xz, Zstandard) is known by its first bytes and
-read as a stream, never unpacked to disk. Everything is bounded: a source's text, a line of it, the
-time that a pipe may keep silent, and how far a file may unpack. Only files and pipes are read;
-`/dev/zero` is neither.
+the order of the names. What is packed is read as a stream (`unpacking`). Everything is bounded: a
+source's text, a line of it, and the time that a pipe may keep silent. Only files and pipes are
+read; `/dev/zero` is neither.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ import itertools
 import os
 import select
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
-from depthprune.errors import CalibrationError, first_line
-from depthprune.extras import require_extra
+from depthprune.calibration.reading.unpacking import unpacked
+from depthprune.errors import CalibrationError
 
 MOST_TEXT = 2**30
 """Bytes of text that are read of one source, unpacked; what lies behind them is left out."""
@@ -29,15 +28,10 @@ MOST_TEXT = 2**30
 LONGEST_LINE = 2**28
 """Bytes of the longest line (or JSON list) that is read."""
 
-_CHUNK = 2**20
 # Opening a pipe would wait for its other end, forever if need be.
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _SILENCE = 30.0
 """Seconds that a pipe may give nothing."""
-
-_BOMB = 250
-_BOMB_FROM = 64 * 2**20
-"""A file that unpacks to more than this many bytes, and this many times its size, is no text."""
 
 _SUFFIXES = {
     "text": (".txt", ".text", ".md"),
@@ -48,10 +42,6 @@ _SUFFIXES = {
     "parquet": (".parquet",),
 }
 _PACKINGS = ("", ".gz", ".bz2", ".xz", ".zst")
-
-
-class _Reading(Protocol):
-    def read(self, size: int = -1, /) -> bytes: ...
 
 
 def files_at(target: str, kind: str) -> list[Path]:
@@ -172,72 +162,7 @@ def chunks(target: str) -> Iterator[bytes]:
         CalibrationError: If it cannot be read or unpacked, or unpacks beyond all measure.
     """
     with opened(target) as file:
-        head = file.peek(8)[:8] if isinstance(file, io.BufferedReader) else b""
-        unpacker = _unpacker(head, target)
-        if unpacker is None:
-            while piece := file.read(_CHUNK):
-                yield piece
-            return
-        try:
-            size, total = os.fstat(file.fileno()).st_size, 0
-        except (OSError, io.UnsupportedOperation):
-            size, total = _BOMB_FROM, 0
-        stream = unpacker(file)
-        while True:
-            try:
-                piece = stream.read(_CHUNK)
-            except CalibrationError:
-                raise
-            except Exception as error:
-                raise CalibrationError(
-                    f"{target}: cannot be unpacked ({first_line(error)}); it is damaged or cut off"
-                ) from error
-            if not piece:
-                return
-            total += len(piece)
-            if total > max(_BOMB_FROM, _BOMB * size):
-                raise CalibrationError(
-                    f"{target}: {size:,} bytes unpack to more than {total:,}, which is no text; "
-                    "unpack it yourself if it is"
-                )
-            yield piece
-
-
-def _unpacker(head: bytes, target: str) -> Callable[[BinaryIO], _Reading] | None:
-    """How what begins like this is unpacked; None where it is not packed."""
-    if head.startswith(b"\x1f\x8b"):
-        import gzip
-
-        return lambda file: gzip.GzipFile(fileobj=file)
-    if head.startswith(b"BZh") and head[4:8] == b"1AY&":
-        import bz2
-
-        return bz2.BZ2File
-    if head.startswith(b"\xfd7zXZ\x00"):
-        import lzma
-
-        return lzma.LZMAFile
-    if head.startswith(b"\x28\xb5\x2f\xfd"):
-        return _zstandard(target)
-    if head.startswith((b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!")):
-        raise CalibrationError(
-            f"{target}: an archive of files; unpack it and name the file or the folder"
-        )
-    return None
-
-
-def _zstandard(target: str) -> Callable[[BinaryIO], _Reading]:
-    """Python's own reader where there is one, else that of a package."""
-    from importlib import import_module
-
-    for name in ("compression.zstd", "zstandard"):
-        try:
-            module: Any = import_module(name)
-        except ImportError:
-            continue
-        return lambda file: module.open(file, "rb")
-    (pyarrow,) = require_extra(f"{target} (Zstandard)", "data", "pyarrow", error=CalibrationError)
-    return lambda file: pyarrow.CompressedInputStream(file, "zstd")
+        yield from unpacked(file, target)
 
 
 class Bounded:

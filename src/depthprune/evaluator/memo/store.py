@@ -19,16 +19,12 @@ from typing import TYPE_CHECKING
 
 from depthprune.errors import OutputError, UsageError
 from depthprune.evaluator.memo.file import (
-    add_losses,
     connect,
-    delete_contexts,
-    find_losses,
     log_beside,
     prepared,
     reason_of,
     refusal,
     renewed,
-    set_key,
     size_of,
     transaction,
 )
@@ -39,6 +35,12 @@ from depthprune.evaluator.memo.records import (
     MemoStatistics,
     default_path,
     window_key,
+)
+from depthprune.evaluator.memo.tables import (
+    add_losses,
+    delete_contexts,
+    find_losses,
+    set_key,
 )
 from depthprune.evaluator.prefix_walk import RemovedSet
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from depthprune.calibration import Calibration
 from depthprune.evaluator.aggregate import Combination
 from depthprune.evaluator.prefix_walk import RemovedSet
 from depthprune.evaluator.racing.confidence import (
@@ -128,3 +129,10 @@ class Race:
         places = sorted(self._places[removed])
         there = self._combination.put_together(reference, self._losses[reference], places)
         return best.loss + ours.loss - there.loss
+
+
+def order_of(calibration: Calibration) -> list[int]:
+    """The order in which windows are drawn for races: random, and the same for one calibration."""
+    seed = int.from_bytes(bytes.fromhex(calibration.fingerprint[:16]), "little")
+    rng = np.random.default_rng(seed)
+    return [int(place) for place in rng.permutation(len(calibration.windows))]

@@ -25,15 +25,8 @@ from depthprune.models.blocks.exchange import (
     Tree,
 )
 from depthprune.models.blocks.head import Head
-from depthprune.models.blocks.replay import (
-    Blocks,
-    Call,
-    Inputs,
-    Recorder,
-    hidden_of,
-    patched,
-    stacked_call,
-)
+from depthprune.models.blocks.recording import Blocks, Recorder, patched
+from depthprune.models.blocks.replay import Call, Inputs, hidden_of, stacked_call
 from depthprune.models.blocks.stacking import (
     Stacking,
 )

@@ -18,12 +18,8 @@ from depthprune.models.blocks.carried import (
     State,
     hidden,
 )
-from depthprune.models.blocks.replay import (
-    Inputs,
-    largest,
-    patched,
-    relative_difference,
-)
+from depthprune.models.blocks.recording import patched
+from depthprune.models.blocks.replay import Inputs, largest, relative_difference
 from depthprune.models.blocks.stacking_proof import StackingProof
 from depthprune.models.widening import FLOAT32_LIMIT, settled
 

@@ -8,7 +8,9 @@ measured wrongly later.
 
 from __future__ import annotations
 
-from contextlib import suppress
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -27,13 +29,8 @@ from depthprune.models.blocks.exchange import (
     learn,
 )
 from depthprune.models.blocks.head import find_head
-from depthprune.models.blocks.replay import (
-    Blocks,
-    Call,
-    Layout,
-    batch_axes,
-    hidden_of,
-)
+from depthprune.models.blocks.recording import Blocks
+from depthprune.models.blocks.replay import Call, Layout, batch_axes, hidden_of
 from depthprune.models.blocks.stacking import (
     Stacking,
     StateLayout,
@@ -141,44 +138,63 @@ def _candidates(module: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     ]
 
 
-def _find_blocks(module: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Blocks]:
-    """The model's logits, the output of its last block, and its blocks."""
-    order: dict[nn.Module, list[int]] = {}
-    lengths: dict[nn.Module, int] = {}
-    seen: dict[nn.Module, ObservedRun] = {}
-    clock = iter(range(1 << 30))
+class _Watch:
+    """What lists of modules do in one run of their model: when, with what states, in what form.
 
-    def enter(member: nn.Module, args: Any, kwargs: Any) -> None:
-        order.setdefault(member, []).append(next(clock))
-        with suppress(ModelError):
-            call, states = Call.of(args, kwargs)
-            if _may_be_states(states, tokens):
-                seen[member] = ObservedRun.before(call.tree, states)
+    Attributes:
+        seen: What each module was run with, where that may be hidden states.
+        lengths: Of the tuple that each returned, 0 for a tensor, where it returned such states too.
+    """
 
-    def leave(member: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if member not in seen:
-            return
-        seen[member].behind(output)
-        with suppress(TypeError, IndexError, KeyError, AttributeError):
-            if hidden_of(output).shape == seen[member].states[0].shape:
-                lengths[member] = 0 if isinstance(output, Tensor) else len(output)
+    def __init__(self, tokens: Tensor) -> None:
+        self.seen: dict[nn.Module, ObservedRun] = {}
+        self.lengths: dict[nn.Module, int] = {}
+        self._tokens = tokens
+        self._order: dict[nn.Module, list[int]] = {}
+        self._clock = itertools.count()
 
-    lists = _candidates(module)
-    members = {member for _, group in lists for member in group}
-    handles = [m.register_forward_pre_hook(enter, with_kwargs=True) for m in members]
-    handles += [m.register_forward_hook(leave, with_kwargs=True) for m in members]
-    try:
-        reference = module(input_ids=tokens, use_cache=False).logits
-    finally:
-        for handle in handles:
-            handle.remove()
+    @contextmanager
+    def watching(self, members: Iterable[nn.Module]) -> Iterator[None]:
+        """Inside the context, run the model once."""
+        handles = []
+        for member in members:
+            handles.append(member.register_forward_pre_hook(self._enter, with_kwargs=True))
+            handles.append(member.register_forward_hook(self._leave, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
-    def runs(group: nn.ModuleList) -> bool:
-        times = [order.get(member, []) for member in group]
-        once = all(len(t) == 1 and m in lengths for t, m in zip(times, group, strict=True))
+    def ran(self, group: nn.ModuleList) -> bool:
+        """Whether the members were run once each, one after the other, on hidden states."""
+        times = [self._order.get(member, []) for member in group]
+        once = all(len(t) == 1 and m in self.lengths for t, m in zip(times, group, strict=True))
         return once and times == sorted(times)
 
-    found = [(name, group) for name, group in lists if runs(group)]
+    def _enter(self, member: nn.Module, args: Any, kwargs: Any) -> None:
+        self._order.setdefault(member, []).append(next(self._clock))
+        with suppress(ModelError):
+            call, states = Call.of(args, kwargs)
+            if _may_be_states(states, self._tokens):
+                self.seen[member] = ObservedRun.before(call.tree, states)
+
+    def _leave(self, member: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if member not in self.seen:
+            return
+        self.seen[member].behind(output)
+        with suppress(TypeError, IndexError, KeyError, AttributeError):
+            if hidden_of(output).shape == self.seen[member].states[0].shape:
+                self.lengths[member] = 0 if isinstance(output, Tensor) else len(output)
+
+
+def _find_blocks(module: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Blocks]:
+    """The model's logits, the output of its last block, and its blocks."""
+    lists = _candidates(module)
+    watch = _Watch(tokens)
+    with watch.watching({member for _, group in lists for member in group}):
+        reference = module(input_ids=tokens, use_cache=False).logits
+    found = [(name, group) for name, group in lists if watch.ran(group)]
     outer = [
         (name, group)
         for name, group in found
@@ -190,12 +206,12 @@ def _find_blocks(module: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Blo
             "on hidden states); this model cannot be depth-pruned"
         )
     path, group = max(outer, key=lambda item: sum(p.numel() for p in item[1].parameters()))
-    forms = {member: lengths[member] for member in group}
-    exchange = learn(list(group), [seen[member] for member in group])
+    forms = {member: watch.lengths[member] for member in group}
+    exchange = learn(list(group), [watch.seen[member] for member in group])
     blocks = Blocks(path, tuple(group), forms, exchange=exchange)
-    if seen[group[0]].states[0].shape[:2] != tokens.shape:
+    if watch.seen[group[0]].states[0].shape[:2] != tokens.shape:
         blocks = replace(blocks, layout=_layout(module, blocks))
-    return reference, hidden_of(seen[group[-1]].output), blocks
+    return reference, hidden_of(watch.seen[group[-1]].output), blocks
 
 
 def _layout(module: nn.Module, blocks: Blocks) -> Layout:

@@ -21,11 +21,8 @@ from torch import Tensor, nn
 
 from depthprune.errors import ModelError
 from depthprune.models.blocks.projection import Projection, as_they_are, learn_finish, splits
-from depthprune.models.blocks.replay import (
-    Blocks,
-    patched,
-    relative_difference,
-)
+from depthprune.models.blocks.recording import Blocks, patched
+from depthprune.models.blocks.replay import relative_difference
 from depthprune.models.widening import FLOAT32_LIMIT, WIDER, wide, widened_around
 
 _ROW = 16

@@ -21,13 +21,8 @@ from depthprune.models.blocks.carried import (
     rest_leaves,
     with_hidden,
 )
-from depthprune.models.blocks.replay import (
-    Blocks,
-    Call,
-    Inputs,
-    largest,
-    relative_difference,
-)
+from depthprune.models.blocks.recording import Blocks
+from depthprune.models.blocks.replay import Call, Inputs, largest, relative_difference
 from depthprune.models.blocks.trees import mapped
 from depthprune.models.widening import CANNOT, FLOAT32_LIMIT, WIDER, wide, widened_block
 

@@ -16,11 +16,8 @@ from torch import Tensor, nn
 
 from depthprune.errors import ModelError
 from depthprune.models.streaming.conversion import converts
-from depthprune.models.streaming.stream import (
-    Slot,
-    Stream,
-    read_for,
-)
+from depthprune.models.streaming.slots import Slot, read_for
+from depthprune.models.streaming.stream import Stream
 
 _PART_BYTES = 256 << 20
 """Of the weights outside the blocks, held twice at a time."""

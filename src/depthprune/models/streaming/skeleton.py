@@ -29,12 +29,9 @@ from depthprune.models.auto_class import automatic_class, read_config
 from depthprune.models.source import ModelSource
 from depthprune.models.streaming.conversion import converts, sources_of
 from depthprune.models.streaming.proof import initialise
-from depthprune.models.streaming.stream import (
-    STORED_DTYPES,
-    Slot,
-    Stream,
-    TensorReader,
-)
+from depthprune.models.streaming.reader import TensorReader
+from depthprune.models.streaming.slots import STORED_DTYPES, Slot
+from depthprune.models.streaming.stream import Stream
 
 
 def build_skeleton(source: ModelSource, dtype: torch.dtype) -> nn.Module:

@@ -16,221 +16,16 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from depthprune.checkpoints.safetensors import Tensor as Stored
-from depthprune.errors import CheckpointError, ModelError
+from depthprune.errors import ModelError
 from depthprune.models.free_memory import available_memory
 from depthprune.models.streaming.ahead import ReadAhead
-from depthprune.models.streaming.conversion import JoinedTensor
-
-STORED_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-"""Dtypes of the format that torch computes in."""
-
-_ALIGNMENT = 512
-"""Bytes; the widest that torch aligns its own tensors to, on any device."""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A tensor of a module, and the bytes of files that fill it.
-
-    Attributes:
-        owner: The module that holds the tensor itself.
-        attribute: Its name there.
-        name: Its dotted name in the model.
-        files: The weight file of each stored tensor.
-        stored: Their entries in the files' headers: one, unless it is made of several.
-        join: Makes it of what is stored, where that is not the tensor itself.
-    """
-
-    owner: nn.Module
-    attribute: str
-    name: str
-    files: tuple[Path, ...]
-    stored: tuple[Stored, ...]
-    join: JoinedTensor | None = None
-
-    @property
-    def content(self) -> torch.Tensor:
-        """What is there now."""
-        return self.of(self.owner)
-
-    def of(self, owner: nn.Module) -> torch.Tensor:
-        """What a module has in this place; the owner, or its like in another model."""
-        table: Any = owner._parameters if self.attribute in owner._parameters else owner._buffers
-        return table[self.attribute]  # type: ignore[no-any-return]
-
-    def put(self, owner: nn.Module, tensor: torch.Tensor) -> None:
-        """Put a tensor in this place of a module."""
-        table: Any = owner._parameters if self.attribute in owner._parameters else owner._buffers
-        table[self.attribute] = tensor
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensor in memory, in the dtype of what is there now."""
-        return self.content.numel() * self.content.element_size()
-
-    def view_of(self, raw: torch.Tensor) -> torch.Tensor:
-        """Bytes seen as a tensor of the shape and dtype of what is there now."""
-        return raw.view(self.content.dtype).view(self.content.shape)
-
-    def room(self, device: torch.device) -> torch.Tensor:
-        """An uninitialised tensor of the shape and dtype of what is there now."""
-        shift = self.shift(device)
-        return self.view_of(
-            torch.empty(shift + self.nbytes, dtype=torch.uint8, device=device)[shift:]
-        )
-
-    def shift(self, device: torch.device) -> int:
-        """How far from an aligned address the tensor begins when its model is loaded whole.
-
-        There a tensor that needs no conversion is a mapping of the file, aligned as it lies in
-        it; and a product of one row rounds otherwise where its matrix is aligned otherwise.
-        """
-        if self.join is not None:
-            return 0
-        (stored,) = self.stored
-        mapped = device.type == "cpu" and self.content.dtype == STORED_DTYPES[stored.dtype]
-        fits = stored.begin % self.content.element_size() == 0
-        return stored.begin % _ALIGNMENT if mapped and fits else 0
-
-    def fill(self, tensor: torch.Tensor) -> None:
-        """Put a tensor in place of the one there, as a parameter where that is one."""
-        before = self.content
-        if isinstance(before, nn.Parameter) and not isinstance(tensor, nn.Parameter):
-            # Products may round by whether gradients could be wanted, even where none are recorded.
-            tensor = nn.Parameter(tensor, requires_grad=before.requires_grad)
-        self.put(self.owner, tensor)
-
-
-def read_for(slots: Sequence[Slot]) -> list[tuple[Path, Stored]]:
-    """The stored tensors that fill some slots, each once, with their files."""
-    found = (pair for slot in slots for pair in zip(slot.files, slot.stored, strict=True))
-    return list({(path, stored.name): (path, stored) for path, stored in found}.values())
-
-
-class _Stage:
-    """Memory of the host through which bytes of a file go to a device.
-
-    A GPU copies out of pinned memory while the next tensor is read into the other stage; a stage is
-    waited for before it is written again.
-    """
-
-    def __init__(self) -> None:
-        self._memory = torch.empty(0, dtype=torch.uint8)
-        self._sent: torch.cuda.Event | None = None
-
-    def free(self, size: int, device: torch.device) -> torch.Tensor:
-        """So many bytes to write into."""
-        if self._sent is not None:
-            self._sent.synchronize()
-            self._sent = None
-        if len(self._memory) < size:
-            pinned = device.type == "cuda"
-            self._memory = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
-        return self._memory[:size]
-
-    def send(self, stored: torch.Tensor, tensor: torch.Tensor) -> None:
-        """Copy what was written to a tensor, converted to its dtype."""
-        if tensor.device.type != "cuda":
-            tensor.copy_(stored)
-            return
-        if stored.dtype != tensor.dtype:
-            # Converted by the device: a copy between dtypes would wait for the processor.
-            stored = stored.to(tensor.device, non_blocking=True)
-        tensor.copy_(stored, non_blocking=True)
-        self._sent = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._sent.record(torch.cuda.current_stream(tensor.device))
-
-
-class TensorReader:
-    """Reads stored tensors into given ones. One thread uses it at a time."""
-
-    def __init__(self) -> None:
-        self._stages = [_Stage(), _Stage()]
-
-    def read(self, slots: Sequence[Slot], tensors: Sequence[torch.Tensor]) -> int:
-        """Fill each tensor with a slot's bytes, converted to its dtype and moved to its device.
-
-        Returns:
-            How many bytes were read.
-
-        Raises:
-            CheckpointError: If a file cannot be read, or has become shorter.
-        """
-        joins: dict[int, list[tuple[Slot, torch.Tensor]]] = {}
-        whole: list[tuple[Path, Stored, torch.Tensor]] = []
-        for slot, tensor in zip(slots, tensors, strict=True):
-            if slot.join is None:
-                whole.append((slot.files[0], slot.stored[0], tensor))
-            else:
-                joins.setdefault(id(slot.join), []).append((slot, tensor))
-        self._read_all(whole)
-        for made in joins.values():
-            self._make(made)
-        return sum(stored.nbytes for _, stored in read_for(slots))
-
-    def _make(self, targets: Sequence[tuple[Slot, torch.Tensor]]) -> None:
-        """Fill what one join makes."""
-        slot, like = targets[0]
-        assert slot.join is not None
-        parts = [
-            torch.empty(each.shape, dtype=like.dtype, device=like.device) for each in slot.stored
-        ]
-        self._read_all(list(zip(slot.files, slot.stored, parts, strict=True)))
-        made = slot.join.made(parts)
-        for each, tensor in targets:
-            tensor.copy_(made[each.name])
-
-    def _read_all(self, wanted: Sequence[tuple[Path, Stored, torch.Tensor]]) -> None:
-        order = sorted(wanted, key=lambda each: (each[0], each[1].begin))
-        place = 0
-        while place < len(order):
-            path = order[place][0]
-            try:
-                with open(path, "rb", buffering=0) as file:
-                    while place < len(order) and order[place][0] == path:
-                        self._read(file, *order[place])
-                        place += 1
-            except OSError as error:
-                raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-
-    def _read(self, file: Any, path: Path, stored: Stored, tensor: torch.Tensor) -> None:
-        dtype = STORED_DTYPES[stored.dtype]
-        direct = tensor.dtype == dtype and tensor.device.type == "cpu"
-        stage = self._stages[0]
-        if direct:
-            raw = tensor.flatten().view(torch.uint8)
-        else:
-            self._stages.reverse()  # the device may still copy from this one meanwhile
-            raw = stage.free(stored.nbytes, tensor.device)
-        view = memoryview(raw.numpy())  # type: ignore[arg-type]
-        file.seek(stored.begin)
-        while view:
-            count = file.readinto(view)
-            if not count:
-                raise CheckpointError(
-                    f"{path}: ended within {stored.name}; it changed since it was opened"
-                )
-            view = view[count:]
-        if not direct:
-            stage.send(raw.view(dtype).view(stored.shape), tensor)
+from depthprune.models.streaming.reader import TensorReader
+from depthprune.models.streaming.slots import ALIGNMENT, Slot, read_for
 
 
 @dataclass(frozen=True)
@@ -397,7 +192,7 @@ class Stream:
             self._replaced = before
 
     def _room_of(self, block: int) -> int:
-        return sum(slot.nbytes + 2 * _ALIGNMENT for slot in self.slots[block])
+        return sum(slot.nbytes + 2 * ALIGNMENT for slot in self.slots[block])
 
     def _buffer_for(self, block: int) -> torch.Tensor:
         """Memory on the device for a block."""
@@ -416,7 +211,7 @@ class Stream:
         for slot in slots:
             begin = free + slot.shift(self._device)
             tensors.append(slot.view_of(buffer[begin : begin + slot.nbytes]))
-            free = -(-(begin + slot.nbytes) // _ALIGNMENT) * _ALIGNMENT
+            free = -(-(begin + slot.nbytes) // ALIGNMENT) * ALIGNMENT
         return tensors
 
     def _load_around(self, index: int, block: nn.Module) -> None:

@@ -22,7 +22,7 @@ from depthprune.models.assisted import (
     first_mismatch,
     predicted_speedup,
 )
-from depthprune.progress import SILENT, Progress
+from depthprune.progress import SILENT, Progress, ProgressStep
 from depthprune.pruning.drafting.draft_runtime import choose_runtime, open_pair
 from depthprune.pruning.session import Loading, read_tokenizer
 
@@ -146,19 +146,11 @@ def bench_draft(
     texts = [window.tokens.tolist() for window in windows]
     context = max(map(len, texts)) + new_tokens
     pair = open_pair(chosen, sources, context, dtype=dtype, device=device, progress=progress)
-    total = 2 * len(texts) * 3
     try:
-        with progress.step("writing with and without the draft", total, "texts") as step:
-
-            def written(which: int, text: Sequence[int], **more: Any) -> Continuation:
-                found = pair.write(which, text, new_tokens, seed=seed, **more)
-                step.advance(1)
-                return found
-
-            # The first call of a process is slower than all others.
-            for drafted in (None, DraftCounts(length)):
-                for which in (0, 1) if drafted is None else (0,):
-                    pair.write(which, texts[0], 2, drafted=drafted)
+        with progress.step(
+            "writing with and without the draft", 2 * len(texts) * 3, "texts"
+        ) as step:
+            written = _writer(pair, texts[0], length, new_tokens, seed, step)
             cost = _cost(texts, written)
             runs = tuple(
                 _run(pair, texts, spread, length, cost, written) for spread in (0.0, temperature)
@@ -175,6 +167,23 @@ def bench_draft(
         cost=cost,
         runs=runs,
     )
+
+
+def _writer(
+    pair: Pair, text: Sequence[int], length: int, new_tokens: int, seed: int, step: ProgressStep
+) -> Callable[..., Continuation]:
+    """What continues a text by one of the two, once each was run on one."""
+    # The first call of a process is slower than all others.
+    for drafted in (None, DraftCounts(length)):
+        for which in (0, 1) if drafted is None else (0,):
+            pair.write(which, text, 2, drafted=drafted)
+
+    def written(which: int, text: Sequence[int], **more: Any) -> Continuation:
+        found = pair.write(which, text, new_tokens, seed=seed, **more)
+        step.advance(1)
+        return found
+
+    return written
 
 
 def _cost(texts: Sequence[Sequence[int]], written: Callable[..., Continuation]) -> float:

@@ -134,16 +134,7 @@ def fit_and_judge(
 ) -> Recovered:
     """Fit a recovery, and measure it on held-out windows and on further texts."""
     recovery = fit_recovery(model, removed, calibration, method, out, progress)
-    mapped = {change.target.block for change in recovery.changes}
-    for run in recovery.runs:
-        if run.why_not is not None:
-            note(f"{name_blocks(run.blocks)}: not recovered; {run.why_not}")
-        elif run.into in mapped and run.rank is not None and run.rank < recovery.width:
-            note(
-                f"{name_blocks(run.blocks)}: the system is singular: on these tokens the MLP "
-                f"of block {run.into} adds {run.rank:,} of {recovery.width:,} directions; the "
-                "others are left as they are"
-            )
+    _note_runs(recovery)
     shared: dict[str, Any] = {"memory": memory, "memo": memo, "progress": progress}
     own = calibration.held_out()
     held_out = judge_recovered(model, own, objective, recovery, **shared)
@@ -166,6 +157,20 @@ def fit_and_judge(
         warnings=warnings,
     )
     return Recovered(recovery, held_out, record)
+
+
+def _note_runs(recovery: Recovery) -> None:
+    """Say which runs were not recovered, or not in every direction."""
+    mapped = {change.target.block for change in recovery.changes}
+    for run in recovery.runs:
+        if run.why_not is not None:
+            note(f"{name_blocks(run.blocks)}: not recovered; {run.why_not}")
+        elif run.into in mapped and run.rank is not None and run.rank < recovery.width:
+            note(
+                f"{name_blocks(run.blocks)}: the system is singular: on these tokens the MLP "
+                f"of block {run.into} adds {run.rank:,} of {recovery.width:,} directions; the "
+                "others are left as they are"
+            )
 
 
 class RecoveredModel:

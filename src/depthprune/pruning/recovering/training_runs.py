@@ -143,7 +143,7 @@ def _folder(out: Path, name: str, key: str) -> Path:
 
 def _last_checkpoint_note(folder: Path) -> str | None:
     """What an interruption leaves of a training."""
-    from depthprune.recovery.lora.training import last_checkpoint
+    from depthprune.recovery.lora.resume import last_checkpoint
 
     last = last_checkpoint(folder)
     return None if last is None else f"{last} stands; the same command goes on from it"
@@ -156,7 +156,7 @@ def _noting_checkpoints(folder: Path, name: str) -> Iterator[None]:
     A folder that was made for a training which is refused is removed again, unless its checkpoints
     are what the refusal is about.
     """
-    from depthprune.recovery.lora.training import last_checkpoint
+    from depthprune.recovery.lora.resume import last_checkpoint
 
     known = folder.exists()
     last = last_checkpoint(folder)

@@ -90,7 +90,7 @@ def distillation_data(
         trained.append((part, [part.windows[rest[place]] for place in mixed]))
         choosing.append((part, [part.windows[place] for place in chosen]))
     require_windows(calibration, settings)
-    shown = [part.held_out().parts[0].windows for part in calibration.parts]
+    shown = [part.held_out().windows for part in calibration.parts]
     held_out = [
         (part, [windows[place] for place in _spread(range(len(windows)), settings.judge)])
         for part, windows in zip(calibration.parts, shown, strict=True)

@@ -2,16 +2,13 @@
 
 The order of training batches is laid out beforehand, so what a resumed run reads is what an
 uninterrupted one would have. The Trainer writes a checkpoint (adapters, optimizer, schedule, random
-states) at every judgement; one counts only once its mark is there, so a kill while it is written
-costs that one alone. Nothing is printed: the Trainer's bars and logs are off, and the caller's step
-advances.
+states) at every judgement (see `resume`). Nothing is printed: the Trainer's bars and logs are off,
+and the caller's step advances.
 """
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,23 +19,26 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback
 
-from depthprune.errors import CheckpointError, OutputError, first_line
-from depthprune.models.loading import quiet_transformers
+from depthprune.errors import OutputError, first_line
+from depthprune.models.pretrained import quiet_transformers
 from depthprune.outputs import whole_file
 from depthprune.progress import ProgressStep
+from depthprune.recovery.lora.resume import (
+    MARK,
+    PREFIX,
+    baseline_of,
+    has_ended,
+    judged,
+    last_checkpoint,
+    load_step,
+    state_of,
+)
 from depthprune.recovery.lora.student import Student
 from depthprune.recovery.methods import Trained
-from depthprune.untrusted import read_untrusted
-
-_MARK = "complete"
-_PREFIX = "checkpoint-"
-_BASELINE = "baseline.json"
-_NOTED = ("global_step", "log_history", "stateful_callbacks")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        metrics = _judged(self.model)
+        metrics = judged(self.model)
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -134,7 +134,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             control.should_evaluate = control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        with whole_file(Path(args.output_dir) / f"{_PREFIX}{state.global_step}" / _MARK) as mark:
+        with whole_file(Path(args.output_dir) / f"{PREFIX}{state.global_step}" / MARK) as mark:
             mark.write_text("", encoding="utf-8")
 
 
@@ -156,13 +156,13 @@ def train(
         OutputError: If the disk is full or the folder cannot be written.
     """
     last = last_checkpoint(folder)
-    known = {} if last is None else _state_of(last)
+    known = {} if last is None else state_of(last)
     device = student.trained[0].device
     with quiet_transformers(), _own_randomness(device), _on(device):
-        first = _baseline(student, folder)
+        first = baseline_of(student, folder)
         shown.advance(known.get("global_step", 0))
         log, steps = known.get("log_history", []), known.get("global_step", 0)
-        if not _ended(known, settings):
+        if not has_ended(known, settings):
             watch = _Watch(shown, first["eval_loss"])
             trainer = _trainer(student, order, settings, folder, watch)
             try:
@@ -179,47 +179,13 @@ def train(
     points = _points(first, log)
     best = min(points, key=lambda point: (point.choosing, point.step)).step
     if best:
-        _load(student, folder / f"{_PREFIX}{best}")
+        load_step(student, folder, best)
     return History(
         tuple(points),
         best,
         stopped=steps < settings.steps,
         resumed=known.get("global_step", 0),
     )
-
-
-def _state_of(checkpoint: Path) -> dict[str, Any]:
-    """What the Trainer noted in a checkpoint, which can be read whole."""
-    try:
-        state = read_untrusted(checkpoint / "trainer_state.json")
-        found: dict[str, Any] = {name: state[name] for name in _NOTED}
-        load_file(checkpoint / "model.safetensors")
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, CheckpointError) as error:
-        raise CheckpointError(
-            f"{checkpoint}: cannot be resumed ({first_line(error)}); remove {checkpoint.parent} to "
-            "begin anew"
-        ) from error
-    return found
-
-
-def _ended(state: dict[str, Any], settings: Trained) -> bool:
-    """Whether a training had ended, and only what comes after it was not done."""
-    if not state:
-        return False
-    noted = state["stateful_callbacks"].get(EarlyStoppingCallback.__name__, {})
-    waited = noted.get("attributes", {}).get("early_stopping_patience_counter", 0)
-    return bool(state["global_step"] >= settings.steps or waited >= settings.patience)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint that was written whole; those that were not are removed."""
-    found = []
-    for each in folder.glob(f"{_PREFIX}*"):
-        if (each / _MARK).is_file():
-            found.append(each)
-        else:
-            shutil.rmtree(each, ignore_errors=True)
-    return max(found, key=lambda each: int(each.name.removeprefix(_PREFIX)), default=None)
 
 
 def _trainer(
@@ -277,31 +243,6 @@ def _hold_to(arguments: TrainingArguments, device: torch.device) -> None:
     arguments.__dict__["_setup_devices"] = device
 
 
-def _judged(student: Any) -> dict[str, float]:
-    choosing, _ = student.judged("choosing")
-    held_out, own = student.judged("held_out")
-    return {"eval_loss": choosing, "eval_held_out": held_out, "eval_held_out_nll": own}
-
-
-def _baseline(student: Student, folder: Path) -> dict[str, float]:
-    """The judgement before any step, from the folder where a training is resumed."""
-    file = folder / _BASELINE
-    if file.is_file():
-        return _known_baseline(file)
-    found = _judged(student)
-    with whole_file(file) as place:
-        place.write_text(json.dumps(found), encoding="utf-8")
-    return found
-
-
-def _known_baseline(file: Path) -> dict[str, float]:
-    found = read_untrusted(file)
-    names = ("eval_loss", "eval_held_out", "eval_held_out_nll")
-    if isinstance(found, dict) and all(isinstance(found.get(name), float) for name in names):
-        return {name: found[name] for name in names}
-    raise CheckpointError(f"{file}: cannot be resumed; remove {file.parent} to begin anew")
-
-
 def _points(first: dict[str, float], log: Sequence[dict[str, float]]) -> list[StudentPoint]:
     """The judgements in a Trainer's log, each with the training loss that was logged with it."""
     trained = {int(row["step"]): row["loss"] for row in log if "loss" in row}
@@ -317,10 +258,6 @@ def _points(first: dict[str, float], log: Sequence[dict[str, float]]) -> list[St
         for row in rows
     }
     return list(points.values())
-
-
-def _load(student: Student, checkpoint: Path) -> None:
-    student.load_state_dict(load_file(checkpoint / "model.safetensors"))
 
 
 @contextmanager

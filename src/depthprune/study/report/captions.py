@@ -22,13 +22,13 @@ from depthprune.study.statistics.effects import (
     StudyPart,
 )
 from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
+from depthprune.study.statistics.findings.verdicts import verdict
 from depthprune.study.statistics.masks import masks
 from depthprune.study.statistics.noise import Difference
 from depthprune.study.statistics.overlap import jaccard_matrix
 from depthprune.study.statistics.quality import CostQuality
 from depthprune.study.statistics.transfer import Transfer
 from depthprune.study.statistics.variance import Decomposition
-from depthprune.study.statistics.verdicts import verdict
 from depthprune.study.table import Row
 
 _MOST_ROWS = 64

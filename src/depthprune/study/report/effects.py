@@ -17,8 +17,8 @@ from depthprune.study.statistics.effects import (
     StudyPart,
 )
 from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
+from depthprune.study.statistics.findings.verdicts import MEASURED, verdict
 from depthprune.study.statistics.intervals import ALPHA
-from depthprune.study.statistics.verdicts import MEASURED, verdict
 
 
 def effect_table(part: StudyPart) -> TextTable:

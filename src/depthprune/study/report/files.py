@@ -14,16 +14,12 @@ from pathlib import Path
 from depthprune.outputs import PAGE_NAME, whole_file
 from depthprune.study.finalists import FinalRow
 from depthprune.study.plan import Stated
-from depthprune.study.report.page import (
-    Section,
-    notes_of,
-    page_of,
-    sections_of,
-)
+from depthprune.study.report.page import notes_of, page_of
+from depthprune.study.report.sections import Section, sections_of
 from depthprune.study.report.table_model import latex, markdown
 from depthprune.study.statistics.effects import analyse
 from depthprune.study.statistics.findings import findings_of
-from depthprune.study.statistics.verdicts import Finding
+from depthprune.study.statistics.findings.verdicts import Finding
 from depthprune.study.table import Table
 
 TABLES_MARKDOWN, TABLES_LATEX, FIGURES = "tables.md", "tables.tex", "figures"

@@ -20,6 +20,7 @@ from depthprune.study.report.table_model import (
 from depthprune.study.statistics.data import StudyData
 from depthprune.study.statistics.effects import StudyPart
 from depthprune.study.statistics.estimates import NotEstimable
+from depthprune.study.statistics.findings.verdicts import MEASURED
 from depthprune.study.statistics.masks import contiguity
 from depthprune.study.statistics.overlap import agreement, jaccard_matrix
 from depthprune.study.statistics.permanova import permanova
@@ -31,7 +32,6 @@ from depthprune.study.statistics.ranks import (
 from depthprune.study.statistics.spread import spread
 from depthprune.study.statistics.transfer import Transfer
 from depthprune.study.statistics.variance import Decomposition, Term
-from depthprune.study.statistics.verdicts import MEASURED
 from depthprune.study.table import Row
 
 

@@ -9,8 +9,10 @@ largest share of its cells goes, until none lacks any. What is left out is named
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,15 +121,7 @@ def core(data: StudyData) -> Core | NotEstimable:
         for kept, code in ((units, unit), (searches, search), (blocks, block))
     )
     size = (len(units), len(searches), len(blocks))
-    flat = np.ravel_multi_index(place, size)
-    counts = np.bincount(flat, minlength=int(np.prod(size)))
-
-    def over_seeds(values: Floats) -> Floats:
-        sums = np.zeros((len(counts), values.shape[1]))
-        np.add.at(sums, flat, values[cells])
-        means: Floats = (sums / counts[:, None]).reshape(*size, -1)
-        return means
-
+    over_seeds = partial(_over_seeds, cells, np.ravel_multi_index(place, size), size)
     without = data.without_items
     names, calibration = np.unique(strata[units], return_inverse=True)
     source = {row.calibration.name: row.calibration.source for row in data.rows}
@@ -146,6 +140,22 @@ def core(data: StudyData) -> Core | NotEstimable:
         left_out=_left_out(data, names, searches, kept_blocks),
         without_items=None if without is None else np.stack([over_seeds(w) for w in without]),
     )
+
+
+def _over_seeds(cells: Ints, place: Ints, size: tuple[int, ...], values: Floats) -> Floats:
+    """Means over what differs by the seed of the search alone, shape (*size, responses).
+
+    Args:
+        cells: Of the data.
+        place: Where each stands in the core, counted along all its axes.
+        size: Of those.
+        values: Of all the data's cells, shape (cells, responses).
+    """
+    counts = np.bincount(place, minlength=math.prod(size))
+    sums = np.zeros((len(counts), values.shape[1]))
+    np.add.at(sums, place, values[cells])
+    means: Floats = (sums / counts[:, None]).reshape(*size, -1)
+    return means
 
 
 def crossed(there: NDArray[np.bool_]) -> list[Ints]:

@@ -21,28 +21,19 @@ that draws and items give are added as squares (Zou and Donner 2008).
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
+from depthprune.study.statistics.bootstrap import made_anew
 from depthprune.study.statistics.core import Core
 from depthprune.study.statistics.data import Floats, Ints
 from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
-from depthprune.study.statistics.intervals import (
-    ALPHA,
-    VariancePart,
-    half_width,
-    item_parts,
-)
+from depthprune.study.statistics.intervals import ALPHA, VariancePart, half_width, item_parts
+from depthprune.study.statistics.pairs import DrawPairs, gaps, levels_compared, pairs_of
 
 _RESAMPLES = 999
-# Differences held at once: what a core's own cache holds.
-_AT_ONCE = 1 << 17
-# A spread that few draws show is drawn towards that of all: it weighs as much as this many draws.
-_PRIOR_DRAWS = 4.0
 
 
 @dataclass(frozen=True)
@@ -72,10 +63,10 @@ class FactorEffect:
         Args:
             columns: The responses.
         """
-        pairs = _pairs(self.calibration, self.vary)
+        pairs = pairs_of(self.calibration, self.vary)
         return item_parts(
             self.of,
-            lambda values: pairs.weights[0] @ _gaps(self.of, values, self.vary, pairs),
+            lambda values: pairs.weights[0] @ gaps(self.of, values, self.vary, pairs),
             columns,
         )
 
@@ -90,8 +81,8 @@ def moved(of: Core, vary: str) -> FactorEffect | NotEstimable:
     why = _unknown(of, vary)
     if why is not None:
         return why
-    pairs = _pairs(of.calibration, vary)
-    figures = pairs.weights @ _gaps(of, of.values, vary, pairs)
+    pairs = pairs_of(of.calibration, vary)
+    figures = pairs.weights @ gaps(of, of.values, vary, pairs)
     return FactorEffect(figures[0], figures[1:], of.calibration, len(pairs.one), of, vary)
 
 
@@ -102,92 +93,9 @@ def _unknown(of: Core, vary: str) -> NotEstimable | None:
         return NotEstimable("no configuration has two draws; run each with draws of several seeds")
     if vary == "search" and len(of.searches) < 2:
         return NotEstimable("there is one search only that every draw saw")
-    if vary == "objective" and not any(_levels(of, vary)):
+    if vary == "objective" and not any(levels_compared(of, vary)):
         return NotEstimable("there is one objective only that every draw saw")
     return None
-
-
-def _levels(of: Core, vary: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """The ordered pairs of (search, block) that are compared."""
-    places = list(itertools.product(range(len(of.searches)), range(len(of.blocks))))
-    if vary in ("calibration", "draw"):
-        return [(place, place) for place in places]
-    if vary == "search":
-        return [(a, b) for a in places for b in places if a[1] == b[1] and a[0] != b[0]]
-    return [
-        (a, b)
-        for a in places
-        for b in places
-        if a[0] == b[0] and a[1] != b[1] and of.blocks[a[1]][0] == of.blocks[b[1]][0]
-    ]
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """The pairs of draws that a comparison is over.
-
-    Attributes:
-        one: The first draw of each, shape (pairs,).
-        other: The second.
-        weights: What each weighs: in all (row 0), and without each draw (the other rows).
-    """
-
-    one: Ints
-    other: Ints
-    weights: Floats
-
-
-def _gaps(of: Core, values: Floats, vary: str, pairs: _Pairs) -> Floats:
-    """The mean absolute difference of each pair of draws, shape (pairs, columns).
-
-    Args:
-        of: Says what the axes are.
-        values: Shape (draws, searches, blocks, columns).
-        vary: As in `moved`.
-        pairs: By `_pairs`.
-    """
-    width = values.shape[-1]
-    places = values.reshape(len(values), -1, width)
-    levels = np.asarray(_levels(of, vary))
-    here, there = (levels[:, side, 0] * len(of.blocks) + levels[:, side, 1] for side in (0, 1))
-    gaps = np.empty((len(pairs.one), width))
-    step = max(1, _AT_ONCE // (len(levels) * width))
-    for start in range(0, len(gaps), step):
-        part = slice(start, start + step)
-        one, other = places[pairs.one[part]], places[pairs.other[part]]
-        if vary not in ("calibration", "draw"):
-            one, other = one[:, here], other[:, there]
-        one -= other
-        gaps[part] = np.abs(one, out=one).mean(axis=1)
-    return gaps
-
-
-def _pairs(calibration: Ints, vary: str) -> _Pairs:
-    """The pairs that are compared, and what they weigh.
-
-    Every pair of calibrations, or every calibration, weighs alike, whichever draw is left out.
-    """
-    return _pairs_of(tuple(calibration.tolist()), vary)
-
-
-@lru_cache(maxsize=64)
-def _pairs_of(of_draws: tuple[int, ...], vary: str) -> _Pairs:
-    calibration = np.asarray(of_draws, dtype=np.int64)
-    one, other = np.triu_indices(len(calibration), 1)
-    a, b = calibration[one], calibration[other]
-    taken = a != b if vary == "calibration" else a == b
-    one, other, a, b = one[taken], other[taken], a[taken], b[taken]
-    group = np.minimum(a, b) * (int(calibration.max()) + 1) + np.maximum(a, b)
-    names, index = np.unique(group, return_inverse=True)
-    rows = []
-    for without in range(-1, len(calibration)):
-        left = (one != without) & (other != without)
-        sizes = np.bincount(index[left], minlength=len(names))
-        if (sizes == 0).any():
-            rows.append(np.full(len(one), np.nan))
-        else:
-            rows.append(np.where(left, 1.0 / (len(names) * sizes[index]), 0.0))
-    return _Pairs(one, other, np.stack(rows))
 
 
 def interval(moves: FactorEffect, columns: Ints) -> IntervalEstimate:
@@ -260,7 +168,7 @@ def difference(
         why = _unknown(of, vary)
         if why is not None:
             return why
-    compared = {vary: _pairs(of.calibration, vary) for vary in ("calibration", "search")}
+    compared = {vary: pairs_of(of.calibration, vary) for vary in ("calibration", "search")}
     found = _differences(of, of.values, compared)
     value, pairs = float(found[0, 0]), len(compared["calibration"].one)
     if np.isnan(found).any():
@@ -270,14 +178,14 @@ def difference(
     items = item_parts(
         of,
         lambda values: np.subtract(
-            *(pairs.weights[0] @ _gaps(of, values, v, pairs) for v, pairs in compared.items())
+            *(pairs.weights[0] @ gaps(of, values, v, pairs) for v, pairs in compared.items())
         ),
     )
     of_items = half_width(items)
     if error <= 1e-12 * max(1.0, abs(value)):
         estimate = IntervalEstimate(value, value - of_items, value + of_items, pairs)
         return Difference(estimate, 0.0 if abs(value) > of_items else 1.0)
-    tables = _made_anew(of, resamples, np.random.default_rng(seed))
+    tables = made_anew(of, resamples, np.random.default_rng(seed))
     again = _differences(of, tables, compared, len(of.responses))
     errors = _jackknife(again[1:], of.calibration)[0]
     pivots = (again[0] - again[0].mean()) / errors
@@ -295,81 +203,21 @@ def difference(
 
 
 def _differences(
-    of: Core, values: Floats, compared: dict[str, _Pairs], responses: int | None = None
+    of: Core, values: Floats, compared: dict[str, DrawPairs], responses: int | None = None
 ) -> Floats:
     """Calibration's figure less search's: in all, and without each draw, of each table.
 
     Args:
         of: Says what the axes are.
         values: Shape (draws, searches, blocks, tables × responses).
-        compared: By `_pairs`, for both factors.
+        compared: By `pairs_of`, for both factors.
         responses: How many a table has; None for one table of all.
 
     Returns:
         Shape (1 + draws, tables).
     """
     more = np.subtract(
-        *(pairs.weights @ _gaps(of, values, vary, pairs) for vary, pairs in compared.items())
+        *(pairs.weights @ gaps(of, values, vary, pairs) for vary, pairs in compared.items())
     )
     tables: Floats = more.reshape(len(more), -1, responses or more.shape[1]).mean(axis=2)
     return tables
-
-
-def _made_anew(of: Core, count: int, rng: np.random.Generator) -> Floats:
-    """Tables of the fitted model, shape (draws, searches, blocks, count × responses)."""
-    members, levels = of.calibration, len(of.calibrations)
-    flat = of.values.reshape(len(members), -1)
-    means = np.stack([flat[members == c].mean(axis=0) for c in range(levels)])
-    residuals = flat - means[members]
-    freedom = len(flat) - levels
-    draws = of.draws
-    # Each calibration's draws spread by their own, drawn towards the spread of all.
-    all_of_it = (residuals**2).sum() / freedom
-    own = np.asarray([(residuals[members == c] ** 2).sum() for c in range(levels)])
-    own /= np.maximum(draws - 1, 1) * max(all_of_it, 1e-300)
-    trust = (draws - 1) / (draws - 1 + _PRIOR_DRAWS)
-    scale = np.sqrt(trust * own + 1 - trust)
-    shape = of.values.shape[1:]
-    centre = _shrunk(means.reshape(levels, *shape), residuals, freedom, draws)
-    noise = rng.standard_normal((count, len(flat), len(flat))) @ (residuals / np.sqrt(freedom))
-    tables = centre.reshape(levels, -1)[members] + scale[members][:, None] * noise
-    made = tables.reshape(count, len(flat), *shape)
-    anew: Floats = np.moveaxis(made, 0, -2).reshape(len(flat), *shape[:2], -1)
-    return anew
-
-
-def _shrunk(means: Floats, residuals: Floats, freedom: int, draws: Ints) -> Floats:
-    """Level means, each kind of effect shrunk by what the noise would make of none.
-
-    Args:
-        means: Shape (calibrations, searches, blocks, responses).
-        residuals: Shape (draws, searches × blocks × responses).
-        freedom: Degrees of freedom of the residuals.
-        draws: Of each calibration.
-    """
-    levels, searches = means.shape[:2]
-    grand = means.mean(axis=(0, 1), keepdims=True)
-    of_calibration = means.mean(axis=1, keepdims=True) - grand
-    of_search = means.mean(axis=0, keepdims=True) - grand
-    of_both = means - grand - of_calibration - of_search
-    noise = residuals.reshape(-1, *means.shape[1:])
-    shared = noise.mean(axis=1, keepdims=True)
-    per_draw = float((shared**2).sum()) / freedom
-    within = float(((noise - shared) ** 2).sum()) / freedom / max(1, searches - 1)
-    each = float(np.mean(1 / draws))
-    shrunk: Floats = grand + sum(
-        (
-            _towards_nothing(of_calibration, levels - 1, per_draw * each),
-            _towards_nothing(of_search, searches - 1, within * each / levels),
-            _towards_nothing(of_both, (levels - 1) * (searches - 1), within * each),
-        ),
-        np.zeros_like(means),
-    )
-    return shrunk
-
-
-def _towards_nothing(effect: Floats, freedom: int, noise: float) -> Floats:
-    spread = float((effect**2).sum()) / max(1, freedom)
-    kept = max(0.0, 1 - noise / spread) if spread > 0 else 0.0
-    shrunk: Floats = effect * np.sqrt(kept)
-    return shrunk

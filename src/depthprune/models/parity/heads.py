@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from depthprune.errors import ParityError, first_line
 from depthprune.manifest import ParityRecord
 from depthprune.models.auto_class import headed_class, read_config
-from depthprune.models.blocks.replay import patched, relative_difference
-from depthprune.models.loading import quiet_transformers
+from depthprune.models.blocks.recording import patched
+from depthprune.models.blocks.replay import relative_difference
+from depthprune.models.pretrained import quiet_transformers
 from depthprune.models.probe_tokens import probe_tokens
 from depthprune.models.widening import FLOAT32_LIMIT, WIDER, widened
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from depthprune.errors import ParityError, first_line
 from depthprune.models.blocks.replay import relative_difference
 from depthprune.models.free_memory import out_of_memory
-from depthprune.models.loading import Model, quiet_transformers
+from depthprune.models.loading import Model
 from depthprune.models.plain_generation import plain_generation
+from depthprune.models.pretrained import quiet_transformers
 from depthprune.models.widening import FLOAT32_LIMIT, settled, widened
 
 

@@ -13,7 +13,7 @@ import depthprune as dp
 from depthprune.errors import ModelError, ParityError
 from depthprune.models import parity
 from depthprune.models.loading import Model, load
-from depthprune.models.parity import verify_checkpoint
+from depthprune.models.parity import comparison, verify_checkpoint
 from depthprune.pruning.apply import apply
 from tiny import save_tiny, tiny_model
 
@@ -46,7 +46,7 @@ def test_memory_that_runs_out_during_parity(
     error: Exception, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apply(tiny_llama, (2,), tmp_path / "cut")
-    monkeypatch.setattr(parity, "_logits", _raising(error))
+    monkeypatch.setattr(comparison, "_logits", _raising(error))
     with pytest.raises(ModelError, match=r"parity: memory ran out on cpu .*nothing was kept"):
         verify_checkpoint(tiny_llama, tmp_path / "cut", (2,), dtype="float32", device="cpu")
 

@@ -15,8 +15,10 @@ from torch.nn import functional
 
 import depthprune as dp
 from depthprune.errors import UsageError
-from depthprune.evaluator import evaluator as evaluator_module
 from depthprune.evaluator import importance
+from depthprune.evaluator import memory as memory_module
+from depthprune.evaluator import runner as runner_module
+from depthprune.evaluator.importance import states, taylor
 from depthprune.searches import search
 from hostile import hostile_arithmetic
 from tiny import save_tiny
@@ -180,7 +182,7 @@ def test_items_are_measured_alike_packed_and_with_a_row_for_each_option(
 ) -> None:
     model = dp.load(tiny_llama, dtype="float32", device="cpu")
     packed = dp.Evaluator(model, _items()).measure(name)
-    monkeypatch.setattr(evaluator_module, "reads_packed_items", lambda model, windows: False)
+    monkeypatch.setattr(runner_module, "reads_packed_items", lambda model, windows: False)
     apart = dp.Evaluator(model, _items()).measure(name)
     np.testing.assert_allclose(packed, apart, rtol=1e-4, atol=1e-6)
 
@@ -226,9 +228,9 @@ def test_the_size_of_sheets_and_chunks_changes_no_measurement(
     model = dp.load(tiny_llama, dtype="float32", device="cpu")
     calibration = dp.calibrate(f"text:{text},windows=6,length=30", model)
     whole = dp.Evaluator(model, calibration).measure(name)
-    for constant in ("_HEAD_TOKENS", "_POSITIONS"):
-        monkeypatch.setattr(importance, constant, 7)
-    monkeypatch.setattr(evaluator_module, "_CALL_TOKENS", {"cpu": 7})
+    for module, constant in ((taylor, "_HEAD_TOKENS"), (states, "_POSITIONS")):
+        monkeypatch.setattr(module, constant, 7)
+    monkeypatch.setattr(memory_module, "_CALL_TOKENS", {"cpu": 7})
     parts = dp.Evaluator(model, calibration).measure(name)
     np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-6)
 

@@ -16,7 +16,7 @@ from transformers import LlamaConfig
 from depthprune.checkpoints.checkpoint import open_checkpoint
 from depthprune.errors import ModelError, ParityError
 from depthprune.models.loading import load
-from depthprune.models.parity_of_heads import verify_headed
+from depthprune.models.parity.heads import verify_headed
 from depthprune.models.plain_generation import plain_generation
 from depthprune.pruning.apply import apply
 from tiny import draw_weights

@@ -8,14 +8,16 @@ of those blocks, and what it cost as that of the empty set.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from depthprune.evaluator.importance import MEASURES, Importance
-from depthprune.evaluator.memo.store import Context, Memo
+from depthprune.calibration import Calibration
+from depthprune.evaluator.importance.measures import MEASURES
+from depthprune.evaluator.importance.passes import Importance
+from depthprune.evaluator.memo.store import Context, Memo, window_key
 from depthprune.evaluator.prefix_walk import RemovedSet
+from depthprune.evaluator.score import Weighting
 
 
 class Measurements:
@@ -23,19 +25,20 @@ class Measurements:
 
     Args:
         blocks: How many the model has.
+        calibration: What is measured on; its windows and their weights name a measurement.
         memo: Where measurements are kept for other runs, if anywhere.
         context: What they depend on besides the windows; None where nothing is stored.
-        parts: Bytes that stand for the windows and their weights.
     """
 
     def __init__(
-        self, blocks: int, memo: Memo | None, context: Context | None, parts: Sequence[bytes]
+        self, blocks: int, calibration: Calibration, memo: Memo | None, context: Context | None
     ) -> None:
         self._blocks = blocks
         self._memo = memo if context is not None else None
         self._context = context
         digest = hashlib.blake2b(digest_size=16)
-        for part in parts:
+        windows = [window_key(w.tokens, w.scored, w.item) for w in calibration.windows]
+        for part in (*windows, Weighting.of(calibration).weights().tobytes()):
             digest.update(len(part).to_bytes(8, "little") + part)
         self._key = digest.digest()
         self._known: dict[str, Importance] = {}

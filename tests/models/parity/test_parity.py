@@ -165,7 +165,7 @@ def test_a_checkpoint_that_cannot_generate_is_named(
 def test_apply_with_verify_leaves_nothing_behind_when_parity_fails(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("depthprune.models.parity.FLOAT32_LIMIT", -1.0)
+    monkeypatch.setattr("depthprune.models.parity.comparison.FLOAT32_LIMIT", -1.0)
     with pytest.raises(ParityError):
         apply(tiny_llama, REMOVED, tmp_path / "out", verify=True)
     assert list(tmp_path.iterdir()) == []
