@@ -721,7 +721,7 @@ LONG = "x" * 5_000
         ("evaluate", LONG, "-c", "stdlib-prose"),
         ("evaluate", "MODEL", "-c", f"text:{LONG}"),
         ("prune", "MODEL", "-k", 1, "-o", LONG),
-        ("memo", LONG),
+        ("memo", "--memo", LONG),
         ("prune", "MODEL", "-k", 1, "-o", "out", "--for", f"text:{LONG}"),
         ("prune", "MODEL", "-k", 1, "-o", "out", "--for", "stdlib-prose", "--portfolio", LONG),
         ("recover", LONG, "--original", "MODEL", "-o", "out"),
