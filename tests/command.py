@@ -35,7 +35,9 @@ class Outcome:
 
     @property
     def error(self) -> str:
-        """The one line in which a run was refused; stdout must be empty, warnings and notes may precede.
+        """The one line in which a run was refused; stdout must be empty.
+
+        Warnings and notes may precede.
 
         So may steps that took long: a busy machine is no failure.
         """
