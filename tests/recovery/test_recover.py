@@ -182,6 +182,25 @@ def test_a_model_with_norms_behind_attention_and_mlp_gains(model_type: str, tmp_
     assert after < 0.7 * before
 
 
+def test_a_channel_that_a_norm_had_switched_off_takes_its_part(tmp_path: Path) -> None:
+    model = loaded("gemma3_text")
+    calibration = drawn(tmp_path, model, windows=48)
+    name = "model.layers.1.post_feedforward_layernorm.weight"
+    with torch.no_grad():
+        model.module.get_parameter(name)[5] = -1.0
+    recovery = dp.recover(model, [2, 3], calibration, GAPS)
+    gain = 1 + recovery.weights[name]
+    assert gain.abs().min() > 0
+    changed = {name, "model.layers.1.mlp.down_proj.weight"}
+    assert changed <= recovery.weights.keys() == recovery.deltas.keys()
+    text = torch.cat(tokens_of(calibration, chooses=True))
+    dense = states(model, text, 3)
+    before = (states(model, text, 1) - dense).pow(2).mean()
+    with dp.recovered(model, recovery):
+        after = (states(model, text, 1) - dense).pow(2).mean()
+    assert after < 0.5 * before
+
+
 def test_the_same_run_gives_the_same_weights(tmp_path: Path) -> None:
     model = loaded("qwen2_moe")
     calibration = drawn(tmp_path, model)
@@ -257,10 +276,11 @@ def test_a_search_that_knows_of_recovery_sees_losses_after_it(tmp_path: Path) ->
         scorer.measure("block-influence")
 
 
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text"])
 def test_what_recovering_sets_costs_is_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = loaded()
+    model = loaded(model_type)
     tokens: list[int] = []
     plain = Anatomy.call
 

@@ -115,19 +115,32 @@ class RecoveringScorer:
         """Each set's recovery, and what all of them cost."""
         if not sets:
             return
-        self._fitting += fitting_cost(sets, self.calibration.tokens)
-        each = recover_each(self.model, sets, self.calibration)
+        plain = fitting_cost(sets, self.calibration.tokens).plain_block_tokens
+        self._fitting += Cost(plain_block_tokens=plain)
+        counted = _Counted()
+        each = recover_each(self.model, sets, self.calibration, counted)
         while True:
-            began = time.monotonic()
+            began, before = time.monotonic(), counted.block_tokens
             recovery = next(each, None)
-            self._fitting += Cost(seconds=time.monotonic() - began)
+            spent, seconds = counted.block_tokens - before, time.monotonic() - began
+            self._fitting += Cost(block_tokens=spent, asked_block_tokens=spent, seconds=seconds)
             if recovery is None:
                 return
             yield recovery
 
 
+class _Counted:
+    """The block-tokens that a walk was told to have run."""
+
+    block_tokens = 0
+
+    def advance(self, amount: float = 1.0) -> None:
+        """Count some more."""
+        self.block_tokens += round(amount)
+
+
 def fitting_cost(sets: Sequence[RemovedSet], tokens: int) -> Cost:
-    """What recovering some sets together costs.
+    """What recovering some sets together costs, as far as can be told beforehand.
 
     Args:
         sets: None of them empty.

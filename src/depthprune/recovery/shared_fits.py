@@ -18,6 +18,7 @@ from depthprune.calibration import Calibration
 from depthprune.evaluator.prefix_walk import RemovedSet
 from depthprune.evaluator.state_store import StoredState
 from depthprune.models.loading import Model
+from depthprune.progress import ProgressStep
 from depthprune.recovery.linear.layerwise_fit import FittedBlock, Walk
 from depthprune.recovery.methods import Linear
 from depthprune.recovery.recover import recovery_of, walking
@@ -58,7 +59,10 @@ def forks(sets: Iterable[RemovedSet]) -> Fork:
 
 
 def shared_block_runs(sets: Sequence[RemovedSet]) -> int:
-    """How many blocks each token of the calibration is run through to recover all of them."""
+    """How many blocks each token of the calibration is run through to recover all of them.
+
+    A writer with a norm behind it takes two runs more, which only the model's blocks would tell.
+    """
     root = forks(sets)
     dense = max((removed[-1] + 1 for removed in sets if removed), default=0)
     return dense + sum(_branch_runs(run, fork) for run, fork in root.further.items())
@@ -73,7 +77,10 @@ def _branch_runs(run: Run, fork: Fork) -> int:
 
 @torch.no_grad()
 def recover_each(
-    model: Model, sets: Sequence[RemovedSet], calibration: Calibration
+    model: Model,
+    sets: Sequence[RemovedSet],
+    calibration: Calibration,
+    step: ProgressStep | None = None,
 ) -> Iterator[Recovery]:
     """What `recover` fits before the gaps of each set, in the order of the tree.
 
@@ -81,13 +88,14 @@ def recover_each(
         model: The dense original. Between answers it is as it was.
         sets: Sorted, none of them empty.
         calibration: As `recover` takes it.
+        step: Is told each block-token.
 
     Raises:
         DepthpruneError: As `recover` does.
     """
     with walking(model, calibration, GAPS) as walk:
-        root = forks(sets)
-        yield from _Tree(walk, sets).above((), 0, [], root)
+        walk.step = step
+        yield from _Tree(walk, sets).above((), 0, [], forks(sets))
 
 
 class _Tree:

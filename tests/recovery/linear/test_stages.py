@@ -57,6 +57,15 @@ def test_a_norm_behind_a_writer_is_known_by_its_gain(model_type: str) -> None:
         torch.testing.assert_close(norm.gain * unit.double(), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_norm_may_have_switched_a_channel_off() -> None:
+    model = loaded("gemma3_text")
+    with torch.no_grad():
+        norm = model.anatomy.blocks.modules[BLOCK].get_submodule("post_attention_layernorm")
+        norm.weight[3] = -1.0
+    gains = [s.norm.gain for s in find_stages(model.anatomy, BLOCK) if s.norm is not None]
+    assert [int((gain == 0).sum()) for gain in gains] == [1, 0]
+
+
 def test_the_factor_before_the_residual_stream_is_measured() -> None:
     scales = [s.scale for s in found("granite", residual_multiplier=0.3) if s.scale is not None]
     assert scales == pytest.approx([0.3, 0.3], rel=1e-4)

@@ -226,7 +226,7 @@ class Walk:
             return reads or (stage.scale is not None and self.method.refit != "none")
 
         chosen = [stage for stage in stages if wanted(stage)]
-        names = {layer.weight for stage in chosen for layer in stage.layers}
+        names = {name for stage in chosen for name in stage.weights}
         fixed = set(self.unwritten(block, names)) if names else set()
         chosen = [left for stage in chosen if (left := stage.without(fixed)) is not None]
         # What attention and MLP add is solved for together, by turns: the MLP answers to attention.

@@ -2,15 +2,15 @@
 
 A reader is refitted to give what it gives in the dense model on the dense model's states; a writer,
 to add what the state behind the block lacks. Each stage is fitted with the stages before it already
-changed, so what they left wrong is corrected too. A writer with an RMS norm behind it can be told a
-direction only: it is fitted to what the norm would turn into the wanted state, at the length that
-is nearest to what it gives now.
+changed, so what they left wrong is corrected too. A writer with an RMS norm behind it is refitted
+together with that (`behind_norm.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +22,7 @@ from depthprune.models.blocks.carried import State, hidden
 from depthprune.models.devices import wide_place
 from depthprune.models.free_memory import available_memory
 from depthprune.recovery.delta import Delta
+from depthprune.recovery.linear.behind_norm import fit_normed
 from depthprune.recovery.linear.fit import System
 from depthprune.recovery.linear.fold import swapped
 from depthprune.recovery.linear.normal_equations import Sums, wide
@@ -33,6 +34,31 @@ if TYPE_CHECKING:
 
 Rows = tuple[Tensor, Tensor]
 """For some tokens what a stage is given, and what its outputs lack, both float64."""
+
+
+@dataclass(frozen=True)
+class NormedRows:
+    """Some tokens of one source, at a writer with a norm behind it, all float64.
+
+    Attributes:
+        part: Which source.
+        chooses: Whether their windows choose.
+        weight: What one of them counts where it is fitted.
+        given: What the writer is given.
+        output: What it gives.
+        present: What the norm makes of that.
+        wanted: What the norm should give.
+        apart: What the writer is given for tokens that are treated apart.
+    """
+
+    part: int
+    chooses: bool
+    weight: float
+    given: Tensor
+    output: Tensor
+    present: Tensor
+    wanted: Tensor
+    apart: Tensor
 
 
 class _Enough(Exception):
@@ -58,7 +84,7 @@ class BlockRefit:
         before: Sequence[StoredState] | None,
         behind: Sequence[StoredState],
     ) -> None:
-        self._walk = walk
+        self.walk = walk
         self._block = block
         self._apart = apart
         self._weights = walk.weights_of(apart)
@@ -76,12 +102,14 @@ class BlockRefit:
         Returns:
             What was done for each; also kept in `done`.
         """
+        if stage.norm is not None:
+            return self._refit_normed(stage, stage.norm)
         fitted, choosing = self._sums(stage)
         system = System(fitted)
         done, first = [], 0
         for layer in stage.layers:
             last = first + layer.outputs
-            found = system.fit(choosing, self._walk.shares, first, last)
+            found = system.fit(choosing, self.walk.shares, first, last)
             first = last
             if found.strength:
                 self._change(layer, found.change)
@@ -101,6 +129,67 @@ class BlockRefit:
         self.done += done
         return done
 
+    def _refit_normed(self, stage: Stage, norm: Norm) -> list[LayerRefit]:
+        (layer,) = stage.layers
+        self._require_room(layer, layer.inputs, layer.outputs)
+        name = f"{norm.module}.weight"
+        own = wide(self._module.get_parameter(name).data)
+        offset = round((norm.gain.to(own) - own).mean().item())
+        found = fit_normed(self, stage, wide(self._now(name)) + offset)
+        if found.kept:
+            across = found.turn if layer.turned else found.turn[:, None]
+            change = found.fit.change.T if layer.turned else found.fit.change
+            self._replace(layer.weight, across * wide(self._now(layer.weight)) + change)
+            if (bias := f"{layer.module}.bias") in dict(self._module.named_parameters()):
+                self._replace(bias, found.turn * wide(self._now(bias)))
+            self._replace(name, found.gain - offset)
+        done = LayerRefit(
+            block=self._block,
+            layer=layer.module,
+            writes=True,
+            ridge=found.fit.ridge if found.kept else None,
+            strength=found.fit.strength if found.kept else 0.0,
+            tokens=found.tokens,
+            before=found.fit.before,
+            after=found.fit.after if found.kept else found.fit.before,
+            rank=found.fit.rank,
+        )
+        self.done.append(done)
+        return [done]
+
+    def normed_rows(self, stage: Stage) -> Iterator[NormedRows]:
+        """All tokens at a writer with a norm behind it, a batch at a time."""
+        walk = self.walk
+        for place, (batch, apart) in enumerate(zip(walk.batches, self._apart, strict=True)):
+            pruned = walk.pruned[place].get()
+            with swapped(self._module, self.values):
+                given, (output,), rest = self._watched(stage, place, pruned, early=False)
+            walk.refitting(place)
+            behind = hidden(self._behind[place].get()).to(rest[0].device)
+            lacks = (wide(behind) - wide(rest[0])).flatten(0, -2) / (stage.scale or 1.0)
+            walk.require_finite(self._block, given, lacks)
+            present, away = wide(rest[1]).flatten(0, -2), apart.to(given.device)
+            yield NormedRows(
+                batch.part,
+                batch.chooses,
+                self._weights[batch.part],
+                given[~away],
+                output[~away],
+                present[~away],
+                (present + lacks)[~away],
+                given[away],
+            )
+
+    def _now(self, name: str) -> Tensor:
+        """A parameter as it is by now."""
+        changed = self.values.get(name)
+        return self._module.get_parameter(name).data if changed is None else changed
+
+    def _replace(self, name: str, value: Tensor) -> None:
+        weight = self._module.get_parameter(name).data
+        self.deltas[name] = Delta((value - wide(weight)).float().cpu().contiguous())
+        self.values[name] = self.deltas[name].added_to(weight).to(weight.device)
+
     def _change(self, layer: Layer, change: Tensor) -> None:
         matrix = (change.T if layer.turned else change).float().cpu().contiguous()
         if layer.weight in self.deltas:
@@ -112,7 +201,7 @@ class BlockRefit:
 
     def _sums(self, stage: Stage) -> tuple[list[Sums], list[Sums]]:
         """The sums of the windows that are fitted, and of the others, each source apart."""
-        walk = self._walk
+        walk = self.walk
         inputs = stage.layers[0].inputs
         outputs = sum(layer.outputs for layer in stage.layers)
         self._require_room(stage.layers[0], inputs, outputs)
@@ -133,8 +222,8 @@ class BlockRefit:
 
     def _require_room(self, layer: Layer, inputs: int, outputs: int) -> None:
         """Refuse sums that memory does not hold: of each source two, and the decompositions."""
-        device = wide_place(self._walk.device)
-        sources = len(self._walk.shares)
+        device = wide_place(self.walk.device)
+        sources = len(self.walk.shares)
         needed = 8 * (
             (2 * sources + 2 * (sources + 1)) * inputs**2 + 3 * sources * inputs * outputs
         )
@@ -147,7 +236,7 @@ class BlockRefit:
             )
 
     def _rows(self, stage: Stage, place: int) -> Rows:
-        pruned = self._walk.pruned[place].get()
+        pruned = self.walk.pruned[place].get()
         if stage.scale is None:
             assert self._before is not None
             with swapped(self._module, self.values):
@@ -156,12 +245,9 @@ class BlockRefit:
             _, theirs, _ = self._watched(stage, place, self._before[place].get(), early=True)
             return given, torch.cat(theirs, -1) - torch.cat(ours, -1)
         with swapped(self._module, self.values):
-            given, ours, rest = self._watched(stage, place, pruned, early=False)
+            given, _, rest = self._watched(stage, place, pruned, early=False)
         behind = hidden(self._behind[place].get()).to(rest[0].device)
-        lacks = (wide(behind) - wide(rest[0])).flatten(0, -2) / stage.scale
-        if stage.norm is not None:
-            lacks = _through(stage.norm, ours[0], wide(rest[1]).flatten(0, -2), lacks)
-        return given, lacks
+        return given, (wide(behind) - wide(rest[0])).flatten(0, -2) / stage.scale
 
     def _watched(
         self, stage: Stage, place: int, states: State, *, early: bool
@@ -187,19 +273,8 @@ class BlockRefit:
                 keep = lambda _, __, output: rest.append(output.clone())  # noqa: E731
                 stack.callback(norm.register_forward_hook(keep).remove)
             try:
-                anatomy, inputs = self._walk.anatomy, self._walk.inputs[place]
+                anatomy, inputs = self.walk.anatomy, self.walk.inputs[place]
                 rest.insert(0, hidden(anatomy.call(self._block, states, inputs)))
             except _Enough:
                 pass
         return given[0], outputs, rest
-
-
-def _through(norm: Norm, given: Tensor, output: Tensor, lacks: Tensor) -> Tensor:
-    """What an RMS norm's input lacks, where its output lacks `lacks`.
-
-    The norm keeps directions and no lengths. Of the inputs that have the wanted direction, the one
-    nearest to the present input is taken.
-    """
-    wanted = (output + lacks) / norm.gain.to(output)
-    length = (wanted * given).sum(-1, keepdim=True) / wanted.pow(2).sum(-1, keepdim=True)
-    return length.clamp(min=0.0) * wanted - given

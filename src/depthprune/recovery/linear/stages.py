@@ -78,8 +78,16 @@ class Stage:
     scale: float | None = None
     norm: Norm | None = None
 
+    @property
+    def weights(self) -> list[str]:
+        """The parameters that refitting it changes, dotted in the block."""
+        own = [layer.weight for layer in self.layers]
+        return own if self.norm is None else [*own, f"{self.norm.module}.weight"]
+
     def without(self, weights: Collection[str]) -> Stage | None:
         """Without the layers of some weights: itself if it has none, None if none is left."""
+        if self.norm is not None and f"{self.norm.module}.weight" in weights:
+            return None
         layers = tuple(layer for layer in self.layers if layer.weight not in weights)
         if len(layers) == len(self.layers):
             return self
@@ -206,7 +214,7 @@ class _Order:
         unit = given / given.pow(2).mean(-1, keepdim=True).sqrt()
         output = norm(given)
         gain: Tensor = (output * unit).sum(0) / unit.pow(2).sum(0)
-        if relative_difference(gain * unit, output) > _LIMIT or not gain.all():
+        if relative_difference(gain * unit, output) > _LIMIT or not gain.any():
             return None
         return gain.double()
 
