@@ -38,22 +38,22 @@ _GROWTH = 2.0
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a race came to.
+class Raced:
+    """The choice among what was found.
 
     Attributes:
         winner: The set that is taken.
-        leader: The set of the lowest loss.
-        tied: Those that cannot be told apart from the leader, itself among them.
-        refused: Those that lose too much on the default text.
-        scores: Of every set that raced, on as many windows as it took.
+        scores: Of every set on the windows of the target that it saw.
+        general: Each set's loss on text in general.
+        tied: Those that cannot be told apart from the best.
+        refused: Those that lose too much, in general or of the target.
     """
 
     winner: RemovedSet
-    leader: RemovedSet
+    scores: dict[RemovedSet, Score]
+    general: dict[RemovedSet, float]
     tied: tuple[RemovedSet, ...]
     refused: tuple[RemovedSet, ...]
-    scores: Mapping[RemovedSet, Score]
 
 
 def race(
