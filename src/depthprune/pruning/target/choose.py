@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,25 +34,6 @@ _ENDLESS = 2**40
 """Windows of the target that the windows seen stand for."""
 
 _GROWTH = 2.0
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a race came to.
-
-    Attributes:
-        winner: The set that is taken.
-        leader: The set of the lowest loss.
-        tied: Those that cannot be told apart from the leader, itself among them.
-        refused: Those that lose too much on the default text.
-        scores: Of every set that raced, on as many windows as it took.
-    """
-
-    winner: RemovedSet
-    leader: RemovedSet
-    tied: tuple[RemovedSet, ...]
-    refused: tuple[RemovedSet, ...]
-    scores: Mapping[RemovedSet, Score]
 
 
 def race(
