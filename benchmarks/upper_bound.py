@@ -6,9 +6,10 @@ Two matrices are put where a run was removed, in hooks that are not saved:
   pruned model's state before it, with ridge and strength chosen as for `--recover linear`;
 - **rotated**, LinearPatch's (arXiv 2505.24680) as it is before any training, H d Hᵀ: in the basis
   of a Hadamard matrix H each channel is scaled by d, its mean |state| behind the run over that
-  before it. The symmetric matrix that its authors then train from there is left out.
+  before it, of all tokens, massive ones too, which H spreads over the channels. The symmetric
+  matrix that its authors then train from there is left out.
 
-Both are made on the same windows, massive tokens apart, from the bottom gap up.
+Both are made on the same windows, from the bottom gap up.
 """
 
 from __future__ import annotations
@@ -78,15 +79,15 @@ def free(made: list[FitBatch], shares: list[float], pruned: States, dense: State
 
 def rotated(made: list[FitBatch], shares: list[float], pruned: States, dense: States) -> Tensor:
     """LinearPatch's matrix without training, less the identity."""
-    apart = massive(pruned, dense)
-    counts = _counts(made, shares, apart)
+    everywhere = [torch.zeros(each.shape[:-1].numel(), dtype=torch.bool) for each in pruned]
+    counts = _counts(made, shares, everywhere)
     turn = hadamard(pruned[0].shape[-1])
     before, behind = (torch.zeros(len(turn), dtype=torch.float64) for _ in range(2))
-    for batch, away, low, high in zip(made, apart, pruned, dense, strict=True):
+    for batch, low, high in zip(made, pruned, dense, strict=True):
         if not batch.chooses:
             weight = shares[batch.part] / counts[batch.part]
             for total, states in ((before, low), (behind, high)):
-                total += weight * (wide(states).flatten(0, -2)[~away] @ turn).abs().sum(0)
+                total += weight * (wide(states).flatten(0, -2) @ turn).abs().sum(0)
     patch: Tensor = turn @ (behind / before - 1).diag() @ turn.T
     return patch
 

@@ -35,14 +35,16 @@ class Outcome:
 
     @property
     def error(self) -> str:
-        """The one line in which a run was refused; stdout must be empty, warnings may precede.
+        """The one line in which a run was refused; stdout must be empty.
+
+        Warnings and notes may precede.
 
         So may steps that took long: a busy machine is no failure.
         """
         *before, last = self.err.splitlines()
         assert self.out == ""
         before = [line for line in before if ": done in " not in line]
-        assert [line for line in before if not line.startswith("warning: ")] == []
+        assert [line for line in before if not line.startswith(("warning: ", "note: "))] == []
         assert last.startswith("error: ")
         assert "this is a bug" not in last
         return last.removeprefix("error: ")

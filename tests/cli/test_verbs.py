@@ -710,6 +710,41 @@ def test_an_error_of_our_own_making_is_one_line_that_says_so(
     assert _names(tmp_path) == set()
 
 
+LONG = "x" * 5_000
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("apply", LONG, "--remove", 1, "-o", "out"),
+        ("bench", LONG),
+        ("evaluate", LONG, "-c", "stdlib-prose"),
+        ("evaluate", "MODEL", "-c", f"text:{LONG}"),
+        ("prune", "MODEL", "-k", 1, "-o", LONG),
+        ("memo", "--memo", LONG),
+        ("prune", "MODEL", "-k", 1, "-o", "out", "--for", f"text:{LONG}"),
+        ("prune", "MODEL", "-k", 1, "-o", "out", "--for", "stdlib-prose", "--portfolio", LONG),
+        ("recover", LONG, "--original", "MODEL", "-o", "out"),
+        ("report", LONG),
+        ("score", "MODEL", "-o", f"{LONG}.png"),
+        ("study", LONG, "-o", "out"),
+    ],
+)
+def test_a_name_that_no_system_takes_is_no_bug(
+    depthprune: Command,
+    tiny_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[Any, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = depthprune(*(tiny_llama if word == "MODEL" else word for word in words))
+    assert outcome.status in (FAILED, 2)
+    assert "xxxx" in outcome.error
+    assert len(outcome.error) < 2_100
+    assert _names(tmp_path) == set()
+
+
 def test_a_reader_that_goes_away_is_no_reason_to_complain() -> None:
     code = "import sys; from depthprune.cli import main; main(['architectures', '--json'])"
     with subprocess.Popen(

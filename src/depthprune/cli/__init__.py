@@ -9,6 +9,7 @@ do not load torch.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -26,6 +27,21 @@ from depthprune.errors import DepthpruneError, UsageError, one_line
 from depthprune.pruning.standing import forget_standing, what_stands
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+_MOST_OF_A_NAME = 200
+_REMEDIES = {
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "name what the links were meant to lead to",
+    errno.EACCES: "have its owner let this user in, or name another place",
+    errno.EPERM: "have its owner let this user in, or name another place",
+    errno.EROFS: "name a place that can be written",
+    errno.ENOSPC: "make room there, or name another place",
+    errno.EDQUOT: "make room there, or name another place",
+    errno.EMFILE: "let this user open more files (ulimit -n)",
+    errno.ENFILE: "close what holds files open, and try again",
+    errno.EIO: "the disk or the network failed; try again, or from a copy",
+    errno.ESTALE: "its server has replaced it; try again",
+}
+"""What to do where the system refuses a file: that is no bug, wherever it is met."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -88,9 +104,17 @@ def _failed(error: Exception, words: list[str], debug: bool) -> int:
         # Typer prints these itself.
         where = f"standard output: cannot be written ({error.strerror})"
         return _say(f"{where}; send it elsewhere", FAILED, debug)
+    if isinstance(error, OSError) and error.errno in _REMEDIES and error.filename is not None:
+        name = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "a file"
+        said = str(error.strerror).lower()
+        return _say(f"{_shortened(name)}: {said}; {_REMEDIES[error.errno]}", FAILED, debug)
     what = " ".join(str(error).split()) or "no message"
     advice = "" if debug else "; this is a bug: run again with --debug and report what it shows"
     return _say(f"{type(error).__name__}: {what}{advice}", FAILED, debug)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _MOST_OF_A_NAME else f"{name[:_MOST_OF_A_NAME]}…"
 
 
 def _is_interruption(error: BaseException | None) -> bool:

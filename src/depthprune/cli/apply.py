@@ -31,14 +31,7 @@ def apply(
         bool,
         typer.Option("--verify", help="Load both models and compare their logits."),
     ] = False,
-    link: Annotated[
-        bool,
-        typer.Option(
-            "--link",
-            help="Share what does not change with the original: by reflinks where the file system "
-            "can, else by hard links of weight files in which nothing changes.",
-        ),
-    ] = False,
+    link: options.Link = False,
     trust_remote_code: options.RemoteCode = False,
     overwrite: options.Overwrite = False,
     threads: options.Threads = None,

@@ -86,6 +86,14 @@ Draws = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what depthprune wrote in OUT before.")
 ]
+Link = Annotated[
+    bool,
+    typer.Option(
+        "--link",
+        help="Share what does not change with the original: by reflinks where the file system "
+        "can, else by hard links of weight files in which nothing changes.",
+    ),
+]
 Bench = Annotated[
     Optional[bool],  # noqa: UP045
     typer.Option(

@@ -86,6 +86,7 @@ def prune(
     dry_run: options.DryRun = False,
     source: SourceOptions,
     overwrite: options.Overwrite = False,
+    link: options.Link = False,
     as_draft: Annotated[
         bool,
         typer.Option(
@@ -135,6 +136,7 @@ def prune(
         prompt=prompt,
         **keywords,
         overwrite=overwrite,
+        link=link,
         engine=spread,
         command=command_line(context),
         progress=TerminalProgress(),

@@ -7,7 +7,7 @@ missing in a call others fill its rows, and those cost nothing when they are ask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,8 @@ LayOut = Callable[[Sequence[int], Sequence[int]], list[Batch]]
 """Lays windows out on batches, others filling their rows."""
 
 
-class Asked:
-    """Counts asks, each once.
+class Asked(Collection[RemovedSet]):
+    """The sets that were asked for, be it on some windows; each ask is counted once.
 
     Args:
         order: All windows, those that a race comes to first at first.
@@ -37,16 +37,16 @@ class Asked:
         self._asked: dict[RemovedSet, NDArray[np.bool_]] = {}
         self._paid: dict[RemovedSet, NDArray[np.bool_]] = {}
 
-    def __contains__(self, removed: RemovedSet) -> bool:
-        """Whether a set was asked for, be it on some windows."""
+    def __contains__(self, removed: object) -> bool:
+        """Whether a set was asked for."""
         return removed in self._asked
 
     def __iter__(self) -> Iterator[RemovedSet]:
-        """The sets that were asked for."""
+        """All sets, in the order in which they were."""
         return iter(self._asked)
 
     def __len__(self) -> int:
-        """How many sets were asked for, be it on some windows."""
+        """How many sets."""
         return len(self._asked)
 
     def forget(self) -> None:

@@ -52,6 +52,7 @@ class PruneJob:
     wanted: TargetJob | None = None
     engine: Engine | None = None
     draft: DraftJob | None = None
+    link: bool = False
 
     @property
     def target(self) -> OutputTarget:
@@ -109,6 +110,7 @@ def prune_job(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     overwrite: bool = False,
+    link: bool = False,
     engine: str | Engine | None = None,
     command: str | None = None,
     progress: Progress = SILENT,
@@ -157,6 +159,8 @@ def prune_job(
         trust_remote_code: Run code that the model's folder brings.
         allow_pickle: Read weights that are pickled.
         overwrite: Replace what `out` holds.
+        link: Share what does not change with the original's folder: as reflinks where the file
+            system can, else its weight files in which nothing changes as hard links.
         engine: `ray` or `ray://HOST:PORT` to have losses computed by workers of a cluster.
         command: How the manifest says it was made; by default the call of `dp.prune`.
         progress: Where long work shows itself.
@@ -193,6 +197,7 @@ def prune_job(
         racing=racing,
         draws=draws,
         overwrite=overwrite,
+        link=link,
         command=command or _as_python(model, k, out, specs, objective, search, target),
         progress=progress,
         recover=recover,

@@ -34,18 +34,27 @@ from depthprune.staging import hidden_folder
 Replace: TypeAlias = Callable[[Checkpoint, str | None], Mapping[str, bytes]]
 
 
-def check_pruned_output(source: ModelSource, out: OutputTarget, left: int | None) -> None:
+def check_pruned_output(
+    source: ModelSource, out: OutputTarget, left: int | None, *, link: bool = False
+) -> None:
     """Refuse, before a search, an output that this model cannot be written to.
 
     Args:
         source: The original.
         out: What `-o` names.
         left: How many blocks will be left, where that is known.
+        link: Whether files are to be shared with the original.
 
     Raises:
         ModelError: If llama.cpp would misread what a search removes.
-        UsageError: If the output is a GGUF and the model none, or is the model itself.
+        UsageError: If the output is a GGUF and the model none, or is the model itself, or the
+            model has no files to share.
     """
+    if link and (out.is_file or source.checkpoint is None):
+        raise UsageError(
+            f"--link: shares the safetensors of a folder with another folder, and {source.name} "
+            f"is written to {out} anew; leave it out"
+        )
     if not out.is_file:
         return
     if source.gguf is None:
@@ -66,6 +75,7 @@ def pruned_output(
     *,
     dense: Checkpoint | None = None,
     replace: Replace | None = None,
+    link: bool = False,
     progress: Progress = SILENT,
 ) -> Iterator[tuple[Path, Surgery]]:
     """Cut a loaded model, published when the block ends without an exception.
@@ -78,6 +88,7 @@ def pruned_output(
         replace: Given the dense checkpoint and what the names of its blocks' tensors begin with
             (None where the checkpoint says it itself), returns new bytes of some tensors; of a
             folder only.
+        link: Share what does not change with the original's folder.
         progress: Where the work shows itself.
 
     Yields:
@@ -95,7 +106,13 @@ def pruned_output(
             prefix = block_prefix(model)
             data = replace(whole, prefix) if replace is not None else None
             surgery = write_pruned(
-                whole, removed, claim.place, block_prefix=prefix, replace=data, progress=progress
+                whole,
+                removed,
+                claim.place,
+                block_prefix=prefix,
+                link=link,
+                replace=data,
+                progress=progress,
             )
             yield claim.place, surgery
     claim.publish()

@@ -279,5 +279,5 @@ def _check_source(job: PruneJob, source: ModelSource) -> None:
         _ = source.checkpoint.block_prefix
     if job.out is not None:
         left = None if job.k is None else source.blocks - job.k
-        check_pruned_output(source, job.out, left)
+        check_pruned_output(source, job.out, left, link=job.link)
         require_space(source, job.out, left)

@@ -98,6 +98,7 @@ def _write(job: PruneJob, claim: Claim, task: PruneTask) -> Manifest:
         seed=job.seed,
         progress=job.progress,
         questions=task.questions,
+        link=job.link,
     )
     manifest = writing.write(
         task.model,

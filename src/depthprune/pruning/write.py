@@ -61,6 +61,7 @@ class Writing:
         seed: Of the sample.
         progress: Where the work shows itself.
         questions: What the models answer in words, if anything.
+        link: Whether what does not change is shared with the original's folder.
     """
 
     claim: Claim
@@ -71,6 +72,7 @@ class Writing:
     seed: int
     progress: Progress
     questions: Questions | None = None
+    link: bool = False
 
     def write(
         self,
@@ -102,6 +104,7 @@ class Writing:
             self.claim,
             dense=dense,
             replace=weights.replacements,
+            link=self.link,
             progress=self.progress,
         ) as (stage, surgery):
             for warning in surgery.warnings:
