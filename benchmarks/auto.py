@@ -47,8 +47,8 @@ from depthprune.progress import SILENT  # noqa: E402
 from depthprune.pruning.session import Loading, read_tokenizer  # noqa: E402
 from depthprune.pruning.target.auto import Chosen, Resources, choose  # noqa: E402
 from depthprune.pruning.target.options import TargetJob  # noqa: E402
-from depthprune.pruning.target.spend import Rules  # noqa: E402
 from depthprune.pruning.target.task import TargetTask, parse_target, read_target  # noqa: E402
+from depthprune.pruning.target.trials import Rules  # noqa: E402
 from depthprune.searches import make_search, make_space  # noqa: E402
 from depthprune.searches.common.moves import random_set  # noqa: E402
 

@@ -10,7 +10,8 @@ from depthprune.objectives import parse_objective
 from depthprune.pruning.target.configurations import Configuration
 from depthprune.pruning.target.portfolio import Row
 from depthprune.pruning.target.scorers import RemainingBudget, TargetScorers
-from depthprune.pruning.target.spend import Rules, Spending, Spent
+from depthprune.pruning.target.spend import Spending
+from depthprune.pruning.target.trials import Rules, Spent
 from depthprune.searches import Budget, make_search
 from landscapes import Landscape
 

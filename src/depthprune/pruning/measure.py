@@ -41,8 +41,8 @@ from depthprune.pruning.recovering.recovery_step import Recovered, fit_and_judge
 from depthprune.pruning.target.auto import Resources, choose
 from depthprune.pruning.target.judge import held_out_of_target, judged
 from depthprune.pruning.target.record import target_record
-from depthprune.pruning.target.spend import Rules
 from depthprune.pruning.target.task import TargetTask
+from depthprune.pruning.target.trials import Rules
 from depthprune.recovery import RecoveringScorer
 from depthprune.searches import Result
 

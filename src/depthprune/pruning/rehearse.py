@@ -66,7 +66,7 @@ def _rehearse_choice(job: PruneJob, task: PruneTask, wanted: TargetTask) -> Cost
     """What choosing a calibration would cost: the same choice, on evaluators that only count."""
     from depthprune.evaluator.rehearsal import CostEstimate, measure_speed, plan_of
     from depthprune.pruning.target.auto import foretell_choice
-    from depthprune.pruning.target.spend import Rules
+    from depthprune.pruning.target.trials import Rules
 
     rules = Rules(task.search, task.k, job.seed, task.protect, task.refusal)
     made = foretell_choice(wanted, rules, task.budget, task.model)

@@ -14,8 +14,8 @@ from depthprune.progress import SILENT
 from depthprune.pruning.session import Loading, read_tokenizer
 from depthprune.pruning.target.auto import Chosen, Resources, choose
 from depthprune.pruning.target.options import TargetJob
-from depthprune.pruning.target.spend import Rules
 from depthprune.pruning.target.task import parse_target, read_target
+from depthprune.pruning.target.trials import Rules
 from depthprune.searches import make_search
 
 _CORPORA = Path(os.environ.get("DEPTHPRUNE_CORPORA", "../shared/data"))

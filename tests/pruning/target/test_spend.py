@@ -6,8 +6,9 @@ import pytest
 
 from depthprune.errors import EvaluationError, UsageError
 from depthprune.evaluator import Cost
+from depthprune.pruning.target.budgets import require_budget
 from depthprune.pruning.target.choose import break_tie, race
-from depthprune.pruning.target.spend import CONSENSUS, FEW, require_budget
+from depthprune.pruning.target.spend import CONSENSUS, FEW
 from depthprune.searches import Budget
 from planted import WINDOWS, Planted, costs, found
 

@@ -7,42 +7,32 @@ the default calibration and the task itself would have given.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from depthprune.calibration import Calibration
-from depthprune.errors import UsageError
-from depthprune.evaluator import Cost, Evaluator, Memo, Racing, RemovedSet, Score
+from depthprune.evaluator import Cost, Evaluator, Memo, Racing
 from depthprune.evaluator.rehearsal import Rehearsal
 from depthprune.evaluator.shards import LossWorkers
 from depthprune.models.loading import Model
 from depthprune.objectives import Mixture
 from depthprune.progress import SILENT, Progress
-from depthprune.pruning.held_out import SizeRule
-from depthprune.pruning.target.choose import allowed_by_general, break_tie, race
-from depthprune.pruning.target.configurations import Configuration
-from depthprune.pruning.target.scorers import (
-    RemainingBudget,
-    TargetScorers,
-    on_share,
-)
-from depthprune.pruning.target.spend import (
-    CHEAP,
-    FEW,
+from depthprune.pruning.target.budgets import (
     RESERVE,
-    TIMES_GREEDY,
-    Rules,
-    Spending,
-    Spent,
-    Trial,
+    default_budget,
+    first_windows,
+    foresee,
     require_budget,
 )
+from depthprune.pruning.target.choose import Raced, allowed_by_general, break_tie, race
+from depthprune.pruning.target.configurations import Configuration
+from depthprune.pruning.target.scorers import RemainingBudget, TargetScorers
+from depthprune.pruning.target.sizes import grown, largest
+from depthprune.pruning.target.spend import CHEAP, FEW, Spending
 from depthprune.pruning.target.task import TargetTask, refuse_chance
-from depthprune.searches import Budget, Result, Search, make_space
-from depthprune.searches.common.moves import longer
+from depthprune.pruning.target.trials import Rules, Spent, Trial
+from depthprune.searches import Budget, Result
 from depthprune.searches.session import TracePoint
 
 
@@ -79,25 +69,6 @@ class Resources:
             workers=self.workers,
             **more,
         )
-
-
-@dataclass(frozen=True)
-class Raced:
-    """The choice among what was found.
-
-    Attributes:
-        winner: The set that is taken.
-        scores: Of every set on the windows of the target that it saw.
-        general: Each set's loss on text in general.
-        tied: Those that cannot be told apart from the best.
-        refused: Those that lose too much, in general or of the target.
-    """
-
-    winner: RemovedSet
-    scores: dict[RemovedSet, Score]
-    general: dict[RemovedSet, float]
-    tied: tuple[RemovedSet, ...]
-    refused: tuple[RemovedSet, ...]
 
 
 @dataclass(frozen=True)
@@ -154,13 +125,13 @@ def choose(
     limit = None
     if max_increase is not None:
         limit = dense.loss + max_increase * abs(dense.loss)
-        rules = replace(rules, k=_largest(task, rules, scorers, max_increase))
+        rules = replace(rules, k=largest(task, rules, scorers, max_increase))
     budget, spent, remaining = _spend(task, rules, budget, scorers, resources.model)
     raced = _raced(task, spent, scorers, limit)
     trial = max((t for t in spent.trials if t.removed == raced.winner), key=lambda t: t.share)
     configuration = _configuration(task, trial)
     if limit is not None:
-        raced, trial = _grown(rules, scorers, raced, trial, configuration, limit)
+        raced, trial = grown(rules, scorers, raced, trial, configuration, limit)
     score = scorers.scorer(configuration).score([raced.winner])[0].require_finite()
     result = Result(
         removed=raced.winner,
@@ -181,15 +152,15 @@ def choose(
 def _spend(
     task: TargetTask, rules: Rules, budget: Budget | None, scorers: TargetScorers, model: Model
 ) -> tuple[Budget, Spent, RemainingBudget]:
-    foresee = partial(_foresee, task, rules, model)
-    least = sum((foresee(c, CHEAP, FEW) for c in task.configurations), Cost())
+    coming = partial(foresee, task, rules, model)
+    least = sum((coming(c, CHEAP, FEW) for c in task.configurations), Cost())
     sure = budget is None
     if budget is None:
-        budget = default_budget(task, rules, foresee, least)
+        budget = default_budget(task, rules, coming, least)
     require_budget(budget, least, len(task.configurations))
     remaining = RemainingBudget(budget, scorers, RESERVE)
     first = first_windows(task)
-    spending = Spending(scorers, task.configurations, rules, remaining, first, foresee, sure=sure)
+    spending = Spending(scorers, task.configurations, rules, remaining, first, coming, sure=sure)
     return budget, spending.run(), remaining
 
 
@@ -215,63 +186,6 @@ def foretell_choice(
     _, spent, _ = _spend(task, rules, budget, scorers, model)
     _raced(task, spent, scorers, None)
     return made
-
-
-def first_windows(task: TargetTask) -> int:
-    """How many of the target's windows decide rounds: they have the tokens of one draw."""
-    choose = task.target.choose
-    return max(2, min(len(choose.windows), len(choose.windows) * task.job.tokens // choose.tokens))
-
-
-def default_budget(
-    task: TargetTask,
-    rules: Rules,
-    foresee: Callable[[Configuration | None, str | Search, float], Cost],
-    least: Cost,
-) -> Budget:
-    """Some greedy searches, on the default calibration or on the task itself, whichever is dearer.
-
-    Every set on every window. Of as many tokens, items with options cost several times what text
-    does, and the choice is made on them too. Of few blocks a greedy search is hardly more than the
-    first round; then it is what that takes with the two searches to beat, and the choice.
-
-    Args:
-        task: What is tried.
-        rules: What sets are searched for.
-        foresee: What a search on a configuration costs.
-        least: What the first round takes.
-    """
-    beaten = [c for c in task.configurations if not c.draw and _is_anchor(c)]
-    greedy = [foresee(c, "greedy", 1.0) for c in (None, *beaten)]
-    usual = TIMES_GREEDY * max(cost.asked_block_tokens for cost in greedy)
-    anchors = sum((foresee(c, rules.search, 1.0) for c in beaten), least)
-    return Budget(block_tokens=max(usual, math.ceil(anchors.asked_block_tokens / (1 - RESERVE))))
-
-
-def _is_anchor(configuration: Configuration) -> bool:
-    return configuration.row.is_default or configuration.row.is_target
-
-
-def _foresee(
-    task: TargetTask,
-    rules: Rules,
-    model: Model,
-    configuration: Configuration | None,
-    name: str | Search,
-    share: float,
-) -> Cost:
-    """What a search on a configuration costs, every set on every window that it sees."""
-    calibration = task.default if configuration is None else configuration.calibration
-    objective = _nll() if configuration is None else configuration.objective
-    rehearsal = Rehearsal.of(model, calibration, objective)
-    rules.run(name, on_share(rehearsal, share))
-    return rehearsal.cost
-
-
-def _nll() -> Mixture:
-    from depthprune.objectives import parse_objective
-
-    return parse_objective("nll")
 
 
 def _raced(task: TargetTask, spent: Spent, scorers: TargetScorers, limit: float | None) -> Raced:
@@ -302,68 +216,3 @@ def _configuration(task: TargetTask, trial: Trial) -> Configuration:
             return configuration
     own = (c for c in task.configurations if c.row.is_target)
     return next(own, task.configurations[0])
-
-
-class _Judge:
-    """The target's loss, as `SizeRule` asks for it."""
-
-    def __init__(self, score: Callable[[list[RemovedSet]], list[Score]]) -> None:
-        self._score = score
-
-    def mixed(self, sets: Any) -> list[tuple[float, float]]:
-        """The loss of each set, and its standard error."""
-        return [(score.loss, score.stderr) for score in self._score(list(sets))]
-
-
-def _largest(task: TargetTask, rules: Rules, scorers: TargetScorers, max_increase: float) -> int:
-    """How many blocks may go at the most, as the default calibration and the task itself say."""
-    named = [c for c in task.configurations if not c.draw and _is_anchor(c)]
-    tried = named or task.configurations[:1]
-    most, rule = 0, None
-    for configuration in tried:
-        rule = SizeRule(_Judge(scorers.choose.score), max_increase)
-        rules.run(rules.search, scorers.scorer(configuration), enough=rule)
-        most = max(most, len(rule.chosen))
-    if not most and rule is not None:
-        raise UsageError(
-            f"--max-increase: removing any one block raises the loss on --for from "
-            f"{rule.dense:.4f} above {rule.limit:.4f}; allow more"
-        )
-    return most
-
-
-def _grown(
-    rules: Rules,
-    scorers: TargetScorers,
-    raced: Raced,
-    trial: Trial,
-    configuration: Configuration,
-    limit: float,
-) -> tuple[Raced, Trial]:
-    """The chosen set with further blocks, as long as the target allows it."""
-    scorer, removed = scorers.scorer(configuration), raced.winner
-    while True:
-        more = len(removed) + 1
-        free = make_space(scorer.blocks, min(more, scorer.blocks - 1), rules.protect).free
-        if more >= scorer.blocks or more > len(free):
-            break
-        space = make_space(scorer.blocks, more, rules.protect, refusal=rules.refusal)
-        sets = longer(space, removed)
-        if not sets:
-            break
-        losses = [score.loss for score in scorer.compare(sets, keep=1)]
-        further = sets[losses.index(min(losses))]
-        score = scorers.choose.score([further])[0]
-        if not score.loss <= limit:
-            break
-        removed = further
-    if removed == raced.winner:
-        return raced, trial
-    score, general = scorers.choose.score([removed])[0], scorers.general([removed])[0]
-    grown = replace(
-        raced,
-        winner=removed,
-        scores={**raced.scores, removed: score},
-        general={**raced.general, removed: general},
-    )
-    return grown, replace(trial, removed=removed, search=f"{trial.search}, grown")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,6 +35,25 @@ _ENDLESS = 2**40
 """Windows of the target that the windows seen stand for."""
 
 _GROWTH = 2.0
+
+
+@dataclass(frozen=True)
+class Raced:
+    """The choice among what was found.
+
+    Attributes:
+        winner: The set that is taken.
+        scores: Of every set on the windows of the target that it saw.
+        general: Each set's loss on text in general.
+        tied: Those that cannot be told apart from the best.
+        refused: Those that lose too much, in general or of the target.
+    """
+
+    winner: RemovedSet
+    scores: dict[RemovedSet, Score]
+    general: dict[RemovedSet, float]
+    tied: tuple[RemovedSet, ...]
+    refused: tuple[RemovedSet, ...]
 
 
 def race(

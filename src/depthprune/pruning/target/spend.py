@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
-from depthprune.errors import DepthpruneError, EvaluationError, UsageError, first_line
-from depthprune.evaluator import Cost, RemovedSet, Score
+from depthprune.errors import EvaluationError, first_line
+from depthprune.evaluator import Cost, RemovedSet
 from depthprune.progress import warn
 from depthprune.pruning.target.configurations import Configuration
 from depthprune.pruning.target.scorers import (
@@ -26,9 +25,9 @@ from depthprune.pruning.target.scorers import (
     TargetScorers,
     on_share,
 )
-from depthprune.searches import Budget, Refusal, Result, Search, make_space, nothing_refused, search
+from depthprune.pruning.target.trials import Arm, Round, Rules, Spent, Trial
+from depthprune.searches import Search, make_space
 from depthprune.searches.common.moves import swaps
-from depthprune.searches.driver import Scorer
 
 CHEAP = "one-shot"
 FEW = 0.25
@@ -41,133 +40,8 @@ CONSENSUS = "consensus"
 SWAPS = 4
 """Single swaps of the leader that enter the race at most."""
 
-RESERVE = 0.15
-"""Share of the budget that is left to choose with."""
-
 RACED = 0.6
 """What a raced search takes of its cost on every window, as a rule."""
-
-TIMES_GREEDY = 4
-"""The default budget, in greedy searches on the default calibration or the task itself."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What sets are searched for, and how.
-
-    Attributes:
-        search: The dear search.
-        k: How many blocks go.
-        seed: Of the searches.
-        protect: Blocks that stay.
-        refusal: Why a set may not go.
-    """
-
-    search: Search
-    k: int
-    seed: int = 0
-    protect: tuple[int, ...] = ()
-    refusal: Refusal = nothing_refused
-
-    def run(
-        self,
-        name: str | Search,
-        scorer: Scorer,
-        *,
-        k: int | None = None,
-        enough: Callable[[RemovedSet], bool] | None = None,
-    ) -> Result:
-        """Run a search on a scorer."""
-        return search(
-            name,
-            scorer,
-            k=self.k if k is None else k,
-            seed=self.seed,
-            protect=self.protect,
-            refusal=self.refusal,
-            enough=enough,
-        )
-
-
-@dataclass
-class Arm:
-    """A calibration in the rounds.
-
-    Attributes:
-        name: By which it is reported.
-        scorer: On all its windows.
-        configuration: What it is; None for the consensus.
-        best: The lowest loss on the target of its sets so far.
-        whole: Whether it was searched on all its windows by the dear search.
-    """
-
-    name: str
-    scorer: Scorer
-    configuration: Configuration | None
-    best: float = math.inf
-    whole: bool = False
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A set that was found, and how.
-
-    Attributes:
-        removed: The set.
-        arm: The calibration's name.
-        search: The search's name, or `swap`.
-        share: Of the calibration's windows that were searched on.
-    """
-
-    removed: RemovedSet
-    arm: str
-    search: str
-    share: float
-
-
-@dataclass(frozen=True)
-class Round:
-    """What one round tried, and what it cost.
-
-    Attributes:
-        name: What it was.
-        tried: How many calibrations.
-        leader: The set that kept the target best when it ended.
-        loss: Of that on the target's first windows.
-        cost: All that was spent until then.
-    """
-
-    name: str
-    tried: int
-    leader: RemovedSet
-    loss: float
-    cost: Cost
-
-
-@dataclass
-class Spent:
-    """What the budget bought.
-
-    Attributes:
-        trials: Every set with how it was found, in the order in which they were.
-        first: Each set's score on the target's first windows.
-        rounds: What was done.
-        default: The set of the default calibration, if that was searched on all windows.
-        task: The set of the task itself, likewise.
-        left_out: Calibrations on which no search came to a set, with why.
-    """
-
-    trials: list[Trial] = field(default_factory=list)
-    first: dict[RemovedSet, Score] = field(default_factory=dict)
-    rounds: list[Round] = field(default_factory=list)
-    default: RemovedSet | None = None
-    task: RemovedSet | None = None
-    left_out: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def leader(self) -> RemovedSet:
-        """The set that keeps the target best, on its first windows."""
-        return min(self.first, key=lambda removed: (self.first[removed].loss, removed))
 
 
 class Spending:
@@ -344,33 +218,3 @@ def _is(arm: Arm, kind: str) -> bool:
         return False
     row = configuration.row
     return row.is_default if kind == "default" else row.is_target
-
-
-def require_budget(budget: Budget, least: Cost, tried: int) -> None:
-    """Refuse a budget that does not pay for the first round.
-
-    Args:
-        budget: What was given.
-        least: What the first round takes.
-        tried: How many calibrations it tries.
-
-    Raises:
-        UsageError: Saying how much is needed.
-    """
-    short = [
-        (f"{math.ceil(need)} {unit}", given)
-        for given, need, unit in (
-            (budget.evaluations, least.evaluations, "evaluations"),
-            (budget.block_tokens, least.asked_block_tokens, "block-tokens"),
-        )
-        if given is not None and given < need
-    ]
-    if short:
-        need, given = short[0]
-        raise UsageError(
-            f"--budget: the first round tries {tried} calibrations and takes {need}, got "
-            f"{given:g}; raise it, or try fewer by --portfolio"
-        )
-
-
-__all__ = ["Arm", "DepthpruneError", "Round", "Rules", "Spending", "Spent", "Trial"]
