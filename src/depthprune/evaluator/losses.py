@@ -10,10 +10,9 @@ sets that were walked beside it; nothing of the dense model is stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depthprune.calibration import Window
-from depthprune.errors import DepthpruneError, EvaluationError, failure
 from depthprune.evaluator.batches import Batch
 from depthprune.evaluator.memory import head_tokens, tile_tokens
 from depthprune.evaluator.prefix_walk import RemovedSet
@@ -31,10 +29,10 @@ from depthprune.models.blocks.projection import Projection
 from depthprune.models.devices import plain_products, uploaded
 from depthprune.models.free_memory import out_of_memory
 from depthprune.models.loading import Model
-from depthprune.objectives import Mixture, Objective
+from depthprune.objectives import Mixture
+from depthprune.objectives.checked import token_losses, window_loss
 from depthprune.objectives.tiles import Tiled, columns_of, is_tiled
 
-T = TypeVar("T")
 Found = dict[RemovedSet, NDArray[np.float64]]
 """Losses by set, shape (components, windows of the batch); NaN where a component does not judge."""
 
@@ -235,7 +233,7 @@ class Losses:
                 seen = outputs[objective.reads]
                 other = dense.get(objective.reads) if objective.compares else None
                 targets = scored.targets[part].to(seen.device)
-                rows.append(_token_losses(objective, seen, targets, other).to(state.device))
+                rows.append(token_losses(objective, seen, targets, other).to(state.device))
             yield removed, torch.stack(rows)
 
     def _tokens_by_tiles(
@@ -263,7 +261,7 @@ class Losses:
             rows = [
                 next(by_tiles)
                 if isinstance(each, Tiled)
-                else _token_losses(each, own, targets, before[()] if each.compares else None)
+                else token_losses(each, own, targets, before[()] if each.compares else None)
                 for each in self._objectives
             ]
             yield removed, torch.stack([row[:count].to(states[removed].device) for row in rows])
@@ -286,33 +284,5 @@ class Losses:
                 zip(batch.places, np.split(tokens[row], ends[:-1]), strict=True)
             ):
                 if self._judged[row, place]:
-                    answer[row, column] = _window_loss(objective, losses, self._windows[place])
+                    answer[row, column] = window_loss(objective, losses, self._windows[place])
         return answer
-
-
-def _token_losses(
-    objective: Objective, outputs: Tensor, targets: Tensor, dense: Tensor | None
-) -> Tensor:
-    losses = _guarded(objective, lambda: objective.token_losses(outputs, targets, dense))
-    if losses.shape != targets.shape:
-        raise EvaluationError(
-            f"objective {objective.name!r} gave losses of shape {tuple(losses.shape)} for "
-            f"{len(targets)} tokens; expected one a token"
-        )
-    return losses
-
-
-def _window_loss(objective: Objective, losses: NDArray[np.float64], window: Window) -> float:
-    return _guarded(objective, lambda: float(objective.window_loss(losses, window)))
-
-
-def _guarded(objective: Objective, step: Callable[[], T]) -> T:
-    """Run an objective's own code; what it raises is one line that names it."""
-    try:
-        return step()
-    except DepthpruneError:
-        raise
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        raise EvaluationError(failure(f"objective {objective.name!r}", error)) from error

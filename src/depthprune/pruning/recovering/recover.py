@@ -1,8 +1,7 @@
 """What `recover` does: check that original and checkpoint belong together, fit, write it anew.
 
 The output is cut from the original anew, with the recovered weights in place: byte for byte what
-`prune --recover` writes. That is right only while the checkpoint holds the original's bytes, so
-one that was trained or recovered since is refused.
+`prune --recover` writes.
 """
 
 from __future__ import annotations
@@ -13,24 +12,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from depthprune.calibration import CalibrationSpec, check_files, parse_calibration
-from depthprune.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from depthprune.checkpoints.fingerprint import first_difference
 from depthprune.claims import Claim, claimed
-from depthprune.errors import CheckpointError, ModelError, UsageError
-from depthprune.evaluator import RemovedSet
+from depthprune.errors import UsageError
 from depthprune.manifest import Manifest, versions
 from depthprune.models.loading import Model
-from depthprune.models.source import ModelSource
-from depthprune.objectives import parse_objective
-from depthprune.outputs import MANIFEST_NAME, OutputTarget, as_target, check_target
+from depthprune.outputs import OutputTarget, as_target, check_target
 from depthprune.progress import SILENT, Progress
 from depthprune.pruning.answers import Questions, WantedAnswers, draw_questions, read_answers
 from depthprune.pruning.options import BENCH_SECONDS, PROMPT
 from depthprune.pruning.output import block_prefix, dense_checkpoint
 from depthprune.pruning.records import size_record
+from depthprune.pruning.recovering.pruned_checkpoint import PrunedCheckpoint
 from depthprune.pruning.recovering.recovery_step import (
     Recovered,
-    check_source,
     fit_and_judge,
     further_texts,
     read_recovery,
@@ -42,15 +36,13 @@ from depthprune.pruning.session import (
     mixture,
     open_memo,
     read_tokenizer,
-    require_original,
 )
 from depthprune.pruning.space import require_space
 from depthprune.pruning.write import (
     Writing,
     WrittenCheckpoint,
 )
-from depthprune.recovery import Method, refuse_quantized_config
-from depthprune.removed_sets import check_removed
+from depthprune.recovery import Method
 
 
 def recover_checkpoint(
@@ -186,11 +178,11 @@ class RecoverJob:
         also: Sequence[CalibrationSpec],
         answers: WantedAnswers,
     ) -> Manifest:
-        opened = open_checkpoint(self.checkpoint)
-        before = self._manifest()
+        pruned = PrunedCheckpoint.read(self.checkpoint)
+        before = pruned.manifest
         source = self.loading.find()
-        self._check_pair(before, source, opened)
-        removed = self._removed(before, source)
+        pruned.require_recoverable(source, self.out)
+        removed = pruned.removed(source.blocks)
         require_space(source, self.out, source.blocks - len(removed))
         loading = self._loading(before)
         reader = read_tokenizer(source, self.progress, loading)
@@ -202,7 +194,7 @@ class RecoverJob:
         check_enough(model, calibration, method, further)
         with dense_checkpoint(model, self.out.path, progress=self.progress) as dense:
             prefix = block_prefix(model) or dense.block_prefix
-            self._check_unchanged(opened, dense, removed, prefix)
+            pruned.require_unchanged(dense, removed, prefix, self.progress)
             with open_memo(self.memo, source) as memo:
                 found = fit_and_judge(
                     model,
@@ -227,60 +219,11 @@ class RecoverJob:
         forget(found.recovery)
         return manifest
 
-    def _manifest(self) -> Manifest:
-        file = self.checkpoint / MANIFEST_NAME
-        if not file.exists():
-            raise UsageError(
-                f"{self.checkpoint}: expected a checkpoint that depthprune pruned, found no "
-                f"{MANIFEST_NAME}, which says what was removed; prune the original"
-            )
-        return Manifest.read(file)
-
-    def _check_pair(self, before: Manifest, source: ModelSource, opened: Checkpoint) -> None:
-        for other in (self.checkpoint, source.folder if source.gguf is None else None):
-            if other is not None and self.out.is_same(other):
-                raise UsageError(f"-o {self.out}: is read here; choose another folder")
-        check_source(source)
-        refuse_quantized_config(str(self.checkpoint), opened.config)
-        if before.recovery is not None:
-            raise UsageError(
-                f"{self.checkpoint}: was recovered already; recover the checkpoint from before, or "
-                "prune the original with --recover"
-            )
-        if before.model.fingerprint is None:
-            raise ModelError(
-                f"{self.checkpoint}: was pruned from pickled weights, which have no fingerprint to "
-                "know the original by; prune the original with --recover, or save it as "
-                "safetensors and prune that"
-            )
-        require_original(before, self.checkpoint, source)
-
-    def _removed(self, before: Manifest, source: ModelSource) -> RemovedSet:
-        """What the manifest says was removed; its objective, too, must be known by now."""
-        try:
-            parse_objective(before.objective or "nll")
-            return check_removed(before.removed, source.blocks, flag="removed")
-        except UsageError as error:
-            raise CheckpointError(
-                f"{self.checkpoint / MANIFEST_NAME}: {error}; prune the original again"
-            ) from error
-
     def _loading(self, before: Manifest) -> Loading:
         """As before, unless asked otherwise: an unpacked GGUF is written in the dtype it had."""
         if self.loading.dtype != "auto" or before.measured_dtype is None:
             return self.loading
         return replace(self.loading, dtype=before.measured_dtype)
-
-    def _check_unchanged(
-        self, opened: Checkpoint, dense: Checkpoint, removed: tuple[int, ...], prefix: str
-    ) -> None:
-        with self.progress.step("comparing the checkpoint with its original", None, ""):
-            different = first_difference(opened, dense, removed, prefix)
-        if different is not None:
-            raise CheckpointError(
-                f"{self.checkpoint}: {different} is not the original's, so the weights were "
-                "changed after pruning; recover the checkpoint as depthprune wrote it"
-            )
 
     def _writing(
         self, claim: Claim, before: Manifest, loading: Loading, questions: Questions | None
