@@ -13,7 +13,8 @@ from depthprune import extras
 from depthprune.cli import DONE, FAILED, WRONG_USAGE
 from depthprune.study.report import files
 from depthprune.study.report import page as study_page
-from depthprune.study.statistics import effects, findings
+from depthprune.study.statistics import effects
+from depthprune.study.statistics.findings import gather as findings
 
 PLAN = """
 name: tiny <b>study</b>
