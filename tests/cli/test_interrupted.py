@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -422,6 +423,49 @@ def test_a_signal_at_any_moment_leaves_all_or_nothing(
             with claims.claimed(as_target(folder / "out"), overwrite=True):
                 pass
             assert [each.name for each in folder.iterdir() if each != out] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the signals are POSIX's")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_an_interruption_that_an_import_swallowed_is_one_where_it_then_fails(
+    depthprune: Command,
+    tiny_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    def swallowing(*_: Any, **__: Any) -> None:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(getattr(signal, name))
+        raise SystemError("initialization of _internal failed without raising an exception")
+
+    monkeypatch.setattr("depthprune.pruning.apply.apply", swallowing)
+    outcome = depthprune("apply", tiny_llama, "--remove", "1", "-o", tmp_path / "out")
+    assert outcome.status == INTERRUPTED
+    assert outcome.err == "error: interrupted; nothing was written\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the signals are POSIX's")
+def test_a_further_request_to_end_is_heard_where_the_first_was_lost(
+    depthprune: Command, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = []
+
+    def swallowing(*_: Any, **__: Any) -> None:
+        for wait in (0.0, 9.0, 11.0):
+            now[0] += wait
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt:
+                heard.append(now[0])
+        raise KeyboardInterrupt
+
+    now = [100.0]
+    monkeypatch.setattr("depthprune.cli.monotonic", lambda: now[0])
+    monkeypatch.setattr("depthprune.pruning.apply.apply", swallowing)
+    outcome = depthprune("apply", tiny_llama, "--remove", "1", "-o", tmp_path / "out")
+    assert outcome.status == INTERRUPTED
+    assert heard == [100.0, 120.0]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the signal is POSIX's")

@@ -15,6 +15,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from time import monotonic
 from types import FrameType
 from typing import TextIO
 
@@ -28,6 +29,10 @@ from depthprune.pruning.standing import forget_standing, what_stands
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 _MOST_OF_A_NAME = 200
+_CLEANS_UP = 10.0
+"""Seconds in which a run that was asked to end is not asked again."""
+_ASKED: list[float] = []
+"""When this run was asked to end."""
 _REMEDIES = {
     errno.ENAMETOOLONG: "give a shorter name",
     errno.ELOOP: "name what the links were meant to lead to",
@@ -88,7 +93,7 @@ def _run(words: list[str], debug: bool) -> int:
 
 def _failed(error: Exception, words: list[str], debug: bool) -> int:
     """Say what ended a run, in a line."""
-    if _is_interruption(error):
+    if _ASKED or _is_interruption(error):
         return _say(f"interrupted; {what_stands()}", INTERRUPTED, debug)
     if isinstance(error, DepthpruneError):
         return _say(str(error), FAILED, debug)
@@ -162,13 +167,18 @@ def _stop_on_signals() -> None:
 
     What was set to be ignored stays so: `nohup` means a run to survive its terminal.
     """
-    for name in ("SIGTERM", "SIGHUP"):
+    _ASKED.clear()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _terminated)
+            signal.signal(number, _stop)
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:
-    # A second one would break off the cleaning up.
-    signal.signal(number, signal.SIG_IGN)
+def _stop(number: int, frame: FrameType | None) -> None:
+    now = monotonic()
+    # A further request would break off the cleaning up, but the first may have been lost: modules
+    # written in C swallow what is raised while they are imported.
+    if number != signal.SIGINT and _ASKED and now - _ASKED[-1] < _CLEANS_UP:
+        return
+    _ASKED.append(now)
     raise KeyboardInterrupt
