@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import depthprune as dp
 from command import Command, Outcome
 from depthprune.calibration import CalibrationSpec
+from depthprune.calibration.generated import GeneratedPool
 from depthprune.calibration.parsing import parse_line, parse_mapping
 from depthprune.checkpoints import byte_copy
 from depthprune.cli import (
@@ -94,6 +95,24 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(prune: Command, tmp_path: P
     words = prune("-k", 2, "--search", "greedy", "--dry-run").out
     assert "11 on 256 tokens" in words
     assert _names(tmp_path) == set()
+
+
+def test_a_dry_run_has_the_model_write_nothing_and_counts_the_same(
+    depthprune: Command, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("prune", tiny_llama, "-k", 2, "-c", "self,windows=4,length=24", "--dtype", "float32")
+    words = (*words, "--memo", "off", "--no-bench", "--exact", "--json", "-o", tmp_path / "out")
+    writes = GeneratedPool._write
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("text was written")
+
+    monkeypatch.setattr(GeneratedPool, "_write", refuse)
+    plan = depthprune(*words, "--dry-run").document
+    monkeypatch.setattr(GeneratedPool, "_write", writes)
+    spent = depthprune(*words).document["search"]["cost"]
+    assert plan["evaluations"] == spent["evaluations"] == 6 + 5
+    assert plan["head_tokens"] == spent["head_tokens"]
 
 
 def test_further_draws_are_searched_too_and_kept(prune: Command) -> None:

@@ -30,6 +30,7 @@ from depthprune.errors import CalibrationError, DepthpruneError, OutputError, Us
 from depthprune.models.loading import Model
 from depthprune.models.plain_generation import plain_generation
 from depthprune.models.pretrained import quiet_transformers
+from depthprune.models.probe_tokens import probe_tokens
 from depthprune.outputs import cache_folder, whole_file
 from depthprune.progress import SILENT, Progress
 from depthprune.untrusted import parse_json, read_text
@@ -63,10 +64,11 @@ def generated_pool(model: Any) -> GeneratedPool:
         UsageError: If there is only a tokenizer.
     """
     load, progress = getattr(model, "loaded", None), getattr(model, "progress", SILENT)
+    rehearsed = bool(getattr(model, "rehearsed", False))
     model = load() if callable(load) else model
     if not isinstance(model, Model):
         raise UsageError("self: the text is the model's own; pass a loaded model, dp.load(…)")
-    return GeneratedPool(model, progress)
+    return GeneratedPool(model, progress, rehearsed)
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,13 @@ class GeneratedPool:
     Attributes:
         model: The loaded model.
         progress: Where the sampling shows itself.
+        rehearsed: Whether text that is not in the cache is stood for by drawn tokens, of which
+            costs are the same.
     """
 
     model: Model
     progress: Progress = SILENT
+    rehearsed: bool = False
 
     def draw(self, spec: CalibrationSpec, split: Split) -> tuple[Window, ...]:
         """The windows of a spec, sampled or read from the cache.
@@ -114,10 +119,19 @@ class GeneratedPool:
         file = _cache_file(self.model, spec, own, beginnings)
         if file is not None and file.exists():
             return _read(file, count, spec.length)
+        if self.rehearsed:
+            return self._stand_in(spec, beginnings)
         samples = self._write(spec, own, beginnings)
         if file is not None:
             _store(file, samples)
         return samples
+
+    def _stand_in(self, spec: CalibrationSpec, beginnings: Sequence[list[int]]) -> Samples:
+        begun = len(beginnings[0])
+        shape = (len(beginnings), spec.length - begun)
+        drawn = probe_tokens(self.model.module, shape, seed=spec.seed, first=0).tolist()
+        texts = ((*lead, *row) for lead, row in zip(beginnings, drawn, strict=True))
+        return Samples(tuple(texts), begun, (0.0,) * len(beginnings))
 
     def _beginnings(self, spec: CalibrationSpec, own: OwnText, count: int) -> list[list[int]]:
         """What each text goes on from."""

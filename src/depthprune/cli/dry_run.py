@@ -23,7 +23,7 @@ def show_cost(job: PruneJob, *, json: bool) -> None:
     Raises:
         DepthpruneError: If the job cannot be done.
     """
-    task = prepare(job, check(job))
+    task = prepare(job, check(job), rehearsed=True)
     plan = rehearse(job, task)
     if json:
         show_json({"schema": 1, "search": job.search, "k": task.k, **asdict(plan)})

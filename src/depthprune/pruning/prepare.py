@@ -6,7 +6,7 @@ The order puts what is cheap and can fail before what is dear.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from depthprune.calibration import Calibration, CalibrationSpec, check_files, parse_calibration
@@ -150,12 +150,13 @@ def calibration_specs(job: PruneJob) -> tuple[str, ...]:
     return (DEFAULT_CALIBRATION,) if job.wanted is not None else job.specs or (DEFAULT_CALIBRATION,)
 
 
-def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
+def prepare(job: PruneJob, asked_for: ParsedJob, *, rehearsed: bool = False) -> PruneTask:
     """Check everything that the model's files tell, draw the calibration and load the model.
 
     Args:
         job: What was asked for.
         asked_for: What `check` made of it.
+        rehearsed: Whether it is only to be counted, for which the model need not write text.
 
     Raises:
         DepthpruneError: If anything that was asked for cannot be.
@@ -166,7 +167,7 @@ def prepare(job: PruneJob, asked_for: ParsedJob) -> PruneTask:
         asked_for.wanted.check_files()
     source = job.loading.find()
     asked, refusal = _check_without_weights(job, asked_for, source)
-    reader = read_tokenizer(source, job.progress, job.loading)
+    reader = replace(read_tokenizer(source, job.progress, job.loading), rehearsed=rehearsed)
     calibration = mixture(asked_for.specs, reader, job.progress)
     wanted = None
     if asked_for.wanted is not None:

@@ -91,6 +91,7 @@ class TextReader:
         rows: Of its embedding, where its files say so.
         load: Loads the model.
         progress: Where the model's writing shows itself.
+        rehearsed: Whether drawn tokens stand for text that the model would have to write first.
     """
 
     tokenizer: Any
@@ -98,6 +99,7 @@ class TextReader:
     rows: int | None = None
     load: Callable[[], Model] | None = None
     progress: Progress = SILENT
+    rehearsed: bool = False
 
     def loaded(self) -> Model:
         """The model itself."""
