@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import depthprune as dp
+from depthprune.calibration.generated import GeneratedPool
 from depthprune.errors import UsageError
 from depthprune.evaluator.rehearsal import TokenCosts
 from depthprune.progress import SILENT
@@ -50,6 +51,19 @@ def test_what_is_shared_is_counted_once(tmp_path: Path, tiny_llama: Path) -> Non
     # Of one draw, greedy's first step is one-shot's, and its k = 1 lies on the way to k = 2.
     assert 0 < found.block_tokens < 2 * tokens * (21 + 15 + 12)
     assert found.seconds > 0
+
+
+def test_no_model_writes_text_to_be_told_what_a_study_costs(
+    tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("text was written")
+
+    monkeypatch.setattr(GeneratedPool, "_write", refuse)
+    own = {"own": f"self,windows={WINDOWS},length={LENGTH}"}
+    prose = forecast(_grid(tmp_path, [tiny_llama]), SILENT).searching
+    found = forecast(_grid(tmp_path, [tiny_llama], calibrations=own), SILENT).searching
+    assert found.block_tokens == prose.block_tokens
 
 
 def test_each_model_is_told_at_its_own_speed(

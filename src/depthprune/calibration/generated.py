@@ -72,6 +72,33 @@ def generated_pool(model: Any) -> GeneratedPool:
 
 
 @dataclass(frozen=True)
+class Rehearsed:
+    """A loaded model that is to write nothing: drawn tokens stand for text of its own.
+
+    Attributes:
+        model: The model.
+        rehearsed: That it is so.
+    """
+
+    model: Model
+    rehearsed: bool = True
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's."""
+        return self.model.tokenizer
+
+    @property
+    def module(self) -> Any:
+        """The model's."""
+        return self.model.module
+
+    def loaded(self) -> Model:
+        """The model."""
+        return self.model
+
+
+@dataclass(frozen=True)
 class GeneratedPool:
     """A model that writes its own calibration text.
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from depthprune.calibration import Calibration, Window, calibrate
+from depthprune.calibration.generated import Rehearsed
 from depthprune.evaluator.rehearsal import (
     Rehearsal,
     TokenCosts,
@@ -74,7 +75,7 @@ def forecast(grid: Grid, progress: Progress) -> Forecast:
         with progress.step(f"loading {name}", None, ""):
             model = load(grid.place(name), dtype=grid.plan.dtype, device=grid.plan.device)
         drawn = {
-            each: calibrate(list(grid.calibrations[each].specs), model)
+            each: calibrate(list(grid.calibrations[each].specs), Rehearsed(model))
             for each in dict.fromkeys(cell.calibration for cell in of_model)
         }
         speed = measure_speed(model, next(iter(drawn.values())).windows)
@@ -120,7 +121,8 @@ def _judging(grid: Grid, model: Model, speed: TokenCosts, cells: Sequence[Cell])
     left = sum(model.blocks - cell.k for cell in cells)
     tokens = scored = 0
     for name, specs in (*grid.texts.items(), *grid.choices.items()):
-        windows = calibrate(list(specs), model, split=grid.split_of(specs)).windows
+        split = grid.split_of(specs)
+        windows = calibrate(list(specs), Rehearsed(model), split=split).windows
         if name in grid.choices:
             require_items(grid.plan, name, len(windows))
         tokens += sum(map(_tokens, windows))
