@@ -1,8 +1,13 @@
 """Calibrations: sources of text, the windows drawn from them, and their names."""
 
-from depthprune.calibration.calibration import NOISY_BELOW, Calibration, calibrate
+from depthprune.calibration.calibration import (
+    NOISY_BELOW,
+    Calibration,
+    calibrate,
+    require_positions,
+)
 from depthprune.calibration.loading import documents_of_spec, load_source
-from depthprune.calibration.model_limits import HasTokenizer, context_of, require_positions
+from depthprune.calibration.model_limits import HasTokenizer, context_of
 from depthprune.calibration.overlap import Overlap, measure_overlap, shared_documents, window_words
 from depthprune.calibration.parsing import beside, file_schema, seen_from
 from depthprune.calibration.parts import LoadedSource, Part

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from depthprune.calibration.loading import documents_of_spec, load_source
 from depthprune.calibration.model_limits import HasTokenizer, context_of, rows_of
@@ -20,6 +21,9 @@ from depthprune.calibration.sources import SOURCES
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Split, Window
 from depthprune.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from depthprune.models.loading import Model
 
 NOISY_BELOW = 8_000
 """Tokens under which the draw decides more than the model: two draws of 1,024 tokens gave
@@ -197,3 +201,13 @@ def _material(spec: CalibrationSpec, model: HasTokenizer) -> LoadedSource:
         return LoadedSource(generated_pool(model), model.tokenizer, {}, 0)
     documents, repeats = documents_of_spec(spec)
     return load_source(spec, model, documents, repeats)
+
+
+def require_positions(model: Model, calibration: Calibration) -> None:
+    """Refuse windows that a loaded model cannot read: too long, or of tokens that it lacks.
+
+    Raises:
+        CalibrationError: Naming the first.
+    """
+    calibration.check_context(context_of(model), text=model.learns_positions)
+    calibration.check_ids(rows_of(model))

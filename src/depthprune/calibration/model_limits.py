@@ -6,11 +6,7 @@ be refused before any weights are.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from depthprune.calibration.calibration import Calibration
-    from depthprune.models.loading import Model
+from typing import Any, Protocol
 
 
 class HasTokenizer(Protocol):
@@ -43,13 +39,3 @@ def rows_of(model: HasTokenizer) -> int | None:
         except (AttributeError, NotImplementedError):
             found = None
     return found if isinstance(found, int) and found > 0 else None
-
-
-def require_positions(model: Model, calibration: Calibration) -> None:
-    """Refuse windows that a loaded model cannot read: too long, or of tokens that it lacks.
-
-    Raises:
-        CalibrationError: Naming the first.
-    """
-    calibration.check_context(context_of(model), text=model.learns_positions)
-    calibration.check_ids(rows_of(model))

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -20,11 +19,27 @@ from depthprune.recovery.linear.fold_target import FoldTarget
 from depthprune.recovery.low_rank import LowRank
 from depthprune.recovery.methods import Trained
 
-if TYPE_CHECKING:
-    from depthprune.recovery.lora.training import StudentPoint
-
 _REFITTED = 6
 """How often a token is run through a block that is refitted: both models, and four stages."""
+
+
+@dataclass(frozen=True)
+class StudentPoint:
+    """What a student was worth after some steps.
+
+    Attributes:
+        step: How many.
+        trained: Mean loss of the steps since the last point; None before the first.
+        choosing: Loss on the windows that choose the best step, nats a token.
+        held_out: The same on held-out windows, which decide nothing.
+        held_out_nll: The text's own negative log-likelihood there.
+    """
+
+    step: int
+    trained: float | None
+    choosing: float
+    held_out: float
+    held_out_nll: float
 
 
 @dataclass(frozen=True)

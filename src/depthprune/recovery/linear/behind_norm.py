@@ -11,8 +11,8 @@ on windows that were not fitted, it adds what is wanted more nearly, of every so
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,12 +20,33 @@ from torch import Tensor
 from depthprune.recovery.linear.fit import Fit, System
 from depthprune.recovery.linear.normal_equations import Sums
 
-if TYPE_CHECKING:
-    from depthprune.recovery.linear.refit import BlockRefit
-    from depthprune.recovery.linear.stages import Stage
-
 _LEAST = 1e-6
 """Of the mean size of what is wanted: where less is, a channel is not switched on."""
+
+
+@dataclass(frozen=True)
+class NormedRows:
+    """Some tokens of one source, at a writer with a norm behind it, all float64.
+
+    Attributes:
+        part: Which source.
+        chooses: Whether their windows choose.
+        weight: What one of them counts where it is fitted.
+        given: What the writer is given.
+        output: What it gives.
+        present: What the norm makes of that.
+        wanted: What the norm should give.
+        apart: What the writer is given for tokens that are treated apart.
+    """
+
+    part: int
+    chooses: bool
+    weight: float
+    given: Tensor
+    output: Tensor
+    present: Tensor
+    wanted: Tensor
+    apart: Tensor
 
 
 @dataclass(frozen=True)
@@ -47,23 +68,28 @@ class Normed:
     tokens: int
 
 
-def fit_normed(refit: BlockRefit, stage: Stage, gain: Tensor) -> Normed:
+Rows = Callable[[], Iterator[NormedRows]]
+"""All tokens at the writer, a batch at a time, from the first again at each call."""
+
+
+def fit_normed(rows: Rows, inputs: int, shares: Sequence[float], gain: Tensor) -> Normed:
     """Fit a writer and the gain behind it.
 
     Args:
-        refit: Of the block.
-        stage: The writer; it has a norm.
+        rows: At the writer.
+        inputs: How many it has.
+        shares: Weight of each source.
         gain: What the norm multiplies each channel by now, shape (width,), float64.
     """
-    size, turn = _sizes(refit, stage, gain)
-    found = _directions(refit, stage, size, turn)
-    return _gained(refit, stage, found, turn)
+    size, turn = _sizes(rows, gain)
+    found = _directions(rows, inputs, shares, size, turn)
+    return _gained(rows, len(shares), found, turn)
 
 
-def _sizes(refit: BlockRefit, stage: Stage, gain: Tensor) -> tuple[Tensor, Tensor]:
+def _sizes(rows: Rows, gain: Tensor) -> tuple[Tensor, Tensor]:
     """How large what is wanted is in each channel, and by what present outputs are turned so."""
     squares, products, given = (torch.zeros_like(gain) for _ in range(3))
-    for row in refit.normed_rows(stage):
+    for row in rows():
         if not row.chooses:
             squares += row.weight * row.wanted.pow(2).sum(0)
             products += row.weight * (row.output * row.wanted).sum(0)
@@ -76,23 +102,23 @@ def _sizes(refit: BlockRefit, stage: Stage, gain: Tensor) -> tuple[Tensor, Tenso
     return size, turn * near.clamp(min=0.0)
 
 
-def _directions(refit: BlockRefit, stage: Stage, size: Tensor, turn: Tensor) -> Fit:
-    walk = refit.walk
-    inputs = stage.layers[0].inputs
-    made = [[Sums.empty(inputs, walk.device, len(size)) for _ in walk.shares] for _ in (0, 1)]
-    for row in refit.normed_rows(stage):
+def _directions(
+    rows: Rows, inputs: int, shares: Sequence[float], size: Tensor, turn: Tensor
+) -> Fit:
+    made = [[Sums.empty(inputs, size.device, len(size)) for _ in shares] for _ in (0, 1)]
+    for row in rows():
         lacking = _unit(row.wanted / size) - turn * row.output
         made[row.chooses][row.part].add(row.given, lacking, 1.0 if row.chooses else row.weight)
         if not row.chooses:
             made[0][row.part].hold(row.apart, row.weight)
-    return System(made[0]).fit(made[1], walk.shares)
+    return System(made[0]).fit(made[1], shares)
 
 
-def _gained(refit: BlockRefit, stage: Stage, found: Fit, turn: Tensor) -> Normed:
+def _gained(rows: Rows, sources: int, found: Fit, turn: Tensor) -> Normed:
     products, squares, tokens = torch.zeros_like(turn), torch.zeros_like(turn), 0
     # Of each source: Σ wanted², what the present output lacks, Σ unit · wanted and Σ unit².
-    sums = [turn.new_zeros(4, len(turn)) for _ in refit.walk.shares]
-    for row in refit.normed_rows(stage):
+    sums = [turn.new_zeros(4, len(turn)) for _ in range(sources)]
+    for row in rows():
         unit = _unit(turn * row.output + row.given @ found.change.T)
         if row.chooses:
             terms = (row.wanted.pow(2), (row.wanted - row.present).pow(2), unit * row.wanted)

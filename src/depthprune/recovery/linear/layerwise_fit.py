@@ -13,12 +13,9 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from depthprune.errors import CalibrationError, EvaluationError
 from depthprune.evaluator.state_store import StateStore, StoredState
 from depthprune.models.blocks.anatomy import Anatomy
-from depthprune.models.blocks.carried import State, hidden
-from depthprune.models.blocks.replay import Inputs
-from depthprune.progress import ProgressStep
+from depthprune.models.blocks.carried import hidden
 from depthprune.recovery.delta import Delta
 from depthprune.recovery.linear.fit import Fit, fit
 from depthprune.recovery.linear.fold import swapped
@@ -30,6 +27,7 @@ from depthprune.recovery.linear.fold_target import (
 from depthprune.recovery.linear.massive_activations import massive
 from depthprune.recovery.linear.normal_equations import Sums, wide
 from depthprune.recovery.linear.refit import BlockRefit
+from depthprune.recovery.linear.side_by_side import SideBySide
 from depthprune.recovery.linear.stages import Stage, find_stages
 from depthprune.recovery.methods import Linear
 from depthprune.recovery.result import Change, LayerRefit, RunRecovery, new_weights
@@ -57,8 +55,8 @@ class FittedBlock:
     deltas: dict[str, Delta] = field(default_factory=dict)
 
 
-class Walk:
-    """The dense and the pruned model, side by side, at the same place.
+class Walk(SideBySide):
+    """Both models, the pruned one with what recovers it.
 
     Args:
         anatomy: Of the model.
@@ -81,27 +79,10 @@ class Walk:
         reading: Sequence[int] = (),
         unwritten: Callable[[int, Collection[str]], Collection[str]] = lambda _, __: (),
     ) -> None:
+        super().__init__(anatomy, made, shares, store)
         self.unwritten = unwritten
-        self.anatomy = anatomy
-        self.store = store
-        self.batches = made
-        self.shares = shares
         self.method = method
         self.reading = frozenset(reading)
-        self.step: ProgressStep | None = None
-        self.at = 0
-        self.dense: list[StoredState] = []
-        self.inputs: list[Inputs] = []
-        known: list[Tensor] = []
-        for batch in made:
-            inputs = anatomy.record(batch.tokens)
-            states = inputs.states
-            self.dense.append(store.put(states))
-            self.inputs.append(inputs.lean(known))
-        self.pruned = list(self.dense)
-        self.streams = hidden(states).dim() > 3
-        self.device = hidden(states).device
-        self.width = int(hidden(states).shape[-1])
 
     def pass_run(self, run: tuple[int, ...]) -> list[FittedBlock]:
         """Bring both models behind a run, the pruned one with what recovers it."""
@@ -110,7 +91,7 @@ class Walk:
         if into >= 0:
             return [*passed, self._fit_block(into, run)]
         for block in run:
-            self._through(block, self.dense)
+            self.through(block, self.dense)
         self.at = run[-1] + 1
         return [*passed, _at_the_bottom(run)]
 
@@ -134,19 +115,6 @@ class Walk:
             fitted = self._refitted(run[0] - 1, run, None)
         return fitted, self.pruned
 
-    def along(self, states: Sequence[StoredState], first: int, last: int) -> list[StoredState]:
-        """The same states behind some kept blocks, up to `last`, which they are before."""
-        moved = list(states)
-        for block in range(first, last):
-            self._through(block, moved)
-        return moved
-
-    def pass_dense(self, block: int) -> None:
-        """Bring the dense model alone before a block."""
-        while self.at < block:
-            self._through(self.at, self.dense)
-            self.at += 1
-
     def pass_to(self, block: int) -> list[FittedBlock]:
         """Bring both models before a block."""
         passed = []
@@ -154,7 +122,7 @@ class Walk:
             if self.at in self.reading:
                 passed.append(self._fit_block(self.at))
             else:
-                self._advance_both(self.at)
+                self.advance_both(self.at)
         return passed
 
     def _fit_block(self, block: int, run: tuple[int, ...] = ()) -> FittedBlock:
@@ -162,10 +130,10 @@ class Walk:
         before = list(self.dense) if block in self.reading else None
         if not run:
             with self.anatomy.holding(block):
-                self._through(block, self.dense)
+                self.through(block, self.dense)
                 return self._refitted(block, run, before)
         for each in (block, *run):
-            self._through(each, self.dense)
+            self.through(each, self.dense)
         with self.anatomy.holding(block):
             return self._refitted(block, run, before)
 
@@ -194,7 +162,7 @@ class Walk:
                 fitted.weights |= new_weights(self.anatomy, fitted.change)
         self.at = (run[-1] if run else block) + 1
         with swapped(self.anatomy.module, fitted.weights):
-            self._through(block, self.pruned)
+            self.through(block, self.pruned)
         if self.anatomy.stream is not None:
             fitted.weights = {name: weight.cpu() for name, weight in fitted.weights.items()}
         return fitted
@@ -240,37 +208,6 @@ class Walk:
     def _apart(self) -> list[Tensor]:
         return massive(*((hidden(s.get()) for s in each) for each in (self.pruned, self.dense)))
 
-    def weights_of(self, apart: Sequence[Tensor]) -> list[float]:
-        """What a fitted token of each source counts.
-
-        Raises:
-            CalibrationError: If a source has none that is not apart.
-        """
-        counts = [0] * len(self.shares)
-        for batch, away in zip(self.batches, apart, strict=True):
-            if not batch.chooses:
-                counts[batch.part] += int((~away).sum())
-        if not all(counts):
-            raise CalibrationError(
-                "recovery: a source has no token without massive activations to fit; give longer "
-                "windows, by length="
-            )
-        return [share / count for share, count in zip(self.shares, counts, strict=True)]
-
-    def fitted_apart(self, apart: Sequence[Tensor]) -> int:
-        """How many tokens of the fitted windows are apart."""
-        pairs = zip(apart, self.batches, strict=True)
-        return int(sum(away.sum() for away, batch in pairs if not batch.chooses))
-
-    def require_finite(self, block: int, *values: Tensor) -> None:
-        """Refuse activations that are not finite.
-
-        Raises:
-            EvaluationError: Naming the block.
-        """
-        if not all(value.isfinite().all() for value in values):
-            raise _not_finite(block)
-
     def _fit(self, run: tuple[int, ...], target: FoldTarget) -> tuple[RunRecovery, Change | None]:
         apart = self._apart()
         fitted, choosing = self._sums(target, apart)
@@ -304,7 +241,7 @@ class Walk:
         module = self.anatomy.blocks.modules[into]
         with target.watching(module) as added:
             for place, (batch, away) in enumerate(zip(self.batches, apart, strict=True)):
-                output = hidden(self._call(into, place, self.pruned[place].get()))
+                output = hidden(self.call(into, place, self.pruned[place].get()))
                 m = added()
                 dense = hidden(self.dense[place].get()).to(output.device)
                 e = (wide(dense) - wide(output)).flatten(0, -2)
@@ -317,49 +254,10 @@ class Walk:
                     fitted[batch.part].hold(m[away], weight)
         return fitted, choosing
 
-    def refitting(self, place: int) -> None:
-        """Count a batch that a refit has run through its block."""
-        if self.step is not None:
-            self.step.advance(self.batches[place].tokens.numel())
-
-    def _advance_both(self, block: int) -> None:
-        shared = self.pruned is self.dense or all(
-            a is b for a, b in zip(self.pruned, self.dense, strict=True)
-        )
-        with self.anatomy.holding(block):
-            self._through(block, self.dense)
-            if shared:
-                self.pruned = list(self.dense)
-            else:
-                self._through(block, self.pruned)
-        self.at = block + 1
-
-    def _through(self, block: int, states: list[StoredState]) -> None:
-        """Bring states behind a block, each in the place of the one before it."""
-        with self.anatomy.holding(block):
-            for place, each in enumerate(states):
-                behind = self._call(block, place, each.get())
-                if not hidden(behind).isfinite().all():
-                    raise _not_finite(block)
-                states[place] = self.store.put(behind)
-                del each  # or its room would be held while the next batch looks for some
-
-    def _call(self, block: int, place: int, states: State) -> State:
-        if self.step is not None:
-            self.step.advance(self.batches[place].tokens.numel())
-        return self.anatomy.call(block, states, self.inputs[place])
-
 
 def _at_the_bottom(run: tuple[int, ...]) -> FittedBlock:
     reason = "the run is at the very bottom, and no block before it could take its part"
     return FittedBlock(RunRecovery(run, None, reason))
-
-
-def _not_finite(block: int) -> EvaluationError:
-    return EvaluationError(
-        f"recovery: block {block} gives NaN or infinite activations; load the model with --dtype "
-        "float32, and if that does not help, check its weights"
-    )
 
 
 def _covers(stage: Stage, target: FoldTarget | None) -> bool:

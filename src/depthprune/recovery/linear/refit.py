@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,43 +22,16 @@ from depthprune.models.blocks.carried import State, hidden
 from depthprune.models.devices import wide_place
 from depthprune.models.free_memory import available_memory
 from depthprune.recovery.delta import Delta
-from depthprune.recovery.linear.behind_norm import fit_normed
+from depthprune.recovery.linear.behind_norm import NormedRows, fit_normed
 from depthprune.recovery.linear.fit import System
 from depthprune.recovery.linear.fold import swapped
 from depthprune.recovery.linear.normal_equations import Sums, wide
+from depthprune.recovery.linear.side_by_side import SideBySide
 from depthprune.recovery.linear.stages import Layer, Norm, Stage
 from depthprune.recovery.result import LayerRefit
 
-if TYPE_CHECKING:
-    from depthprune.recovery.linear.layerwise_fit import Walk
-
 Rows = tuple[Tensor, Tensor]
 """For some tokens what a stage is given, and what its outputs lack, both float64."""
-
-
-@dataclass(frozen=True)
-class NormedRows:
-    """Some tokens of one source, at a writer with a norm behind it, all float64.
-
-    Attributes:
-        part: Which source.
-        chooses: Whether their windows choose.
-        weight: What one of them counts where it is fitted.
-        given: What the writer is given.
-        output: What it gives.
-        present: What the norm makes of that.
-        wanted: What the norm should give.
-        apart: What the writer is given for tokens that are treated apart.
-    """
-
-    part: int
-    chooses: bool
-    weight: float
-    given: Tensor
-    output: Tensor
-    present: Tensor
-    wanted: Tensor
-    apart: Tensor
 
 
 class _Enough(Exception):
@@ -78,7 +51,7 @@ class BlockRefit:
 
     def __init__(
         self,
-        walk: Walk,
+        walk: SideBySide,
         block: int,
         apart: Sequence[Tensor],
         before: Sequence[StoredState] | None,
@@ -135,7 +108,9 @@ class BlockRefit:
         name = f"{norm.module}.weight"
         own = wide(self._module.get_parameter(name).data)
         offset = round((norm.gain.to(own) - own).mean().item())
-        found = fit_normed(self, stage, wide(self._now(name)) + offset)
+        rows = partial(self.normed_rows, stage)
+        gain = wide(self._now(name)) + offset
+        found = fit_normed(rows, layer.inputs, self.walk.shares, gain)
         if found.kept:
             across = found.turn if layer.turned else found.turn[:, None]
             change = found.fit.change.T if layer.turned else found.fit.change

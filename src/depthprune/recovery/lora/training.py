@@ -39,25 +39,7 @@ from depthprune.recovery.lora.resume import (
 )
 from depthprune.recovery.lora.student import Student
 from depthprune.recovery.methods import Trained
-
-
-@dataclass(frozen=True)
-class StudentPoint:
-    """What a student was worth after some steps.
-
-    Attributes:
-        step: How many.
-        trained: Mean loss of the steps since the last point; None before the first.
-        choosing: Loss on the windows that choose the best step, nats a token.
-        held_out: The same on held-out windows, which decide nothing.
-        held_out_nll: The text's own negative log-likelihood there.
-    """
-
-    step: int
-    trained: float | None
-    choosing: float
-    held_out: float
-    held_out_nll: float
+from depthprune.recovery.result import StudentPoint
 
 
 @dataclass(frozen=True)
