@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,14 +153,11 @@ def test_text_of_the_models_own_has_its_share_and_is_as_long(tmp_path: Path) -> 
     assert with_own_text(model, calibration, SHORT, SILENT) is calibration
 
 
-def test_a_model_that_cannot_begin_a_text_is_told_to_do_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_cannot_begin_a_text_is_told_to_do_without(tmp_path: Path) -> None:
     model = loaded()
     calibration = drawn(tmp_path, model)
-    # All tests share this tokenizer.
-    monkeypatch.setattr(model.tokenizer, "bos_token", None)
-    monkeypatch.setattr(model.tokenizer, "eos_token", None)
+    model = replace(model, tokenizer=copy.deepcopy(model.tokenizer))  # which all tests share
+    model.tokenizer.bos_token = model.tokenizer.eos_token = None
     with pytest.raises(CalibrationError, match=r"--recover last: self: .*; or pass own=0"):
         with_own_text(model, calibration, replace(SHORT, own=0.25), SILENT)
 
