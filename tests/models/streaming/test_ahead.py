@@ -124,9 +124,12 @@ def test_weights_that_are_replaced_meanwhile_are_the_replaced_ones(model: Model)
 def test_a_read_in_the_background_that_fails_is_reported_by_who_needs_the_block(
     model: Model, folder: Path, readers: list[str]
 ) -> None:
+    stream = _stream(model)
+    assert stream._ahead is not None
+    stream._ahead.abandon()  # what loading has begun to read
+    readers.clear()
     for path in folder.glob("*.safetensors"):
         path.unlink()
-    stream = _stream(model)
     stream._ahead = ahead = ReadAhead(6, stream._drop)
     ahead.begin(2, stream._reading(2, stream._buffer_for(2)))
     with pytest.raises(CheckpointError, match="cannot be read"), stream.holding(2):
