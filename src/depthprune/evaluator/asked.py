@@ -7,16 +7,16 @@ missing in a call others fill its rows, and those cost nothing when they are ask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from depthprune.evaluator.batches import Batch
+from depthprune.evaluator.calls import Call
 from depthprune.evaluator.prefix_walk import RemovedSet
 
-LayOut = Callable[[Sequence[int], Sequence[int]], list[Batch]]
-"""Lays windows out on batches, others filling their rows."""
+Layout = Callable[[Sequence[int], Sequence[int]], Iterable[Call]]
+"""Says which windows share calls, others filling their rows."""
 
 
 class Asked(Collection[RemovedSet]):
@@ -58,16 +58,16 @@ class Asked(Collection[RemovedSet]):
         self,
         sets: Sequence[RemovedSet],
         places: Sequence[int],
-        lay_out: LayOut,
-        walked: Callable[[Sequence[Batch], Sequence[RemovedSet]], int],
+        layout: Layout,
+        walked: Callable[[int, Sequence[RemovedSet]], int],
     ) -> None:
         """Count sets on windows.
 
         Args:
             sets: Which sets.
             places: Which windows.
-            lay_out: What a run that knows nothing would lay out.
-            walked: Block-tokens of sets on batches.
+            layout: The calls of a run that knows nothing.
+            walked: Block-tokens of sets on so many tokens.
         """
         where = np.asarray(places)
         unpaid: dict[tuple[int, ...], list[RemovedSet]] = {}
@@ -79,11 +79,11 @@ class Asked(Collection[RemovedSet]):
             if len(new := where[~paid[where]]):
                 unpaid.setdefault(tuple(new.tolist()), []).append(removed)
         for new, members in unpaid.items():
-            batches = lay_out(new, self._spare(new, members))
-            self.block_tokens += walked(batches, members)
-            for batch in batches:
-                for removed in members:
-                    self._paid[removed][list(batch.places)] = True
+            calls = list(layout(new, self._spare(new, members)))
+            self.block_tokens += walked(sum(call.size for call in calls), members)
+            filled = [place for call in calls for place in call.places]
+            for removed in members:
+                self._paid[removed][filled] = True
 
     def _spare(self, places: Sequence[int], members: Sequence[RemovedSet]) -> list[int]:
         """Windows that none of the sets has been paid for on, besides."""

@@ -144,9 +144,8 @@ def _packed(
 def option_rows(windows: Sequence[Window], place: int) -> Batch:
     """One item, a row an option; what fills shorter rows stands behind, where no token sees it."""
     window = windows[place]
-    spans = _spans(window)
+    spans, width = _spans(window), _option_width(window)
     prompt = spans[0][0]
-    width = prompt + max(last - first for first, last in spans)
     tokens = np.repeat(window.tokens[:1], len(spans) * width).reshape(len(spans), width)
     rows: list[NDArray[np.int64]] = []
     columns: list[NDArray[np.int64]] = []
@@ -164,6 +163,16 @@ def option_rows(windows: Sequence[Window], place: int) -> Batch:
         targets=torch.from_numpy(window.tokens[window.scored]),
         counts=(int(window.scored.sum()),),
     )
+
+
+def option_tokens(window: Window) -> int:
+    """Tokens of an item that is laid out with a row an option."""
+    return len(_spans(window)) * _option_width(window)
+
+
+def _option_width(window: Window) -> int:
+    spans = _spans(window)
+    return spans[0][0] + max(last - first for first, last in spans)
 
 
 def _spans(window: Window) -> tuple[tuple[int, int], ...]:

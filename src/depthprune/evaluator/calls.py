@@ -31,6 +31,7 @@ from depthprune.calibration import Window
 from depthprune.evaluator.batches import (
     Batch,
     option_rows,
+    option_tokens,
     packed_rows,
     text_rows,
 )
@@ -59,6 +60,23 @@ class Shape:
 
     kind: str
     length: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """Windows that are run together, before anything is made for it.
+
+    Attributes:
+        shape: Of each of them.
+        places: Which of the calibration's windows.
+        rows: How many the call has, copies among them.
+        size: Tokens that go through each block.
+    """
+
+    shape: Shape
+    places: tuple[int, ...]
+    rows: int
+    size: int
 
 
 class Calls:
@@ -101,8 +119,8 @@ class Calls:
         """The most windows that share a call."""
         return max(self._rows.values())
 
-    def batches(self, places: Sequence[int], spare: Iterable[int] = ()) -> Iterator[Batch]:
-        """Lay some windows out.
+    def layout(self, places: Sequence[int], spare: Iterable[int] = ()) -> Iterator[Call]:
+        """Say which windows are to share calls.
 
         Args:
             places: Which, in the order in which they are to be run.
@@ -119,26 +137,20 @@ class Calls:
             missing = -len(wanted) % rows
             wanted += fill.get(shape, [])[:missing]
             for first in range(0, len(wanted), rows):
-                yield self._batch(shape, tuple(wanted[first : first + rows]), rows)
+                yield self._call(shape, tuple(wanted[first : first + rows]), rows)
+
+    def batches(self, places: Sequence[int], spare: Iterable[int] = ()) -> Iterator[Batch]:
+        """Lay some windows out: see `layout`."""
+        return map(self._batch, self.layout(places, spare))
 
     def alone(self, places: Iterable[int]) -> Iterator[Batch]:
         """Some windows, each on a batch of its own."""
         for place in places:
-            yield self._batch(self._shapes[place], (place,), 1)
+            yield self._batch(self._call(self._shapes[place], (place,), 1))
 
     def tokens(self) -> int:
         """Tokens of all batches that hold all windows, those in copies too."""
-        counts = Counter(self._shapes)
-        texts = sum(
-            -(-count // self._rows[shape]) * self._rows[shape] * shape.length
-            for shape, count in counts.items()
-            if shape.kind != "options"
-        )
-        return texts + sum(
-            option_rows(self._windows, place).size
-            for place, shape in enumerate(self._shapes)
-            if shape.kind == "options"
-        )
+        return sum(call.size for call in self.layout(range(len(self._windows))))
 
     def shrink(self, places: Sequence[int]) -> int:
         """Let half as many windows share the calls of some; the answer is how many do then."""
@@ -146,13 +158,16 @@ class Calls:
         self._rows[shape] = max(1, self._rows[shape] // 2)
         return self._rows[shape]
 
-    def _batch(self, shape: Shape, places: tuple[int, ...], rows: int) -> Batch:
-        if shape.kind == "text":
-            return text_rows(self._windows, places, rows)
-        if shape.kind == "packed":
+    def _call(self, shape: Shape, places: tuple[int, ...], rows: int) -> Call:
+        return Call(shape, places, rows, rows * _tokens(self._windows[places[0]], shape))
+
+    def _batch(self, call: Call) -> Batch:
+        if call.shape.kind == "text":
+            return text_rows(self._windows, call.places, call.rows)
+        if call.shape.kind == "packed":
             dtype = DTYPES[self._model.dtype]
-            return packed_rows(self._windows, places, dtype, rows, shape.length)
-        return option_rows(self._windows, places[0])
+            return packed_rows(self._windows, call.places, dtype, call.rows, call.shape.length)
+        return option_rows(self._windows, call.places[0])
 
     def _chosen(self, shape: Shape, count: int, tokens: int) -> int:
         """How many windows of a shape share a call, of so many that there are."""
@@ -184,11 +199,12 @@ def expected_tokens(model: Model, windows: Sequence[Window]) -> int:
         windows: The windows.
     """
     step = _item_step(model)
-    shapes = [_shape(window, not model.streamed, step) for window in windows]
-    return sum(
-        option_rows(windows, place).size if shape.kind == "options" else shape.length
-        for place, shape in enumerate(shapes)
-    )
+    return sum(_tokens(window, _shape(window, not model.streamed, step)) for window in windows)
+
+
+def _tokens(window: Window, shape: Shape) -> int:
+    """Of one window in a call."""
+    return option_tokens(window) if shape.kind == "options" else shape.length
 
 
 def _item_step(model: Model) -> int:

@@ -316,6 +316,6 @@ class Evaluator:
         self._asked.note(
             sets,
             places,
-            lambda new, spare: list(self._runner.calls.batches(new, spare)),
+            lambda new, spare: self._runner.calls.layout(new, spare),
             self._runner.forward.asked,
         )

@@ -84,10 +84,9 @@ class Forward:
             total += sum(size * block_runs(part, self._model.blocks) for part in parts)
         return total
 
-    def asked(self, batches: Sequence[Batch], sets: Sequence[RemovedSet]) -> int:
-        """The same where memory never makes it walk a prefix twice, as on any machine."""
+    def asked(self, size: int, sets: Sequence[RemovedSet]) -> int:
+        """The same of so many tokens where memory never makes it walk a prefix twice."""
         walked = dict.fromkeys([(), *sets] if self._losses.compares else sets)
-        size = sum(batch.size for batch in batches)
         return size * block_runs(list(walked), self._model.blocks)
 
     def run(
