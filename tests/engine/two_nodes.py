@@ -66,8 +66,9 @@ def two_nodes() -> Iterator[TwoNodes]:
         _run(*ray, *head, "--include-dashboard=false")
         far = [f"--address={_NEAR}:{_PORT}", f"--node-ip-address={_FAR}"]
         _run("ip", "netns", "exec", _SPACE, *ray[:-1], *far)
-        pids = [p.pid for p in psutil.process_iter() if _in_space(p.pid)]
-        yield TwoNodes(f"{_NEAR}:{_PORT}", [pid for pid in pids if "raylet" in _name(pid)])
+        nodes = psutil.process_iter(["name"])
+        raylets = [p.pid for p in nodes if _in_space(p.pid) and "raylet" in (p.info["name"] or "")]
+        yield TwoNodes(f"{_NEAR}:{_PORT}", raylets)
     finally:
         _end(folder)
         _ip("netns", "del", _SPACE, check=False)
@@ -76,25 +77,13 @@ def two_nodes() -> Iterator[TwoNodes]:
 
 def _end(folder: str) -> None:
     """Kill what was started here; `ray stop` would end every other cluster of the machine too."""
-    own = [p for p in psutil.process_iter() if _in_space(p.pid) or folder in " ".join(_words(p))]
-    below = [child for process in own for child in _children(process)]
-    for process in {*own, *below}:
-        with suppress(psutil.Error):
-            process.kill()
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return list(process.cmdline())
-    except psutil.Error:
-        return []
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return list(process.children(recursive=True))
-    except psutil.Error:
-        return []
+    for process in psutil.process_iter(["cmdline"]):
+        if not _in_space(process.pid) and folder not in " ".join(process.info["cmdline"] or ()):
+            continue
+        with suppress(psutil.Error):  # it may end while it is looked at
+            for each in (*process.children(recursive=True), process):
+                with suppress(psutil.Error):
+                    each.kill()
 
 
 def _in_space(pid: int) -> bool:
@@ -102,13 +91,6 @@ def _in_space(pid: int) -> bool:
         return os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat(f"/run/netns/{_SPACE}").st_ino
     except OSError:
         return False
-
-
-def _name(pid: int) -> str:
-    try:
-        return psutil.Process(pid).name()
-    except psutil.Error:
-        return ""
 
 
 def _ip(*words: str, check: bool = True) -> int:
