@@ -68,11 +68,11 @@ class Normed:
     tokens: int
 
 
-Rows = Callable[[], Iterator[NormedRows]]
+AllRows = Callable[[], Iterator[NormedRows]]
 """All tokens at the writer, a batch at a time, from the first again at each call."""
 
 
-def fit_normed(rows: Rows, inputs: int, shares: Sequence[float], gain: Tensor) -> Normed:
+def fit_normed(rows: AllRows, inputs: int, shares: Sequence[float], gain: Tensor) -> Normed:
     """Fit a writer and the gain behind it.
 
     Args:
@@ -86,7 +86,7 @@ def fit_normed(rows: Rows, inputs: int, shares: Sequence[float], gain: Tensor) -
     return _gained(rows, len(shares), found, turn)
 
 
-def _sizes(rows: Rows, gain: Tensor) -> tuple[Tensor, Tensor]:
+def _sizes(rows: AllRows, gain: Tensor) -> tuple[Tensor, Tensor]:
     """How large what is wanted is in each channel, and by what present outputs are turned so."""
     squares, products, given = (torch.zeros_like(gain) for _ in range(3))
     for row in rows():
@@ -103,7 +103,7 @@ def _sizes(rows: Rows, gain: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _directions(
-    rows: Rows, inputs: int, shares: Sequence[float], size: Tensor, turn: Tensor
+    rows: AllRows, inputs: int, shares: Sequence[float], size: Tensor, turn: Tensor
 ) -> Fit:
     made = [[Sums.empty(inputs, size.device, len(size)) for _ in shares] for _ in (0, 1)]
     for row in rows():
@@ -114,7 +114,7 @@ def _directions(
     return System(made[0]).fit(made[1], shares)
 
 
-def _gained(rows: Rows, sources: int, found: Fit, turn: Tensor) -> Normed:
+def _gained(rows: AllRows, sources: int, found: Fit, turn: Tensor) -> Normed:
     products, squares, tokens = torch.zeros_like(turn), torch.zeros_like(turn), 0
     # Of each source: Σ wanted², what the present output lacks, Σ unit · wanted and Σ unit².
     sums = [turn.new_zeros(4, len(turn)) for _ in range(sources)]

@@ -57,7 +57,7 @@ class BlockRefit:
         before: Sequence[StoredState] | None,
         behind: Sequence[StoredState],
     ) -> None:
-        self.walk = walk
+        self._walk = walk
         self._block = block
         self._apart = apart
         self._weights = walk.weights_of(apart)
@@ -82,7 +82,7 @@ class BlockRefit:
         done, first = [], 0
         for layer in stage.layers:
             last = first + layer.outputs
-            found = system.fit(choosing, self.walk.shares, first, last)
+            found = system.fit(choosing, self._walk.shares, first, last)
             first = last
             if found.strength:
                 self._change(layer, found.change)
@@ -108,9 +108,9 @@ class BlockRefit:
         name = f"{norm.module}.weight"
         own = wide(self._module.get_parameter(name).data)
         offset = round((norm.gain.to(own) - own).mean().item())
-        rows = partial(self.normed_rows, stage)
+        rows = partial(self._normed_rows, stage)
         gain = wide(self._now(name)) + offset
-        found = fit_normed(rows, layer.inputs, self.walk.shares, gain)
+        found = fit_normed(rows, layer.inputs, self._walk.shares, gain)
         if found.kept:
             across = found.turn if layer.turned else found.turn[:, None]
             change = found.fit.change.T if layer.turned else found.fit.change
@@ -132,9 +132,9 @@ class BlockRefit:
         self.done.append(done)
         return [done]
 
-    def normed_rows(self, stage: Stage) -> Iterator[NormedRows]:
+    def _normed_rows(self, stage: Stage) -> Iterator[NormedRows]:
         """All tokens at a writer with a norm behind it, a batch at a time."""
-        walk = self.walk
+        walk = self._walk
         for place, (batch, apart) in enumerate(zip(walk.batches, self._apart, strict=True)):
             pruned = walk.pruned[place].get()
             with swapped(self._module, self.values):
@@ -176,7 +176,7 @@ class BlockRefit:
 
     def _sums(self, stage: Stage) -> tuple[list[Sums], list[Sums]]:
         """The sums of the windows that are fitted, and of the others, each source apart."""
-        walk = self.walk
+        walk = self._walk
         inputs = stage.layers[0].inputs
         outputs = sum(layer.outputs for layer in stage.layers)
         self._require_room(stage.layers[0], inputs, outputs)
@@ -197,8 +197,8 @@ class BlockRefit:
 
     def _require_room(self, layer: Layer, inputs: int, outputs: int) -> None:
         """Refuse sums that memory does not hold: of each source two, and the decompositions."""
-        device = wide_place(self.walk.device)
-        sources = len(self.walk.shares)
+        device = wide_place(self._walk.device)
+        sources = len(self._walk.shares)
         needed = 8 * (
             (2 * sources + 2 * (sources + 1)) * inputs**2 + 3 * sources * inputs * outputs
         )
@@ -211,7 +211,7 @@ class BlockRefit:
             )
 
     def _rows(self, stage: Stage, place: int) -> Rows:
-        pruned = self.walk.pruned[place].get()
+        pruned = self._walk.pruned[place].get()
         if stage.scale is None:
             assert self._before is not None
             with swapped(self._module, self.values):
@@ -248,7 +248,7 @@ class BlockRefit:
                 keep = lambda _, __, output: rest.append(output.clone())  # noqa: E731
                 stack.callback(norm.register_forward_hook(keep).remove)
             try:
-                anatomy, inputs = self.walk.anatomy, self.walk.inputs[place]
+                anatomy, inputs = self._walk.anatomy, self._walk.inputs[place]
                 rest.insert(0, hidden(anatomy.call(self._block, states, inputs)))
             except _Enough:
                 pass
