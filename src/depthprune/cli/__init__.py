@@ -112,14 +112,11 @@ def _failed(error: Exception, words: list[str], debug: bool) -> int:
     if isinstance(error, OSError) and error.errno in _REMEDIES and error.filename is not None:
         name = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "a file"
         said = str(error.strerror).lower()
-        return _say(f"{_shortened(name)}: {said}; {_REMEDIES[error.errno]}", FAILED, debug)
+        name = one_line(name, _MOST_OF_A_NAME)
+        return _say(f"{name}: {said}; {_REMEDIES[error.errno]}", FAILED, debug)
     what = " ".join(str(error).split()) or "no message"
     advice = "" if debug else "; this is a bug: run again with --debug and report what it shows"
     return _say(f"{type(error).__name__}: {what}{advice}", FAILED, debug)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _MOST_OF_A_NAME else f"{name[:_MOST_OF_A_NAME]}…"
 
 
 def _is_interruption(error: BaseException | None) -> bool:

@@ -38,6 +38,7 @@ from depthprune.pruning.session import (
     read_tokenizer,
     require_original,
 )
+from depthprune.untrusted import read_untrusted
 
 TRL, AXOLOTL, FACTS = "trl.yaml", "axolotl.yaml", "hand-off.json"
 PROMPTS, TEXTS, TEACHER = "prompts.jsonl", "texts.jsonl", "teacher"
@@ -151,8 +152,7 @@ def _manifest(student: Path) -> Manifest:
 
 
 def _architectures(student: Path) -> list[str]:
-    config = json.loads((student / "config.json").read_text(encoding="utf-8"))
-    return list(config.get("architectures") or [])
+    return list(read_untrusted(student / "config.json").get("architectures") or [])
 
 
 def _facts(manifest: Manifest, student: Path, source: ModelSource) -> dict[str, Any]:
