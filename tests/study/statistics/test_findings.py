@@ -255,3 +255,48 @@ def test_of_noisy_tables_few_claim_anything():
 def test_a_part_without_a_core_says_so():
     (part,) = analyse(calibration_only(changes={"evaluations": ()}))
     assert part.effects == {}
+
+
+def on_own_data(of_cell, **changes):
+    """Rows whose judged texts are noise and whose own loss rises by a formula."""
+    rows = noise_only(**changes)
+    return [row.model_copy(update={"loss": row.dense_loss + of_cell(row)}) for row in rows]
+
+
+def test_the_calibrations_own_perplexity_is_told_apart_from_what_is_judged():
+    def rise(row):
+        return 0.3 * SOURCES.index(row.calibration.source) + 0.001 * row.draw
+
+    rows = on_own_data(rise)
+    (own,) = of(rows, "own")
+    assert own.verdict == "calibration"
+    assert own.sentence.startswith(
+        "Calibration mattered more than search for the rise of log-perplexity on the calibrated "
+        "data itself: changing the calibration moved it by 0.50"
+    )
+    # Mean |difference| of four sources 0.3 apart: (3 x 0.3 + 2 x 0.6 + 0.9) / 6.
+    assert own.numbers["calibration"] == pytest.approx(0.5, abs=0.002)
+    assert all(each.verdict == "within noise" for each in of(rows, "verdict"))
+
+
+def test_only_losses_under_nll_are_perplexities():
+    def rise(row):
+        return 9.0 * (row.objective == "kl") + 0.3 * SEARCHES.index(row.search) + 0.001 * row.draw
+
+    (own,) = of(on_own_data(rise, objectives=("nll", "kl")), "own")
+    assert own.verdict == "search"
+    assert own.numbers["search"] == pytest.approx(0.5, abs=0.002)
+    assert not of(on_own_data(rise, objectives=("kl",)), "own")
+
+
+def test_the_level_of_a_text_is_not_what_its_calibration_moved():
+    rows = [
+        row.model_copy(
+            update={
+                "dense_loss": 2.0 + SOURCES.index(row.calibration.source),
+                "loss": 2.4 + SOURCES.index(row.calibration.source) + 0.01 * (row.draw % 2),
+            }
+        )
+        for row in noise_only()
+    ]
+    assert of(rows, "own")[0].verdict == "within noise"

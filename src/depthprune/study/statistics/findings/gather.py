@@ -12,6 +12,7 @@ from depthprune.study.plan import Margin
 from depthprune.study.statistics.effects import StudyPart, analyse
 from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.findings.effects import effect_findings
+from depthprune.study.statistics.findings.own import own_finding
 from depthprune.study.statistics.findings.relations import additivity_findings, relation_findings
 from depthprune.study.statistics.findings.verdicts import Finding, Numbers, verdict_of
 from depthprune.study.table import Row
@@ -43,6 +44,7 @@ def findings_of(parts: Sequence[StudyPart], rows: Sequence[Row]) -> list[Finding
             found.append(verdict_of(part, measure, where))
             if not isinstance(part.core, NotEstimable):
                 found += effect_findings(part, measure, where)
+        found += own_finding(part, where)
         found += _left_out(part, where)
         if not part.measures:
             found.append(Finding("missing", f"{where}The cells share no evaluation.", {}, "unsaid"))
@@ -52,9 +54,9 @@ def findings_of(parts: Sequence[StudyPart], rows: Sequence[Row]) -> list[Finding
     if any(row.error is not None for row in rows):
         found.append(_missing("", rows))
     # What an answer rests on stands beside it.
-    order = {"verdict": 0, "rests": 0, "missing": 3}
+    order = {"verdict": 0, "rests": 0, "own": 2, "missing": 4}
     return sorted(
-        found, key=lambda each: 1 if each.verdict == "unsaid" else order.get(each.topic, 2)
+        found, key=lambda each: 1 if each.verdict == "unsaid" else order.get(each.topic, 3)
     )
 
 

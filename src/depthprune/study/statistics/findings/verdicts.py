@@ -41,8 +41,8 @@ class Finding:
     """A sentence for a page.
 
     Attributes:
-        topic: `verdict`, `rests`, `shares`, `objective`, `interaction`, `gain`, `blocks`, `ranks`,
-            `transfer`, `cost`, `additivity`, or `missing` for what cannot be said.
+        topic: `verdict`, `rests`, `own`, `shares`, `objective`, `interaction`, `gain`, `blocks`,
+            `ranks`, `transfer`, `cost`, `additivity`, or `missing` for what cannot be said.
         sentence: Plain text with a full stop.
         numbers: What it rests on, by name; an interval is two values.
         verdict: On calibration against search, where the sentence is about that.
@@ -89,21 +89,23 @@ def _anything(part: StudyPart, measure: str) -> bool:
     )
 
 
-def verdict_of(part: StudyPart, measure: str, where: str) -> Finding:
+def verdict_of(part: StudyPart, measure: str, where: str, *, called: str = "") -> Finding:
     """The same as a sentence.
 
     Args:
         part: Of a table.
         measure: `perplexity` or `accuracy`.
         where: What the sentence begins with, where there are several parts.
+        called: What is measured, where that is not what the measure is called.
     """
     told = verdict(part, measure)
-    lead = f"{where}{_VERDICTS[told]} for {MEASURED[measure]}"
+    lead = f"{where}{_VERDICTS[told]} for {called or MEASURED[measure]}"
     numbers: Numbers = {}
     said: list[str] = []
     for name in ("calibration", "search"):
         effect = part.effects.get((name, measure), NotEstimable("no cell was judged on it"))
-        said.append(_moved(name, effect, measure, first=not said))
+        subject = "" if said else "it" if called else MEASURED[measure]
+        said.append(_moved(name, effect, measure, subject))
         numbers |= of_effect(name, effect)
     more, floor = part.more.get(measure), part.floors.get(measure)
     if isinstance(more, Difference):
@@ -124,12 +126,12 @@ def verdict_of(part: StudyPart, measure: str, where: str) -> Finding:
     return Finding("verdict", f"{lead}: {', '.join(said)}; {draws}.", numbers, told, lead)
 
 
-def _moved(name: str, effect: Effect | NotEstimable, measure: str, *, first: bool) -> str:
+def _moved(name: str, effect: Effect | NotEstimable, measure: str, what_moved: str) -> str:
     what = f"changing the {name} "
     if isinstance(effect, NotEstimable):
         return f"{what}was not measured ({effect.reason})"
     size = fmt.sized(effect.size, measure)
-    moved = f"moved {MEASURED[measure]} by {size}" if first else f"by {size}"
+    moved = f"moved {what_moved} by {size}" if what_moved else f"by {size}"
     if isinstance(effect.p, NotEstimable):
         return f"{what}{moved}, which is not tested ({effect.p.reason})"
     noise = "" if effect.claimed else f", which is within noise (p = {fmt.p_value(effect.p)})"
