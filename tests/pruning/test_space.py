@@ -87,6 +87,19 @@ def test_too_little_space_is_refused_before_the_search(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut"]
 
 
+def test_what_is_shared_with_the_original_needs_no_room(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: Any
+) -> None:
+    out = as_target(tmp_path / "out")
+    request.getfixturevalue("full")
+    least = least_bytes(find_model(tiny_llama), out, 1)
+    monkeypatch.setattr(outputs.shutil, "disk_usage", lambda _: SimpleNamespace(free=least - 1))
+    with pytest.raises(OutputError, match="free some space"):
+        dp.prune(tiny_llama, 1, out=out.path, calibration=SPEC, memo="off")
+    with pytest.raises(AssertionError, match="the search began"):
+        dp.prune(tiny_llama, 1, out=out.path, calibration=SPEC, memo="off", link=True)
+
+
 def test_a_study_without_room_is_refused_before_its_first_cell(
     tiny_llama: Path, tmp_path: Path, request: Any
 ) -> None:

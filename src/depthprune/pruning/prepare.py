@@ -281,4 +281,4 @@ def _check_source(job: PruneJob, source: ModelSource) -> None:
     if job.out is not None:
         left = None if job.k is None else source.blocks - job.k
         check_pruned_output(source, job.out, left, link=job.link)
-        require_space(source, job.out, left)
+        require_space(source, job.out, left, link=job.link)

@@ -21,18 +21,22 @@ _NARROWEST = 2
 """Bytes a parameter of a GGUF that is written as a folder."""
 
 
-def require_space(source: ModelSource, out: OutputTarget, left: int | None) -> None:
+def require_space(
+    source: ModelSource, out: OutputTarget, left: int | None, *, link: bool = False
+) -> None:
     """Refuse an output for which the disk has no room.
 
     Args:
         source: The original.
         out: What `-o` names.
         left: How many blocks will be left; None where a search decides it.
+        link: Whether files are shared with the original: what is shared takes no room, and how
+            much that is the file system decides as it is written.
 
     Raises:
         OutputError: Saying how much it takes and how much there is.
     """
-    check_space(out.path, least_bytes(source, out, left))
+    check_space(out.path, _BESIDE if link else least_bytes(source, out, left))
 
 
 def least_bytes(source: ModelSource, out: OutputTarget, left: int | None) -> int:
