@@ -37,6 +37,8 @@ def decisions(
     rng = np.random.default_rng(0)
     removed: tuple[int, ...] = ()
     count = len(evaluator.calibration.windows)
+    drawn = [rng.permutation(count).tolist() for _ in range(orders)]
+    earlier: list[list[dp.Score]] = [[] for _ in drawn]
     for chosen in exact.path:
         sets = [
             tuple(sorted((*removed, block)))
@@ -45,14 +47,14 @@ def decisions(
         ]
         scores = {score.removed: score for score in evaluator.score(sets)}
         best = min(score.loss for score in scores.values())
-        for _ in range(orders):
-            order = rng.permutation(count).tolist()
-            race = Race(sets, 1, settings, evaluator._combination, order, least)
+        for which, order in enumerate(drawn):
+            race = Race(sets, 1, settings, evaluator._combination, order, least, earlier[which])
             looked = 0
             for places, contenders in race:
                 looked += len(places) * len(contenders)
                 race.tell({s: scores[s].window_losses[None] for s in contenders})
-            winner = min(race.scores(), key=lambda s: s.loss).removed
+            earlier[which] = race.scores()
+            winner = min(earlier[which], key=lambda s: s.loss).removed
             worse = (scores[winner].loss - best) / best
             answers.append((worse, looked / (count * len(sets))))
         removed = chosen

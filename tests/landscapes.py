@@ -74,7 +74,9 @@ class Landscape:
             self._seen[each] = max(count, self._seen.get(each, 0))
         return [self._score(each, count) for each in sets]
 
-    def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
+    def compare(
+        self, removed: Iterable[Sequence[int]], keep: int, earlier: Sequence[Score] = ()
+    ) -> list[Score]:
         """Exact scores: a formula need not race."""
         return self.score([(), *removed])[1:]
 
@@ -104,9 +106,11 @@ class Landscape:
 class Estimates(Landscape):
     """A landscape whose `compare` answers as a race does: only that the best come first is true."""
 
-    def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
+    def compare(
+        self, removed: Iterable[Sequence[int]], keep: int, earlier: Sequence[Score] = ()
+    ) -> list[Score]:
         """Exact scores of the best; above them, in no order, the rest."""
-        scores = super().compare(removed, keep)
+        scores = super().compare(removed, keep, earlier)
         best = sorted(scores, key=lambda s: (s.loss, s.removed))[:keep]
         worst = best[-1].loss
         rng = random.Random(len(scores))

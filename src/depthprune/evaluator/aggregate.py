@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from depthprune.calibration import Calibration
 from depthprune.errors import EvaluationError
 from depthprune.evaluator.prefix_walk import RemovedSet
-from depthprune.evaluator.racing.confidence import Strata
+from depthprune.evaluator.racing.differences import Strata
 from depthprune.evaluator.score import LossArray, Score, Weighting, partial_score, score_of
 from depthprune.objectives import Mixture
 

@@ -211,7 +211,9 @@ class Evaluator:
         self._seconds += time.monotonic() - began
         return self._combination.score(wanted, losses)
 
-    def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
+    def compare(
+        self, removed: Iterable[Sequence[int]], keep: int, earlier: Sequence[Score] = ()
+    ) -> list[Score]:
         """Find the `keep` best of some sets.
 
         The `keep` lowest of the losses answered are those of the best. With racing the losses are
@@ -221,6 +223,8 @@ class Evaluator:
         Args:
             removed: Distinct sets, as for `score`.
             keep: How many of them are wanted.
+            earlier: What was answered to the same search before. Where its sets differed as these
+                do, it tells how much windows differ, and fewer are needed.
 
         Returns:
             One score a set, in the order given.
@@ -235,7 +239,7 @@ class Evaluator:
             # What rounding alone can turn round is a tie.
             settings = replace(settings, tolerance=self.rounding.share)
         least = max(1, self._runner.calls.rows // 2)  # half a call
-        race = Race(sets, keep, settings, self._combination, self._order, least)
+        race = Race(sets, keep, settings, self._combination, self._order, least, earlier)
         for places, contenders in race:
             self._compute([(), *contenders], places)
             race.tell({s: self._loss_table.losses(s) for s in contenders})

@@ -164,7 +164,9 @@ class Rehearsal:
         """As the evaluator's: what is asked for counts again, and is not paid for again."""
         self._asked.clear()
 
-    def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
+    def compare(
+        self, removed: Iterable[Sequence[int]], keep: int, earlier: Sequence[Score] = ()
+    ) -> list[Score]:
         """The same, the dense model beside them."""
         return self.score([(), *removed])[1:]
 

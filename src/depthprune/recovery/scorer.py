@@ -100,7 +100,9 @@ class RecoveringScorer:
                 step.advance()
         return [self._scores[s] for s in sets]
 
-    def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
+    def compare(
+        self, removed: Iterable[Sequence[int]], keep: int, earlier: Sequence[Score] = ()
+    ) -> list[Score]:
         """As `score`: nothing is estimated from fewer windows."""
         return self.score(removed)
 

@@ -47,8 +47,16 @@ class Scorer(Protocol):
     def score(self, removed: Iterable[Sequence[int]], *, windows: int | None = None) -> list[Score]:
         """Exact scores of removed sets, in the order given, on the first `windows` windows."""
 
-    def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
-        """Scores by which the `keep` best of some sets come first, in the order given."""
+    def compare(
+        self, removed: Iterable[Sequence[int]], keep: int, earlier: Sequence[Score] = ()
+    ) -> list[Score]:
+        """Scores by which the `keep` best of some sets come first, in the order given.
+
+        Args:
+            removed: The sets.
+            keep: How many are wanted.
+            earlier: What was answered before, which may tell how much windows differ.
+        """
 
     def measure(self, name: str) -> NDArray[Any]:
         """A measurement of the dense model: see `Measure`."""
@@ -105,6 +113,7 @@ class Run:
         self.stopped = False
         self._best: _Best | None = None
         self._known: dict[RemovedSet, float] = {}
+        self._compared: Sequence[Score] = ()
 
     @property
     def cost(self) -> Cost:
@@ -188,7 +197,8 @@ class Run:
     def _ask(self, sets: Sequence[RemovedSet], ask: Ask) -> list[Score]:
         if ask.windows is not None:
             return self.evaluator.score(sets, windows=ask.windows)
-        return self.evaluator.compare(sets, min(ask.keep, len(sets)))
+        self._compared = self.evaluator.compare(sets, min(ask.keep, len(sets)), self._compared)
+        return self._compared
 
     def _note(self, scores: Sequence[Score], ask: Ask) -> None:
         """Remember what was scored, and how the best stands."""

@@ -11,11 +11,10 @@ import numpy as np
 from depthprune.calibration import Calibration
 from depthprune.evaluator.aggregate import Combination
 from depthprune.evaluator.prefix_walk import RemovedSet
-from depthprune.evaluator.racing.confidence import (
-    bound_for,
-    decide,
-    rounds,
-)
+from depthprune.evaluator.racing.bounds import bound_for
+from depthprune.evaluator.racing.decision import decide
+from depthprune.evaluator.racing.differences import Earlier
+from depthprune.evaluator.racing.rounds import rounds
 from depthprune.evaluator.racing.settings import Racing
 from depthprune.evaluator.score import LossArray, Score
 
@@ -30,6 +29,7 @@ class Race:
         combination: Makes losses of windows of those by component.
         order: The order in which windows are drawn.
         least: Windows that make a round worth its call.
+        earlier: Scores of an earlier ask of the same search, raced in the same order.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class Race:
         combination: Combination,
         order: Sequence[int],
         least: int,
+        earlier: Sequence[Score] = (),
     ) -> None:
         self._sets = list(sets)
         self._keep = keep
@@ -47,6 +48,8 @@ class Race:
         self._combination = combination
         groups = combination.weighting.groups.tolist()
         self._rounds = rounds(groups, order, least)
+        self._drawn = [place for places in self._rounds for place in places]
+        self._predecessors = predecessors(sets, earlier)
         width = None
         if combination.bounds is not None:
             # A window that counts for more than others moves the mean by as much more.
@@ -82,13 +85,22 @@ class Race:
         table = np.stack([self._losses[removed][self._seen] for removed in finite])
         strata = self._combination.strata(self._seen)
         tie = self._settings.tolerance * abs(float((table @ strata.weights()).min()))
-        decision = decide(table, strata, open_places, self._bound, tie)
+        decision = decide(
+            table, strata, open_places, self._bound, tie, pool=True, earlier=self._earlier(finite)
+        )
         self._kept.extend(s for s, kept in zip(finite, decision.kept, strict=True) if kept)
         self._contenders = [
             removed
             for removed, kept, dropped in zip(finite, decision.kept, decision.dropped, strict=True)
             if not kept and not dropped
         ]
+
+    def _earlier(self, sets: Sequence[RemovedSet]) -> Earlier | None:
+        if not any(removed in self._predecessors for removed in sets):
+            return None
+        unknown = np.full(len(self._drawn), np.nan)
+        losses = [self._predecessors.get(removed, unknown)[self._drawn] for removed in sets]
+        return Earlier(np.stack(losses), self._combination.strata(self._drawn))
 
     def scores(self) -> list[Score]:
         """The answer, in the order of the sets.
@@ -129,6 +141,35 @@ class Race:
         places = sorted(self._places[removed])
         there = self._combination.put_together(reference, self._losses[reference], places)
         return best.loss + ours.loss - there.loss
+
+
+def predecessors(
+    sets: Sequence[RemovedSet], earlier: Sequence[Score]
+) -> dict[RemovedSet, LossArray]:
+    """What sets lost that differed among each other as these do, with fewer blocks gone.
+
+    Of greedy's candidates {2, 5, b} in its third step it is {2, b} in its second.
+
+    Args:
+        sets: The candidates.
+        earlier: Scores of an earlier ask.
+
+    Returns:
+        Losses of windows by candidate; none where the asks are not alike in this way.
+    """
+    scores = {score.removed: score for score in earlier if score.finite}
+    if len(sets) < 2 or len(scores) < 2:
+        return {}
+    common = frozenset.intersection(*map(frozenset, sets))
+    before = frozenset.intersection(*map(frozenset, scores))
+    if not before < common:
+        return {}
+    found = {}
+    for removed in sets:
+        there = scores.get(tuple(sorted((frozenset(removed) - common) | before)))
+        if there is not None:
+            found[removed] = there.window_losses
+    return found
 
 
 def order_of(calibration: Calibration) -> list[int]:

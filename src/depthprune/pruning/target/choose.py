@@ -20,7 +20,9 @@ import numpy as np
 
 from depthprune.errors import EvaluationError, UsageError
 from depthprune.evaluator import RemovedSet, Score, increase
-from depthprune.evaluator.racing.confidence import Strata, bound_for, decide
+from depthprune.evaluator.racing.bounds import bound_for
+from depthprune.evaluator.racing.decision import decide
+from depthprune.evaluator.racing.differences import Strata
 from depthprune.evaluator.racing.settings import Racing
 from depthprune.searches.driver import Scorer
 

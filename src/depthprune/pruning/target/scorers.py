@@ -101,7 +101,9 @@ class FirstWindows:
         count = self.windows if windows is None else min(windows, self.windows)
         return self._scorer.score(removed, windows=count)
 
-    def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
+    def compare(
+        self, removed: Iterable[Sequence[int]], keep: int, earlier: Sequence[Score] = ()
+    ) -> list[Score]:
         """Exact: on few windows a race has nothing to save."""
         return self.score(removed)
 
@@ -155,7 +157,9 @@ class Consensus:
             for each, losses in zip(sets, zip(*increases, strict=True), strict=True)
         ]
 
-    def compare(self, removed: Iterable[Sequence[int]], keep: int) -> list[Score]:
+    def compare(
+        self, removed: Iterable[Sequence[int]], keep: int, earlier: Sequence[Score] = ()
+    ) -> list[Score]:
         """Exact: scales differ, so windows of different calibrations cannot be raced together."""
         return self.score(removed)
 

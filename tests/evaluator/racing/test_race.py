@@ -12,13 +12,12 @@ from items import calibration_of, random_text
 import depthprune as dp
 from depthprune.errors import UsageError
 from depthprune.evaluator import memory as memory_module
-from depthprune.evaluator.racing.confidence import (
-    Strata,
-    bound_for,
-    decide,
-    rounds,
-)
-from depthprune.evaluator.racing.race import Race
+from depthprune.evaluator.racing import decision
+from depthprune.evaluator.racing.bounds import bound_for
+from depthprune.evaluator.racing.decision import decide
+from depthprune.evaluator.racing.differences import Strata
+from depthprune.evaluator.racing.race import Race, predecessors
+from depthprune.evaluator.racing.rounds import rounds
 from depthprune.evaluator.racing.settings import Racing
 from depthprune.evaluator.score import Weighting, partial_score, score_of
 
@@ -49,10 +48,15 @@ class Table:
         return Strata(groups[where], np.full(len(where), 10.0), shares, np.bincount(groups))
 
 
-def run_race(losses, keep, order=None, settings=None, groups=None, bounds=None):
-    """Race rows of a table; the answer, and how many losses were looked at."""
+def run_race(
+    losses, keep, order=None, settings=None, groups=None, bounds=None, behind=(), earlier=()
+):
+    """Race rows of a table; the answer, and how many losses were looked at.
+
+    Rows are the sets of one block, or of one more than those `behind`.
+    """
     count = losses.shape[1]
-    sets = [(i,) for i in range(len(losses))]
+    sets = [(*behind, i) for i in range(len(losses))]
     race = Race(
         sets,
         keep,
@@ -60,16 +64,17 @@ def run_race(losses, keep, order=None, settings=None, groups=None, bounds=None):
         Table(groups or [0] * count, bounds),  # type: ignore[arg-type]
         order if order is not None else range(count),
         1,
+        earlier,
     )
     looked = 0
     for places, contenders in race:
         looked += len(places) * len(contenders)
-        race.tell({s: losses[s[0]][None] for s in contenders})
+        race.tell({s: losses[s[-1]][None] for s in contenders})
     return race.scores(), looked
 
 
 def _best(scores, keep):
-    return sorted(s.removed[0] for s in sorted(scores, key=lambda s: s.loss)[:keep])
+    return sorted(s.removed[-1] for s in sorted(scores, key=lambda s: s.loss)[:keep])
 
 
 def test_rounds_are_disjoint_and_grow_and_are_all_windows_in_the_end() -> None:
@@ -121,7 +126,7 @@ def test_without_tolerance_the_choice_is_exact_when_all_windows_were_needed() ->
     assert _best(scores, 3) == sorted(np.argsort(losses.mean(1))[:3].tolist())
     for score in scores:
         assert score.exact
-        assert score.loss == pytest.approx(losses[score.removed[0]].mean())
+        assert score.loss == pytest.approx(losses[score.removed[-1]].mean())
 
 
 def test_errors_beyond_a_tie_are_rarer_than_delta() -> None:
@@ -137,6 +142,68 @@ def test_errors_beyond_a_tie_are_rarer_than_delta() -> None:
         looked, total = looked + cost, total + losses.size
     assert wrong <= 0.05 * 400
     assert looked < 0.9 * total
+
+
+def two_steps(rng, candidates=12, windows=48):
+    """Losses of greedy's candidates in two steps: the second's differ much as the first's did."""
+    offsets = rng.normal(0, 0.06, (candidates, 1))
+    shared = rng.standard_t(4, size=(candidates, windows)) * 0.06 + offsets
+    hard = 4 + rng.normal(0, 0.5, windows)
+    first = hard + shared + 0.02 * rng.standard_t(4, size=shared.shape)
+    return first, 0.3 + hard + 1.2 * shared + 0.02 * rng.standard_t(4, size=shared.shape)
+
+
+def test_an_earlier_ask_saves_windows_and_errs_no_more() -> None:
+    """The chance of an error beyond a tie stays below δ, with and without what was known."""
+    rng = np.random.default_rng(14)
+    cost, wrong, repeats = {True: 0, False: 0}, {True: 0, False: 0}, 250
+    for _ in range(repeats):
+        first, second = two_steps(rng)
+        scores, _ = run_race(first, 1, settings=Racing(delta=0.05))
+        for known in cost:
+            # The model stands behind block 99 in the second step.
+            found, looked = run_race(
+                second, 1, settings=Racing(delta=0.05), behind=(99,), earlier=scores * known
+            )
+            means = second.mean(1)
+            cost[known] += looked
+            wrong[known] += means[_best(found, 1)[0]] > means.min() * 1.001
+    assert cost[True] < 0.85 * cost[False]
+    assert max(wrong.values()) <= 0.05 * repeats
+
+
+def test_many_candidates_make_up_for_few_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(15)
+    losses = 4 + np.arange(40)[:, None] * 0.05 + rng.normal(0, 0.4, size=(40, 64))
+    scores, together = run_race(losses, 1)
+    monkeypatch.setattr(decision, "pooled", lambda found, *_: found)
+    _, alone = run_race(losses, 1)
+    assert together < 0.95 * alone
+    assert _best(scores, 1) == [int(losses.mean(1).argmin())]
+
+
+def _scored(*sets: tuple[int, ...]):
+    table = Table([0] * 8)
+    return [table.put_together(removed, np.full(8, float(sum(removed)))) for removed in sets]
+
+
+def test_predecessors_differ_as_the_candidates_do() -> None:
+    second = [(2, 5), (2, 7), (2, 9)]
+    third = [(2, 5, 7), (2, 5, 9), (1, 2, 5)]
+    found = predecessors(third, _scored(*second))
+    assert {removed: losses[0] for removed, losses in found.items()} == {
+        (2, 5, 7): 9.0,
+        (2, 5, 9): 11.0,
+    }
+    first = [(2,), (5,), (7,)]
+    assert set(predecessors(second, _scored(*first))) == {(2, 5), (2, 7)}
+
+
+def test_asks_that_are_not_alike_have_no_predecessors() -> None:
+    assert not predecessors([(1, 2), (3, 4)], _scored((1,), (3,)))
+    assert not predecessors([(1, 2), (1, 3)], _scored((1, 2), (1, 4)))
+    assert not predecessors([(1, 2), (1, 3)], ())
+    assert not predecessors([(1, 2)], _scored((1,), (2,)))
 
 
 @pytest.mark.parametrize("keep", [1, 2])
@@ -202,9 +269,9 @@ def test_bounded_losses_race_by_a_strict_bound() -> None:
 
 def test_a_strict_bound_is_wider_than_the_asymptotic_one() -> None:
     strata = Strata(np.zeros(20, dtype=int), np.ones(20), np.ones(1), np.array([200]))
-    spread = np.array([[0.05]])
-    strict = bound_for(Racing(), 10, 1, 200, 1.0).radius(spread, strata)
-    free = bound_for(Racing(), 10, 1, 200, None).radius(spread, strata)
+    errors, freedom = np.array([[0.05]]), np.array([[19.0]])
+    strict = bound_for(Racing(), 10, 1, 200, 1.0).radius(errors, freedom, strata)
+    free = bound_for(Racing(), 10, 1, 200, None).radius(errors, freedom, strata)
     assert strict > free
 
 
@@ -212,9 +279,9 @@ def test_when_all_windows_are_seen_nothing_is_uncertain() -> None:
     losses = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.1], [0.9, 2.0, 3.0]])
     strata = Strata(np.zeros(3, dtype=int), np.ones(3), np.ones(1), np.array([3]))
     for width in (None, 10.0):
-        decision = decide(losses, strata, 1, bound_for(Racing(), 3, 1, 3, width), 0.0)
-        assert decision.kept.tolist() == [False, False, True]
-        assert decision.dropped.tolist() == [True, True, False]
+        found = decide(losses, strata, 1, bound_for(Racing(), 3, 1, 3, width), 0.0)
+        assert found.kept.tolist() == [False, False, True]
+        assert found.dropped.tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("wrong", [{"delta": 0.0}, {"delta": 1.0}, {"tolerance": -0.1}])
@@ -270,9 +337,9 @@ def test_nothing_is_decided_while_a_source_was_not_seen() -> None:
     strata = Strata(
         np.zeros(4, dtype=int), np.ones(4), np.array([0.1, 0.9]), totals=np.array([40, 1])
     )
-    decision = decide(losses, strata, 1, bound_for(Racing(), 2, 1, 41, None), 0.0)
-    assert not decision.kept.any()
-    assert not decision.dropped.any()
+    found = decide(losses, strata, 1, bound_for(Racing(), 2, 1, 41, None), 0.0)
+    assert not found.kept.any()
+    assert not found.dropped.any()
 
 
 def test_a_source_of_one_window_is_seen_at_once_and_counts() -> None:
