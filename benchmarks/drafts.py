@@ -248,9 +248,11 @@ def _chances(
     ids = torch.tensor([[*prompt, *written]])
     logits = [module(ids).logits[0, len(prompt) - 1 : -1].float() for module in modules]
     if not temperature:
-        return (logits[0].argmax(-1) == logits[1].argmax(-1)).float().tolist()
+        agree: list[float] = (logits[0].argmax(-1) == logits[1].argmax(-1)).float().tolist()
+        return agree
     p, q = ((each / temperature).softmax(-1) for each in logits)
-    return torch.minimum(p, q).sum(-1).tolist()
+    taken: list[float] = torch.minimum(p, q).sum(-1).tolist()
+    return taken
 
 
 def _sizes(blocks: int, shares: Sequence[int]) -> list[int]:

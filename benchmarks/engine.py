@@ -15,6 +15,7 @@ import heapq
 import itertools
 import random
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def asks(name: str, blocks: int, k: int, seed: int) -> list[list[RemovedSet]]:
     plan = make_search(name).plan(Space(blocks, k, tuple(range(blocks))), random.Random(seed))
     found: list[list[RemovedSet]] = []
     known: set[RemovedSet] = set()
-    answer = None
+    answer: Any = None
     while True:
         try:
             wish = plan.send(answer)

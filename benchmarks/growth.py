@@ -65,7 +65,10 @@ def calibration_of(tokens: int, length: int = 256) -> Calibration:
     windows = tuple(
         Window(rng.integers(0, 256, length), scored, "random", 0) for _ in range(tokens // length)
     )
-    spec, nothing = CalibrationSpec(source="text", target="random"), cast(Any, None)
+    spec, nothing = (
+        CalibrationSpec.model_validate({"source": "text", "target": "random"}),
+        cast(Any, None),
+    )
     return Calibration((Part(spec, 1.0, windows, nothing),))
 
 

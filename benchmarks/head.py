@@ -115,6 +115,7 @@ def main() -> None:
     tokens = torch.from_numpy(dp.calibrate(spec, model).windows[0].tokens)[None]
     sets: list[Key] = [(), (model.blocks // 2,), (2, 3), (model.blocks - 2,)]
     states, targets = finals(model, tokens, sets), tokens[0, 1:]
+    heads = dict.fromkeys(sets, projection)
     print(f"{len(targets)} tokens, {len(sets)} sets, {model.dtype}, one thread, its own time")
     print(f"{'':6}{'tiles s':>9}{'chunks s':>10}{'ratio':>7}{'product s':>11}", end="")
     print("   error of a token and of the mean: tiles, chunks")
@@ -123,7 +124,7 @@ def main() -> None:
             times: dict[str, list[float]] = {"tiles": [], "chunks": [], "product": []}
             for _ in range(options.repeats + 1):
                 times["tiles"].append(
-                    timed(lambda o=objective: losses_by_tiles([o], projection, states, targets, ()))  # type: ignore[misc]
+                    timed(lambda o=objective: losses_by_tiles([o], heads, states, targets, ()))  # type: ignore[misc]
                 )
                 times["chunks"].append(
                     timed(lambda o=objective: by_chunks(o, model, states, targets))  # type: ignore[misc]
@@ -143,7 +144,7 @@ def main() -> None:
             )
             print(f"{name:6}{tiles:>9.3f}{chunks:>10.3f}{ratio:>7.2f}{product:>11.3f}", end="")
             reference = exact(objective, projection, states, targets)
-            found = losses_by_tiles([objective], projection, states, targets, ())
+            found = losses_by_tiles([objective], heads, states, targets, ())
             for losses in (
                 {key: each[0] for key, each in found.items()},
                 by_chunks(objective, model, states, targets),

@@ -53,8 +53,8 @@ FURTHER = (
     "jsonl:{}/humaneval/HumanEval.jsonl,prompt=prompt,answer=canonical_solution",
 )
 ITEMS = ("arc-easy", "piqa", "boolq")
-TEXTS = ("WikiText test", "Shakespeare", "HumanEval")
-TEXTS += ("WikiText valid", "ARC train", "GSM8K train", "stdlib")
+_FURTHER_TEXTS = ("WikiText test", "Shakespeare", "HumanEval")
+TEXTS = (*_FURTHER_TEXTS, "WikiText valid", "ARC train", "GSM8K train", "stdlib")
 NAMES = (*TEXTS, "ARC-easy test", "PIQA test", "BoolQ test")
 SEARCHES = ("one-shot", "greedy")
 Set = tuple[int, ...]

@@ -17,6 +17,7 @@ paid; with `--apart` each search pays for itself.
 from __future__ import annotations
 
 import argparse
+import importlib
 import statistics
 import sys
 import tempfile
@@ -51,8 +52,7 @@ def in_order(names: Sequence[str]) -> list[str]:
 
 def tiny(seed: int, folder: Path) -> dp.Model:
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-    from tiny import save_tiny
-
+    save_tiny = importlib.import_module("tiny").save_tiny
     return dp.load(save_tiny(folder, blocks=_BLOCKS, seed=seed), dtype="float32", device="cpu")
 
 

@@ -95,7 +95,7 @@ def write_llama(folder: Path, blocks: int) -> int:
         }
         for first in range(0, blocks, SHARD_BLOCKS)
     ]
-    total, weight_map = 0, {}
+    total, weight_map = 0, dict[str, str]()
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         tensors = {name: drawn(shape) for name, shape in names.items()}

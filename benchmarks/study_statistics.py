@@ -176,8 +176,8 @@ def _claims(
 ) -> dict[str, float]:
     """Adjusted p; of what cannot be tested 1."""
     known = {n: p for n in names if not isinstance(p := tests[n], NotEstimable)}
-    p = holm(np.asarray(list(known.values())))
-    adjusted = dict(zip(known, np.maximum(p, gate).tolist(), strict=True))
+    values = holm(np.asarray(list(known.values())))
+    adjusted = dict(zip(known, np.maximum(values, gate).tolist(), strict=True))
     return {name: adjusted.get(name, 1.0) for name in names}
 
 
