@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from depthprune.report import export
-from depthprune.study.report import figures, maps
+from depthprune.study.report import captions, figures, maps
 from depthprune.study.statistics.data import data
 from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
 from depthprune.study.statistics.quality import quality_against_cost
@@ -31,7 +31,12 @@ def drawings():
         "variance": figures.variance_bars(
             [("log-perplexity", decompose(data(noise_only()), FIRST))]
         ),
-        "ranks": figures.rank_scatter(ranks, ranks[::-1], SEARCHES * 2),
+        "ranks": figures.rank_scatter(
+            [
+                figures.RankPanel("k = 3, nll", ranks, ranks[::-1], SEARCHES[:2] * 4),
+                figures.RankPanel("k = 6, nll", ranks, ranks, SEARCHES[2:] * 4),
+            ]
+        ),
         "cost": figures.cost_front(points, perplexity=True),
         "masks": maps.mask_map(["a", "b"], np.asarray([[0, 0.5, 1.0], [1.0, 0, 0]])),
         "jaccard": maps.jaccard_map(["a", "b"], np.asarray([[1, 0.3], [0.3, np.nan]])),
@@ -104,6 +109,14 @@ def test_a_shade_is_an_opacity(drawn):
     assert "opacity: 0.5" in source
 
 
+def test_ranks_are_compared_inside_one_k_and_objective():
+    """Where k alone moves everything, each panel still has ranks from 1 to its own number."""
+    rows = noise_only(ks=(3, 6), objectives=("nll", "kl"))
+    drawing = captions.rank_scatter(data(rows))
+    for name in ("k = 3, nll", "k = 3, kl", "k = 6, nll", "k = 6, kl"):
+        assert f"{name}: {len(rows) // 4} cells, the best by perplexity" in drawing
+
+
 def test_every_search_is_in_the_legend_and_on_the_front_s_figure(drawn):
     assert set(SEARCHES) <= set(texts(drawn["ranks"]))
     assert set(SEARCHES) <= set(texts(drawn["cost"]))
@@ -115,7 +128,7 @@ def test_every_search_is_in_the_legend_and_on_the_front_s_figure(drawn):
 def test_any_label_can_be_drawn(label):
     ranks = np.arange(1.0, 4.0)
     for figure in (
-        figures.rank_scatter(ranks, ranks, [label] * 3),
+        figures.rank_scatter([figures.RankPanel("k = 6", ranks, ranks, [label] * 3)]),
         maps.jaccard_map([label, "b"], np.eye(2)),
     ):
         shown = " ".join(texts(figure))

@@ -147,17 +147,24 @@ def _group_means(data: StudyData, groups: Ints) -> Floats:
 
 
 def rank_scatter(data: StudyData) -> str:
-    """Ranks by mean log-perplexity and mean accuracy, 1 the best."""
+    """Ranks by mean log-perplexity and mean accuracy, inside each k and objective."""
     texts, tasks = data.columns("perplexity"), data.columns("accuracy")
-    x = stats.rankdata(data.values[:, texts].mean(axis=1))
-    y = stats.rankdata(-data.values[:, tasks].mean(axis=1))
-    figure = figures.rank_scatter(x, y, [row.search for row in data.rows])
-    best = data.rows[int(np.argmin(x))]
-    words = (
-        f"{len(x)} cells. The best by perplexity, {best.calibration.name} under {best.search}, has "
-        f"rank {numbers.fixed(float(y[np.argmin(x)]), 0)} by accuracy."
-    )
-    return svg(figure, "Rank by perplexity against rank by accuracy", words)
+    groups = data.joint("k", "objective")
+    panels, told = [], []
+    for group in range(int(groups.max()) + 1):
+        inside = np.flatnonzero(groups == group)
+        first = data.rows[int(inside[0])]
+        name = f"k = {first.k}, {first.objective}"
+        x = stats.rankdata(data.values[np.ix_(inside, texts)].mean(axis=1))
+        y = stats.rankdata(-data.values[np.ix_(inside, tasks)].mean(axis=1))
+        panels.append(figures.RankPanel(name, x, y, [data.rows[i].search for i in inside]))
+        best = data.rows[int(inside[np.argmin(x)])]
+        told.append(
+            f"{name}: {len(x)} cells, the best by perplexity, {best.calibration.name} under "
+            f"{best.search}, has rank {numbers.fixed(float(y[np.argmin(x)]), 0)} by accuracy."
+        )
+    title = "Rank by perplexity against rank by accuracy"
+    return svg(figures.rank_scatter(panels), title, " ".join(told))
 
 
 def transfer_map(matrix: Transfer, measure: str) -> str:

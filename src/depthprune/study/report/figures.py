@@ -162,38 +162,75 @@ def _floor(axes: Any, value: float) -> None:
     )
 
 
-@own_style
-def rank_scatter(perplexity: Floats, accuracy: Floats, searches: Sequence[str]) -> Figure:
-    """The rank of each cell by perplexity and by accuracy, 1 the best, a marker a search.
+@dataclass(frozen=True)
+class RankPanel:
+    """A panel of `rank_scatter`: the cells of one k and objective.
 
-    Args:
-        perplexity: Ranks, shape (cells,).
-        accuracy: Ranks, shape (cells,).
+    Attributes:
+        name: Which those are.
+        perplexity: Their ranks among themselves, 1 the best, shape (cells,).
+        accuracy: Likewise.
         searches: Of each cell.
     """
-    figure = Figure((_WIDTH, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    most = max(len(perplexity), 2)
+
+    name: str
+    perplexity: Floats
+    accuracy: Floats
+    searches: Sequence[str]
+
+
+@own_style
+def rank_scatter(panels: Sequence[RankPanel]) -> Figure:
+    """The rank of each cell by perplexity and by accuracy, a marker a search.
+
+    Args:
+        panels: One or more; ranks are compared inside each.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure((_WIDTH, 0.9 + 2.3 * rows), layout="constrained")
+    names = list(dict.fromkeys(name for panel in panels for name in panel.searches))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for place in range(rows * columns):
+        axes = grid[place // columns][place % columns]
+        if place < len(panels):
+            _ranks(axes, panels[place], names)
+        else:
+            axes.set_axis_off()
+    figure.supxlabel("rank by perplexity, 1 the best", fontsize=9)
+    figure.supylabel("rank by accuracy, 1 the best", fontsize=9)
+    handles = {
+        label: handle
+        for axes in grid.flat
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside upper center", ncols=4, frameon=False,
+        fontsize=8,
+    )  # fmt: skip
+    return figure
+
+
+def _ranks(axes: Any, panel: RankPanel, names: Sequence[str]) -> None:
+    most = max(len(panel.perplexity), 2)
     axes.plot([1, most], [1, most], color=RULE, lw=1.2, zorder=0)
-    for i, name in enumerate(dict.fromkeys(searches)):
-        inside = np.asarray([each == name for each in searches])
-        axes.plot(
-            perplexity[inside],
-            accuracy[inside],
-            _MARKERS[i % len(_MARKERS)],
-            ms=5,
-            color=(KEPT, REMOVED, MUTED, INK)[i % 4],
-            fillstyle="full" if i % 2 == 0 else "none",
-            label=plain(name),
-        )
-    axes.set(xlabel="rank by perplexity, 1 the best", ylabel="rank by accuracy, 1 the best")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    for i, name in enumerate(names):
+        inside = np.asarray([each == name for each in panel.searches])
+        if inside.any():
+            axes.plot(
+                panel.perplexity[inside],
+                panel.accuracy[inside],
+                _MARKERS[i % len(_MARKERS)],
+                ms=4.5,
+                color=(KEPT, REMOVED, MUTED, INK)[i % 4],
+                fillstyle="full" if i % 2 == 0 else "none",
+                label=plain(name),
+            )
+    axes.set_title(plain(panel.name), fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     axes.grid(color=RULE, lw=0.6)
     axes.set_axisbelow(True)
-    if len(perplexity):
-        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return figure
 
 
 @own_style

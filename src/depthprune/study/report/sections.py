@@ -149,8 +149,8 @@ def _ranks(part: StudyPart) -> _Made:
         yield "", "", [], f"Perplexity against accuracy: {found.reason}."
     else:
         caption = (
-            "Each cell's rank by the mean log-perplexity and by the mean accuracy, over all k. On "
-            "the line both agree. The coefficients rank each k and objective apart."
+            "Each cell's rank by the mean log-perplexity and by the mean accuracy, among those of "
+            "its k and objective. On the line both agree."
         )
         yield views.rank_scatter(part.data), caption, [tables.rank_table(part.data)], ""
 
