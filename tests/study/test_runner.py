@@ -1,4 +1,4 @@
-"""A study writes each cell as it ends, goes on where it was, and records what fails."""
+"""A study writes each cell as it is judged, goes on where it was, and records what fails."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ import depthprune as dp
 from depthprune.errors import EvaluationError, UsageError
 from depthprune.evaluator import Memo
 from depthprune.study import cells as cells_module
+from depthprune.study.cells import key_of
+from depthprune.study.evaluation import EvaluationSuite, make_suite
 from depthprune.study.grid import Grid, read_grid
 from depthprune.study.items import unpack
 from depthprune.study.runner import Study
 from depthprune.study.table import read
+from depthprune.study.waiting import count
 
 if TYPE_CHECKING:
     from depthprune.engine.cluster import Cluster
@@ -159,11 +162,75 @@ def test_a_study_that_was_stopped_goes_on_and_ends_the_same(
             monkeypatch.setattr(cells_module, "search", _stopping(allowed))
             with pytest.raises(KeyboardInterrupt):
                 Study(grid, stopped, memo).run()
-        monkeypatch.undo()
-        assert len(_rows(stopped)) == 3 + 4
+        assert not _rows(stopped)
+        assert count(stopped) == 3 + 4
+        monkeypatch.setattr(cells_module, "search", _stopping(len(grid.cells) - 7))
         outcome = Study(grid, stopped, memo).run()
-    assert outcome.new == len(grid.cells) - 7
+    assert outcome.new == len(grid.cells)
     assert _rows(stopped) == _rows(whole)
+    assert sorted(path.name for path in stopped.iterdir()) == ["results.jsonl"]
+
+
+def test_what_waits_is_judged_a_few_sets_at_a_time(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop leaves in the table what was judged, and the rest waits; nothing is searched twice."""
+    monkeypatch.setattr(cells_module, "_TOGETHER", 2)
+    monkeypatch.setattr(cells_module, "search", _stopping(10))
+    with pytest.raises(KeyboardInterrupt):
+        Study(grid, tmp_path).run()
+    judged, waiting = len(_rows(tmp_path)), count(tmp_path)
+    assert judged > 0
+    assert judged + waiting == 10
+    left = len(grid.cells) - 10
+    monkeypatch.setattr(cells_module, "search", _stopping(left))
+    # With more at a time, what waits and what follows are judged together.
+    monkeypatch.setattr(cells_module, "_TOGETHER", 100)
+    assert Study(grid, tmp_path).run().new == len(grid.cells) - judged
+    assert [row.key for row in read(tmp_path / "results.jsonl").rows] == [
+        key_of(cell) for cell in grid.cells
+    ]
+    assert not count(tmp_path)
+
+
+def test_sets_that_are_judged_together_share_their_way(
+    grid: Grid, tmp_path: Path, tiny_llama: Path
+) -> None:
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    sets = [(4,), (5,), (3, 4), (3, 5)]
+
+    def suite() -> EvaluationSuite:
+        return make_suite(model, grid.texts, grid.choices, "byte", {}, None, grid.split_of)
+
+    def spent(of: EvaluationSuite) -> int:
+        return sum(e.cost.block_tokens for e in (*of.texts.values(), *of.items.values()))
+
+    one, together = suite(), suite()
+    alone = [one.judge(removed) for removed in sets]
+    together.judge_ahead(sets)
+    assert [together.judge(removed) for removed in sets] == alone
+    assert spent(together) < 0.7 * spent(one)
+
+
+def test_a_set_that_cannot_be_judged_fails_its_cells_alone(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = EvaluationSuite.judge
+    refused: list[tuple[int, ...]] = []
+
+    def judging(self: EvaluationSuite, removed: tuple[int, ...]) -> Any:
+        if removed and (not refused or removed in refused):
+            refused.append(removed)
+            raise EvaluationError("a loss is NaN")
+        return judge(self, removed)
+
+    monkeypatch.setattr(EvaluationSuite, "judge", judging)
+    outcome = Study(grid, tmp_path).run()
+    rows = read(tmp_path / "results.jsonl").rows
+    failed = [row for row in rows if row.error is not None]
+    assert outcome.failed == len(failed) == len(refused)
+    assert {(row.error, row.removed, row.loss) for row in failed} == {("a loss is NaN", (), None)}
+    assert [row.key for row in rows] == [key_of(cell) for cell in grid.cells]
 
 
 def _stopping(allowed: int) -> Any:

@@ -7,7 +7,7 @@ and the memo remember. Losses are computed as transformers computes them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -59,6 +59,15 @@ class EvaluationSuite:
             EvaluationError: If a loss is NaN or infinite.
         """
         return tuple(self.judge_on(part, removed) for part in self.parts)
+
+    def judge_ahead(self, sets: Sequence[RemovedSet]) -> None:
+        """Compute together what `judge` will ask for: sets that begin alike share their way.
+
+        Args:
+            sets: Distinct ones.
+        """
+        for evaluator in (*self.texts.values(), *self.items.values()):
+            evaluator.score(sets)
 
     def judge_on(self, part: Part, removed: RemovedSet) -> Evaluation:
         """One perplexity or accuracy of the model without a set.

@@ -23,6 +23,7 @@ from depthprune.study.report.files import WrittenReport
 from depthprune.study.report.publish import PLAN_NAME, write_page
 from depthprune.study.runner import Outcome, Study
 from depthprune.study.table import TABLE_NAME, read, resume
+from depthprune.study.waiting import count
 
 _BESIDE, _CELL = 4 << 20, 2_000
 """Bytes that pages and figures take at least, and a cell's row."""
@@ -138,7 +139,9 @@ def _standing(out: Path) -> str | None:
         return None
     content = table.read_bytes()
     cells = max(content.count(b"\n") - 1 - content.count(b'\n{"kind":"dense"'), 0)
-    return f"the {cells} cells in {table} stand; the same command goes on from there"
+    behind = count(out)
+    wait = f", and {behind} that wait to be judged" if behind else ""
+    return f"the {cells} cells in {table} stand{wait}; the same command goes on from there"
 
 
 @contextmanager

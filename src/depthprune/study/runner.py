@@ -1,4 +1,4 @@
-"""Running a study: cell by cell, each written as it ends, nothing computed twice.
+"""Running a study: cell by cell, each written when it is judged, nothing computed twice.
 
 Cells that share a draw stand together and share one evaluator; all share the memo. A cell that
 fails is written with its error and the rest goes on. A study that was stopped goes on where it was:
@@ -22,7 +22,7 @@ from depthprune.engine.shipping import on_worker
 from depthprune.errors import DepthpruneError
 from depthprune.evaluator import Evaluator, Memo
 from depthprune.models.loading import Model, load
-from depthprune.progress import SILENT, Progress
+from depthprune.progress import SILENT, Progress, ProgressStep
 from depthprune.study.cells import Cells, dense_row, draw_of, key_of
 from depthprune.study.estimable import require_items
 from depthprune.study.evaluation import EvaluationSuite, evaluators, make_suite
@@ -32,6 +32,7 @@ from depthprune.study.on_workers import StudyFactory, Unit, as_tokens, lines_of
 from depthprune.study.table import (
     TABLE_NAME,
     DenseRow,
+    Key,
     Line,
     Row,
     append,
@@ -39,6 +40,7 @@ from depthprune.study.table import (
     resume,
     write,
 )
+from depthprune.study.waiting import Waiting
 
 
 @dataclass(frozen=True)
@@ -97,16 +99,21 @@ class Study:
         failed = sum(row.error is not None for row in table.rows)
         done = len(table.rows) - failed
         with self.progress.step(f"running {len(todo)} cells", len(todo), "cells") as step:
-            for row in self._rows(todo, {row.model for row in table.dense}):
+            halves = _Halves(step)
+            for row in self._rows(todo, {row.model for row in table.dense}, halves.searched):
                 append(self.table, row)
                 if isinstance(row, DenseRow):
                     continue
                 failed += row.error is not None
                 done += row.error is None
-                step.advance(1)
+                halves.written(row)
+        self._waiting().clear()
         if self.cluster is not None and todo:
             self._in_order()
         return Outcome(done, failed, len(todo))
+
+    def _waiting(self) -> Waiting:
+        return Waiting.of(self.folder, self.grid.fingerprint)
 
     def _in_order(self) -> None:
         """Give the table the order of the grid, which workers do not keep."""
@@ -118,7 +125,9 @@ class Study:
             ordered += [rows[key_of(cell)] for cell in cells]
         write(self.table, self.grid.fingerprint, ordered)
 
-    def _rows(self, cells: Sequence[Cell], dense: Set[str]) -> Iterator[Line]:
+    def _rows(
+        self, cells: Sequence[Cell], dense: Set[str], searched: Callable[[Row], None]
+    ) -> Iterator[Line]:
         for name, of_model in itertools.groupby(cells, key=lambda cell: cell.model):
             group = list(of_model)
             # Let the last model go before the next one is loaded beside it.
@@ -133,11 +142,12 @@ class Study:
             self._check_items(suite)
             whole = partial(dense_row, name, model.blocks) if name not in dense else None
             if self.cluster is not None:
-                yield from self._rows_elsewhere(self.cluster, model, suite, group, whole)
+                elsewhere = (self.cluster, model, suite, group, whole, searched)
+                yield from self._rows_elsewhere(*elsewhere)
                 continue
             if whole is not None:
                 yield whole(judged_by(suite, ()))
-            yield from self._cells.rows_of(model, suite.judge, group)
+            yield from self._cells.rows_of(model, suite, group, self._waiting(), searched)
 
     def _check_items(self, suite: EvaluationSuite) -> None:
         """Refuse what has fewer items than the plan asks for, before any cell is run on it."""
@@ -160,11 +170,12 @@ class Study:
         suite: EvaluationSuite,
         cells: Sequence[Cell],
         whole: Finish | None,
+        searched: Callable[[Row], None],
     ) -> Iterator[Line]:
         """The cells of one model, run and judged by workers; where those fail, all that is left."""
         left = {key_of(cell): cell for cell in cells}
         try:
-            for line in self._lines_elsewhere(cluster, model, suite, cells, whole):
+            for line in self._lines_elsewhere(cluster, model, suite, cells, whole, searched):
                 if isinstance(line, Row):
                     del left[line.key]
                 else:
@@ -182,11 +193,12 @@ class Study:
         suite: EvaluationSuite,
         cells: Sequence[Cell],
         whole: Finish | None,
+        searched: Callable[[Row], None],
     ) -> Iterator[Line]:
         grid, name = self.grid, cells[0].model
         load = on_worker(cluster, model, grid.place(name))
         if len({(c.calibration, c.draw, c.objective) for c in cells}) < cluster.workers:
-            yield from self._lines_cut(cluster, load, model, suite, cells, whole)
+            yield from self._lines_cut(cluster, load, model, suite, cells, whole, searched)
             return
         units: list[Unit] = []
         drawn: dict[str, Calibration] = {}
@@ -221,6 +233,7 @@ class Study:
         suite: EvaluationSuite,
         cells: Sequence[Cell],
         whole: Finish | None,
+        searched: Callable[[Row], None],
     ) -> Iterator[Line]:
         """The same one search after the other, each cut among workers that would else be idle."""
         texts, items = (
@@ -233,7 +246,28 @@ class Study:
             if whole is not None:
                 yield whole(judged_by(suite, ()))
             cut = Cells(self.grid, self.memo, workers)
-            yield from cut.rows_of(model, suite.judge, cells)
+            yield from cut.rows_of(model, suite, cells, self._waiting(), searched)
+
+
+class _Halves:
+    """A cell is half done when it is searched, and done when it is judged and written.
+
+    Args:
+        step: Shows cells.
+    """
+
+    def __init__(self, step: ProgressStep) -> None:
+        self._step = step
+        self._half: set[Key] = set()
+
+    def searched(self, row: Row) -> None:
+        """A search has ended."""
+        self._half.add(row.key)
+        self._step.advance(0.5)
+
+    def written(self, row: Row) -> None:
+        """A row stands in the table."""
+        self._step.advance(0.5 if row.key in self._half else 1.0)
 
 
 def _run(
@@ -244,7 +278,7 @@ def _run(
     memo: Memo | None,
 ) -> list[Row]:
     """In a worker: cells that share a draw and an objective, which others judge."""
-    runs = Cells(grid, memo).rows_on(model, lambda _: (), drawn, cells[0].objective, cells)
+    runs = Cells(grid, memo).rows_on(model, drawn, cells[0].objective, cells)
     return list(runs)
 
 
