@@ -9,7 +9,7 @@ import pytest
 from items import calibration_of, random_text
 
 import depthprune as dp
-from depthprune.evaluator import rehearsal as rehearsal_module
+from depthprune.evaluator import timing
 from depthprune.evaluator.rehearsal import (
     RACED,
     CostEstimate,
@@ -125,7 +125,7 @@ def test_speed_is_measured_in_calls_as_a_search_makes_them(
         return call(self, block, state, inputs)
 
     monkeypatch.setattr(type(model.anatomy), "call", noting)
-    monkeypatch.setattr(rehearsal_module, "synchronize", waited.append)
+    monkeypatch.setattr(timing, "synchronize", waited.append)
     measure_speed(model, windows)
     length = len(windows[0].tokens)
     assert shapes == {(block, (512 // length, length, 32)) for block in (0, 3, 5)}

@@ -9,12 +9,13 @@ import torch
 
 from depthprune.calibration import Window
 from depthprune.errors import UsageError
+from depthprune.evaluator.timing import timed_call_tokens
 from depthprune.models.free_memory import available_memory
 from depthprune.models.loading import Model
 
 _SHARE = 0.5
 _CALL_TOKENS = {"cpu": 512}
-_CALL_TOKENS_ELSEWHERE = 16_384
+_CALL_TOKENS_STREAMED = 16_384
 _CHUNK = {"cpu": 256}
 _CHUNK_ELSEWHERE = 2048
 _TILED = {"cpu": 512}
@@ -78,8 +79,12 @@ def state_budget(
 
 
 def call_tokens(model: Model) -> int:
-    """About how many tokens of windows share a call on a model's device."""
-    return _CALL_TOKENS.get(torch.device(model.device).type, _CALL_TOKENS_ELSEWHERE)
+    """About how many tokens of windows share a call on a model's device: see `timing`."""
+    known = _CALL_TOKENS.get(torch.device(model.device).type)
+    if known is not None:
+        return known
+    # Where blocks are read from disk, a call is as good as its block's reading is shared.
+    return _CALL_TOKENS_STREAMED if model.streamed else timed_call_tokens(model)
 
 
 def host_bytes(model: Model) -> int:

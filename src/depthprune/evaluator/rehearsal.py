@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import random
 import statistics
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -31,16 +30,12 @@ from depthprune.evaluator.prefix_walk import (
     widest,
 )
 from depthprune.evaluator.score import Score, Weighting, score_of
-from depthprune.models.blocks.anatomy import MissingError
+from depthprune.evaluator.timing import block_seconds, median_seconds
 from depthprune.models.blocks.carried import hidden
-from depthprune.models.blocks.replay import Inputs
-from depthprune.models.devices import plain_products, synchronize
 from depthprune.models.loading import Model
 from depthprune.objectives import Mixture
 
 R = TypeVar("R", bound="Rehearsal")
-
-_REPEATS = 5
 
 RACED = 0.37
 """Of the losses, what racing looked at in 720 choices of 3 draws (`docs/benchmarks.md`)."""
@@ -232,35 +227,10 @@ def measure_speed(model: Model, windows: Sequence[Window]) -> TokenCosts:
     tokens = torch.from_numpy(np.stack(alike[:rows]))
     inputs = model.anatomy.record(tokens)
     blocks = sorted({0, model.blocks // 2, model.blocks - 1})
-    seconds = [_block_seconds(model, block, inputs) for block in blocks]
+    seconds = [block_seconds(model, block, inputs) for block in blocks]
     chunk = hidden(inputs.states).flatten(0, 1)[: head_tokens(model)][None]
-    head = _median(lambda: model.anatomy.head(chunk), model)
+    head = median_seconds(lambda: model.anatomy.head(chunk), model)
     return TokenCosts(statistics.fmean(seconds) / tokens.numel(), head / chunk.shape[1])
-
-
-def _block_seconds(model: Model, block: int, inputs: Inputs) -> float:
-    """Of a block on the states before the first, whose values change no time."""
-    with model.anatomy.holding(block), plain_products():
-        try:
-            return _median(lambda: model.anatomy.call(block, inputs.states, inputs), model)
-        except MissingError:  # it reads what blocks before it write
-            state = inputs.states
-            for each in range(block):
-                with model.anatomy.holding(each):
-                    state = model.anatomy.call(each, state, inputs)
-            return _median(lambda: model.anatomy.call(block, state, inputs), model)
-
-
-def _median(work: Callable[[], object], model: Model) -> float:
-    times = []
-    for _ in range(_REPEATS + 1):
-        synchronize(model.device)
-        began = time.perf_counter()
-        work()
-        synchronize(model.device)
-        times.append(time.perf_counter() - began)
-    # The first run pays for what later ones find ready.
-    return statistics.median(times[1:])
 
 
 def plan_of(
