@@ -300,3 +300,14 @@ def test_the_level_of_a_text_is_not_what_its_calibration_moved():
         for row in noise_only()
     ]
     assert of(rows, "own")[0].verdict == "within noise"
+
+
+def test_the_calibrations_that_may_be_the_best_are_named():
+    (for_text, for_tasks) = of(calibration_only(), "standings")
+    assert for_text.sentence.startswith(
+        "The best calibration for log-perplexity on all that was judged is prose (95%, for further "
+        "draws); behind prose: code 0.30"
+    )
+    assert for_tasks.sentence.startswith("The best calibration for accuracy on all that was")
+    assert "code 4.0" in for_tasks.sentence
+    assert not of(noise_only(), "standings")

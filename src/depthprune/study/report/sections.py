@@ -169,6 +169,14 @@ def _transfer(part: StudyPart) -> _Made:
             yield views.transfer_map(matrix, measure), caption, text_tables, ""
 
 
+def _standings(part: StudyPart) -> _Made:
+    for measure, found in part.standings.items():
+        if isinstance(found, NotEstimable):
+            yield "", "", [], f"Calibrations by {MEASURED[measure]}: {found.reason}."
+        else:
+            yield "", "", [tables.standings_table(found, measure)], ""
+
+
 def _spread(part: StudyPart) -> _Made:
     text_table = tables.spread_table(part.data)
     if text_table.rows:
@@ -196,6 +204,7 @@ _SECTIONS: dict[str, tuple[str, Callable[[StudyPart], _Made]]] = {
     "overlap": ("How far the sets agree", _overlap),
     "variance": ("Where the variance comes from", _variance),
     "ranks": ("Perplexity against accuracy", _ranks),
+    "standings": ("Which calibration is the best", _standings),
     "transfer": ("Chosen on one text, judged on another", _transfer),
     "spread": ("Spread between searches", _spread),
     "cost": ("Quality against cost", _cost),

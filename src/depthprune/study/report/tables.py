@@ -30,6 +30,7 @@ from depthprune.study.statistics.ranks import (
     perplexity_ranks_by_cell,
 )
 from depthprune.study.statistics.spread import spread
+from depthprune.study.statistics.standings import Standing
 from depthprune.study.statistics.transfer import Transfer
 from depthprune.study.statistics.variance import Decomposition, Term
 from depthprune.study.table import Row
@@ -193,6 +194,25 @@ def transfer_table(matrix: Transfer, *, perplexity: bool) -> TextTable:
     return TextTable(
         f"Chosen on A, judged on B: {caption}", ("Calibrated on", *matrix.evaluations), tuple(rows)
     )
+
+
+def standings_table(found: Sequence[Standing], measure: str) -> TextTable:
+    """Calibrations from the best on, and whether each may be the best."""
+    perplexity = measure == "perplexity"
+    rows = []
+    for each in found:
+        mean = np.exp(each.mean) if perplexity else 100 * each.mean
+        if each.behind is None:
+            behind: tuple[TableCell, ...] = (TableCell(numbers.DASH), TableCell(numbers.DASH))
+        else:
+            scale = 1.0 if perplexity else 100.0
+            behind = (number(scale * each.behind.value, 3), interval(each.behind, scale))
+        cells = (TableCell(each.calibration), number(float(mean), 2), *behind)
+        rows.append((*cells, TableCell("yes" if each.may_be_best else "no")))
+    mean, unit = ("Perplexity", "log-perplexity") if perplexity else ("Accuracy in %", "points")
+    head = ("Calibration", mean, f"Behind, {unit}", "95%, all together", "May be the best")
+    caption = f"Calibrations by {MEASURED[measure]} over all that was judged, the best first"
+    return TextTable(caption, head, tuple(rows))
 
 
 def spread_table(data: StudyData) -> TextTable:

@@ -33,6 +33,7 @@ from depthprune.study.statistics.joint import (
     joint_tests,
 )
 from depthprune.study.statistics.noise import Difference
+from depthprune.study.statistics.standings import Standing, standings
 from depthprune.study.statistics.variance import Decomposition, decompose
 from depthprune.study.table import Row
 
@@ -77,6 +78,7 @@ class StudyPart:
         without: By measure and source: the same without every calibration on that source.
         gains: By measure: of each search on the cheapest, on the same draws.
         variance: By measure.
+        standings: By measure: which calibrations may be the best.
         margin: What counts as alike.
     """
 
@@ -91,6 +93,7 @@ class StudyPart:
     without: dict[str, dict[str, IntervalEstimate]]
     gains: dict[str, tuple[Gain, ...]]
     variance: dict[str, Decomposition | NotEstimable]
+    standings: dict[str, tuple[Standing, ...] | NotEstimable]
     margin: Margin
 
     @property
@@ -120,7 +123,7 @@ def analyse(rows: Sequence[Row], margin: Margin | None = None) -> list[StudyPart
 
 def _part(model: str, kind: str, of: StudyData, margin: Margin) -> StudyPart:
     whole = core(of)
-    part = StudyPart(model, kind, of, whole, {}, {}, {}, {}, {}, {}, {}, margin)
+    part = StudyPart(model, kind, of, whole, {}, {}, {}, {}, {}, {}, {}, {}, margin)
     if isinstance(whole, NotEstimable):
         return part
     inside = of.take(whole.cells)
@@ -149,7 +152,9 @@ def _measure(part: StudyPart, measure: str, of: Core) -> None:
     part.interactions.update({(name, measure): tests[name] for name in INTERACTIONS})
     part.more[measure] = noise.difference(of)
     part.without[measure] = _without_each_source(of)
-    part.gains[measure] = _gains(part.data, of, lower_is_better=measure == "perplexity")
+    lower = measure == "perplexity"
+    part.gains[measure] = _gains(part.data, of, lower_is_better=lower)
+    part.standings[measure] = standings(of, lower_is_better=lower)
 
 
 def _without_each_source(of: Core) -> dict[str, IntervalEstimate]:

@@ -73,9 +73,14 @@ def together(parts: Sequence[VariancePart]) -> VariancePart:
     return VariancePart(total, total**2 / below if below > 0 else sum(p.freedom for p in parts))
 
 
-def half_width(parts: Sequence[VariancePart]) -> float:
-    """Half the 95% interval of a figure whose variance has these parts."""
+def half_width(parts: Sequence[VariancePart], alpha: float = ALPHA) -> float:
+    """Half the interval of a figure whose variance has these parts.
+
+    Args:
+        parts: Independent ones.
+        alpha: The chance of being outside; 95% intervals by default.
+    """
     whole = together(parts)
     if not whole.variance:
         return 0.0
-    return float(stats.t.ppf(1 - ALPHA / 2, whole.freedom)) * math.sqrt(whole.variance)
+    return float(stats.t.ppf(1 - alpha / 2, whole.freedom)) * math.sqrt(whole.variance)

@@ -20,6 +20,7 @@ from depthprune.study.statistics.findings.verdicts import (
 )
 from depthprune.study.statistics.intervals import ALPHA
 from depthprune.study.statistics.noise import Difference
+from depthprune.study.statistics.standings import Standing
 
 
 def any_claim(part: StudyPart, measure: str) -> bool:
@@ -39,7 +40,7 @@ def effect_findings(part: StudyPart, measure: str, where: str) -> list[Finding]:
         measure: `perplexity` or `accuracy`.
         where: Names the part at the beginning of a sentence.
     """
-    says = (_rests, _gains, _interactions, _objective, _shares)
+    says = (_rests, _standings, _gains, _interactions, _objective, _shares)
     return [each for say in says for each in say(part, measure, where)]
 
 
@@ -62,6 +63,30 @@ def _rests(part: StudyPart, measure: str, where: str) -> list[Finding]:
     )
     numbers: Numbers = {f"without {name}": value.value for name, value in without.items()}
     return [Finding("rests", sentence, numbers)]
+
+
+def _standings(part: StudyPart, measure: str, where: str) -> list[Finding]:
+    """Which calibrations may be the best, and how far the others are behind."""
+    found = part.standings.get(measure, NotEstimable(""))
+    effect = part.effects[("calibration", measure)]
+    if isinstance(found, NotEstimable) or isinstance(effect, NotEstimable) or not effect.claimed:
+        return []
+    others = [each for each in found if not each.may_be_best and each.behind is not None]
+    if not others:
+        return []
+    may = [each.calibration for each in found if each.may_be_best]
+    among = f"is among {', '.join(may)}" if len(may) > 1 else f"is {may[0]}"
+    told = [f"{each.calibration} {_behind(each, measure)}" for each in others]
+    sentence = (
+        f"{where}The best calibration for {MEASURED[measure]} on all that was judged {among} (95%, "
+        f"for further draws); behind {found[0].calibration}: {', '.join(told)}."
+    )
+    numbers = {f"{each.calibration} behind": each.behind.value for each in others if each.behind}
+    return [Finding("standings", sentence, {**numbers, "may be the best": len(may)})]
+
+
+def _behind(each: Standing, measure: str) -> str:
+    return "" if each.behind is None else fmt.difference(each.behind, measure)
 
 
 def _shares(part: StudyPart, measure: str, where: str) -> list[Finding]:

@@ -41,8 +41,9 @@ class Finding:
     """A sentence for a page.
 
     Attributes:
-        topic: `verdict`, `rests`, `own`, `shares`, `objective`, `interaction`, `gain`, `blocks`,
-            `ranks`, `transfer`, `cost`, `additivity`, or `missing` for what cannot be said.
+        topic: `verdict`, `rests`, `own`, `standings`, `shares`, `objective`, `interaction`, `gain`,
+            `blocks`, `ranks`, `transfer`, `cost`, `additivity`, or `missing` for what cannot be
+            said.
         sentence: Plain text with a full stop.
         numbers: What it rests on, by name; an interval is two values.
         verdict: On calibration against search, where the sentence is about that.
