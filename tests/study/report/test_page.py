@@ -113,8 +113,8 @@ def test_the_page_says(rows, expected):
 def test_every_section_has_its_figure_and_tables(page):
     ids = [a["id"] for a in page.all("section")]
     assert ids == [
-        "more", "effects", "masks", "overlap", "variance", "ranks", "standings", "transfer", "spread",
-        "cost", "cells", "plan",
+        "more", "effects", "masks", "overlap", "variance", "ranks", "standings", "transfer",
+        "spread", "cost", "cells", "plan",
     ]  # fmt: skip
     assert len(page.all("figure")) == 8
     assert len(page.all("table")) == len(page.all("caption")) == 15
