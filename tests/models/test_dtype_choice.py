@@ -37,6 +37,20 @@ def test_bfloat16_is_taken_where_it_is_clearly_faster(
     assert f"{1e3 * bfloat16:.2f} ms in bfloat16" in choice.why
 
 
+def test_what_was_chosen_first_stands(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near the boundary two runs would else compute differently, and find none of their losses."""
+    _timed(monkeypatch, float32=1.0, bfloat16=0.65)
+    first = choose_dtype("auto", find_model(tiny_llama), CPU)
+    _timed(monkeypatch, float32=1.0, bfloat16=0.7)
+    second = choose_dtype("auto", find_model(tiny_llama), CPU)
+    assert first.name == second.name == "bfloat16"
+    assert "earlier" not in str(first.why)
+    assert str(second.why).endswith("bfloat16 was faster in an earlier run on this machine")
+    # Where it cannot be computed any more, the question is another one.
+    _timed(monkeypatch, float32=1.0, bfloat16=float("inf"))
+    assert choose_dtype("auto", find_model(tiny_llama), CPU).name == "float32"
+
+
 def test_a_dtype_that_the_device_lacks_is_not_taken(
     tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,15 +13,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from depthprune.models.devices import DTYPES
-from depthprune.models.loading import Model
 
 _ROWS = (1, 4, 17, 64, 256)
 _TERMS, _COLUMNS = 384, 256
@@ -30,7 +30,23 @@ _HEADS, _LENGTHS, _WIDTH = 4, (16, 128), 64
 _SHORT = 16
 
 
-def arithmetic_of(model: Model) -> str:
+class Computing(Protocol):
+    """A model that is loaded."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What computes."""
+
+    @property
+    def device(self) -> str:
+        """Where it computes, or first does."""
+
+    @property
+    def dtype(self) -> str:
+        """In which dtype."""
+
+
+def arithmetic_of(model: Computing) -> str:
     """Fingerprint the arithmetic of the devices that a model is on, in its dtype."""
     devices = {p.device for p in model.module.parameters() if not p.is_meta}
     return arithmetic({*devices, torch.device(model.device)}, model.dtype)

@@ -2,10 +2,11 @@
 
 What a processor says of itself does not tell what is fast: one with bfloat16 instructions may take
 longer in it than in float32. So one product of the model's own shape is timed in each. float32 is
-taken unless a dtype of half the size is clearly faster, or float32 does not fit in memory; near
-the boundary nothing hangs on it, and *clearly* keeps two runs on one machine from choosing
-differently. The candidate is bfloat16, whatever the checkpoint is stored in: it overflows nowhere.
-Only weights stored as float16, which bfloat16 would round, are tried in float16 first.
+taken unless a dtype of half the size is clearly faster, or float32 does not fit in memory. Near the
+boundary nothing hangs on it but that a run which goes on computes as the one before it: so what was
+chosen first stands on one machine (`timed_choices`). The candidate is bfloat16, whatever the
+checkpoint is stored in: it overflows nowhere. Only weights stored as float16, which bfloat16 would
+round, are tried in float16 first.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from depthprune.checkpoints.gguf.reader import read_gguf
+from depthprune.models.arithmetic import arithmetic
 from depthprune.models.devices import (
     DTYPES,
     check_dtype,
@@ -29,6 +31,7 @@ from depthprune.models.devices import (
 )
 from depthprune.models.free_memory import available_memory
 from depthprune.models.source import ModelSource
+from depthprune.models.timed_choices import remembered_choice
 
 CLEARLY = 1.5
 """How many times faster than float32 a dtype must be."""
@@ -82,10 +85,15 @@ def choose_dtype(
         return DtypeChoice(half, f"in float32 it takes {sizes}")
     candidates = (half, "bfloat16") if half != "bfloat16" else (half,)
     times = _seconds(("float32", *candidates), device, weights.shape)
-    chosen = next((k for k in candidates if times["float32"] > CLEARLY * times[k]), "float32")
+    faster = next((k for k in candidates if times["float32"] > CLEARLY * times[k]), "float32")
+    possible = [kind for kind, taken in times.items() if math.isfinite(taken)]
+    computed = [arithmetic([device], kind) for kind in possible]
+    question = f"dtype: {possible}, {weights.shape}, {computed}"
+    chosen = remembered_choice(question, possible, lambda: faster)
     rows, columns = weights.shape
     measured = " and ".join(f"{1e3 * s:.2f} ms in {kind}" for kind, s in times.items())
-    return DtypeChoice(chosen, f"a product of {_ROWS} × {columns} × {rows} takes {measured}")
+    kept = "" if chosen == faster else f"; {chosen} was faster in an earlier run on this machine"
+    return DtypeChoice(chosen, f"a product of {_ROWS} × {columns} × {rows} takes {measured}{kept}")
 
 
 @dataclass(frozen=True)
