@@ -60,14 +60,15 @@ class EvaluationSuite:
         """
         return tuple(self.judge_on(part, removed) for part in self.parts)
 
-    def judge_ahead(self, sets: Sequence[RemovedSet]) -> None:
+    def judge_ahead(self, sets: Sequence[RemovedSet], parts: Sequence[Part] | None = None) -> None:
         """Compute together what `judge` will ask for: sets that begin alike share their way.
 
         Args:
             sets: Distinct ones.
+            parts: On which texts and items; None for all.
         """
-        for evaluator in (*self.texts.values(), *self.items.values()):
-            evaluator.score(sets)
+        for part in self.parts if parts is None else parts:
+            self._evaluator(part).score(sets)
 
     def judge_on(self, part: Part, removed: RemovedSet) -> Evaluation:
         """One perplexity or accuracy of the model without a set.
@@ -76,12 +77,15 @@ class EvaluationSuite:
             EvaluationError: If a loss is NaN or infinite.
         """
         kind, name = part
-        evaluator = (self.texts if kind == "perplexity" else self.items)[name]
-        score = evaluator.score([removed])[0].require_finite()
+        score = self._evaluator(part).score([removed])[0].require_finite()
         if kind == "accuracy":
             return self._row(name, kind, score, 1 - score.loss, score.stderr)
         value = math.exp(min(score.loss, _LARGEST))
         return self._row(name, kind, score, value, value * score.stderr)
+
+    def _evaluator(self, part: Part) -> Evaluator:
+        kind, name = part
+        return (self.texts if kind == "perplexity" else self.items)[name]
 
     def _row(self, name: str, kind: Kind, score: Score, value: float, stderr: float) -> Evaluation:
         losses = score.window_losses

@@ -1,4 +1,4 @@
-"""Judging on a study's workers: every set once, each text by whoever is free.
+"""Judging on a study's workers: every set once, those of one search together, by whoever is free.
 
 Cells that chose one set wait for the same judgement, and each is written as soon as it is there.
 """
@@ -14,6 +14,8 @@ from depthprune.evaluator import RemovedSet
 from depthprune.study.evaluation import EvaluationSuite, Part
 from depthprune.study.table import Evaluation, Line
 
+Answer: TypeAlias = Evaluation | DepthpruneError
+"""What a set is worth on one text, or why that cannot be said."""
 Judged: TypeAlias = tuple[Evaluation, ...] | DepthpruneError
 Finish: TypeAlias = Callable[[Judged], Line]
 """Makes the line of a table of how a set was judged."""
@@ -30,25 +32,32 @@ class Judging:
     def __init__(self, parts: Sequence[Part], work: list[tuple[Any, ...]]) -> None:
         self._parts = parts
         self._work = work
-        self._pieces: dict[int, tuple[RemovedSet, Part]] = {}
-        self._found: dict[RemovedSet, dict[Part, Evaluation | DepthpruneError]] = {}
+        self._pieces: dict[int, tuple[tuple[RemovedSet, ...], Part]] = {}
+        self._found: dict[RemovedSet, dict[Part, Answer]] = {}
         self._waiting: dict[RemovedSet, list[Finish]] = {}
 
-    def ask(self, removed: RemovedSet, finish: Finish) -> Iterator[Line]:
-        """Have a set judged; its line comes now if it was judged before, else from `take`."""
-        if removed not in self._found:
-            self._found[removed] = {}
-            for part in self._parts:
-                self._pieces[len(self._work)] = removed, part
-                self._work.append(("judge", part, removed))
-        self._waiting.setdefault(removed, []).append(finish)
-        return self._finished(removed)
+    def ask(self, wanted: Sequence[tuple[RemovedSet, Finish]]) -> Iterator[Line]:
+        """Have sets judged, each text by one worker, since they share their way through the model.
 
-    def take(self, piece: int, answer: Evaluation | DepthpruneError | Lost) -> Iterator[Line]:
+        Lines of sets that were judged before come now, the others from `take`.
+        """
+        new = tuple(sorted({removed for removed, _ in wanted} - self._found.keys()))
+        self._found.update((removed, {}) for removed in new)
+        for part in self._parts if new else ():
+            self._pieces[len(self._work)] = new, part
+            self._work.append(("judge", part, new))
+        for removed, finish in wanted:
+            self._waiting.setdefault(removed, []).append(finish)
+        for removed in dict.fromkeys(removed for removed, _ in wanted):
+            yield from self._finished(removed)
+
+    def take(self, piece: int, answers: Sequence[Answer] | Lost) -> Iterator[Line]:
         """Take what a worker answered, and give the lines that waited for nothing else."""
-        removed, part = self._pieces.pop(piece)
-        self._found[removed][part] = died(answer) if isinstance(answer, Lost) else answer
-        return self._finished(removed)
+        sets, part = self._pieces.pop(piece)
+        each = [died(answers)] * len(sets) if isinstance(answers, Lost) else answers
+        for removed, answer in zip(sets, each, strict=True):
+            self._found[removed][part] = answer
+            yield from self._finished(removed)
 
     def _finished(self, removed: RemovedSet) -> Iterator[Line]:
         found = self._found[removed]
@@ -58,7 +67,7 @@ class Judging:
                 yield finish(judged)
 
 
-def _all_of(found: Sequence[Evaluation | DepthpruneError]) -> Judged:
+def _all_of(found: Sequence[Answer]) -> Judged:
     """All that a set was judged on, or, as in one process, the first that could not be."""
     evaluations = []
     for each in found:

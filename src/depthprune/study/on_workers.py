@@ -1,13 +1,14 @@
 """A study's cells on the workers of a cluster.
 
-What shares a draw and an objective is searched on one worker, with one evaluator. A set that was
-found is judged on each text by whoever is free, once, however many cells chose it. Everything is
+What shares a draw and an objective is searched on one worker, with one evaluator. The sets that
+were found there are judged together on each text, by whoever is free, and none twice. Everything is
 drawn here, once, and travels as tokens. Rows are written as they come, whoever computed them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -22,8 +23,8 @@ from depthprune.evaluator import Memo, RemovedSet
 from depthprune.models.loading import Model
 from depthprune.study.evaluation import Part, evaluators, parts_of
 from depthprune.study.grid import Cell
-from depthprune.study.judging import Finish, Judged, Judging, died
-from depthprune.study.table import Evaluation, Line, Row
+from depthprune.study.judging import Answer, Finish, Judged, Judging, died
+from depthprune.study.table import Line, Row
 
 Run: TypeAlias = Callable[[Model, Calibration, Sequence[Cell], "Memo | None"], list[Row]]
 
@@ -98,14 +99,20 @@ class StudyWorker:
         self._flush()
         return rows
 
-    def judge(self, part: Part, removed: RemovedSet) -> Evaluation | DepthpruneError:
-        """Judge a set on a text or on items; what cannot be judged is answered, not raised."""
+    def judge(self, part: Part, sets: Sequence[RemovedSet]) -> list[Answer]:
+        """Judge sets on a text or on items; what cannot be judged is answered, not raised."""
+        try:
+            with suppress(DepthpruneError):  # which of them cannot be judged is told by itself
+                self._suite.judge_ahead(sets, [part])
+            return [self._judged(part, removed) for removed in sets]
+        finally:
+            self._flush()
+
+    def _judged(self, part: Part, removed: RemovedSet) -> Answer:
         try:
             return self._suite.judge_on(part, removed)
         except DepthpruneError as error:
             return error
-        finally:
-            self._flush()
 
     def _flush(self) -> None:
         if self._memo is not None:
@@ -160,7 +167,7 @@ def lines_of(
         work: list[tuple[Any, ...]] = [("search", shipped[u.drawn], u.cells) for u in units]
         judging = Judging(factory.parts, work)
         if dense is not None:
-            yield from judging.ask((), dense)
+            yield from judging.ask([((), dense)])
         for piece, answer in pool.run(work):
             if piece >= len(units):
                 yield from judging.take(piece, answer)
@@ -170,8 +177,12 @@ def lines_of(
                 error = died(answer)
                 yield from (failed(cell, model, drawn[unit.drawn], error) for cell in unit.cells)
                 continue
-            for cell, row in zip(unit.cells, answer, strict=True):
-                if row.error is not None:
-                    yield row
-                else:
-                    yield from judging.ask(row.removed, partial(finish, row, cell, unit))
+            ran = list(zip(unit.cells, answer, strict=True))
+            yield from (row for _, row in ran if row.error is not None)
+            yield from judging.ask(
+                [
+                    (row.removed, partial(finish, row, cell, unit))
+                    for cell, row in ran
+                    if row.error is None
+                ]
+            )
