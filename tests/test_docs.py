@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pydantic import BaseModel
 from depthprune import manifest
 from depthprune.calibration import PRESETS, SOURCES, CalibrationSpec
 from depthprune.searches import SEARCHES, make_search
+from depthprune.study.cells import key_of
 from depthprune.study.finalists import FinalRow, FinalScore
 from depthprune.study.grid import read_grid
 from depthprune.study.statistics import formatting as fmt
@@ -112,6 +114,40 @@ def test_the_study_is_what_its_recipe_and_its_table_say() -> None:
     assert not isinstance(points, NotEstimable)
     for point in points:
         assert f"| {point.search} | {point.cost:,.0f} | {math.exp(point.quality):.2f} |" in text
+
+
+def test_the_study_of_two_families_is_what_its_recipe_and_its_table_say() -> None:
+    folder = ROOT / "docs" / "study-two-families"
+    recipe = ROOT / "docs" / "recipes" / "two-families.yaml"
+    assert (folder / "plan.yaml").read_text(encoding="utf-8") == recipe.read_text(encoding="utf-8")
+    table, grid = read(folder / "results.jsonl"), read_grid(recipe)
+    assert table.plan == grid.fingerprint
+    assert [row.key for row in table.rows] == [key_of(cell) for cell in grid.cells]
+    text = " ".join((ROOT / "docs" / "study-two-families.md").read_text(encoding="utf-8").split())
+    sets = {(row.model, row.removed) for row in table.rows}
+    assert f"{len(table.rows)} cells, {len(sets)} distinct sets" in text
+    told = text.replace("> ", "")
+    for finding in findings(table.rows, grid.plan.margin):
+        if finding.topic in ("verdict", "rests", "own", "standings", "gain", "transfer"):
+            assert finding.sentence in told
+    for part in analyse(table.rows, grid.plan.margin):
+        whole = next(row for row in table.dense if row.model == part.model)
+        for search in ("one-shot", "greedy"):
+            rows = [row for row in part.data.rows if row.search == search]
+            assert f"| {part.model} | {search} | {_worth(rows)} |" in text
+        assert f"| {part.model} | whole | {_worth([whole])} |" in text
+
+
+def _worth(rows: Sequence[Row | DenseRow]) -> str:
+    """Geometric means of perplexities and means of accuracies, in the order of a row."""
+    shown = []
+    for judged in zip(*(row.evaluations for row in rows), strict=True):
+        values = [each.value for each in judged]
+        if judged[0].kind == "perplexity":
+            shown.append(f"{math.exp(sum(map(math.log, values)) / len(values)):.1f}")
+        else:
+            shown.append(f"{100 * sum(values) / len(values):.1f}")
+    return " | ".join(shown)
 
 
 def _known(value: Any) -> Any:
