@@ -184,7 +184,7 @@ def test_a_file_that_is_no_plan_is_refused(content: bytes, tmp_path: Path) -> No
 def test_the_recipes_are_plans() -> None:
     recipes = sorted((Path(__file__).parents[2] / "docs" / "recipes").glob("*.yaml"))
     assert [path.stem for path in recipes] == [
-        "balanced", "large", "paper-smol", "paper-v1", "quick",
+        "balanced", "large", "paper-smol", "paper-v1", "quick", "two-families",
     ]  # fmt: skip
     for path in recipes:
         assert read_grid(path).cells
