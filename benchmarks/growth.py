@@ -65,11 +65,8 @@ def calibration_of(tokens: int, length: int = 256) -> Calibration:
     windows = tuple(
         Window(rng.integers(0, 256, length), scored, "random", 0) for _ in range(tokens // length)
     )
-    spec, nothing = (
-        CalibrationSpec.model_validate({"source": "text", "target": "random"}),
-        cast(Any, None),
-    )
-    return Calibration((Part(spec, 1.0, windows, nothing),))
+    spec = CalibrationSpec.model_validate({"source": "text", "target": "random"})
+    return Calibration((Part(spec, 1.0, windows, cast(Any, None)),))
 
 
 def measure(search: str, x: int, blocks: int, tokens: int, k: int) -> Point:

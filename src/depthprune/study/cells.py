@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -63,12 +63,7 @@ class Cells:
     workers: LossWorkers | None = None
 
     def rows_of(
-        self,
-        model: Model,
-        judge: Judge,
-        cells: Sequence[Cell],
-        waiting: Waiting,
-        searched: Callable[[Row], None],
+        self, model: Model, judge: Judge, cells: Sequence[Cell], waiting: Waiting
     ) -> Iterator[Row]:
         """Run the cells of one model; those of one draw share what is drawn, and an evaluator.
 
@@ -77,9 +72,8 @@ class Cells:
             judge: Says what a set is worth on what no search saw.
             cells: In the grid's order.
             waiting: Keeps what was searched until it is judged; none of it is searched again.
-            searched: Called with each row as its search has ended.
         """
-        for rows in _together(self._searched(model, cells, waiting), searched):
+        for rows in _together(self._searched(model, cells, waiting)):
             sets = dict.fromkeys(row.removed for row in rows if row.error is None)
             with suppress(DepthpruneError):  # which of them cannot be judged is told by itself
                 judge.judge_ahead(list(sets))
@@ -203,14 +197,13 @@ class Cells:
         }
 
 
-def _together(found: Iterator[Row], searched: Callable[[Row], None]) -> Iterator[list[Row]]:
+def _together(found: Iterator[Row]) -> Iterator[list[Row]]:
     """In lists that are judged together."""
     rows: list[Row] = []
     sets: set[RemovedSet] = set()
     since = time.monotonic()
     for row in found:
         rows.append(row)
-        searched(row)
         if row.error is None:
             sets.add(row.removed)
         if len(sets) >= _TOGETHER or time.monotonic() - since > _PATIENCE:

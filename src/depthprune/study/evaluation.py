@@ -20,7 +20,7 @@ from depthprune.evaluator.shards import LossWorkers
 from depthprune.models.loading import Model
 from depthprune.study.items import pack
 from depthprune.study.plan_reader import Specs
-from depthprune.study.table import Evaluation
+from depthprune.study.table import LARGEST_LOSS, Evaluation
 
 Kind: TypeAlias = Literal["perplexity", "accuracy"]
 Part: TypeAlias = tuple[Kind, str]
@@ -80,7 +80,7 @@ class EvaluationSuite:
         score = self._evaluator(part).score([removed])[0].require_finite()
         if kind == "accuracy":
             return self._row(name, kind, score, 1 - score.loss, score.stderr)
-        value = math.exp(min(score.loss, _LARGEST))
+        value = math.exp(min(score.loss, LARGEST_LOSS))
         return self._row(name, kind, score, value, value * score.stderr)
 
     def _evaluator(self, part: Part) -> Evaluator:
@@ -90,7 +90,7 @@ class EvaluationSuite:
     def _row(self, name: str, kind: Kind, score: Score, value: float, stderr: float) -> Evaluation:
         losses = score.window_losses
         # The loss of the worst domain is no mean of all windows, and a cut one is no mean at all.
-        mean = not score.weighting.worst and score.loss < _LARGEST
+        mean = not score.weighting.worst and score.loss < LARGEST_LOSS
         return Evaluation(
             name=name,
             kind=kind,
@@ -101,10 +101,6 @@ class EvaluationSuite:
             items=pack(1 - losses if kind == "accuracy" else losses) if mean else None,
             weights=_weights(score) if mean else None,
         )
-
-
-_LARGEST = 700.0
-"""The largest loss whose perplexity is a number."""
 
 
 def _weights(score: Score) -> tuple[float, ...] | None:

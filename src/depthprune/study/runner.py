@@ -100,20 +100,18 @@ class Study:
         done = len(table.rows) - failed
         with self.progress.step(f"running {len(todo)} cells", len(todo), "cells") as step:
             halves = _Halves(step)
-            for row in self._rows(todo, {row.model for row in table.dense}, halves.searched):
+            waiting = Waiting.of(self.folder, self.grid.fingerprint, halves.searched)
+            for row in self._rows(todo, {row.model for row in table.dense}, waiting):
                 append(self.table, row)
                 if isinstance(row, DenseRow):
                     continue
                 failed += row.error is not None
                 done += row.error is None
                 halves.written(row)
-        self._waiting().clear()
+            waiting.clear()
         if self.cluster is not None and todo:
             self._in_order()
         return Outcome(done, failed, len(todo))
-
-    def _waiting(self) -> Waiting:
-        return Waiting.of(self.folder, self.grid.fingerprint)
 
     def _in_order(self) -> None:
         """Give the table the order of the grid, which workers do not keep."""
@@ -125,9 +123,7 @@ class Study:
             ordered += [rows[key_of(cell)] for cell in cells]
         write(self.table, self.grid.fingerprint, ordered)
 
-    def _rows(
-        self, cells: Sequence[Cell], dense: Set[str], searched: Callable[[Row], None]
-    ) -> Iterator[Line]:
+    def _rows(self, cells: Sequence[Cell], dense: Set[str], waiting: Waiting) -> Iterator[Line]:
         for name, of_model in itertools.groupby(cells, key=lambda cell: cell.model):
             group = list(of_model)
             # Let the last model go before the next one is loaded beside it.
@@ -142,12 +138,11 @@ class Study:
             self._check_items(suite)
             whole = partial(dense_row, name, model.blocks) if name not in dense else None
             if self.cluster is not None:
-                elsewhere = (self.cluster, model, suite, group, whole, searched)
-                yield from self._rows_elsewhere(*elsewhere)
+                yield from self._rows_elsewhere(self.cluster, model, suite, group, whole, waiting)
                 continue
             if whole is not None:
                 yield whole(judged_by(suite, ()))
-            yield from self._cells.rows_of(model, suite, group, self._waiting(), searched)
+            yield from self._cells.rows_of(model, suite, group, waiting)
 
     def _check_items(self, suite: EvaluationSuite) -> None:
         """Refuse what has fewer items than the plan asks for, before any cell is run on it."""
@@ -170,12 +165,12 @@ class Study:
         suite: EvaluationSuite,
         cells: Sequence[Cell],
         whole: Finish | None,
-        searched: Callable[[Row], None],
+        waiting: Waiting,
     ) -> Iterator[Line]:
         """The cells of one model, run and judged by workers; where those fail, all that is left."""
         left = {key_of(cell): cell for cell in cells}
         try:
-            for line in self._lines_elsewhere(cluster, model, suite, cells, whole, searched):
+            for line in self._lines_elsewhere(cluster, model, suite, cells, whole, waiting):
                 if isinstance(line, Row):
                     del left[line.key]
                 else:
@@ -193,12 +188,12 @@ class Study:
         suite: EvaluationSuite,
         cells: Sequence[Cell],
         whole: Finish | None,
-        searched: Callable[[Row], None],
+        waiting: Waiting,
     ) -> Iterator[Line]:
         grid, name = self.grid, cells[0].model
         load = on_worker(cluster, model, grid.place(name))
         if len({(c.calibration, c.draw, c.objective) for c in cells}) < cluster.workers:
-            yield from self._lines_cut(cluster, load, model, suite, cells, whole, searched)
+            yield from self._lines_cut(cluster, load, model, suite, cells, whole, waiting)
             return
         units: list[Unit] = []
         drawn: dict[str, Calibration] = {}
@@ -233,7 +228,7 @@ class Study:
         suite: EvaluationSuite,
         cells: Sequence[Cell],
         whole: Finish | None,
-        searched: Callable[[Row], None],
+        waiting: Waiting,
     ) -> Iterator[Line]:
         """The same one search after the other, each cut among workers that would else be idle."""
         texts, items = (
@@ -246,7 +241,7 @@ class Study:
             if whole is not None:
                 yield whole(judged_by(suite, ()))
             cut = Cells(self.grid, self.memo, workers)
-            yield from cut.rows_of(model, suite, cells, self._waiting(), searched)
+            yield from cut.rows_of(model, suite, cells, waiting)
 
 
 class _Halves:

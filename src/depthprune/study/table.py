@@ -21,6 +21,8 @@ from depthprune.study.jsonl import JsonLines, Record
 
 TABLE_NAME = "results.jsonl"
 SCHEMA = 1
+LARGEST_LOSS = 700.0
+"""The largest whose perplexity is a number."""
 KIND = "depthprune-study"
 _ROUNDED = 1e-5
 """What rounding the losses of windows may change of their mean."""

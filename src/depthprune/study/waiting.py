@@ -6,8 +6,8 @@ cost. The file is a results table like any other, and goes when the study is don
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from depthprune.study.table import Key, Row, append, read, resume, write
@@ -23,14 +23,16 @@ class Waiting:
         path: Their file.
         plan: Fingerprint of the plan.
         rows: By what tells them apart, judged on nothing yet.
+        noticed: Called with each that is added.
     """
 
     path: Path
     plan: str
-    rows: dict[Key, Row] = field(default_factory=dict)
+    rows: dict[Key, Row]
+    noticed: Callable[[Row], None]
 
     @classmethod
-    def of(cls, folder: Path, plan: str) -> Waiting:
+    def of(cls, folder: Path, plan: str, noticed: Callable[[Row], None]) -> Waiting:
         """Those that an earlier run left.
 
         Raises:
@@ -38,7 +40,7 @@ class Waiting:
         """
         path = folder / WAITING_NAME
         rows = resume(path, plan).rows if path.exists() else ()
-        return cls(path, plan, {row.key: row for row in rows})
+        return cls(path, plan, {row.key: row for row in rows}, noticed)
 
     def add(self, row: Row) -> None:
         """Keep one that was not known, on the disk before returning."""
@@ -48,6 +50,7 @@ class Waiting:
             write(self.path, self.plan)
         append(self.path, row)
         self.rows[row.key] = row
+        self.noticed(row)
 
     def drop(self, rows: Iterable[Row]) -> None:
         """Forget some: they are in the table."""

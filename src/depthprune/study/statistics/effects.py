@@ -121,21 +121,42 @@ def analyse(rows: Sequence[Row], margin: Margin | None = None) -> list[StudyPart
     ]
 
 
+def only_tested(rows: Sequence[Row], margin: Margin) -> StudyPart:
+    """One model under one kind of calibration, with its effects and tests and nothing else.
+
+    Args:
+        rows: Its cells; at least one.
+        margin: What counts as alike.
+    """
+    return _tested(rows[0].model, rows[0].calibration.kind, data(rows), margin)
+
+
 def _part(model: str, kind: str, of: StudyData, margin: Margin) -> StudyPart:
-    whole = core(of)
-    part = StudyPart(model, kind, of, whole, {}, {}, {}, {}, {}, {}, {}, {}, margin)
-    if isinstance(whole, NotEstimable):
+    part = _tested(model, kind, of, margin)
+    if isinstance(part.core, NotEstimable):
         return part
-    inside = of.take(whole.cells)
+    inside = of.take(part.core.cells)
     for measure in part.measures:
-        _measure(part, measure, whole.of(measure))
+        whole, lower = part.core.of(measure), measure == "perplexity"
+        part.without[measure] = _without_each_source(whole)
+        part.gains[measure] = _gains(of, whole, lower_is_better=lower)
+        part.standings[measure] = standings(whole, lower_is_better=lower)
         part.variance[measure] = decompose(inside, inside.columns(measure))
-    _adjust(part)
     return part
 
 
-def _measure(part: StudyPart, measure: str, of: Core) -> None:
-    """Fill in what a part says of one measure, with the tests' own p."""
+def _tested(model: str, kind: str, of: StudyData, margin: Margin) -> StudyPart:
+    whole = core(of)
+    part = StudyPart(model, kind, of, whole, {}, {}, {}, {}, {}, {}, {}, {}, margin)
+    if not isinstance(whole, NotEstimable):
+        for measure in part.measures:
+            _test(part, measure, whole.of(measure))
+        _adjust(part)
+    return part
+
+
+def _test(part: StudyPart, measure: str, of: Core) -> None:
+    """Fill in a part's effects on one measure, with the tests' own p."""
     columns = np.arange(len(of.responses))
     floor = noise.moved(of, "draw")
     part.floors[measure] = (
@@ -151,10 +172,6 @@ def _measure(part: StudyPart, measure: str, of: Core) -> None:
         )
     part.interactions.update({(name, measure): tests[name] for name in INTERACTIONS})
     part.more[measure] = noise.difference(of)
-    part.without[measure] = _without_each_source(of)
-    lower = measure == "perplexity"
-    part.gains[measure] = _gains(part.data, of, lower_is_better=lower)
-    part.standings[measure] = standings(of, lower_is_better=lower)
 
 
 def _without_each_source(of: Core) -> dict[str, IntervalEstimate]:

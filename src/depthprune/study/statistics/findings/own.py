@@ -14,9 +14,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from depthprune.study.statistics.effects import StudyPart, analyse
+from depthprune.study.statistics.effects import StudyPart, only_tested
 from depthprune.study.statistics.findings.verdicts import Finding, verdict_of
-from depthprune.study.table import Evaluation, Row
+from depthprune.study.table import LARGEST_LOSS, Evaluation, Row
 
 _OBJECTIVE = "nll"
 OWN = "the rise of log-perplexity on the calibrated data itself"
@@ -32,7 +32,7 @@ def own_finding(part: StudyPart, where: str) -> list[Finding]:
     rows = own_rows(part.data.rows)
     if not rows:
         return []
-    (own,) = analyse(rows, part.margin)
+    own = only_tested(rows, part.margin)
     told = verdict_of(own, "perplexity", where, called=OWN)
     return [] if told.verdict == "unsaid" else [replace(told, topic="own", lead="")]
 
@@ -47,7 +47,7 @@ def own_rows(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         if row.objective != _OBJECTIVE or row.loss is None or row.dense_loss is None:
             continue
-        ratio = math.exp(min(row.loss - row.dense_loss, 700.0))
+        ratio = math.exp(min(row.loss - row.dense_loss, LARGEST_LOSS))
         own = Evaluation(name="own", kind="perplexity", value=ratio, n=row.calibration.windows)
         found.append(row.model_copy(update={"evaluations": (own,)}))
     return found
