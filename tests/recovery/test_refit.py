@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import depthprune as dp
-from depthprune.errors import UsageError
+from depthprune.errors import ModelError, UsageError
 from depthprune.models.blocks.replay import hidden_of
 from depthprune.recovery import Linear, parse_method
 from depthprune.recovery.result import blocks_behind
@@ -129,6 +129,16 @@ def test_more_blocks_than_there_are_are_refused(tmp_path: Path) -> None:
     model = loaded()
     with pytest.raises(UsageError, match="refit: expected below the model's 6 blocks, got 6"):
         dp.recover(model, [2], drawn(tmp_path, model), Linear(refit="6"))
+
+
+def test_sums_that_memory_does_not_hold_are_refused_with_the_way_that_needs_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = "depthprune.recovery.linear.refit.available_memory"
+    monkeypatch.setattr(free, lambda device: 100_000)
+    model = loaded()
+    with pytest.raises(ModelError, match=r"block 1, of 48 inputs.*fit=outputs,refit=none"):
+        dp.recover(model, [2], drawn(tmp_path, model))
 
 
 @pytest.mark.parametrize(

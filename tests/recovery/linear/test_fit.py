@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from depthprune.errors import EvaluationError
-from depthprune.recovery.linear.fit import RIDGES, fit
+from depthprune.recovery.linear.fit import ELSEWHERE, RIDGES, fit, fit_layers
 from depthprune.recovery.linear.normal_equations import Sums
 
 WIDTH = 8
@@ -102,6 +102,54 @@ def test_the_ridge_and_the_strength_are_the_best_of_all_that_harm_no_source() ->
     assert max(ours) <= 1 + 1e-9
     assert best - 1e-4 < sum(w * x.item() for w, x in zip(shares, ours, strict=True)) <= best
     assert 0 < found.strength < 1
+
+
+def test_half_of_a_source_is_judged_by_what_the_others_give_it() -> None:
+    """Against plain solutions of every ridge, whose errors are taken token by token."""
+    scale = torch.logspace(-2, 0, WIDTH, dtype=torch.float64)
+    true = [noise(2, WIDTH), noise(2, WIDTH) + 0.5 * noise(20, WIDTH)]
+    tokens = []
+    for place, seed in enumerate((0, 1, 5, 7)):
+        m = noise(seed, 24) * scale
+        tokens.append((m, m @ true[place % 2].T + 0.3 * noise(30 + place, 24)))
+    fitted, choosing, shares = tokens[:2], tokens[2:], (0.3, 0.7)
+
+    def solved(parts: list[tuple[torch.Tensor, torch.Tensor]], ridge: float) -> torch.Tensor:
+        m, e = (torch.cat(each) for each in zip(*parts, strict=True))
+        penalty = (ridge * m.pow(2).sum() / WIDTH).sqrt() * torch.eye(WIDTH)
+        both = torch.cat([m, penalty]), torch.cat([e, torch.zeros(WIDTH, WIDTH)])
+        return torch.linalg.lstsq(*both).solution.T
+
+    def share(place: int, change: torch.Tensor) -> float:
+        m, e = choosing[place]
+        return ((e - m @ change.T).pow(2).sum() / e.pow(2).sum()).item()
+
+    best = (1.0, 0.0, 0.0)
+    for ridge in RIDGES:
+        own = solved(fitted, ridge)
+        others = [solved([fitted[1]], ridge), solved([fitted[0]], ridge)]
+        for strength in np.linspace(0, 1, 201):
+            ours = [share(place, strength * own) for place in (0, 1)]
+            theirs = [share(place, strength * others[place]) for place in (0, 1)]
+            mixed = np.dot(shares, (1 - ELSEWHERE) * np.array(ours) + ELSEWHERE * np.array(theirs))
+            if max(ours) <= 1 + 1e-12 and mixed < best[0]:
+                best = (float(mixed), ridge, float(strength))
+    found = fit([summed(*each) for each in fitted], [summed(*each) for each in choosing], shares)
+    assert 0 < best[2] < 1
+    assert found.ridge == best[1]
+    assert found.strength == pytest.approx(best[2], abs=0.005)
+    torch.testing.assert_close(found.change, found.strength * solved(fitted, found.ridge))
+
+
+def test_layers_that_are_given_the_same_are_fitted_as_if_each_were_alone() -> None:
+    m, m2, e, e2 = (noise(seed) for seed in range(4))
+    together = fit_layers([summed(m, e)], [summed(m2, e2 + m2)], [1.0], [3, 5])
+    for found, rows in zip(together, (slice(0, 3), slice(3, 8)), strict=True):
+        fitted, choosing = summed(m, e).rows(rows.start, rows.stop), summed(m2, e2 + m2)
+        alone = fit(fitted, [choosing.rows(rows.start, rows.stop)], [1.0])
+        torch.testing.assert_close(found.change, alone.change)
+        assert (found.ridge, found.rank) == (alone.ridge, alone.rank)
+        assert (found.before, found.after) == pytest.approx((alone.before, alone.after))
 
 
 def test_a_singular_system_leaves_what_it_does_not_know() -> None:

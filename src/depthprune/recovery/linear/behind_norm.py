@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from depthprune.recovery.linear.fit import Fit, System
+from depthprune.recovery.linear.fit import Fit, fit
 from depthprune.recovery.linear.normal_equations import Sums
 
 _LEAST = 1e-6
@@ -111,7 +111,7 @@ def _directions(
         made[row.chooses][row.part].add(row.given, lacking, 1.0 if row.chooses else row.weight)
         if not row.chooses:
             made[0][row.part].hold(row.apart, row.weight)
-    return System(made[0]).fit(made[1], shares)
+    return fit(made[0], made[1], shares)
 
 
 def _gained(rows: AllRows, sources: int, found: Fit, turn: Tensor) -> Normed:

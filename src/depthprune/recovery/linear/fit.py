@@ -16,13 +16,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 from depthprune.errors import EvaluationError
 from depthprune.recovery.linear.normal_equations import Sums
+
+Terms = tuple[float, float]
+"""Σ eᵀD x and Σ |D x|² of a change D."""
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
@@ -63,97 +67,131 @@ def fit(fitted: Sums | Sequence[Sums], choosing: Sequence[Sums], shares: Sequenc
     Raises:
         EvaluationError: If the sums are not finite.
     """
-    return System(fitted).fit(choosing, shares)
+    parts = [fitted] if isinstance(fitted, Sums) else [*fitted]
+    (found,) = fit_layers(parts, choosing, shares, [len(parts[0].products)])
+    return found
 
 
-class _Solver:
-    """The ridge solutions of some sums, after one eigendecomposition."""
-
-    def __init__(self, sums: Sequence[Sums]) -> None:
-        moments = torch.stack([each.moments for each in sums]).sum(0)
-        self._sums = sums
-        self._values, self._vectors = torch.linalg.eigh((moments + moments.T) / 2)
-        self.spread = sum(each.spread for each in sums)
-        noise = len(moments) * torch.finfo(self._values.dtype).eps * self._values.max()
-        self.rank = int((self._values > noise).sum())
-
-    def turned(self, first: int, last: int) -> Tensor:
-        """The products of some outputs in the basis of the eigenvectors."""
-        products = torch.stack([each.products[first:last] for each in self._sums]).sum(0)
-        turned: Tensor = products @ self._vectors
-        return turned
-
-    def change(self, turned: Tensor, ridge: float) -> Tensor:
-        """The solution for such products."""
-        # What is left of an eigenvalue of zero after rounding may be negative.
-        scales = self._values.clamp(min=0.0) + ridge * self.spread / len(self._values)
-        found: Tensor = (turned / scales) @ self._vectors.T
-        return found
-
-
-class System:
-    """What was summed over the fitted windows, decomposed once for all outputs.
+def fit_layers(
+    fitted: Sequence[Sums],
+    choosing: Sequence[Sums],
+    shares: Sequence[float],
+    outputs: Sequence[int],
+) -> list[Fit]:
+    """Fit a change to each of several layers that are given the same.
 
     Args:
-        fitted: As `fit` takes it.
+        fitted: As `fit` takes them, the layers' outputs one behind the other.
+        choosing: Likewise.
+        shares: Weight of each source.
+        outputs: How many each layer has.
 
     Raises:
         EvaluationError: If the sums are not finite.
     """
+    _require_finite([*fitted, *choosing])
+    bounds = list(accumulate(outputs, initial=0))
+    layers = [slice(first, last) for first, last in pairwise(bounds)]
+    whole = _Solver(fitted)
+    own = whole.judged(choosing, layers)
+    elsewhere = []
+    for place in range(len(fitted)) if len(fitted) > 1 else ():
+        others = _Solver([*fitted[:place], *fitted[place + 1 :]])
+        elsewhere.append([table[0] for table in others.judged([choosing[place]], layers)])
+    answer = []
+    for number, rows in enumerate(layers):
+        chosen = [each.rows(rows.start, rows.stop) for each in choosing]
+        apart = [tables[number] for tables in elsewhere]
+        answer.append(_chosen(whole, rows, own[number], apart, chosen, shares))
+    return answer
 
-    def __init__(self, fitted: Sums | Sequence[Sums]) -> None:
-        parts = [fitted] if isinstance(fitted, Sums) else [*fitted]
-        _require_finite(parts)
-        self.outputs = len(parts[0].products)
-        self._whole = _Solver(parts)
-        self._without = (
-            [_Solver(parts[:p] + parts[p + 1 :]) for p in range(len(parts))]
-            if len(parts) > 1
-            else []
-        )
 
-    def fit(
-        self,
-        choosing: Sequence[Sums],
-        shares: Sequence[float],
-        first: int = 0,
-        last: int | None = None,
-    ) -> Fit:
-        """Choose ridge and strength for some of the outputs.
+class _Solver:
+    """The ridge solutions of some sums, after one eigendecomposition.
 
-        Args:
-            choosing: Of windows that are not fitted, one a source, of all outputs.
-            shares: Weight of each source.
-            first: Of the outputs.
-            last: Behind the last of them; all that there are when None.
-        """
-        last = self.outputs if last is None else last
-        _require_finite(choosing)
-        chosen = [each.rows(first, last) for each in choosing]
-        whole = self._whole
-        turned = whole.turned(first, last)
-        others = [each.turned(first, last) for each in self._without]
-        best = Fit(torch.zeros_like(turned), 0.0, 0.0, 0.0, 0.0, whole.rank)
-        least = 1.0
-        for ridge in RIDGES if whole.spread > 0 else ():
-            change = whole.change(turned, ridge)
-            elsewhere = [
-                solver.change(each, ridge)
-                for solver, each in zip(self._without, others, strict=True)
-            ]
-            strength, share = _strength(change, elsewhere, chosen, shares)
-            if strength > 0 and share < least:
-                least = share
-                best = Fit(strength * change, ridge, strength, 0.0, 0.0, whole.rank)
-        before = _root_mean_square([s.squares for s in chosen], chosen, shares)
-        errors = [max(0.0, s.error(best.change)) for s in chosen]
-        after = _root_mean_square(errors, chosen, shares) if best.strength else before
-        return replace(best, before=before, after=after)
+    With V the eigenvectors of Σ x xᵀ and T = (Σ e xᵀ) V, the solution for a ridge is D = T S Vᵀ, S
+    being diagonal. So what it gives on other windows, whose sums are P = Σ e xᵀ and M = Σ x xᵀ, is
+    Σ eᵀD x = Σⱼ sⱼ (Tᵀ P V)ⱼⱼ and Σ |D x|² = Σⱼₖ sⱼ sₖ (TᵀT)ⱼₖ (VᵀM V)ⱼₖ, without any D.
+    """
+
+    def __init__(self, sums: Sequence[Sums]) -> None:
+        moments = sums[0].moments.clone()
+        for each in sums[1:]:
+            moments += each.moments
+        self._sums = sums
+        self._values, self._vectors = torch.linalg.eigh((moments + moments.T) / 2)
+        self._spread = sum(each.spread for each in sums)
+        noise = len(moments) * torch.finfo(self._values.dtype).eps * self._values.max()
+        self.rank = int((self._values > noise).sum())
+
+    def judged(self, choosing: Sequence[Sums], layers: Sequence[slice]) -> list[list[list[Terms]]]:
+        """What the solutions give on other windows, by layer, source and ridge."""
+        vectors = self._vectors
+        scales = torch.stack([self._scales(ridge) for ridge in RIDGES])
+        turned = [self._turned(rows) for rows in layers]
+        grams = [each.T @ each for each in turned]
+        answer: list[list[list[Terms]]] = [[] for _ in layers]
+        for sums in choosing:
+            seen = vectors.T @ sums.moments @ vectors
+            for place, rows in enumerate(layers):
+                linear = (turned[place] * (sums.products[rows] @ vectors)).sum(0)
+                quadratic = grams[place] * seen
+                squares = ((scales @ quadratic) * scales).sum(1)
+                terms = zip((scales @ linear).tolist(), squares.tolist(), strict=True)
+                answer[place].append([*terms])
+        return answer
+
+    def change(self, rows: slice, ridge: float) -> Tensor:
+        """The solution for some outputs."""
+        found: Tensor = (self._turned(rows) * self._scales(ridge)) @ self._vectors.T
+        return found
+
+    def _turned(self, rows: slice) -> Tensor:
+        """The products of some outputs in the basis of the eigenvectors."""
+        products = self._sums[0].products[rows].clone()
+        for each in self._sums[1:]:
+            products += each.products[rows]
+        turned: Tensor = products @ self._vectors
+        return turned
+
+    def _scales(self, ridge: float) -> Tensor:
+        if self._spread <= 0:
+            return torch.zeros_like(self._values)
+        # What is left of an eigenvalue of zero after rounding may be negative.
+        values: Tensor = self._values.clamp(min=0.0) + ridge * self._spread / len(self._values)
+        return values.reciprocal()
+
+
+def _chosen(
+    whole: _Solver,
+    rows: slice,
+    own: Sequence[Sequence[Terms]],
+    elsewhere: Sequence[Sequence[Terms]],
+    choosing: Sequence[Sums],
+    shares: Sequence[float],
+) -> Fit:
+    """The best ridge and strength for some outputs, from what all solutions give by source."""
+    best, least, strength = None, 1.0, 0.0
+    for place in range(len(RIDGES)):
+        others = [table[place] for table in elsewhere]
+        found, share = _strength([table[place] for table in own], others, choosing, shares)
+        if found > 0 and share < least:
+            best, least, strength = place, share, found
+    before = _root_mean_square([s.squares for s in choosing], choosing, shares)
+    if best is None:
+        return Fit(torch.zeros_like(choosing[0].products), 0.0, 0.0, before, before, whole.rank)
+    errors = []
+    for sums, table in zip(choosing, own, strict=True):
+        linear, quadratic = table[best]
+        errors.append(max(0.0, sums.squares - 2 * strength * linear + strength**2 * quadratic))
+    after = _root_mean_square(errors, choosing, shares)
+    change = strength * whole.change(rows, RIDGES[best])
+    return Fit(change, RIDGES[best], strength, before, after, whole.rank)
 
 
 def _strength(
-    change: Tensor,
-    elsewhere: Sequence[Tensor],
+    own: Sequence[Terms],
+    elsewhere: Sequence[Terms],
     choosing: Sequence[Sums],
     shares: Sequence[float],
 ) -> tuple[float, float]:
@@ -163,14 +201,14 @@ def _strength(
     parts = []
     for place, (sums, share) in enumerate(zip(choosing, shares, strict=True)):
         if sums.squares <= 0:
-            if sums.terms(change)[1] > 0:
+            if own[place][1] > 0:
                 return 0.0, 1.0  # a source that lacks nothing can only lose
             continue
-        a, b = (term / sums.squares for term in sums.terms(change))
+        a, b = (term / sums.squares for term in own[place])
         # Beyond twice its own best, a source is worse off than without the change.
         most = min(most, max(0.0, 2 * a / b) if b > 0 else most)
         if elsewhere:
-            a2, b2 = (term / sums.squares for term in sums.terms(elsewhere[place]))
+            a2, b2 = (term / sums.squares for term in elsewhere[place])
             a, b = a + ELSEWHERE * (a2 - a), b + ELSEWHERE * (b2 - b)
         parts.append((share, a, b))
         linear, quadratic = linear + share * a, quadratic + share * b

@@ -23,7 +23,7 @@ from depthprune.models.devices import wide_place
 from depthprune.models.free_memory import available_memory
 from depthprune.recovery.delta import Delta
 from depthprune.recovery.linear.behind_norm import NormedRows, fit_normed
-from depthprune.recovery.linear.fit import System
+from depthprune.recovery.linear.fit import fit_layers
 from depthprune.recovery.linear.fold import swapped
 from depthprune.recovery.linear.normal_equations import Sums, wide
 from depthprune.recovery.linear.side_by_side import SideBySide
@@ -78,12 +78,10 @@ class BlockRefit:
         if stage.norm is not None:
             return self._refit_normed(stage, stage.norm)
         fitted, choosing = self._sums(stage)
-        system = System(fitted)
-        done, first = [], 0
-        for layer in stage.layers:
-            last = first + layer.outputs
-            found = system.fit(choosing, self._walk.shares, first, last)
-            first = last
+        outputs = [layer.outputs for layer in stage.layers]
+        made = fit_layers(fitted, choosing, self._walk.shares, outputs)
+        done = []
+        for layer, found in zip(stage.layers, made, strict=True):
             if found.strength:
                 self._change(layer, found.change)
             done.append(
@@ -196,12 +194,10 @@ class BlockRefit:
         return fitted, choosing
 
     def _require_room(self, layer: Layer, inputs: int, outputs: int) -> None:
-        """Refuse sums that memory does not hold: of each source two, and the decompositions."""
+        """Refuse sums that memory does not hold: of each source two, and a decomposition's."""
         device = wide_place(self._walk.device)
         sources = len(self._walk.shares)
-        needed = 8 * (
-            (2 * sources + 2 * (sources + 1)) * inputs**2 + 3 * sources * inputs * outputs
-        )
+        needed = 8 * ((2 * sources + 8) * inputs**2 + (2 * sources + 3) * inputs * outputs)
         free = int(available_memory(torch.device(device)))
         if needed > free:
             raise ModelError(
