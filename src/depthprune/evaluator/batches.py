@@ -204,7 +204,7 @@ def reads_packed_items(model: Model, windows: Sequence[Window]) -> bool:
     try:
         with widened(model.module, model.anatomy.blocks.modules):
             batch = packed_rows(windows, places, torch.float32, len(places), length)
-            together = torch.split(_losses(model, batch), batch.counts)
+            together = torch.split(_losses(model, batch), list(batch.counts))
             apart = [_losses(model, option_rows(windows, place)) for place in places]
     except (RuntimeError, TypeError, ValueError, IndexError, ModelError):
         # No mask and positions are taken, or memory holds no block in float32: an option a row
