@@ -39,7 +39,8 @@ from depthprune.untrusted import (
 _OTHER_WEIGHTS = (
     "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth",
     "*.ckpt", "*.ckpt.*", "*.pkl", "*.pickle", "*.h5", "*.h5.index.json", "*.msgpack",
-    "*.msgpack.index.json", "*.index.*.json", "adapter_config.json", "*.gguf", "*.ggml", "*.onnx", "*.onnx_data*", "*.npz", "*.npy",
+    "*.msgpack.index.json", "*.index.*.json", "adapter_config.json", "*.gguf", "*.ggml", "*.onnx",
+    "*.onnx_data*", "*.npz", "*.npy",
     "*.nemo", "*.tflite", "*.mlmodel", "*.engine", "*.distcp", "*.ot", "consolidated*",
     "params.json", "onnx", "openvino", "coreml", "*.mlpackage", "original", "metal", "gguf",
 )  # fmt: skip
