@@ -52,7 +52,7 @@ class Evaluator:
     Args:
         model: A loaded model.
         calibration: What it is scored on.
-        objective: A name such as `nll`, `kl:top=64` or `nll:0.5+cosine:0.5`, or an objective.
+        objective: A name such as `nll`, `kl:top=64` or `nll:0.5+option-ce:0.5`, or an objective.
         memory: Bytes that hidden states may take; by default half of what is free.
         memo: Store of losses that are computed once for all runs; None keeps them to this object.
         racing: How `compare` races; None makes it exact.
