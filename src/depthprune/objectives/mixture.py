@@ -2,8 +2,9 @@
 
 The losses of two objectives have no common unit, so each is divided by the dense model's value of
 it before it is weighted: the mixture of the dense model is 1 (if the weights sum to 1, as they are
-made to). What compares with the dense model is 0 for it but for rounding, and is refused. In a mixture of text and items each objective judges what it can: those of items judge the
-items, and the others the text, or all windows where no other objective takes the items.
+made to). What compares with the dense model is 0 for it but for rounding, and is refused. In a
+mixture of text and items each objective judges what it can: those of items judge the items, and the
+others the text, or all windows where no other objective takes the items.
 """
 
 from __future__ import annotations
