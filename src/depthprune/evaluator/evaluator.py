@@ -228,7 +228,12 @@ class Evaluator:
 
         Returns:
             One score a set, in the order given.
+
+        Raises:
+            UsageError: If a set does not fit the model, or `keep` is below 1.
         """
+        if keep < 1:
+            raise UsageError(f"keep: expected how many of the best are wanted, got {keep}")
         sets = self._checked(removed)
         # The dense model shares its way with the candidates: with them it is all but free.
         if self.racing is None or keep >= len(sets) or not self._combination.races:
