@@ -55,8 +55,8 @@ def passages(document: Document, spec: CalibrationSpec) -> list[Document]:
             last = len(cut[-1])
     found = ["\n\n".join(each) for each in paragraphs]
     if len(found) > 1 and len(found[-1]) < size // 2:
-        last = found.pop()
-        found[-1] += f"\n\n{last}"
+        short = found.pop()
+        found[-1] += f"\n\n{short}"
     return [
         replace(document, name=f"{document.name}#{number}", text=text, note="")
         for number, text in enumerate(found)
