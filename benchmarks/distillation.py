@@ -5,6 +5,11 @@ held-out tenth of the sources, and text of a kind that was not trained on (Shake
 recover is a table with the paired change of the perplexity against the unrecovered model.
 
     python benchmarks/distillation.py --corpora ../shared/data --steps 60
+    python benchmarks/distillation.py --corpora ../shared/data --steps 60 --recover lora \
+        --recover lora:nll=0.3 --recover lora:own=0.25 --recover last
+
+Without `--recover`: the linear recovery, and adapters trained on from the plain model and from it.
+`--steps` and `--settings` are of every training that does not say otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ import depthprune as dp
 from depthprune.calibration import Calibration
 from depthprune.evaluator import Memo
 from depthprune.pruning.recovering.held_out_recovered import judge_recovered
-from depthprune.recovery import Linear, LoRA, parse_method
+from depthprune.recovery import Last, Linear, LoRA, parse_method
 from depthprune.removed_sets import parse_blocks
 from recovery import FURTHER, SOURCES
 
@@ -33,7 +38,7 @@ def measure(
 ) -> None:
     began = time.monotonic(), time.process_time()
     method = parse_method(way)
-    if isinstance(method, LoRA):
+    if isinstance(method, (LoRA, Last)):
         recovery = dp.distil(model, parse_blocks(blocks), calibration, method)
     else:
         assert isinstance(method, Linear)
@@ -59,6 +64,15 @@ def measure(
         print(f"| {name} | {figures} | {ratio:.3f} ± {stderr:.3f} |", flush=True)
 
 
+def _with_settings(way: str, steps: int, settings: str) -> str:
+    """A training with what it does not say itself."""
+    name, _, own = way.partition(":")
+    said = {each.split("=")[0] for each in own.split(",")}
+    shared = f"steps={steps},{settings}".split(",")
+    added = [each for each in shared if each.split("=")[0] not in said]
+    return f"{name}:{','.join(filter(None, [own, *added]))}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpora", default="../shared/data")
@@ -70,6 +84,7 @@ def main() -> None:
     parser.add_argument("--settings", default="every=20,batch=4,judge=4,lr=0.001")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--memo", type=Path, default=None)
+    parser.add_argument("--recover", action="append", help="ways to recover")
     given = parser.parse_args()
     model = dp.load("demo", dtype=given.dtype)
     keys = f"windows={given.windows},length={given.length}"
@@ -77,10 +92,11 @@ def main() -> None:
     further = f"windows={given.judged},length={given.length}"
     judged = [dp.calibrate(f"{spec.format(given.corpora)},{further}", model) for spec in FURTHER]
     judged += calibration.held_out()
-    lora = f"lora:steps={given.steps},{given.settings}"
+    ways = given.recover or ["linear", "lora:start=plain", "lora"]
     with Memo.open(given.memo) as memo:
-        for way in ("linear", f"{lora},start=plain", lora):
-            measure(model, calibration, judged, given.removed, way, memo)
+        for way in ways:
+            full = way if way == "linear" else _with_settings(way, given.steps, given.settings)
+            measure(model, calibration, judged, given.removed, full, memo)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,15 @@ from depthprune.calibration import Calibration, CalibrationSpec, Item, Part, Win
 
 def random_item(rng: np.random.Generator, vocabulary: int = 300, longest: int = 9) -> Window:
     """An item with a prompt of 1 to `longest` tokens and 2 to 4 options of 1 to 4."""
-    lengths = [int(rng.integers(1, longest)), *rng.integers(1, 5, size=rng.integers(2, 5)).tolist()]
+    prompt = int(rng.integers(1, longest))
+    return item_of(rng, prompt, rng.integers(1, 5, size=rng.integers(2, 5)).tolist(), vocabulary)
+
+
+def item_of(
+    rng: np.random.Generator, prompt: int, options: Sequence[int], vocabulary: int = 300
+) -> Window:
+    """An item of random tokens, so many in its prompt and in each option."""
+    lengths = [prompt, *options]
     ends = np.cumsum(lengths).tolist()
     spans = tuple(itertools.pairwise(ends))
     tokens = rng.integers(3, vocabulary, size=ends[-1])

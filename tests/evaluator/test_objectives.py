@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from items import calibration_of, random_item, random_text
+from items import calibration_of, item_of, random_item, random_text
 from torch import Tensor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -212,6 +212,19 @@ def test_a_model_that_cannot_read_packed_items_reads_a_row_an_option(
             ll = np.array([-row.sum() for row in _item_losses(other, window, score.removed)])
             expected = np.log(np.exp(ll).sum()) - ll[window.item.answer]  # type: ignore[union-attr]
             assert loss == pytest.approx(float(expected), rel=1e-3, abs=1e-3)
+
+
+def test_an_item_of_many_short_options_does_not_hide_what_a_window_passes_over(
+    tmp_path: Path,
+) -> None:
+    """The longest row is that of the item whose options each fit into the model's window."""
+    module = tiny_model("mistral", sliding_window=24)
+    module.save_pretrained(tmp_path)
+    rng = np.random.default_rng(3)
+    many, far = item_of(rng, 6, [5] * 12), item_of(rng, 40, [5, 4])
+    for items in ([many, far], [far, many]):
+        assert not reads_packed_items(_loaded(tmp_path, module), items)
+    assert reads_packed_items(_loaded(tmp_path, module), [many])
 
 
 def _loaded(folder: Path, module: Any) -> dp.Model:

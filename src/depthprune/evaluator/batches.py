@@ -9,7 +9,7 @@ decided in `calls`.
 Whether a model reads packed items exactly, shown on the items themselves.
 
 A packed row needs a model that takes a mask and positions for every token and mixes tokens by
-attention alone. Rather than list such models, the longest item is run both ways through all
+attention alone. Rather than list such models, the longest items are run both ways through all
 blocks, and the losses of its tokens are compared: states would not do, whose few massive
 activations hide any difference. The two ways are calls of other shapes, which a dtype of few bits
 rounds apart by more than some misreadings, so they are compared in float32.
@@ -182,33 +182,36 @@ def _spans(window: Window) -> tuple[tuple[int, int], ...]:
 
 
 _LIMIT = 1e-4
-"""Nats a token, in the mean, in float32; what is read wrongly differs by tenths."""
+"""Nats a token, in the mean of an item, in float32; what is read wrongly differs by tenths."""
 
 
 @torch.inference_mode()
 def reads_packed_items(model: Model, windows: Sequence[Window]) -> bool:
-    """Whether the longest item gives the same losses packed as with a row for each option.
+    """Whether the longest items give the same losses packed as with a row for each option.
 
-    It costs that item twice through every block, in float32; a model whose blocks are read from
-    disk is not tried.
+    Long in a row, and long behind a prompt: an attention window passes over what is too far back,
+    and of an item with many short options nothing is. It costs those items twice through every
+    block, in float32; a model whose blocks are read from disk is not tried.
     """
     items = [place for place, window in enumerate(windows) if window.item is not None]
     if not items or model.streamed:
         return False
     longest = max(items, key=lambda place: len(windows[place].tokens))
-    # Beside another item, which is filled up to the length of this one.
-    places = tuple(dict.fromkeys((items[0], longest)))
+    farthest = max(items, key=lambda place: _option_width(windows[place]))
+    # Beside another item, which is filled up to the length of the longest.
+    places = tuple(dict.fromkeys((items[0], longest, farthest)))
     length = len(windows[longest].tokens)
     try:
         with widened(model.module, model.anatomy.blocks.modules):
             batch = packed_rows(windows, places, torch.float32, len(places), length)
-            together = _losses(model, batch)
-            apart = torch.cat([_losses(model, option_rows(windows, place)) for place in places])
+            together = torch.split(_losses(model, batch), list(batch.counts))
+            apart = [_losses(model, option_rows(windows, place)) for place in places]
     except (RuntimeError, TypeError, ValueError, IndexError, ModelError):
         # No mask and positions are taken, or memory holds no block in float32: an option a row
         # is always right.
         return False
-    return bool((together - apart).abs().mean() <= _LIMIT)
+    pairs = zip(together, apart, strict=True)
+    return all(bool((ours - theirs).abs().mean() <= _LIMIT) for ours, theirs in pairs)
 
 
 def _losses(model: Model, batch: Batch) -> Tensor:
