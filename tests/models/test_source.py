@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,27 @@ def test_remote_code_is_refused_unless_asked_for(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="--trust-remote-code"):
         find_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("named", "ours"),
+    [
+        ({"AutoConfig": "c.LlamaConfig", "AutoModelForCausalLM": "m.LlamaForCausalLM"}, True),
+        ({"AutoTokenizer": ["t.Slow", None]}, True),
+        ({"AutoConfig": "c.LlamaConfig", "AutoModelForCausalLM": "m.Qwen2ForCausalLM"}, False),
+        ({"AutoConfig": "c.Mine", "AutoModelForCausalLM": "m.LlamaForCausalLM"}, False),
+        ({"AutoModel": None}, False),
+        ("modeling.Model", False),
+    ],
+)
+def test_code_that_transformers_has_itself_is_not_asked_for(
+    named: object, ours: bool, folder: Path
+) -> None:
+    """As in the checkpoints of Phi-3 or DeepSeek-V2, whose types came to transformers later."""
+    config = json.loads((folder / "config.json").read_text()) | {"auto_map": named}
+    (folder / "config.json").write_text(json.dumps(config))
+    with nullcontext() if ours else pytest.raises(ModelError, match="--trust-remote-code"):
+        assert find_model(folder).code_fingerprint() is None
 
 
 def test_pickled_weights_are_read_only_when_asked_for(folder: Path) -> None:

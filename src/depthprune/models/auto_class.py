@@ -12,6 +12,8 @@ run only where the user asked for it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,32 @@ def headed_class(config: Any) -> Any:
         if name in _HEADED:
             return getattr(transformers, name)
     return transformers.AutoModelForSequenceClassification
+
+
+def needs_code(config: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's model is made by Python code that comes with it alone.
+
+    A type may be older than transformers' own code for it, and its first checkpoints still name the
+    code that they came with. Where that may not run, transformers takes its own class.
+
+    Args:
+        config: The whole of `config.json`.
+    """
+    stated = config.get("auto_map", {})
+    if not isinstance(stated, Mapping):
+        return True
+    models = [name for key, name in stated.items() if key.startswith(("AutoConfig", "AutoModel"))]
+    return any(_type_made(name) != config.get("model_type") for name in models)
+
+
+def _type_made(name: object) -> object:
+    """The type of transformers' own config, or of its own model, that bears a class's name."""
+    import transformers
+
+    with suppress(AttributeError, ImportError, RuntimeError):
+        found = getattr(transformers, str(name).rpartition(".")[2])
+        return getattr(getattr(found, "config_class", found), "model_type", "")
+    return ""
 
 
 def _names(automatic: Any, config: Any) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ import torch
 
 _UNKNOWN = 4 << 30
 
+_GROUP = Path("/sys/fs/cgroup")
+
 _WORDS = (
     "can't allocate memory",
     "not enough memory",  # torch on Windows
@@ -52,13 +54,16 @@ def _system_memory() -> int | None:
 
 
 def _group_memory() -> int | None:
-    root = Path("/sys/fs/cgroup")
     try:
-        limit = (root / "memory.max").read_text(encoding="ascii").strip()
-        used = int((root / "memory.current").read_text(encoding="ascii"))
+        limit = (_GROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = int((_GROUP / "memory.current").read_text(encoding="ascii"))
+        lines = (_GROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+        counted = {name: int(size) for name, size in map(str.split, lines)}
     except (OSError, ValueError):
         return None
-    return max(0, int(limit) - used) if limit.isdigit() else None
+    # What was read of files counts as used, and goes as soon as room is wanted.
+    cached = sum(counted.get(name, 0) for name in ("active_file", "inactive_file"))
+    return max(0, int(limit) - max(0, used - cached)) if limit.isdigit() else None
 
 
 def out_of_memory(error: BaseException) -> bool:

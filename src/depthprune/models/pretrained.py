@@ -18,6 +18,7 @@ from torch import nn
 from depthprune.errors import ModelError, first_line
 from depthprune.models.auto_class import automatic_class_of, read_config
 from depthprune.models.devices import DeviceMap
+from depthprune.models.free_memory import out_of_memory
 from depthprune.models.gguf.unpacked import find_kept, forget, keep
 from depthprune.models.gguf.unpacking import quick_gguf
 from depthprune.models.source import ModelSource
@@ -65,7 +66,8 @@ def load_module(
             options["use_safetensors"] = True
         module = _from_pretrained(source, source.folder, options)
     if device_map is None:
-        module.to(device)
+        with _memory_told(source.name, device):
+            module.to(device)
     elif any(parameter.is_meta for parameter in module.parameters()):
         raise ModelError(
             f"{source.name}: does not fit these devices, and parts of it would be moved for every "
@@ -138,7 +140,7 @@ def load_streamed(
         raise ModelError(
             f"{source.name}: transformers cannot build it ({first_line(error, 300)})"
         ) from error
-    with quiet_transformers():
+    with quiet_transformers(), _memory_told(source.name, device):
         filled = stream_into(source.name, module, checkpoint, device)
         _refuse_partial(source.name, {"missing_keys": filled.missing})
         fresh = build_skeleton(source, dtype)
@@ -187,6 +189,21 @@ def _refuse_partial(name: str, info: dict[str, Any]) -> None:
                 f"{name}: {len(found)} {key.replace('_', ' ')} in its weights ({shown}); "
                 "transformers would fill them with random numbers; repair the checkpoint"
             )
+
+
+@contextmanager
+def _memory_told(name: str, device: torch.device) -> Iterator[None]:
+    """Inside the context a model's weights are put on a device, which may have no room for them."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{name}: memory ran out on {device} while its weights were put there "
+            f"({first_line(error)}); close other programs, or take --stream, --dtype bfloat16, "
+            "--device-map auto or --device cpu"
+        ) from error
 
 
 @contextmanager

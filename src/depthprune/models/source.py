@@ -19,6 +19,7 @@ from depthprune.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from depthprune.checkpoints.fingerprint import fingerprint, fingerprint_file
 from depthprune.checkpoints.gguf.reader import read_gguf
 from depthprune.errors import ModelError, first_line
+from depthprune.models.auto_class import needs_code
 from depthprune.models.gguf.unpacking import quick_gguf
 from depthprune.outputs import is_gguf
 
@@ -200,7 +201,7 @@ def check_code(name: str, config: Mapping[str, Any], trust_remote_code: bool) ->
     Raises:
         ModelError: If it brings code and may not run it.
     """
-    if "auto_map" in config and not trust_remote_code:
+    if not trust_remote_code and needs_code(config):
         raise ModelError(
             f"{name}: the model brings Python code of its own, which is not run; read it, "
             "then pass --trust-remote-code"
