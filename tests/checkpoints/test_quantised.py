@@ -373,6 +373,14 @@ def test_modules_that_do_not_exist_are_named_in_one_line(tmp_path: Path) -> None
     assert config["ignored_layers"] == ["lm_head", "model.layers.1.mlp.gates", "score"]
 
 
+def test_a_list_of_every_expert_is_looked_up_and_not_searched() -> None:
+    """Twenty thousand names among as many tensors: a search of all for each took hours."""
+    modules = [f"model.layers.{b}.mlp.experts.{e}" for b in range(40) for e in range(500)]
+    names = ModuleNames([f"{each}.weight" for each in modules], "model.layers.", range(1, 40))
+    assert names.rename(dict.fromkeys(modules, 4), "bits") == dict.fromkeys(modules[:-500], 4)
+    assert names.warnings == []
+
+
 def test_a_loaded_models_own_prefix_is_no_unknown_name() -> None:
     tensors = [f"language_model.model.layers.{b}.mlp.gate.weight" for b in range(3)]
     names = ModuleNames(tensors, "language_model.model.layers.", (0, 2), nested=True)

@@ -201,6 +201,7 @@ def test_without_a_period_any_block_may_go(
     [
         ("gemma2", {}, 46, r"llama.cpp computes gemma2 of 46 blocks otherwise"),
         ("gemma2", {}, 48, r"so 48 blocks cannot become 46"),
+        ("command-r", {}, 64, "computes command-r of 64 blocks otherwise"),
         ("deepseek2", {}, 27, "computes deepseek2 of 27 blocks otherwise"),
         ("exaone4", {}, 64, "computes exaone4 of 64 blocks otherwise"),
         ("minicpm", {}, 6, r"expected minicpm\.residual_scale, found none"),

@@ -93,16 +93,15 @@ class ModuleNames:
         self._nested = nested
         self._frame = pattern
         # The list is called the same with and without the model's own prefix.
-        stem = prefix.rstrip(".").split(".")[-1]
+        stem = self._stem = prefix.rstrip(".").split(".")[-1]
         self._speaking = re.compile(
             rf"(?:^|[^A-Za-z0-9_]|\\[.bAd]){re.escape(stem)}\\?\.\D{{0,3}}\d"
         )
-        self._stem = stem.encode()
         self._name = re.compile(rf"((?:[\w]+\.)*?{re.escape(stem)}\.)([0-9]{{1,9}})(?=\.|$)")
 
     def may_speak_in(self, raw: bytes) -> bool:
         """Whether a file's bytes hold what any name of a block would, told without parsing it."""
-        return self._stem in raw
+        return self._stem.encode() in raw
 
     def speaks_in(self, value: Any) -> bool:
         """Whether any key or text in a value names a block by its number.
@@ -160,8 +159,17 @@ class ModuleNames:
         return frozenset(name.rpartition(".")[0] for name in self._tensors)
 
     @cached_property
-    def _text(self) -> str:
-        return "\n".join(self._tensors)
+    def _inside(self) -> frozenset[str]:
+        """Every module and tensor in a list of that name, told from the list's own name on.
+
+        What stands before it may differ once the model is loaded.
+        """
+        found = set()
+        for name in self._tensors:
+            parts = name.split(".")
+            for first in (at for at, part in enumerate(parts) if part == self._stem):
+                found |= {".".join(parts[first:end]) for end in range(first + 2, len(parts) + 1)}
+        return frozenset(found)
 
     def _renumber(self, name: str) -> str | None:
         match = self._name.match(name)
@@ -195,9 +203,7 @@ class ModuleNames:
         match = self._name.match(name)
         if match is None or not self._is_ours(match[1]) or _SPECIAL.search(name):
             return True
-        # By what follows the list's own name: what stands before it may differ once it is loaded.
-        inside = f"{match[1].rstrip('.').rpartition('.')[2]}.{name[match.end(1) :].rstrip('.')}"
-        return bool(re.search(rf"(^|\.|\n){re.escape(inside)}(\.|\n|$)", self._text))
+        return f"{self._stem}.{name[match.end(1) :].rstrip('.')}" in self._inside
 
     def _is_ours(self, found: str) -> bool:
         return (
