@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthprune.calibration import Calibration, calibrate
+from depthprune.calibration import Calibration, calibrate, overlap
 from depthprune.calibration.overlap import _grams, without_repeats
 from depthprune.calibration.reading.documents import Document
 from depthprune.errors import CalibrationError
@@ -110,6 +111,32 @@ def test_words_of_two_rows_are_not_in_a_row(text: Path, tmp_path: Path) -> None:
     assert part.overlap.files == (str(apart), str(whole))
 
 
+def test_what_most_windows_have_in_common_is_their_form_and_no_overlap(tmp_path: Path) -> None:
+    system = f"You are {_sentence(99)}. Answer."
+    rows = [{"text": f"{system} {_sentence(i)}"} for i in range(40)]
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    other = _evaluation(tmp_path, f"{system} {_sentence(40)}")
+    (part,) = _drawn(file, f"against={other},length=200").parts
+    assert part.overlap is not None
+    assert part.overlap.documents == ()
+    same = _evaluation(tmp_path, f"{system} {_sentence(7)}")
+    (part,) = _drawn(file, f"against={same},length=200,overlap=1").parts
+    assert part.overlap is not None
+    assert part.overlap.documents == (f"{file}:8",)
+
+
+def test_a_short_text_behind_what_all_have_in_common_is_compared_whole(tmp_path: Path) -> None:
+    system = f"You are {_sentence(99)}. Answer."
+    rows = [{"text": f"{system} {' '.join(_sentence(i).split()[:8])}"} for i in range(40)]
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    other = _evaluation(tmp_path, f"{_sentence(7)}. {' '.join(_sentence(8).split()[:4])}")
+    (part,) = _drawn(file, f"against={other},length=200,overlap=1").parts
+    assert part.overlap is not None
+    assert part.overlap.documents == (f"{file}:8",)
+
+
 def test_an_item_is_known_by_its_prompt(tmp_path: Path) -> None:
     rows = [
         {"prompt": f"Which {_sentence(i)}?", "options": ["a", "b"], "answer": 0} for i in range(20)
@@ -155,6 +182,25 @@ def test_repeated_documents_are_left_out_whatever_their_case_and_spaces(tmp_path
     (part,) = calibrate(f"{spec},dedupe=true", _READER, split="whole").parts
     assert [w.document for w in part.windows] == [f"{file}:{i}" for i in range(1, 16)]
     assert part.material.repeats == 15
+
+
+def test_a_long_text_is_the_same_wherever_its_spaces_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlap, "_PIECE", 4)
+    text = "a river  rises\n\n here"
+    other = "another River rises here"
+    spaced = [Document(str(i), " " * i + text.upper() + " " * i) for i in range(9)]
+    kept = without_repeats([*spaced, Document("b", other), Document("c", "ariver rises here")])
+    assert [each.name for each in kept] == ["0", "b", "c"]
+
+
+def test_long_texts_are_compared_in_little_memory() -> None:
+    texts = [f"{i} " + "ab cd ef gh " * 2**18 for i in range(2)]
+    tracemalloc.start()
+    try:
+        assert len(without_repeats([Document(str(i), text) for i, text in enumerate(texts)])) == 2
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
 
 
 def test_items_that_differ_in_an_option_are_no_repeats() -> None:

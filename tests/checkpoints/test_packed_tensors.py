@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from depthprune.checkpoints import byte_copy
 from depthprune.checkpoints.checkpoint import open_checkpoint
+from depthprune.checkpoints.fingerprint import first_difference
 from depthprune.checkpoints.surgery import write_pruned
 from depthprune.errors import ModelError
 
@@ -55,6 +56,21 @@ def test_the_kept_parts_are_what_indexing_gives(
     np.testing.assert_array_equal(new[EMBEDDING], by_block)
     rows = projection.reshape(BLOCKS, PART, WIDTH)[KEPT].reshape(-1, WIDTH)
     np.testing.assert_array_equal(new[PROJECTION], rows)
+
+
+def test_a_cut_is_still_the_originals_until_a_part_changes(tmp_path: Path) -> None:
+    embedding, projection = draw(ROWS, BLOCKS * PART), draw(BLOCKS * PART, WIDTH)
+    whole = make(tmp_path / "whole", **{EMBEDDING: embedding, PROJECTION: projection})
+    new = cut(whole, tmp_path / "cut")
+
+    def difference() -> str | None:
+        opened = open_checkpoint(tmp_path / "cut"), open_checkpoint(whole)
+        return first_difference(*opened, (0, 4), "model.layers.")
+
+    assert difference() is None
+    new[EMBEDDING][-1, -1] += 1
+    save_file(new, tmp_path / "cut" / "model.safetensors")
+    assert difference() == EMBEDDING
 
 
 def test_other_tensors_are_left_as_they_are(tmp_path: Path) -> None:

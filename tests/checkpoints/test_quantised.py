@@ -355,10 +355,11 @@ def test_a_pattern_by_number_in_a_part_of_a_larger_model_is_refused(tmp_path: Pa
         names.rename([r"re:.*layers\.2\..*"], "ignore")
 
 
-def test_another_towers_modules_keep_their_numbers() -> None:
-    tensors = [f"{p}.layers.{b}.mlp.weight" for p in ("model", "vision") for b in range(3)]
+@pytest.mark.parametrize("other", ["vision", "connector.resampler", "draft", "deep_model"])
+def test_another_towers_modules_keep_their_numbers(other: str) -> None:
+    tensors = [f"{p}.layers.{b}.mlp.weight" for p in ("model", other) for b in range(3)]
     names = ModuleNames(tensors, "model.layers.", (0, 2))
-    listed = ["vision.layers.1.mlp", "vision.layers.2.mlp", "model.layers.2.mlp"]
+    listed = [f"{other}.layers.1.mlp", f"{other}.layers.2.mlp", "model.layers.2.mlp"]
     assert names.rename(listed, "ignore") == [*listed[:2], "model.layers.1.mlp"]
 
 
@@ -371,6 +372,14 @@ def test_modules_that_do_not_exist_are_named_in_one_line(tmp_path: Path) -> None
         "checkpoint does not have",
     )
     assert config["ignored_layers"] == ["lm_head", "model.layers.1.mlp.gates", "score"]
+
+
+def test_a_list_of_every_expert_is_looked_up_and_not_searched() -> None:
+    """Twenty thousand names among as many tensors: a search of all for each took hours."""
+    modules = [f"model.layers.{b}.mlp.experts.{e}" for b in range(40) for e in range(500)]
+    names = ModuleNames([f"{each}.weight" for each in modules], "model.layers.", range(1, 40))
+    assert names.rename(dict.fromkeys(modules, 4), "bits") == dict.fromkeys(modules[:-500], 4)
+    assert names.warnings == []
 
 
 def test_a_loaded_models_own_prefix_is_no_unknown_name() -> None:

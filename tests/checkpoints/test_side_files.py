@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from depthprune.checkpoints.checkpoint import open_checkpoint
 from depthprune.checkpoints.surgery import Surgery, write_pruned
 from depthprune.errors import CheckpointError
+from depthprune.pruning.apply import apply
 
 
 @pytest.fixture
@@ -68,6 +69,68 @@ def test_what_stays_behind_is_said_in_a_line(source: Path, tmp_path: Path) -> No
         "original, params.json, sub/w.bin",
     )
     assert [path.name for path in (tmp_path / "b" / "sub").iterdir()] == ["vocab.txt"]
+
+
+def test_layers_after_an_embedding_model_keep_their_weights(source: Path, tmp_path: Path) -> None:
+    steps = [{"idx": 0, "path": ""}, {"idx": 1, "path": "2_Dense", "type": "x.Dense"}]
+    (source / "modules.json").write_text(json.dumps(steps))
+    for name in ("2_Dense/model.safetensors", "2_Dense/config.json", "other/model.safetensors"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_bytes(b"{}")
+    done = cut(source, tmp_path / "b")
+    assert (tmp_path / "b" / "2_Dense" / "model.safetensors").read_bytes() == b"{}"
+    assert done.warnings[0].endswith(": other/model.safetensors")
+
+
+@pytest.mark.parametrize("steps", ["[1, null]", "{}", "[", '[{"path": 3}]'])
+def test_a_list_of_steps_that_is_none_is_copied_as_it_is(
+    source: Path, tmp_path: Path, steps: str
+) -> None:
+    (source / "modules.json").write_text(steps)
+    assert not cut(source, tmp_path / "b").warnings
+    assert (tmp_path / "b" / "modules.json").read_text() == steps
+
+
+def test_an_adapters_config_stays_behind_with_its_weights(source: Path, tmp_path: Path) -> None:
+    (source / "adapter_config.json").write_text("{}")
+    (source / "adapter_model.safetensors").touch()
+    done = cut(source, tmp_path / "b")
+    assert done.warnings[0].endswith(": adapter_config.json, adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_model.bin.index.json",
+        "consolidated.safetensors.index.json",
+        "model.safetensors.index.fp32.json",
+        "trainer_state.json",
+    ],
+)
+def test_what_names_blocks_of_weights_that_stay_behind_stays_too(
+    source: Path, tmp_path: Path, name: str
+) -> None:
+    (source / name).write_text(json.dumps({"weight_map": {"model.layers.2.w": "x-1.bin"}}))
+    assert cut(source, tmp_path / "b").warnings[0].endswith(f": {name}")
+    assert not (tmp_path / "b" / name).exists()
+
+
+@pytest.mark.parametrize("text", ['["the layers"]', '{"layers": 1}\n{"layers": 2}\n', "layers"])
+def test_json_that_is_no_quantisers_is_copied_whatever_it_is(
+    source: Path, tmp_path: Path, text: str
+) -> None:
+    (source / "notes.json").write_text(text)
+    assert "notes.json" in cut(source, tmp_path / "b").files
+    assert (tmp_path / "b" / "notes.json").read_text() == text
+
+
+def test_an_earlier_cut_within_the_folder_is_no_part_of_the_next(source: Path) -> None:
+    for out in ("x", "y", "deep/z"):
+        apply(source, (1,), source / out)
+    apply(source, (1,), source / "x", overwrite=True)
+    for out in ("x", "y", "deep/z"):
+        names = {path.name for path in (source / out).iterdir()}
+        assert names == {"config.json", "model.safetensors", "depthprune.json"}
 
 
 @pytest.mark.parametrize("asks", ["config.json", "tokenizer_config.json", "processor_config.json"])

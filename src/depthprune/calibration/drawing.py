@@ -24,6 +24,10 @@ HELD_OUT = 10
 RequiredType = tuple[str, int, Ids]
 
 
+class TooLittleText(CalibrationError):
+    """A source gives fewer windows than were asked for."""
+
+
 def draw_windows(
     spec: CalibrationSpec, stream: TokenStream, split: Split, lead: Sequence[int] = ()
 ) -> tuple[Window, ...]:
@@ -229,13 +233,13 @@ def within_budget(
 
 def _too_short(spec: CalibrationSpec, total: int, room: int, split: Split) -> CalibrationError:
     if split == "held-out":
-        return CalibrationError(
+        return TooLittleText(
             f"{spec.short()}: {total:,} tokens leave {room} in the last tenth, which is held out "
             "for the losses that are reported; give at least 20 tokens of text"
         )
     need = spec.length * max(1, _count(spec, 1))
     held = "" if room == total else f" ({room:,} outside the last tenth, which is held out)"
-    return CalibrationError(
+    return TooLittleText(
         f"{spec.short()}: {spec.amount},length={spec.length} needs {need:,} tokens and "
         f"the text has {total:,}{held}; lower windows= or length=, or give more text"
     )

@@ -20,7 +20,12 @@ from typing import Any
 import numpy as np
 
 from depthprune.calibration.bos import with_bos
-from depthprune.calibration.drawing import document_border, documents_of, within_budget
+from depthprune.calibration.drawing import (
+    TooLittleText,
+    document_border,
+    documents_of,
+    within_budget,
+)
 from depthprune.calibration.reading.chats import Chat
 from depthprune.calibration.reading.documents import Document
 from depthprune.calibration.reading.templates import ChatTemplate, plain
@@ -60,7 +65,7 @@ class ExamplePool:
         count = within_budget(spec, sizes, at_most=split == "held-out")
         if count is None:
             fit = "" if self._is_choices else f" fit in length={spec.length}, of {len(chosen)}"
-            raise CalibrationError(
+            raise TooLittleText(
                 f"{spec.short()}: {len(windows)} examples{fit} outside the last tenth, which is "
                 f"held out, and {spec.amount} was asked; lower windows= or give more"
             )

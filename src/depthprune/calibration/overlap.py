@@ -4,25 +4,34 @@ A calibration that holds the evaluation's own text makes its figures worthless. 
 as it is for training sets: two texts overlap if they share so many words in a row, words being
 lower-case letters and digits, whatever stands between them (13 words: Brown et al. 2020, arXiv
 2005.14165, appendix C). A window of fewer words than that is compared whole; below five words
-nothing is said of it.
+nothing is said of it. What most windows have in common (a system prompt, an instruction) is their
+form, and nobody's text.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from depthprune.calibration.reading.documents import Document, json_lines, utf8
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Window
 from depthprune.errors import CalibrationError
 
+Gram = tuple[str, ...]
+
 _FEWEST_WORDS = 5
+_PIECE = 2**20
+"""Characters whose words are looked at together; each word takes many times its letters."""
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -57,15 +66,31 @@ class Overlap:
 
 def without_repeats(documents: Sequence[Document]) -> list[Document]:
     """The documents, of equal ones the first; case and whitespace make no difference."""
-    seen: set[tuple[str, ...]] = set()
+    if len(documents) == 1:
+        return list(documents)
+    seen: set[tuple[bytes, ...]] = set()
     kept = []
     for document in documents:
         texts = (document.prompt or "", document.text, *document.options)
-        key = tuple(" ".join(text.lower().split()) for text in texts)
+        key = tuple(map(_digest, texts))
         if key not in seen:
             seen.add(key)
             kept.append(document)
     return kept
+
+
+def _digest(text: str) -> bytes:
+    """What is alike of texts that differ in case and whitespace alone."""
+    found, begun, within = hashlib.blake2b(digest_size=16), False, False
+    for start in range(0, len(text), _PIECE):
+        piece = text[start : start + _PIECE]
+        words = " ".join(piece.lower().split())
+        if words:
+            goes_on = not begun or (within and not piece[0].isspace())
+            found.update((words if goes_on else f" {words}").encode("utf-8", "surrogatepass"))
+            begun = True
+        within = not piece[-1].isspace()
+    return found.digest()
 
 
 def measure_overlap(spec: CalibrationSpec, windows: Sequence[Window], tokenizer: Any) -> Overlap:
@@ -102,17 +127,44 @@ def shared_documents(
         ngram: Words in a row that count as shared.
     """
     texts = [window_words(window, tokenizer) for window in windows]
-    sizes = {min(ngram, len(words)) for words in texts if len(words) >= _FEWEST_WORDS}
-    known: set[tuple[str, ...]] = set()
+    wanted = [_looked_for(runs, ngram) for runs in _own_runs(texts, ngram)]
+    every = set[Gram]().union(*wanted)
+    sizes = {len(gram) for gram in every}
+    known: set[Gram] = set()
     for other in others:
         for size in sizes:
-            known.update(_grams(other, size))
+            known.update(gram for gram in _grams(other, size) if gram in every)
     return tuple(
         window.document
-        for window, words in zip(windows, texts, strict=True)
-        if len(words) >= _FEWEST_WORDS
-        and any(gram in known for gram in _grams(words, min(ngram, len(words))))
+        for window, grams in zip(windows, wanted, strict=True)
+        if not known.isdisjoint(grams)
     )
+
+
+def _own_runs(texts: Sequence[list[str]], ngram: int) -> list[list[list[str]]]:
+    """Each text without what most of them have in common: the runs of words that are left."""
+    grams = [list(_grams(words, min(ngram, len(words)))) for words in texts]
+    counts = Counter(gram for each in grams for gram in set(each))
+    form = {gram for gram, count in counts.items() if count > max(2, len(texts) / 2)}
+    found = []
+    for words, each in zip(texts, grams, strict=True):
+        common = np.zeros(len(words) + 1, dtype=np.bool_)
+        for place, gram in enumerate(each):
+            common[place : place + len(gram)] |= gram in form
+        common[-1] = True
+        ends, runs, start = np.flatnonzero(common).tolist(), [], 0
+        for end in ends:
+            runs.append(words[start:end])
+            start = end + 1
+        found.append(runs)
+    return found
+
+
+def _looked_for(runs: Sequence[list[str]], ngram: int) -> set[Gram]:
+    """The words in a row by which a window is known; all of it where it has fewer."""
+    long = [run for run in runs if len(run) >= ngram] or [max(runs, key=len)]
+    kept = (run for run in long if len(run) >= _FEWEST_WORDS)
+    return {gram for run in kept for gram in _grams(run, min(ngram, len(run)))}
 
 
 def window_words(window: Window, tokenizer: Any) -> list[str]:
@@ -132,7 +184,7 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def _grams(words: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
+def _grams(words: Sequence[str], size: int) -> Iterator[Gram]:
     return (tuple(words[i : i + size]) for i in range(len(words) - size + 1))
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import TypeAlias
@@ -185,7 +185,22 @@ def _copy_through_buffer(
 def _copy_parts(
     source: FileIO, target: FileIO, begin: int, parts: Parts, advance: Callable[[float], None]
 ) -> None:
-    """Copy some bytes of every row, many rows at a time."""
+    for wanted in read_parts(source, begin, parts):
+        write_all(target, memoryview(wanted))
+        advance(len(wanted))
+
+
+def read_parts(source: FileIO, begin: int, parts: Parts) -> Iterator[bytes]:
+    """Some bytes of every row of a tensor, many rows at a time.
+
+    Args:
+        source: The file that holds it.
+        begin: Its first byte there.
+        parts: Which bytes.
+
+    Raises:
+        CheckpointError: If the source ends before the last row does.
+    """
     source.seek(begin)
     step = max(1, _BUFFER // parts.stride)
     for first in range(0, parts.rows, step):
@@ -196,13 +211,11 @@ def _copy_parts(
                 f"{source.name}: ended while it was copied; leave the checkpoint alone while it "
                 "is read"
             )
-        wanted = b"".join(
+        yield b"".join(
             data[row + a : row + b]
             for row in range(0, len(data), parts.stride)
             for a, b in parts.ranges
         )
-        write_all(target, memoryview(wanted))
-        advance(len(wanted))
 
 
 def _read_all(source: FileIO, data: memoryview) -> int:

@@ -18,9 +18,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from depthprune.checkpoints.checkpoint import Checkpoint, split_name
+from depthprune.checkpoints.byte_copy import read_parts
+from depthprune.checkpoints.checkpoint import Checkpoint
 from depthprune.checkpoints.gguf.file import GgufTensor
-from depthprune.checkpoints.safetensors import Tensor
+from depthprune.checkpoints.safetensors import Piece, Tensor
+from depthprune.checkpoints.shards import plan_shards
 from depthprune.errors import CheckpointError
 from depthprune.untrusted import open_file
 
@@ -113,35 +115,25 @@ def first_difference(
     Raises:
         CheckpointError: If a file cannot be read.
     """
-    kept = [block for block in range(original.blocks) if block not in set(removed)]
-    number = {block: new for new, block in enumerate(kept)}
-    theirs = _places(original)
-    ours = _places(pruned)
-    unknown = set(ours)
-    for name, (path, tensor) in theirs.items():
-        parts = split_name(name)
-        new: str | None = name
-        if parts is not None and parts[0] == prefix:
-            new = f"{prefix}{number[parts[1]]}{parts[2]}" if parts[1] in number else None
-        if new is None:
-            continue
-        if not (new in ours and _same(path, tensor, *ours[new])):
-            return new
-        unknown.discard(new)
-    return min(unknown, default=None)
+    kept = tuple(block for block in range(original.blocks) if block not in set(removed))
+    meant = {piece.name: piece for piece in plan_shards(original, prefix, kept).pieces}
+    ours = {t.name: (shard.path, t) for shard in pruned.shards for t in shard.tensors}
+    for name, piece in meant.items():
+        if name not in ours or not _same(piece, *ours[name]):
+            return name
+    return min(ours.keys() - meant.keys(), default=None)
 
 
-def _places(checkpoint: Checkpoint) -> dict[str, tuple[Path, Tensor]]:
-    return {t.name: (shard.path, t) for shard in checkpoint.shards for t in shard.tensors}
-
-
-def _same(path: Path, tensor: Tensor, other_path: Path, other: Tensor) -> bool:
-    if (tensor.dtype, tensor.shape) != (other.dtype, other.shape):
+def _same(piece: Piece, path: Path, tensor: Tensor) -> bool:
+    if (tensor.dtype, tensor.shape) != (piece.tensor.dtype, piece.tensor.shape):
         return False
     try:
-        with open(path, "rb") as one, open(other_path, "rb") as two:
-            one.seek(tensor.begin)
-            two.seek(other.begin)
+        with open_file(piece.source) as one, open_file(path) as two:
+            two.seek(tensor.begin)
+            if piece.parts is not None:
+                wanted = read_parts(one, piece.tensor.begin, piece.parts)
+                return all(part == two.read(len(part)) for part in wanted)
+            one.seek(piece.tensor.begin)
             left = tensor.nbytes
             while left:
                 size = min(left, _CHUNK)

@@ -26,17 +26,27 @@ from pathlib import Path
 from typing import Any
 
 from depthprune.errors import CheckpointError
-from depthprune.untrusted import check_inside, open_file, read_bytes, shown, shown_path
+from depthprune.outputs import MANIFEST_NAME
+from depthprune.untrusted import (
+    check_inside,
+    open_file,
+    read_bytes,
+    read_untrusted,
+    shown,
+    shown_path,
+)
 
 _OTHER_WEIGHTS = (
     "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth",
     "*.ckpt", "*.ckpt.*", "*.pkl", "*.pickle", "*.h5", "*.h5.index.json", "*.msgpack",
-    "*.msgpack.index.json", "*.gguf", "*.ggml", "*.onnx", "*.onnx_data*", "*.npz", "*.npy",
+    "*.msgpack.index.json", "*.index.*.json", "adapter_config.json", "*.gguf", "*.ggml", "*.onnx",
+    "*.onnx_data*", "*.npz", "*.npy",
     "*.nemo", "*.tflite", "*.mlmodel", "*.engine", "*.distcp", "*.ot", "consolidated*",
     "params.json", "onnx", "openvino", "coreml", "*.mlpackage", "original", "metal", "gguf",
 )  # fmt: skip
 """Weights that are not the safetensors that are cut, and what describes them: Meta's and Mistral's
-`params.json` counts the blocks of the uncut model."""
+`params.json` counts the blocks of the uncut model, and transformers looks for the weights of an
+adapter wherever there is the config of one."""
 
 _OF_TRAINING = (
     "checkpoint-*", "global_step*", "optimizer*", "scheduler*", "scaler*", "rng_state*",
@@ -46,6 +56,10 @@ _OF_TRAINING = (
 )  # fmt: skip
 
 _UNFINISHED = ("*.lock", "*.partial", "*.incomplete", "*.tmp", "*.swp", "*~", "*.pyc")
+
+_MODULES = "modules.json"
+"""What sentence-transformers does after the model, with a folder for each step; its layers have
+weights of their own there."""
 
 _OURS = ("depthprune.json", "report.html", "readme.md", "__pycache__", ".*")
 """Of an earlier cut or of the folder itself: written anew, or about nothing but the folder."""
@@ -94,17 +108,19 @@ def copy_side_files(
         CheckpointError: If something that is wanted is a pipe, a device, or a link that is broken
             or leads out of the folder.
     """
-    code = asks_for_code(folder, config)
+    code, steps = asks_for_code(folder, config), _steps(folder)
     copied, left = [], []
     for entry in sorted(folder.iterdir()):
         done = entry.name in cut or (stage / entry.name).exists()
-        if done or _matches(entry.name, _OURS):
+        if done or _matches(entry.name, _OURS) or _is_output(entry):
             continue
-        if not _wanted(entry, code):
+        if not is_wanted(entry.name, code=code):
             left.append(entry.name)
             continue
         if entry.is_dir() and not entry.is_symlink():
-            inner = _copy_folder(entry, stage / entry.name, folder, code)
+            inner = _copy_folder(
+                entry, stage / entry.name, folder, code=code, weights=entry.name in steps
+            )
             left += inner
             if (stage / entry.name).exists():
                 copied.append(entry.name)
@@ -125,14 +141,17 @@ def check_side_files(folder: Path) -> None:
     Raises:
         CheckpointError: As `copy_side_files`.
     """
-    for entry in _walk(folder, 0, [0]):
+    steps = _steps(folder)
+    for entry in _walk(folder, 0, [0], steps):
         if entry.is_symlink() or not stat.S_ISDIR(entry.lstat().st_mode):
             check_inside(entry, folder)
             if not entry.is_file():
                 open_file(entry, within=folder).close()
 
 
-def _walk(folder: Path, depth: int, seen: list[int]) -> Iterator[Path]:
+def _walk(
+    folder: Path, depth: int, seen: list[int], steps: Collection[str], *, weights: bool = False
+) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
         seen[0] += 1
         if seen[0] > _MOST_FILES or depth > _DEEPEST:
@@ -140,11 +159,14 @@ def _walk(folder: Path, depth: int, seen: list[int]) -> Iterator[Path]:
                 f"{shown_path(folder)}: expected a checkpoint's folder, found over {_MOST_FILES:,} "
                 f"files or {_DEEPEST} folders within each other; name the model's own folder"
             )
-        if _matches(entry.name, _OURS) or not _wanted(entry, code=True):
+        if _matches(entry.name, _OURS) or _is_output(entry):
+            continue
+        if not is_wanted(entry.name, code=True, weights=weights):
             continue
         yield entry
         if entry.is_dir() and not entry.is_symlink():
-            yield from _walk(entry, depth + 1, seen)
+            own = weights or entry.name in steps
+            yield from _walk(entry, depth + 1, seen, (), weights=own)
 
 
 def asks_for_code(folder: Path, config: Mapping[str, Any]) -> bool:
@@ -160,12 +182,36 @@ def asks_for_code(folder: Path, config: Mapping[str, Any]) -> bool:
     return any(b'"auto_map"' in read_bytes(path, within=folder) for path in small)
 
 
-def _wanted(entry: Path, code: bool) -> bool:
-    never = (*_OTHER_WEIGHTS, *_OF_TRAINING, *_UNFINISHED, *(() if code else _CODE))
-    return not _matches(entry.name, never)
+def is_wanted(name: str, *, code: bool = True, weights: bool = False) -> bool:
+    """Whether a file or a folder beside the config is one that a cut copy takes along.
+
+    Args:
+        name: Its name.
+        code: Whether Python code is.
+        weights: Whether weights are that are not those of the cut model.
+    """
+    never = (*_OF_TRAINING, *_UNFINISHED, *(() if code else _CODE))
+    return not _matches(name, never if weights else (*_OTHER_WEIGHTS, *never))
 
 
-def _copy_folder(folder: Path, target: Path, root: Path, code: bool) -> list[str]:
+def _is_output(entry: Path) -> bool:
+    """Whether it is a checkpoint that was cut before, into a folder within its original's."""
+    return (entry / MANIFEST_NAME).is_file()
+
+
+def _steps(folder: Path) -> frozenset[str]:
+    """The folders of what sentence-transformers does after the model."""
+    if not (folder / _MODULES).is_file():
+        return frozenset()
+    try:
+        listed = read_untrusted(folder / _MODULES, within=folder)
+    except CheckpointError:
+        return frozenset()
+    steps = [step for step in listed if isinstance(step, dict)] if isinstance(listed, list) else []
+    return frozenset(str(step.get("path")).partition("/")[0] for step in steps)
+
+
+def _copy_folder(folder: Path, target: Path, root: Path, *, code: bool, weights: bool) -> list[str]:
     """Copy contents alone: a read-only original must not make a read-only copy.
 
     Returns:
@@ -173,12 +219,12 @@ def _copy_folder(folder: Path, target: Path, root: Path, code: bool) -> list[str
     """
     left = []
     for entry in sorted(folder.iterdir()):
-        if _matches(entry.name, _OURS):
+        if _matches(entry.name, _OURS) or _is_output(entry):
             continue
-        if not _wanted(entry, code):
+        if not is_wanted(entry.name, code=code, weights=weights):
             left.append(str(entry.relative_to(root)))
         elif entry.is_dir() and not entry.is_symlink():
-            left += _copy_folder(entry, target / entry.name, root, code)
+            left += _copy_folder(entry, target / entry.name, root, code=code, weights=weights)
         else:
             _copy(entry, target / entry.name, root)
     return left

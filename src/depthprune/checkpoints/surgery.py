@@ -34,7 +34,7 @@ from depthprune.errors import CheckpointError
 from depthprune.outputs import MANIFEST_NAME, check_space
 from depthprune.progress import SILENT, Progress
 from depthprune.removed_sets import check_removed
-from depthprune.untrusted import LARGEST, read_bytes, read_text
+from depthprune.untrusted import LARGEST, parse_json, read_bytes, read_text
 
 _FLOATS = {
     "F64": "float64",
@@ -210,19 +210,25 @@ def _config(
 def _renumbered_files(folder: Path, stage: Path, modules: ModuleNames) -> list[str]:
     """Files beside `config.json` that name blocks by number, rewritten like the config.
 
-    Quantisers keep configs, maps of bits and measurements there, under names of their own.
+    Quantisers keep configs, maps of bits and measurements there, under names of their own. What is
+    no JSON under a name that nobody knows is none of theirs.
     """
     written = []
     for path in sorted(folder.glob("*.json")):
         name = path.name
         known = name in _QUANTISATION_FILES
-        if name in _READ_APART or name.startswith(_TOKENIZERS) or not (known or path.is_file()):
+        if name in _READ_APART or name.startswith(_TOKENIZERS) or not side_files.is_wanted(name):
             continue
-        if not known and path.stat().st_size > LARGEST:
+        if not known and (not path.is_file() or path.stat().st_size > LARGEST):
             continue
-        if not known and not modules.may_speak_in(read_bytes(path, within=folder)):
+        if not known and not modules.may_speak_in(raw := read_bytes(path, within=folder)):
             continue
-        found = read_object(path, name)
+        try:
+            found = read_object(path, name) if known else parse_json(raw, name)
+        except CheckpointError:
+            if known:
+                raise
+            continue
         if known or modules.speaks_in(found):
             _write_json(stage / name, modules.rename(found, name))
             written.append(name)

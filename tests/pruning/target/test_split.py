@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import depthprune as dp
 from depthprune.errors import CalibrationError, UsageError
 from depthprune.pruning.target.options import parse_split
+from depthprune.pruning.target.passages import passages
 from depthprune.pruning.target.split import (
     LEAST_WINDOWS,
     Target,
-    passages,
     split_target,
     target_specs,
 )
@@ -149,3 +150,54 @@ def test_a_target_that_overlaps_with_a_benchmark_is_refused(
 def test_the_models_own_text_is_no_task() -> None:
     with pytest.raises(UsageError, match="--for self: a task is what people wrote"):
         target_specs(["self"])
+
+
+def test_a_text_is_cut_behind_a_heading_too(model: dp.Model, tmp_path: Path) -> None:
+    spec = target_specs(["text:a.txt,length=16"])[0]
+    log = "\n".join(f"Line {i}: the river is {i * i % 97} feet high." for i in range(600))
+    text = f"Rivers\n\n{log}"
+    found = passages(dp.calibration.Document("a", text), spec)
+    assert len(found) > 90
+    assert "".join(piece.text for piece in found).replace("\n", "") == text.replace("\n", "")
+
+
+def test_of_many_documents_one_that_is_most_of_the_text_is_cut(
+    model: dp.Model, tmp_path: Path
+) -> None:
+    for number in range(30):
+        file = _prose(tmp_path, 3000 if number == 7 else 10 + number)
+        file.rename(tmp_path / f"{number}.txt")
+    for seed in range(4):
+        (goal,) = _split(model, f"text:{tmp_path},length=16", seed=seed).goals
+        assert goal.passages
+        assert sum(goal.documents) < 29 + 100
+        assert all(len(part.windows) > 100 for part in (goal.choose, goal.judge))
+
+
+def test_what_a_template_refuses_is_said_whatever_the_file_is_called(
+    model: dp.Model, tmp_path: Path
+) -> None:
+    turns = ({"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."})
+    rows = [{"messages": [*turns, {"role": "user", "content": f"{i}?"}]} for i in range(64)]
+    file = tmp_path / "needs.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    with pytest.raises(CalibrationError, match="and the model's tokenizer has no chat template"):
+        _split(model, f"jsonl:{file}")
+
+
+def test_a_mask_that_was_asked_for_is_kept(model: dp.Model, tmp_path: Path) -> None:
+    rows = [{"q": f"How high is river {i}?", "a": f"It is {i * 7 % 31} feet."} for i in range(64)]
+    file = tmp_path / "asked.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    spec = f"jsonl:{file},prompt=q,answer=a,format=zero-shot,mask=last,length=96"
+    (goal,) = _split(model, spec).goals
+    assert {int(window.scored.sum()) for window in goal.choose.windows} == {1}
+
+
+def test_tokens_that_the_embedding_lacks_are_refused_before_anything_is_spent(
+    model: dp.Model, tmp_path: Path
+) -> None:
+    specs = target_specs([f"choices:{_choices(tmp_path, 80)}"])
+    reader = SimpleNamespace(tokenizer=model.tokenizer, rows=9)
+    with pytest.raises(CalibrationError, match="the model's embedding has 9 rows"):
+        split_target(specs, reader, parse_split("50,25,25"), 0)

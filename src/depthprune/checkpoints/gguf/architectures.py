@@ -82,8 +82,8 @@ class GgufArchitecture:
 
 
 _PLAIN = """
-apertus arcee arctic bailingmoe bailingmoe2 bitnet bloom chatglm codeshell command-r dbrx deci
-deepseek dots1 dream exaone falcon falcon-h1 gemma glm4 glm4moe gpt2 gptneox granite granitehybrid
+apertus arcee arctic bailingmoe bailingmoe2 bitnet bloom chatglm codeshell dbrx deci deepseek
+dots1 dream exaone falcon falcon-h1 gemma glm4 glm4moe gpt2 gptneox granite granitehybrid
 granitemoe grok grovemoe hunyuan-dense hunyuan-moe internlm2 jais jais2 jamba kimi-linear lfm2
 lfm2moe llada llada-moe llama maincoder mamba mamba2 mimo2 minimax-m2 mistral3 mistral4 mpt
 nemotron nemotron_h nemotron_h_moe olmo olmoe openelm orion pangu-embedded phi2 phi3 phimoe plamo
@@ -113,6 +113,8 @@ _ROWS: tuple[GgufArchitecture, ...] = (
     GgufArchitecture("afmoe", (LayerPattern(_NO_ROPE, 4), _window(4))),
     GgufArchitecture("cohere2", (_window(4, ""),)),
     GgufArchitecture("cohere2moe", (_window(4, "", first=True),)),
+    # From 64 blocks on it expects norms that a model of fewer does not have.
+    GgufArchitecture("command-r", depths=(frozenset({64}),)),
     GgufArchitecture("deepseek2", depths=(frozenset({26, 27}), frozenset({47}), frozenset({48}))),
     GgufArchitecture("ernie4_5", (_EXPERTS,)),
     GgufArchitecture("ernie4_5-moe", (_EXPERTS,)),

@@ -204,24 +204,26 @@ def refuse_overlap(found: Iterable[Configuration], target: Target) -> None:
     Raises:
         CalibrationError: Naming the first, with how much.
     """
-    seen: set[str] = set()
+    seen: set[tuple[str, bool]] = set()
+    warned: set[str] = set()
     for configuration in found:
+        ours = configuration.row in PORTFOLIO
         for part in configuration.calibration.parts:
-            line = part.spec.short()
+            # Each draw has text of its own.
+            key, line = (part.fingerprint, ours), part.spec.short()
             own = any(part.material is goal.sources[0] for goal in target.goals)
-            if own or line in seen or _is_generated(part.spec):
+            if own or key in seen or (ours and line in warned) or _is_generated(part.spec):
                 continue
-            seen.add(line)
+            seen.add(key)
             for goal in target.goals:
                 words = _overlap_words(part, goal)
-                if words is None:
-                    continue
-                if configuration.row in PORTFOLIO:
-                    warn(words)
-                else:
+                if words is not None and not ours:
                     raise CalibrationError(
                         f"{words}; calibrate on other text: what --for names is tried already"
                     )
+                if words is not None:
+                    warn(words)
+                    warned.add(line)
 
 
 def _overlap_words(part: Part, goal: Goal) -> str | None:

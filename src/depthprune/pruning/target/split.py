@@ -2,16 +2,16 @@
 
 A set that is searched, chosen and judged on the same data is flattered three times over, so each
 part has documents of its own, drawn by a seed. Repeated documents are left out, as they could stand
-on both sides. A text of few documents is cut into passages at its paragraphs, and those are split;
-passages of one text are nearer to each other than two texts are, which the judged loss then has in
-it.
+on both sides. A text of few documents, or one of many that is much of all the text, is cut into
+passages at its paragraphs, and those are split; passages of one text are nearer to each other than
+two texts are, which the judged loss then has in it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -32,8 +32,11 @@ from depthprune.calibration import (
     measure_overlap,
     parse_calibration,
 )
+from depthprune.calibration.drawing import TooLittleText
+from depthprune.calibration.model_limits import rows_of
 from depthprune.errors import CalibrationError, UsageError
 from depthprune.pruning.target.options import CALIBRATION_TOKENS, PARTS, Split
+from depthprune.pruning.target.passages import cut_at_paragraphs
 
 Kind = Literal["choices", "answers", "chats", "text"]
 
@@ -47,9 +50,6 @@ _DRAWN = 0.75
 """Share of the part that one draw takes at most, so that two draws are not the same."""
 
 _FEW_DOCUMENTS = 3 * LEAST_WINDOWS
-_PASSAGES = 96
-_CHARACTERS = 4
-"""Of a token, about."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,7 @@ def split_target(
     target = Target(goals, split, seed)
     for calibration in (target.choose, target.judge):
         calibration.check_context(context_of(model))
+        calibration.check_ids(rows_of(model))
     return target
 
 
@@ -195,9 +196,11 @@ def _goal(
     kind = _kind(documents[0])
     spec = _as_asked(spec, kind)
     running = kind == "text" and spec.format == "raw"
-    cut = running and len(documents) < _FEW_DOCUMENTS
-    if cut:
-        documents = [piece for document in documents for piece in passages(document, spec)]
+    read = len(documents)
+    if running:
+        largest = 0.0 if read < _FEW_DOCUMENTS else split.smallest / 2
+        documents = cut_at_paragraphs(documents, spec, largest)
+    cut = len(documents) != read
     sizes = [len(d.running) if running else 1 for d in documents]
     parts = _shared_out(sizes, split, np.random.default_rng([seed, 3]))
     what = "passages" if cut else ("documents" if running else "examples")
@@ -241,35 +244,9 @@ def _as_asked(spec: CalibrationSpec, kind: Kind) -> CalibrationSpec:
     changed: dict[str, object] = {}
     if kind == "answers" and spec.format == "raw":
         changed["format"] = "zero-shot"
-    if kind in ("answers", "chats"):
+    if kind in ("answers", "chats") and spec.mask == "all":
         changed["mask"] = "answer"
     return spec.model_copy(update=changed)
-
-
-def passages(document: Document, spec: CalibrationSpec) -> list[Document]:
-    """A text cut at its paragraphs into passages, of a window's length at the least.
-
-    Args:
-        document: The text.
-        spec: Whose windows are to fit.
-    """
-    least = _CHARACTERS * spec.length
-    size = min(max(least, len(document.text) // _PASSAGES), 64 * least)
-    found: list[str] = []
-    for paragraph in document.text.split("\n\n"):
-        if found and len(found[-1]) < size:
-            found[-1] += f"\n\n{paragraph}"
-        else:
-            # Text without paragraphs is cut where it must be.
-            found += [paragraph[i : i + size] for i in range(0, len(paragraph), size)] or [""]
-    if len(found) > 1 and len(found[-1]) < size // 2:
-        last = found.pop()
-        found[-1] += f"\n\n{last}"
-    return [
-        replace(document, name=f"{document.name}#{number}", text=text, note="")
-        for number, text in enumerate(found)
-        if text.strip()
-    ]
 
 
 def _shared_out(
@@ -292,10 +269,8 @@ def _shared_out(
 def _windows(spec: CalibrationSpec, source: LoadedSource) -> tuple[Window, ...]:
     try:
         return source.pool.draw(spec, "whole")
-    except CalibrationError as error:
-        if "needs" in str(error) or "fit in" in str(error):
-            return ()
-        raise
+    except TooLittleText:
+        return ()
 
 
 def _sample(windows: tuple[Window, ...], seed: int, most: int) -> tuple[Window, ...]:
