@@ -79,7 +79,8 @@ def test_the_same_table_gives_the_same_figures():
 
 def test_the_noise_floor_is_named_where_it_is_known(drawn):
     assert texts(drawn["effects"]).count("noise floor") == 1
-    assert texts(drawn["variance"]).count("noise floor") == 1
+    # There the draw has many more degrees of freedom than what stands beside it.
+    assert "noise floor" not in texts(drawn["variance"])
     one_draw = decompose(data(noise_only(draws=1)), FIRST)
     assert "noise floor" not in texts(figures.variance_bars([("x", one_draw)]))
 
