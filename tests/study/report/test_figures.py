@@ -154,3 +154,14 @@ def test_any_label_can_be_drawn(label):
 def test_a_planted_calibration_fills_its_bar():
     figure = figures.variance_bars([("x", decompose(data(calibration_only()), FIRST))])
     assert "100.0" in texts(figure)
+
+
+def test_a_name_that_this_machine_has_no_font_for_is_left_to_the_reader():
+    """matplotlib would warn of every letter."""
+    rows = [
+        row.model_copy(
+            update={"calibration": row.calibration.model_copy(update={"name": "\u65e5\u672c"})}
+        )
+        for row in noise_only(sources=("prose",))
+    ]
+    assert "\u65e5\u672c" in captions.mask_map(data(rows))[0]
