@@ -19,7 +19,7 @@ from depthprune.errors import ModelError, first_line
 from depthprune.models.auto_class import automatic_class_of, read_config
 from depthprune.models.devices import DeviceMap
 from depthprune.models.free_memory import out_of_memory
-from depthprune.models.gguf.config import config_of
+from depthprune.models.gguf.config import config_of, require_all
 from depthprune.models.gguf.unpacked import find_kept, forget, keep
 from depthprune.models.gguf.unpacking import quick_gguf
 from depthprune.models.source import ModelSource
@@ -110,6 +110,7 @@ def _from_gguf(source: ModelSource, file: Path, options: dict[str, Any]) -> Any:
     with quick_gguf():
         module = _from_pretrained(source, source.folder, options | gguf_options(file))
     forget_quantization(module)
+    require_all(file, module)
     if "device_map" not in options:
         with quiet_transformers():
             keep(file, fingerprint, dtype, module)
