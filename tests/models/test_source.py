@@ -6,9 +6,7 @@ import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -49,24 +47,6 @@ def test_a_model_that_is_not_there_is_one_clear_error(name: str, says: str) -> N
     with pytest.raises(ModelError, match=says) as caught:
         find_model(name)
     assert "\n" not in str(caught.value)
-
-
-def test_weights_that_a_hub_has_twice_are_downloaded_once(
-    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As gpt-oss has them in folders, and Mistral beside the shards."""
-    read = ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
-    spare = ["original/model.safetensors", "metal/model.bin", "consolidated.safetensors"]
-    got: list[str] = []
-
-    def download(name: str, **options: Any) -> str:
-        options.pop("revision")
-        got.extend(huggingface_hub.utils.filter_repo_objects(read + spare, **options))
-        return str(tiny_llama)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert find_model("owner/name", allow_pickle=True).kind == "hub"
-    assert got == read
 
 
 def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
@@ -149,3 +129,22 @@ def test_a_gguf_is_dequantised_to_what_its_file_says() -> None:
     assert torch.equal(ours, torch.from_numpy(dequantize(theirs.data, theirs.tensor_type)))
     assert model.blocks == 30
     assert model.parameters == 134_515_008
+
+
+def test_a_hub_is_asked_for_no_weights_that_would_not_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    wanted = ["config.json", "model-00001-of-00002.safetensors", "tokenizer.model", "source.spm"]
+    others = ["consolidated.safetensors", "original/model.safetensors", "onnx/model.onnx", "x.bin"]
+    fetched: list[str] = []
+
+    def fetch(name: str, *, revision: object, **patterns: list[str]) -> str:
+        fetched.extend(filter_repo_objects([*wanted, *others], **patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    with pytest.raises(CheckpointError):
+        find_model("someone/model")
+    assert fetched == wanted
