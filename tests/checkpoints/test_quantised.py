@@ -355,10 +355,11 @@ def test_a_pattern_by_number_in_a_part_of_a_larger_model_is_refused(tmp_path: Pa
         names.rename([r"re:.*layers\.2\..*"], "ignore")
 
 
-def test_another_towers_modules_keep_their_numbers() -> None:
-    tensors = [f"{p}.layers.{b}.mlp.weight" for p in ("model", "vision") for b in range(3)]
+@pytest.mark.parametrize("other", ["vision", "connector.resampler", "draft", "deep_model"])
+def test_another_towers_modules_keep_their_numbers(other: str) -> None:
+    tensors = [f"{p}.layers.{b}.mlp.weight" for p in ("model", other) for b in range(3)]
     names = ModuleNames(tensors, "model.layers.", (0, 2))
-    listed = ["vision.layers.1.mlp", "vision.layers.2.mlp", "model.layers.2.mlp"]
+    listed = [f"{other}.layers.1.mlp", f"{other}.layers.2.mlp", "model.layers.2.mlp"]
     assert names.rename(listed, "ignore") == [*listed[:2], "model.layers.1.mlp"]
 
 

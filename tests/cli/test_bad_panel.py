@@ -87,8 +87,8 @@ def test_a_mixture_s_weights_are_above_0(
 def test_an_objective_s_weights_are_above_0(
     weight: str, refused: Callable[..., str], no_weights: None, spec: str
 ) -> None:
-    words = ("-c", spec, "--objective", f"nll:1+cosine:{weight}")
-    message = f"--objective: expected weights above 0, got {weight} for cosine"
+    words = ("-c", spec, "--objective", f"nll:1+margin:{weight}")
+    message = f"--objective: expected weights above 0, got {weight} for margin"
     assert message in refused(*words, status=2)
 
 

@@ -180,6 +180,11 @@ def test_a_set_that_does_not_fit_the_model_is_refused(
         dp.Evaluator(model, calibration).score([removed])
 
 
+def test_none_of_the_best_cannot_be_asked_for(model: dp.Model, calibration: dp.Calibration) -> None:
+    with pytest.raises(UsageError, match="keep: expected how many of the best are wanted, got 0"):
+        dp.Evaluator(model, calibration).compare([(1,), (2,)], 0)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_model_that_answers_nan_for_one_window_ranks_that_set_last(
     model: dp.Model, calibration: dp.Calibration, bad: float, monkeypatch: pytest.MonkeyPatch

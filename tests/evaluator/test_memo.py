@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthprune.errors import OutputError, UsageError
+from depthprune.evaluator.memo import checks, tables
 from depthprune.evaluator.memo import file as module
-from depthprune.evaluator.memo import tables
 from depthprune.evaluator.memo.store import Context, KnownLosses, Memo, default_path, window_key
 
 CONTEXT = Context("a1" * 32, "float32", "cpu", "2.8.0", "nll")
@@ -713,6 +713,28 @@ def test_an_older_memo_is_given_checksums_once_and_says_so(filled: Path) -> None
         np.testing.assert_array_equal(after[removed].losses, before[removed].losses)
     with Memo.open(filled) as memo:
         assert memo.notes == []
+
+
+def test_an_interrupt_while_an_older_memo_is_given_checksums_ends_the_run_and_changes_nothing(
+    filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    _older(filled)
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "checksum", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Memo.open(filled)
+    with Memo.open(filled) as memo:
+        assert memo.notes[0].endswith("its 3,240 losses have checksums now")
+
+
+def test_a_loss_of_an_older_memo_that_is_of_no_set_is_damage(filled: Path) -> None:
+    _older(filled)
+    _change(filled, "DELETE FROM sets WHERE id = 7")
+    with Memo.open(filled) as memo:
+        assert "a loss is of nothing that is there" in memo.notes[0]
 
 
 def test_an_older_memo_that_cannot_be_written_is_refused_with_the_remedy(

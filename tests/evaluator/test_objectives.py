@@ -20,6 +20,7 @@ from depthprune.errors import EvaluationError
 from depthprune.evaluator import calls as calls_module
 from depthprune.evaluator import memory as memory_module
 from depthprune.evaluator.batches import reads_packed_items
+from depthprune.objectives.nll import NLL
 from tiny import tiny_model
 
 SETS = [(), (1,), (2, 4), (0, 5)]
@@ -251,7 +252,11 @@ def test_a_mixture_divides_each_objective_by_the_dense_models_value(
 
 
 def test_a_mixture_with_what_is_zero_for_the_dense_model_is_refused(
-    model: dp.Model, texts: list[Window]
+    model: dp.Model,
+    texts: list[Window],
+    items: list[Window],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(EvaluationError, match="kl is 0 for the dense model"):
-        dp.Evaluator(model, calibration_of(texts), "nll+kl").score([(1,)])
+    monkeypatch.setattr(NLL, "window_loss", lambda *_: 0.0)
+    with pytest.raises(EvaluationError, match="nll is 0 for the dense model"):
+        dp.Evaluator(model, calibration_of(texts, items), "nll+option-ce").score([(1,)])

@@ -88,6 +88,13 @@ def test_its_name_tells_its_temperature() -> None:
     assert parse_objective("acceptance").name == "acceptance"
     assert parse_objective("acceptance:temperature=0").name == "acceptance:temperature=0"
     assert parse_objective("acceptance:temperature=0.7").name == "acceptance:temperature=0.7"
+    assert parse_objective("acceptance:temperature=2").name == "acceptance:temperature=2"
+
+
+@pytest.mark.parametrize("other", ["0.7000001", "1.0000001", "1e-07"])
+def test_another_temperature_is_another_name(other: str) -> None:
+    """Losses are kept under it: of the rounded name, one temperature recalled another's."""
+    assert parse_objective(f"acceptance:temperature={other}").name.endswith(f"={other}")
 
 
 @pytest.mark.parametrize("temperature", ["-1", "nan", "inf"])

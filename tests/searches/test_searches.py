@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
+import random
+import signal
+import sys
+import threading
 from collections import Counter
 
 import numpy as np
@@ -14,6 +20,7 @@ from depthprune.searches import (
     Result,
     search,
 )
+from depthprune.searches.cbo import minimisers
 from landscapes import Estimates, Landscape, additive, deceptive, optimum, pairwise, rugged
 
 ALL = SEARCHES.names()
@@ -219,6 +226,13 @@ def test_where_nothing_is_finite_it_says_so(name: str) -> None:
         run(name, Landscape(8, lambda removed: math.inf if removed else 1.0), 3)
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_of_the_only_block_that_may_go_a_loss_that_is_not_finite_is_told_as_such(name: str) -> None:
+    landscape = Landscape(2, lambda removed: math.inf if removed else 1.0)
+    with pytest.raises(EvaluationError, match=r"NaN or\s+infinite"):
+        run(name, landscape, 1, protect=[0])
+
+
 @pytest.mark.parametrize(
     "name", ["one-shot", "greedy", "beam", "cbo", "fast-block-select", "local-search", "exhaustive"]
 )
@@ -253,3 +267,20 @@ def test_too_many_sets_for_exhaustive_are_refused_with_the_count_and_the_limit()
     ):
         search("exhaustive", landscape, k=6)
     assert landscape.calls == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal to itself ends a process there")
+def test_an_interrupt_while_cbo_solves_its_model_ends_it_as_one() -> None:
+    """The solver took Ctrl-C for its own, and the search was said to have failed."""
+    rng = random.Random(0)
+    linear = {block: rng.random() for block in range(60)}
+    quadratic = {pair: rng.gauss(0, 0.3) for pair in itertools.combinations(range(60), 2)}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            minimisers(linear, quadratic, 20, 1)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)

@@ -57,7 +57,7 @@ def checkpoint_refusal(checkpoint: Checkpoint) -> Refusal:
         kept = [block for block in range(checkpoint.blocks) if block not in removed]
         modules = ModuleNames(checkpoint.tensors, checkpoint.block_prefix, kept, nested=True)
         for name, value in naming:
-            modules.rename(value, name)
+            modules.rename(value, name, warn=False)
 
     return _asked_once(check)
 

@@ -52,7 +52,7 @@ class Evaluator:
     Args:
         model: A loaded model.
         calibration: What it is scored on.
-        objective: A name such as `nll`, `kl:top=64` or `nll:0.5+cosine:0.5`, or an objective.
+        objective: A name such as `nll`, `kl:top=64` or `nll:0.5+option-ce:0.5`, or an objective.
         memory: Bytes that hidden states may take; by default half of what is free.
         memo: Store of losses that are computed once for all runs; None keeps them to this object.
         racing: How `compare` races; None makes it exact.
@@ -228,7 +228,12 @@ class Evaluator:
 
         Returns:
             One score a set, in the order given.
+
+        Raises:
+            UsageError: If a set does not fit the model, or `keep` is below 1.
         """
+        if keep < 1:
+            raise UsageError(f"keep: expected how many of the best are wanted, got {keep}")
         sets = self._checked(removed)
         # The dense model shares its way with the candidates: with them it is all but free.
         if self.racing is None or keep >= len(sets) or not self._combination.races:

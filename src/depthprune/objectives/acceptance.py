@@ -53,9 +53,9 @@ class Acceptance(TokenObjective):
 
     @property
     def name(self) -> str:
-        """With the temperature where it is not 1."""
-        chosen = f":temperature={self.temperature:g}" if self.temperature != 1 else ""
-        return "acceptance" + chosen
+        """With the temperature where it is not 1, in full: losses are kept under the name."""
+        chosen = f":temperature={str(self.temperature).removesuffix('.0')}"
+        return "acceptance" + (chosen if self.temperature != 1 else "")
 
     @property
     def passes(self) -> int:

@@ -2,8 +2,9 @@
 
 The losses of two objectives have no common unit, so each is divided by the dense model's value of
 it before it is weighted: the mixture of the dense model is 1 (if the weights sum to 1, as they are
-made to). In a mixture of text and items each objective judges what it can: those of items judge the
-items, and the others the text, or all windows where no other objective takes the items.
+made to). What compares with the dense model is 0 for it but for rounding, and is refused. In a
+mixture of text and items each objective judges what it can: those of items judge the items, and the
+others the text, or all windows where no other objective takes the items.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ def mix(components: Sequence[Component]) -> Mixture:
     """A mixture with its weights made to sum to 1.
 
     Raises:
-        UsageError: If a weight is not above 0, or an objective is named twice.
+        UsageError: If a weight is not above 0, an objective is named twice, or one of several
+            compares with the dense model.
     """
     total = sum(component.weight for component in components)
     for component in components:
@@ -120,4 +122,10 @@ def mix(components: Sequence[Component]) -> Mixture:
     names = [component.objective.name for component in components]
     if len(set(names)) < len(names):
         raise UsageError(f"--objective: expected each objective once, got {' and '.join(names)}")
+    compares = [c.objective.name for c in components if c.objective.compares]
+    if compares and len(components) > 1:
+        raise UsageError(
+            f"--objective: {compares[0]} compares with the dense model, for which it is 0, and a "
+            "mixture divides by that; use it alone"
+        )
     return Mixture(tuple(Component(c.objective, c.weight / total) for c in components))

@@ -239,7 +239,7 @@ def _drafting(
 ) -> DraftRecord:
     """What each size is worth as a draft; of the size that was asked for, if one was."""
     temperature = temperature_of(task.objective)
-    objective = f"acceptance:temperature={temperature:g}"
+    objective = f"acceptance:temperature={temperature}"
     scorer = _held_out_scorer(resources, task.calibration, objective)
     path = [result.removed] if job.k is not None else result.path
     record = choose_size(

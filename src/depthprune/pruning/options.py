@@ -124,7 +124,7 @@ def prune_job(
         calibration: Specs such as `text:wiki.txt,windows=64`; several are mixed. By default prose
             and code of the standard library.
         max_increase: The most blocks whose held-out loss grows by no more than this share.
-        objective: Such as `nll`, `kl:top=64` or `nll:0.5+cosine:0.5`; by default `nll`, and
+        objective: Such as `nll`, `kl:top=64` or `nll:0.5+option-ce:0.5`; by default `nll`, and
             `acceptance` with `as_draft`.
         search: Such as `greedy` or `beam:width=8`.
         seed: Of the search; the calibration's draw has its own.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Annotated, Any, ClassVar
@@ -29,6 +30,7 @@ from depthprune.searches.common.single_losses import (
 _SCALE = 10**7
 """Integer steps of the largest coefficient: the solver counts in whole numbers."""
 _PENALTY = 4.0
+_PATIENCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def coefficients(
 
     A loss that is not finite counts as far above the worst that is.
     """
-    known = [loss for loss in (*single.values(), *pair.values()) if math.isfinite(loss)]
+    known = [loss for loss in (*single.values(), *pair.values()) if math.isfinite(loss)] or [0.0]
     worst = max(known) + _PENALTY * (max(known) - min(known) or 1.0)
     linear = {b: loss if math.isfinite(loss) else worst for b, loss in single.items()}
     quadratic = {
@@ -132,10 +134,11 @@ def minimisers(
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = 0
     solver.parameters.linearization_level = 2
+    solver.parameters.catch_sigint_signal = False
     found: list[RemovedSet] = []
     refused = False
     while len(found) < min(count, math.comb(len(linear), k)):
-        status = solver.solve(model)
+        status = _interruptible(solver, model)
         if status == cp_model.INFEASIBLE and refused:
             break
         if status != cp_model.OPTIMAL:
@@ -147,6 +150,24 @@ def minimisers(
             best, refused = _narrowed(best, allows), True
         model.add(sum(taken[b] for b in best) <= len(best) - 1)
     return found
+
+
+def _interruptible(solver: Any, model: Any) -> Any:
+    """Solve beside this thread, which an interrupt reaches; the solver would take it for its own.
+
+    It is asked every so often, since nothing else ends a wait on every system.
+    """
+    with ThreadPoolExecutor(1) as beside:
+        solving = beside.submit(solver.solve, model)
+        try:
+            while not solving.done():
+                wait([solving], _PATIENCE)
+        except BaseException:
+            while not solving.done():
+                solver.stop_search()  # which it hears only once it has begun
+                wait([solving], _PATIENCE)
+            raise
+        return solving.result()
 
 
 def _narrowed(removed: RemovedSet, allows: Callable[[RemovedSet], bool]) -> RemovedSet:

@@ -12,6 +12,7 @@ from gguf import GGUFReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from depthprune.checkpoints.gguf import surgery
 from depthprune.checkpoints.gguf.architectures import GGUF_ARCHITECTURES
 from depthprune.checkpoints.gguf.reader import read_gguf
 from depthprune.checkpoints.gguf.rules import check_searchable
@@ -320,3 +321,13 @@ def test_a_blocks_number_has_one_way_to_be_written(tmp_path: Path, old: bytes, n
     (tmp_path / "b.gguf").write_bytes(raw.replace(name, odd, 1))
     with pytest.raises(CheckpointError, match="names no block by its number"):
         cut_gguf(read_gguf(tmp_path / "b.gguf"), (2,))
+
+
+def test_room_is_asked_for_a_long_vocabulary_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(surgery, "check_space", lambda _, needed: asked.append(needed))
+    path = tiny_gguf(tmp_path / "a.gguf", fields={"filler": list(range(1 << 20))})
+    done = write_gguf(cut_gguf(read_gguf(path), (1,)), tmp_path / "b.gguf")
+    assert done.bytes_after <= asked[0] < done.bytes_after + (2 << 20)

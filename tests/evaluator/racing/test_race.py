@@ -342,6 +342,19 @@ def test_nothing_is_decided_while_a_source_was_not_seen() -> None:
     assert not found.dropped.any()
 
 
+@pytest.mark.parametrize("sources", [1, 3])
+def test_of_single_windows_that_were_all_seen_the_best_are_known(sources: int) -> None:
+    """No variance is known of them, and none is needed."""
+    losses = np.arange(4.0)[:, None] + np.zeros(sources)
+    shares = np.full(sources, 1 / sources)
+    strata = Strata(
+        np.arange(sources), np.ones(sources), shares, totals=np.ones(sources, dtype=np.int64)
+    )
+    decision = decide(losses, strata, 2, bound_for(Racing(), 4, 2, sources, None), 0.0, pool=True)
+    assert decision.kept.tolist() == [True, True, False, False]
+    assert decision.dropped.tolist() == [False, False, True, True]
+
+
 def test_a_source_of_one_window_is_seen_at_once_and_counts() -> None:
     """Forty windows say that 0 is better, and one, of as large a share, that 1 is."""
     rng = np.random.default_rng(11)

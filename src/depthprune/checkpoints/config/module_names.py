@@ -17,6 +17,7 @@ from typing import Any
 
 import regex  # comes with transformers; unlike re, it can be told when to stop
 
+from depthprune.checkpoints.checkpoint import OTHER_TOWERS, split_name
 from depthprune.checkpoints.config.fields import (
     FIELDS,
     NAMING_MODULES,
@@ -37,7 +38,6 @@ _LONGEST_NAME = 1_000
 """Characters of a name or a pattern. Longer ones are texts."""
 
 _SPECIAL = re.compile(r"[\\*+?^$|(){}\[\]]")
-_ELSEWHERE = re.compile(r"vision|visual|image|audio|speech|encoder|mtp")
 
 
 def naming_fields(section: Mapping[str, Any], modules: ModuleNames) -> list[str]:
@@ -115,12 +115,13 @@ class ModuleNames:
             return any(self.speaks_in(key) or self.speaks_in(item) for key, item in value.items())
         return isinstance(value, list) and any(map(self.speaks_in, value))
 
-    def rename(self, value: Any, field: str) -> Any:
+    def rename(self, value: Any, field: str, *, warn: bool = True) -> Any:
         """Renumber the modules named anywhere in a part of a config.
 
         Args:
             value: The part: any JSON value; it is not changed.
             field: The part's name, for messages.
+            warn: Look for names that the checkpoint does not have, among all that it has.
 
         Returns:
             The same value with names renumbered, and those of removed blocks left out.
@@ -128,7 +129,7 @@ class ModuleNames:
         Raises:
             ModelError: If a pattern speaks of blocks by number and cannot be written out.
         """
-        walk = _Walk(self, field)
+        walk = _Walk(self, field, warn)
         renamed = walk.any(value)
         if walk.unknown:
             more = f" and {len(walk.unknown) - 1} more" if len(walk.unknown) > 1 else ""
@@ -206,11 +207,19 @@ class ModuleNames:
         return f"{self._stem}.{name[match.end(1) :].rstrip('.')}" in self._inside
 
     def _is_ours(self, found: str) -> bool:
+        if found == self._prefix or found in self._others:
+            return found == self._prefix
         return (
             found.endswith(self._prefix)
             or self._prefix.endswith(found)
-            or not _ELSEWHERE.search(found)
+            or not OTHER_TOWERS.search(found)
         )
+
+    @cached_property
+    def _others(self) -> frozenset[str]:
+        """What the names of other numbered lists than the blocks' begin with."""
+        numbered = filter(None, map(split_name, self._tensors))
+        return frozenset(prefix for prefix, _, _ in numbered) - {self._prefix}
 
     def _pattern(self, name: str, sign: str, field: str, regular: bool) -> Iterator[str]:
         matches = self._matcher(name, sign, field, regular)
@@ -270,9 +279,10 @@ def _stale(name: str, field: str) -> ModelError:
 class _Walk:
     """One pass over a part of a config."""
 
-    def __init__(self, names: ModuleNames, field: str) -> None:
+    def __init__(self, names: ModuleNames, field: str, warn: bool) -> None:
         self._names = names
         self._field = field
+        self._warn = warn
         self.unknown: list[str] = []
 
     def any(self, value: Any, regular: bool = False) -> Any:
@@ -292,7 +302,7 @@ class _Walk:
         return value
 
     def _entries(self, name: str, regular: bool = False) -> list[str]:
-        if not self._names.has(name):
+        if self._warn and not self._names.has(name):
             self.unknown.append(name)
         return list(self._names.entry(name, self._field, regular=regular))
 

@@ -113,7 +113,7 @@ def write_gguf(cut: GgufCut, out: Path, progress: Progress = SILENT) -> Surgery:
         OutputError: If the disk has too little room.
     """
     file = cut.source
-    check_space(out, cut.bytes + file.size - max(tensor.end for tensor in file.tensors) + (1 << 20))
+    check_space(out, cut.bytes + min(tensor.begin for tensor in file.tensors) + (1 << 20))
     with ExitStack() as stack:
         source = stack.enter_context(open_file(file.path))
         target = stack.enter_context(open(out, "xb", buffering=0))

@@ -89,7 +89,10 @@ class Asymptotic(Bound):
         rho = (level + np.log(level) + 1) / max(self.tightest, 1.0)
         inside = seen * rho + 1
         factor = np.sqrt(2 * inside / (seen * rho) * np.log(1 + np.sqrt(inside) / (2 * self.alpha)))
-        answer: Array = errors * factor * _student(self.alpha, freedom)
+        wider = _student(self.alpha, freedom)
+        # Of windows that are all seen no error is left, however little tells of their spread.
+        answer: Array = np.zeros_like(errors)
+        np.multiply(errors * factor, wider, out=answer, where=errors != 0)
         return answer
 
 

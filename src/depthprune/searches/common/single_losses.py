@@ -52,7 +52,7 @@ def spread(prior: Prior) -> float:
 def log_weights(prior: Prior, temperature: float) -> dict[int, float]:
     """−z/τ for each block, z its standard score; −∞ for a loss that is not finite."""
     finite = [loss for loss in prior.values() if math.isfinite(loss)]
-    mean, scale = statistics.fmean(finite), (spread(prior) or 1.0) * temperature
+    mean, scale = statistics.fmean(finite or [0.0]), (spread(prior) or 1.0) * temperature
     return {
         block: (mean - loss) / scale if math.isfinite(loss) else -math.inf
         for block, loss in prior.items()
