@@ -25,6 +25,7 @@ def tiny_gguf(
     fields: Mapping[str, Any] | None = None,
     idle: Collection[int] = (),
     seed: int = 0,
+    tables: Mapping[str, Sequence[float]] | None = None,
 ) -> Path:
     """Write a small model in Q8_0, with norms in F32.
 
@@ -35,10 +36,11 @@ def tiny_gguf(
         extra_blocks: Layers beyond the blocks, counted in `block_count`.
         tokenizer: Put the tiny tokenizer into it, so that it can be loaded.
         alignment: Of the tensors.
-        fields: More metadata, by key without the architecture: numbers, bools, and lists. A list
-            of feed-forward lengths sets the shapes, too.
+        fields: More metadata, by key without the architecture: numbers, bools, strings, and lists.
+            A list of feed-forward lengths sets the shapes, too.
         idle: Blocks that add nothing: what they write to the residual stream is zero.
         seed: Of the weights.
+        tables: More tensors in F32, by name.
     """
     writer = GGUFWriter(path, architecture)
     if alignment != 32:
@@ -77,6 +79,8 @@ def tiny_gguf(
         else:
             packed = quantize(array, GGMLQuantizationType.Q8_0)
             writer.add_tensor(name, packed, raw_dtype=GGMLQuantizationType.Q8_0)
+    for name, values in (tables or {}).items():
+        writer.add_tensor(name, np.asarray(values, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -89,6 +93,8 @@ def _add(writer: GGUFWriter, key: str, value: Any) -> None:
         writer.add_array(key, value)
     elif isinstance(value, bool):
         writer.add_bool(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
     elif isinstance(value, float):
         writer.add_float32(key, value)
     elif key.startswith("split."):

@@ -19,6 +19,7 @@ from depthprune.errors import ModelError, first_line
 from depthprune.models.auto_class import automatic_class_of, read_config
 from depthprune.models.devices import DeviceMap
 from depthprune.models.free_memory import out_of_memory
+from depthprune.models.gguf.config import config_of
 from depthprune.models.gguf.unpacked import find_kept, forget, keep
 from depthprune.models.gguf.unpacking import quick_gguf
 from depthprune.models.source import ModelSource
@@ -149,10 +150,17 @@ def load_streamed(
 
 
 def gguf_options(file: Path) -> dict[str, Any]:
-    """How to have a GGUF's weights unpacked: newer transformers would keep them packed."""
+    """How to have a GGUF's weights unpacked: newer transformers would keep them packed.
+
+    Args:
+        file: The GGUF.
+
+    Raises:
+        ModelError: If transformers makes no config of it that says what the file does.
+    """
     import transformers
 
-    options: dict[str, Any] = {"gguf_file": file.name}
+    options: dict[str, Any] = {"gguf_file": file.name, "config": config_of(file)}
     if hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     return options

@@ -182,6 +182,43 @@ def test_a_cut_computes_what_blocks_that_add_nothing_compute(
     assert idle.is_file()
 
 
+_GEMMA = {"attention.key_length": 16, "attention.value_length": 16, "attention.sliding_window": 8}
+_YARN = {"rope.scaling.type": "yarn", "rope.scaling.original_context_length": 32}
+_TABLE = [1.0, 1.0, 1.0, 4.781834, 8.0, 8.0, 8.0, 8.0]
+"""Of a Llama 3.1 that was first trained on texts of 256 tokens."""
+
+STATED: list[tuple[str, dict[str, Any], dict[str, list[float]]]] = [
+    ("llama", {}, {}),
+    ("llama", {}, {"rope_freqs.weight": _TABLE}),
+    ("llama", {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}, {}),
+    ("qwen2", _YARN | {"rope.scaling.factor": 4.0}, {}),
+    ("gemma2", _GEMMA, {}),
+    (
+        "gemma3",
+        _GEMMA
+        | {"rope.freq_base": 1e6, "rope.scaling.type": "linear", "rope.scaling.factor": 4.0}
+        | {"attention.sliding_window_pattern": [True, True, False, False] * 2},
+        {},
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "fields", "tables"), STATED)
+def test_what_a_file_states_is_computed_as_llama_cpp_does(
+    tmp_path: Path, name: str, fields: dict[str, Any], tables: dict[str, list[float]]
+) -> None:
+    """Its own cache of keys in half precision is all that parts the two."""
+    pytest.importorskip("llama_cpp", reason=WHY)
+    packed = tiny_gguf(
+        tmp_path / "a.gguf", name, blocks=8, tokenizer=True, fields=fields, tables=tables
+    )
+    file = widened(packed, tmp_path / "wide.gguf")
+    module: Any = load(file, dtype="float32", device="cpu", tokenizer=object()).module
+    with torch.inference_mode():
+        ours = module(torch.tensor([IDS])).logits[0].numpy()
+    assert np.abs(logits_of(file, IDS) - ours).max() < 0.02 * np.abs(ours).max()
+
+
 def test_a_period_that_does_not_survive_would_compute_something_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,8 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from depthprune.errors import ModelError, first_line
-from depthprune.models.gguf.unpacking import quick_gguf
+from depthprune.models.gguf.config import config_of
 
 
 def write_teacher(folder: Path, file: Path, architectures: list[str]) -> None:
@@ -26,15 +25,7 @@ def write_teacher(folder: Path, file: Path, architectures: list[str]) -> None:
     Raises:
         ModelError: If transformers makes no config of the file.
     """
-    from transformers import AutoConfig
-
-    try:
-        with quick_gguf():
-            config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
-    except Exception as error:
-        raise ModelError(
-            f"{file}: transformers makes no config of it ({first_line(error)})"
-        ) from error
+    config = config_of(file)
     folder.mkdir()
     told = {**config.to_dict(), "architectures": architectures}
     (folder / "config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
