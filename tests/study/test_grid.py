@@ -243,3 +243,54 @@ def test_a_pipe_is_no_plan(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "plan.yaml")
     with pytest.raises(UsageError, match="expected a file, found a pipe"):
         read_grid(tmp_path / "plan.yaml")
+
+
+@pytest.mark.parametrize("key", ["models", "k", "objectives", "searches", "draws", "seeds"])
+def test_a_level_given_twice_is_refused(tmp_path: Path, key: str) -> None:
+    levels = {"models": ["demo"], "draws": [0], "seeds": [0]}.get(key) or PLAN[key]
+    with pytest.raises(UsageError, match=f"{key}: expected each once"):
+        _grid(tmp_path, **{key: [*levels, levels[0]]})
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"k": "3"}, "exclude.0: k: the plan has no '3'; name one of 3, 6"),
+        ({"search": "gredy"}, "exclude.0: search: the plan has no 'gredy'; name one of one-shot"),
+        ({"draw": [0, 2]}, "exclude.0: draw: the plan has no 2; name one of 0, 1"),
+        ({"calibration": "prose/length=32"}, "the plan has no 'prose/length=32'; name one of"),
+    ],
+)
+def test_excluding_what_the_plan_does_not_have_is_refused(
+    tmp_path: Path, entry: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        _grid(tmp_path, exclude=[entry])
+
+
+def test_two_configurations_of_one_name_are_refused(tmp_path: Path) -> None:
+    made = {**PLAN["calibrations"], "prose/length=64": "stdlib-code,windows=4"}
+    with pytest.raises(UsageError, match="prose/length=64 is another's name too; name each once"):
+        _grid(tmp_path, calibrations=made)
+
+
+@pytest.mark.parametrize("spec", ["text:sub/../w.txt", "text:link.txt", "jsonl:w.txt"])
+def test_a_file_is_held_out_by_whatever_name_it_is_judged_on(tmp_path: Path, spec: str) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "w.txt").write_text("a river\n", encoding="utf-8")
+    (tmp_path / "link.txt").symlink_to("w.txt")
+    grid = _grid(
+        tmp_path,
+        calibrations={"w": "text:w.txt,windows=2"},
+        objectives="nll",
+        texts={"same": f"{spec},windows=2", "other": "text:o.txt,windows=2"},
+    )
+    assert {name: grid.split_of(specs) for name, specs in grid.texts.items()} == {
+        "same": "held-out",
+        "other": "whole",
+    }
+
+
+def test_a_margin_without_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"margin.perplexity: input should be a finite number"):
+        _grid(tmp_path, margin={"perplexity": float("inf")})

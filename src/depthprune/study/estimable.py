@@ -8,9 +8,9 @@ answer, so one whose grid cannot give it is refused; any other runs, and is told
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from depthprune.study.grid import Cell, Grid
 from depthprune.study.plan import Plan
 from depthprune.study.statistics.core import crossed, repeated
 
+T = TypeVar("T", bound=Hashable)
 Place: TypeAlias = tuple[str, str]
 """A model and a kind of calibration."""
 
@@ -116,14 +117,13 @@ def _of_part(grid: Grid, cells: Sequence[Cell]) -> Iterator[Gap]:
     searches = sorted({cell.search for cell in cells})
     blocks = sorted({(cell.k, cell.objective) for cell in cells})
     names = sorted({calibration for calibration, _ in units})
-    strata = np.asarray([names.index(calibration) for calibration, _ in units])
+    strata = np.asarray(_places([calibration for calibration, _ in units], names))
     there = np.zeros((len(units), len(searches), len(blocks)), dtype=np.bool_)
-    for cell in cells:
-        there[
-            units.index((cell.calibration, cell.draw)),
-            searches.index(cell.search),
-            blocks.index((cell.k, cell.objective)),
-        ] = True
+    there[
+        _places([(cell.calibration, cell.draw) for cell in cells], units),
+        _places([cell.search for cell in cells], searches),
+        _places([(cell.k, cell.objective) for cell in cells], blocks),
+    ] = True
     kept = repeated(strata, *crossed(there))
     left = {
         "calibration": _left(names, [names[i] for i in strata[kept[0]]]),
@@ -143,6 +143,12 @@ def _of_part(grid: Grid, cells: Sequence[Cell]) -> Iterator[Gap]:
     sources = {grid.calibrations[name].family for name in chosen}
     yield from _of_levels(chosen, sources, draws)
     yield from _of_choices([searches[i] for i in kept[1]], {blocks[i][1] for i in kept[2]})
+
+
+def _places(values: Sequence[T], levels: Sequence[T]) -> list[int]:
+    """Where each value stands among the levels; a grid has too many to look through."""
+    number = {level: place for place, level in enumerate(levels)}
+    return [number[value] for value in values]
 
 
 def _left(levels: Sequence[str], kept: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,8 +97,8 @@ class Grid:
 
     def split_of(self, judged: Specs) -> Split:
         """What judges draw from: of a source that a calibration reads, the tenth that none sees."""
-        seen = {(s.source, s.target) for c in self.calibrations.values() for s in c.specs}
-        return "held-out" if any((s.source, s.target) in seen for s in judged) else "whole"
+        seen = {_read_by(spec) for c in self.calibrations.values() for spec in c.specs}
+        return "held-out" if any(_read_by(spec) in seen for spec in judged) else "whole"
 
     @property
     def fingerprint(self) -> str:
@@ -141,18 +142,18 @@ def read_grid(path: Path) -> Grid:
 
 def _written_out(plan: Plan, path: Path) -> Grid:
     reading = PlanReader(plan, path)
-    calibrations = {
-        each.name: each
+    calibrations = reading.named(
+        each
         for name, entry in plan.calibrations.items()
         for each in reading.configurations(name, entry)
-    }
+    )
     texts = {name: reading.specs(f"texts.{name}", spec) for name, spec in plan.texts.items()}
     choices = {name: reading.specs(f"choices.{name}", spec) for name, spec in plan.choices.items()}
     problems = {
         name: reading.problem(f"generate.{name}", entry.spec)
         for name, entry in plan.generate.items()
     }
-    reading.check_names()
+    reading.check_names(calibrations)
     if reading.problems:
         raise UsageError(f"{path}: {'; '.join(reading.problems)}")
     try:
@@ -205,6 +206,13 @@ def _fits(objective: str, calibration: Calibrated) -> bool:
     if any(needs_items) and True not in kinds:
         return False
     return not (all(needs_items) and False in kinds)
+
+
+def _read_by(spec: CalibrationSpec) -> tuple[str, str | None]:
+    """What a spec reads: a file is the same by whatever name, and as whatever it is read."""
+    if spec.target and SOURCES.get(spec.source).reads_file:
+        return "file", os.path.realpath(os.path.expanduser(spec.target))
+    return spec.source, spec.target
 
 
 def levels(cells: Sequence[Cell]) -> dict[str, int]:

@@ -75,7 +75,9 @@ class Margin(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    perplexity: float = Field(default=0.02, gt=0, description="In log-perplexity: 0.02 is 2%.")
+    perplexity: float = Field(
+        default=0.02, gt=0, allow_inf_nan=False, description="In log-perplexity: 0.02 is 2%."
+    )
     accuracy: float = Field(default=0.01, gt=0, lt=1, description="A fraction: 0.01 is one point.")
 
 

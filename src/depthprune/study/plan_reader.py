@@ -24,6 +24,9 @@ Specs: TypeAlias = tuple[CalibrationSpec, ...]
 AXES = ("model", "k", "calibration", "objective", "search", "draw", "seed")
 """Of a grid; each cell has a level of every one."""
 
+_LISTED = ("models", "k", "objectives", "searches", "draws", "seeds", "tasks")
+"""Keys of a plan whose levels are told apart by themselves alone."""
+
 _MOST_CONFIGURATIONS = 2_000
 """Of one calibration. Each is read as a spec."""
 
@@ -79,28 +82,60 @@ class PlanReader:
         """Questions with answers, the answers scored; None where they are wrong."""
         return self._gathered(where, lambda: _problem(_specs(spec, self._folder)))
 
-    def check_names(self) -> None:
-        """Objectives, searches, the budget, what is excluded and where texts are at home."""
+    def named(self, found: Iterable[Calibrated]) -> dict[str, Calibrated]:
+        """Configurations by name, each name once."""
+        names: dict[str, Calibrated] = {}
+        for each in found:
+            if each.name in names:
+                self.problems.append(
+                    f"calibrations.{each.family}: {each.name} is another's name too; name each once"
+                )
+            names[each.name] = each
+        return names
+
+    def check_names(self, calibrations: Mapping[str, Calibrated]) -> None:
+        """Objectives, searches, the budget, what is excluded and where texts are at home.
+
+        Args:
+            calibrations: The configurations.
+        """
         judged = {**self._plan.texts, **self._plan.choices}
+        levels = self._levels(calibrations)
+        self.problems += [
+            f"{key}: expected each once"
+            for key in _LISTED
+            if len(set(getattr(self._plan, key))) < len(getattr(self._plan, key))
+        ]
         for objective in self._plan.objectives:
             self._gathered("objectives", partial(parse_objective, objective))
         for search in self._plan.searches:
             self._gathered("searches", partial(make_search, search))
         if self._plan.budget is not None:
             self._gathered("budget", partial(parse_budget, self._plan.budget))
-        if len(set(self._plan.tasks)) < len(self._plan.tasks):
-            self.problems.append("tasks: expected each once")
         if (self._plan.tasks or self._plan.generate) and not judged:
             self.problems.append(
                 "tasks, generate: finalists are chosen by what texts or choices say; name some"
             )
         for place, entry in enumerate(self._plan.exclude):
-            self._gathered(f"exclude.{place}", partial(_check_excluded, entry))
+            self._gathered(f"exclude.{place}", partial(_check_excluded, entry, levels))
         for name, home in self._plan.homes.items():
             if name not in judged or home not in self._plan.calibrations:
                 self.problems.append(
                     f"homes.{name}: expected a name of texts or choices, and a calibration's"
                 )
+
+    def _levels(self, calibrations: Mapping[str, Calibrated]) -> dict[str, list[Any]]:
+        """Of each axis what `exclude` may name."""
+        plan = self._plan
+        return {
+            "model": plan.models,
+            "k": plan.k,
+            "calibration": [*plan.calibrations, *calibrations],
+            "objective": plan.objectives,
+            "search": plan.searches,
+            "draw": plan.draws,
+            "seed": plan.seeds,
+        }
 
     def _gathered(self, where: str, work: Callable[[], T]) -> T | None:
         try:
@@ -114,8 +149,10 @@ def _configurations(name: str, entry: Any, folder: Path) -> list[Calibrated]:
     if not isinstance(entry, dict):
         return [Calibrated(name, name, _specs(entry, folder))]
     axes = {key: listed(value) for key, value in entry.items() if key != "spec"}
-    if "spec" not in entry or not all(axes.values()):
-        raise UsageError("expected spec and axes, each with at least one value")
+    if not isinstance(entry.get("spec"), str) or not all(axes.values()):
+        raise UsageError(
+            "expected spec and axes: spec is one text, each axis has at least one value"
+        )
     check_count("its axes", axes.values(), _MOST_CONFIGURATIONS)
     answer = []
     for values in itertools.product(*axes.values()):
@@ -138,14 +175,19 @@ def check_count(what: str, axes: Iterable[Sequence[Any]], most: int) -> None:
         )
 
 
-def _check_excluded(entry: Mapping[str, Any]) -> None:
+def _check_excluded(entry: Mapping[str, Any], known: Mapping[str, Sequence[Any]]) -> None:
     unknown = [key for key in entry if key not in AXES]
     if unknown:
         raise UsageError(f"expected {', '.join(AXES)}; got {unknown[0]}")
-    for levels in entry.values():
+    for axis, levels in entry.items():
         for level in listed(levels):
             if isinstance(level, (list, dict)):
                 raise UsageError(f"expected a level, or a list of levels; got {shown(level, 60)}")
+            if level not in known[axis]:
+                told = ", ".join(dict.fromkeys(map(str, known[axis])))
+                raise UsageError(
+                    f"{axis}: the plan has no {shown(level, 60)}; name one of {told:.200}"
+                )
 
 
 def _specs(entry: Any, folder: Path) -> Specs:

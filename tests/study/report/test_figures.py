@@ -117,6 +117,21 @@ def test_ranks_are_compared_inside_one_k_and_objective():
         assert f"{name}: {len(rows) // 4} cells, the best by perplexity" in drawing
 
 
+def test_names_that_are_cut_to_the_same_label_keep_a_row_each():
+    rows = [
+        row.model_copy(
+            update={
+                "calibration": row.calibration.model_copy(
+                    update={"name": "a" * 40 + row.calibration.name + "z" * 40}
+                )
+            }
+        )
+        for row in noise_only(searches=("greedy",))
+    ]
+    drawing, _ = captions.mask_map(data(rows))
+    assert drawing.count("greedy: ") == len({row.calibration.name for row in rows}) == 4
+
+
 def test_every_search_is_in_the_legend_and_on_the_front_s_figure(drawn):
     assert set(SEARCHES) <= set(texts(drawn["ranks"]))
     assert set(SEARCHES) <= set(texts(drawn["cost"]))

@@ -40,7 +40,7 @@ def test_one_failed_cell_costs_its_draw_and_no_more():
     rows[5] = rows[5].model_copy(update={"error": "no memory"})
     found = core(data(rows))
     assert sorted(found.draws) == [2, 3, 3, 3]
-    assert found.left_out == {}
+    assert found.left_out == {"draw": ("1 of prose",)}
 
 
 def test_a_calibration_with_one_draw_has_nothing_to_be_compared_by():

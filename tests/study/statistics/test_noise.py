@@ -197,3 +197,14 @@ def test_intervals_cover_and_neither_factor_is_favoured(planted):
         covered["difference"] += low <= truth["calibration"] - truth["search"] <= high
     # Of 150, three standard errors of a share of 95% are 5%.
     assert all(share / 150 >= 0.88 for share in covered.values()), covered
+
+
+def test_a_calibration_with_one_draw_leaves_no_interval_of_what_calibrations_move():
+    """Its luck is in the figure, and nobody knows how large it is."""
+    rows = noise_only(sources=("prose", "code"), draws=6)
+    rows = [row for row in rows if row.calibration.name == "prose" or row.draw == 0]
+    of = core(data(rows)).of("perplexity")
+    calibrations = noise.interval(noise.moved(of, "calibration"), np.arange(1))
+    assert isinstance(calibrations.interval, NotEstimable)
+    searches = noise.interval(noise.moved(of, "search"), np.arange(1))
+    assert not isinstance(searches.interval, NotEstimable)

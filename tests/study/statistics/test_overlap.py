@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from depthprune.study.statistics.data import data
 from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.overlap import (
     agreement,
+    agreement_p,
     expected_jaccard,
     jaccard,
     jaccard_matrix,
@@ -110,5 +112,15 @@ def test_random_sets_reach_each_p_as_often():
 def test_agreement_is_judged_by_permutation_over_the_same_pairs():
     """Planted sets share all blocks but one within a source, and none between sources."""
     cells = data(calibration_only())
-    assert agreement(cells, "search").p == 1 / 1000
-    assert agreement(cells, "calibration").p > 0.9
+    assert agreement_p(cells, "search") == 1 / 1000
+    assert agreement_p(cells, "calibration") > 0.9
+
+
+def test_no_more_is_held_than_the_pairs_that_are_compared():
+    """Of 400 cells 200 pairs are of one draw, and every two of them would be 160,000."""
+    cells = data(noise_only(sources=("prose",), searches=("one-shot", "greedy"), draws=200))
+    tracemalloc.start()
+    agreement_p(cells, "search")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 8 * 400**2

@@ -8,6 +8,7 @@ import pytest
 from depthprune.study.statistics.core import Core, core
 from depthprune.study.statistics.data import data
 from depthprune.study.statistics.estimates import NotEstimable
+from depthprune.study.statistics.simulation import Design
 from depthprune.study.statistics.standings import standings
 from study.planted import SOURCES, Grid, calibration_only, noise_only
 
@@ -71,6 +72,18 @@ def test_intervals_hold_together() -> None:
             for each in made
         )
     assert 0.95 <= covered / 400 < 1.0
+
+
+def test_intervals_hold_together_where_no_calibration_is_better() -> None:
+    """Which comes out best is then luck alone, and nothing is behind anything."""
+    rng = np.random.default_rng(0)
+    design = Design(calibrations=10, draws=10, searches=1, sizes=1, objectives=1, responses=1)
+    covered = 0
+    for _ in range(200):
+        made = standings(design.core(rng), lower_is_better=True)
+        assert not isinstance(made, NotEstimable)
+        covered += all(each.behind is None or each.behind.low <= 0 for each in made)
+    assert covered >= 0.95 * 200
 
 
 def test_one_draw_tells_no_two_apart() -> None:

@@ -87,19 +87,23 @@ def variance(known: Mapping[str, Decomposition]) -> str:
 
 def mask_map(data: StudyData) -> tuple[str, int]:
     """The masks of the first configurations, and how many more there are."""
-    names: dict[str, list[tuple[int, ...]]] = {}
+    # Labels of long names may be alike, so they tell no two configurations apart.
+    alike: dict[tuple[int, str, str, str], list[Row]] = {}
     for row in sorted(data.rows, key=_configuration):
-        names.setdefault(_mask_label(data, row), []).append(row.removed)
+        alike.setdefault(_configuration(row), []).append(row)
     blocks = max(row.blocks for row in data.rows)
-    shown = list(names)[:_MOST_ROWS]
-    shares = np.stack([masks(names[name], blocks).mean(axis=0) for name in shown])
+    groups = list(alike.values())[:_MOST_ROWS]
+    shown = [_mask_label(data, rows[0]) for rows in groups]
+    shares = np.stack(
+        [masks([row.removed for row in rows], blocks).mean(axis=0) for rows in groups]
+    )
     always = [
         f"{name}: {numbers.block_list([int(b) for b in np.flatnonzero(share == 1)])}"
         for name, share in zip(shown, shares, strict=True)
     ]
     figure = maps.mask_map(shown, shares)
     description = f"Blocks that every draw removes. {'; '.join(always)}."
-    return svg(figure, "Removed blocks by configuration", description), len(names) - len(shown)
+    return svg(figure, "Removed blocks by configuration", description), len(alike) - len(shown)
 
 
 def _configuration(row: Row) -> tuple[int, str, str, str]:

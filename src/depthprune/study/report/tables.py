@@ -22,7 +22,7 @@ from depthprune.study.statistics.effects import StudyPart
 from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.findings.verdicts import MEASURED
 from depthprune.study.statistics.masks import contiguity
-from depthprune.study.statistics.overlap import agreement, jaccard_matrix
+from depthprune.study.statistics.overlap import agreement, agreement_p, jaccard_matrix
 from depthprune.study.statistics.permanova import permanova
 from depthprune.study.statistics.ranks import (
     objective_ranks,
@@ -111,7 +111,7 @@ def agreement_table(data: StudyData) -> TextTable:
             rows.append((TableCell(name), number(found), dash, dash, TableCell("0", 0)))
         else:
             count = TableCell(f"{found.pairs:,}", found.pairs)
-            p = p_value(found.p)
+            p = p_value(agreement_p(data, vary))
             rows.append((TableCell(name), number(found.mean), number(found.chance), p, count))
     head = (
         "Sets that differ by",

@@ -40,7 +40,7 @@ class Core:
         blocks: The k and the objective of each block.
         responses: What is measured.
         cells: The data's cells that are in it, shape (cells,).
-        left_out: By factor, the levels that are not in it.
+        left_out: By factor, the levels that are not in it; draws only of calibrations that are.
         without_items: The values without each group of windows or items, shape (groups, draws,
             searches, blocks, responses); NaN where there is none.
     """
@@ -137,7 +137,10 @@ def core(data: StudyData) -> Core | NotEstimable:
         blocks=kept_blocks,
         responses=data.responses,
         cells=cells,
-        left_out=_left_out(data, names, searches, kept_blocks),
+        left_out={
+            **_left_out(data, names, searches, kept_blocks),
+            **_draws_left_out(data, names, units),
+        },
         without_items=None if without is None else np.stack([over_seeds(w) for w in without]),
     )
 
@@ -213,3 +216,15 @@ def _left_out(
         for factor, names in kept.items()
     }
     return {factor: levels for factor, levels in found.items() if levels}
+
+
+def _draws_left_out(data: StudyData, calibrations: Ints, units: Ints) -> dict[str, tuple[str, ...]]:
+    kept = {data.levels["calibration"][i] for i in calibrations}
+    inside = {data.levels["unit"][i] for i in units}
+    found = {
+        data.levels["unit"][unit]: f"{row.draw} of {row.calibration.name}"
+        for unit, row in zip(data.codes["unit"], data.rows, strict=True)
+        if row.calibration.name in kept
+    }
+    left = tuple(words for unit, words in found.items() if unit not in inside)
+    return {"draw": left} if left else {}

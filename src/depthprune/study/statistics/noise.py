@@ -111,7 +111,8 @@ def interval(moves: FactorEffect, columns: Ints) -> IntervalEstimate:
         why = NotEstimable("one draw of each calibration gives no interval")
         return IntervalEstimate(value, why, why, moves.pairs)
     error, freedom = _jackknife(without, moves.calibration)
-    if np.isnan(error[0]):
+    # Without the only draw of a calibration nothing is left of it, and its luck is not known.
+    if np.isnan(without).any():
         why = NotEstimable("too few draws for an interval")
         return IntervalEstimate(value, why, why, moves.pairs)
     draws = VariancePart(float(error[0]) ** 2, float(freedom[0]))

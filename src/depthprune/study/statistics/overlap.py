@@ -32,13 +32,11 @@ class Agreement:
         mean: Over the pairs.
         chance: What random sets of the same sizes would have, over the same pairs.
         pairs: How many.
-        p: Of random sets agreeing as much over the same pairs, by permutation.
     """
 
     mean: float
     chance: float
     pairs: int
-    p: float
 
 
 def jaccard(a: Sequence[int], b: Sequence[int]) -> float:
@@ -49,11 +47,7 @@ def jaccard(a: Sequence[int], b: Sequence[int]) -> float:
 
 def jaccard_matrix(sets: Sequence[Sequence[int]], blocks: int) -> Floats:
     """The index of every two sets, shape (sets, sets)."""
-    return _index(masks(sets, blocks))
-
-
-def _index(rows: NDArray[np.bool_]) -> Floats:
-    numbers = rows.astype(np.float64)
+    numbers = masks(sets, blocks).astype(np.float64)
     both = numbers @ numbers.T
     sizes = numbers.sum(axis=1)
     either = sizes[:, None] + sizes[None, :] - both
@@ -129,28 +123,67 @@ def agreement(data: StudyData, vary: str) -> Agreement | NotEstimable:
     one, other = pairs(data, vary)
     if not len(one):
         return NotEstimable(f"no two cells differ in the {vary} alone")
-    found, chance = [], []
-    known: dict[tuple[int, int, int], float] = {}
-    for i, j in zip(one, other, strict=True):
-        a, b = data.rows[i], data.rows[j]
-        size = (a.blocks - len(a.protect), len(a.removed), len(b.removed))
-        if size not in known:
-            known[size] = expected_jaccard(*size)
-        found.append(jaccard(a.removed, b.removed))
-        chance.append(known[size])
-    p = _pairs_p(data, one, other)
-    return Agreement(float(np.mean(found)), float(np.mean(chance)), len(found), p)
+    sets = masks([row.removed for row in data.rows], _blocks(data))
+    free = np.asarray([row.blocks - len(row.protect) for row in data.rows])
+    each = np.stack([free, sets.sum(axis=1)], axis=1)
+    alike, counts = np.unique(
+        np.column_stack([each[one], each[other, 1]]), axis=0, return_counts=True
+    )
+    chance = [expected_jaccard(*map(int, sizes)) for sizes in alike]
+    mean = _PairIndex(sets, (one, other)).mean(sets)
+    return Agreement(mean, float(np.average(chance, weights=counts)), len(one))
 
 
-def _pairs_p(data: StudyData, one: Ints, other: Ints) -> float:
-    """How often random sets of the same cells agree as much over the same pairs."""
-    blocks = max(row.blocks for row in data.rows)
-    rows = masks([row.removed for row in data.rows], blocks)
+def agreement_p(data: StudyData, vary: str) -> float | NotEstimable:
+    """How often random sets of the same cells agree as much over the same pairs: a permutation p.
+
+    Args:
+        data: The cells.
+        vary: As in `pairs`.
+    """
+    compared = pairs(data, vary)
+    if not len(compared[0]):
+        return NotEstimable(f"no two cells differ in the {vary} alone")
+    rows = masks([row.removed for row in data.rows], _blocks(data))
     free = np.ones_like(rows)
     for i, row in enumerate(data.rows):
         free[i, list(row.protect)] = False
         free[i, row.blocks :] = False
-    return _permuted_p(rows, free, (one, other))
+    return _permuted_p(rows, free, compared)
+
+
+def _blocks(data: StudyData) -> int:
+    return max(row.blocks for row in data.rows)
+
+
+_WORD = 16
+_BITS = np.unpackbits(np.arange(1 << _WORD, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1)
+_COUNTS = _BITS.sum(axis=1, dtype=np.int16)
+"""How many bits of each word are set."""
+
+
+class _PairIndex:
+    """The index of some pairs of sets and of no others: a table has far more than are compared.
+
+    Args:
+        rows: Masks of the sets, shape (sets, blocks).
+        pairs: Numbers of the sets that are compared.
+    """
+
+    def __init__(self, rows: NDArray[np.bool_], pairs: tuple[Ints, Ints]) -> None:
+        self._one, self._other = pairs
+        sizes = rows.sum(axis=1)
+        self._total = sizes[self._one] + sizes[self._other]
+
+    def mean(self, rows: NDArray[np.bool_]) -> float:
+        """Over the pairs, of sets of the same sizes."""
+        wide = np.pad(rows, ((0, 0), (0, -rows.shape[1] % _WORD)))
+        words = np.ascontiguousarray(np.packbits(wide, axis=1).view(np.uint16).T)
+        both = np.zeros(len(self._one), dtype=np.int64)
+        for word in words:
+            both += _COUNTS[word[self._one] & word[self._other]]
+        either = self._total - both
+        return float(np.divide(both, either, out=np.ones(len(both)), where=either > 0).mean())
 
 
 def _permuted_p(
@@ -170,12 +203,13 @@ def _permuted_p(
         seed: Of the permutations.
     """
     sizes, rng = rows.sum(axis=1), np.random.default_rng(seed)
-    observed, reached = _index(rows)[pairs].mean(), 0
+    index = _PairIndex(rows, pairs)
+    observed, reached = index.mean(rows), 0
     for _ in range(permutations):
         order = np.argsort(np.where(free, rng.random(free.shape), 2.0), axis=1)
         drawn = np.zeros_like(rows)
         np.put_along_axis(drawn, order, np.arange(rows.shape[1]) < sizes[:, None], axis=1)
-        reached += bool(_index(drawn)[pairs].mean() >= observed - 1e-12)
+        reached += index.mean(drawn) >= observed - 1e-12
     return (1 + reached) / (1 + permutations)
 
 

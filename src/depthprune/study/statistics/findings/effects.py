@@ -14,8 +14,10 @@ from depthprune.study.statistics.findings.verdicts import (
     MEASURED,
     Finding,
     Numbers,
+    margin_of,
     of_effect,
     of_estimate,
+    separated,
     verdict,
 )
 from depthprune.study.statistics.intervals import ALPHA
@@ -45,21 +47,22 @@ def effect_findings(part: StudyPart, measure: str, where: str) -> list[Finding]:
 
 
 def _rests(part: StudyPart, measure: str, where: str) -> list[Finding]:
-    """Which source carries the difference between calibration and search."""
+    """Whether the answer hangs on a source: what its interval alone says, without each in turn."""
     without = part.without.get(measure, {})
     if not without or verdict(part, measure) in ("within noise", "unsaid"):
         return []
-    least = min(without, key=lambda name: without[name].value)
-    most = max(without, key=lambda name: without[name].value)
-    told = [f"{fmt.difference(without[name], measure)} without {name}" for name in (least, most)]
-    more = part.more[measure]
-    turned = isinstance(more, Difference) and any(
-        each.value * more.estimate.value < 0 for each in without.values()
-    )
-    lead = "Single sources decide which is larger" if turned else "No single source decides it"
+    more, margin = part.more[measure], margin_of(part, measure)
+    whole = separated(more.estimate, margin) if isinstance(more, Difference) else None
+    others = [name for name, each in without.items() if separated(each, margin) != whole]
+    ordered = sorted(others or without, key=lambda name: without[name].value)
+    told = [f"{fmt.difference(without[name], measure)} without {name}" for name in ordered]
+    if others:
+        lead, range_ = f"another without {' or without '.join(others)}", ", ".join(told)
+    else:
+        lead, range_ = "the same without any one source", f"from {told[0]} to {told[-1]}"
     sentence = (
-        f"{where}{lead}: without any one source the difference in {MEASURED[measure]} between "
-        f"changing the calibration and changing the search is from {told[0]} to {told[1]}."
+        f"{where}The answer would be {lead}: the difference in {MEASURED[measure]} between "
+        f"changing the calibration and changing the search is then {range_}."
     )
     numbers: Numbers = {f"without {name}": value.value for name, value in without.items()}
     return [Finding("rests", sentence, numbers)]
@@ -79,7 +82,7 @@ def _standings(part: StudyPart, measure: str, where: str) -> list[Finding]:
     told = [f"{each.calibration} {_behind(each, measure)}" for each in others]
     sentence = (
         f"{where}The best calibration for {MEASURED[measure]} on all that was judged {among} (95%, "
-        f"for further draws); behind {found[0].calibration}: {', '.join(told)}."
+        f"for further draws); behind the best: {', '.join(told)}."
     )
     numbers = {f"{each.calibration} behind": each.behind.value for each in others if each.behind}
     return [Finding("standings", sentence, {**numbers, "may be the best": len(may)})]
@@ -135,7 +138,13 @@ def _interactions(part: StudyPart, measure: str, where: str) -> list[Finding]:
 
 
 def _gains(part: StudyPart, measure: str, where: str) -> list[Finding]:
-    """Which searches are better or worse than the cheapest, and what the interval is of."""
+    """Which searches are better or worse than the cheapest, and what the interval is of.
+
+    Nothing where the search is within noise: of many intervals some leave out 0 by chance.
+    """
+    effect = part.effects[("search", measure)]
+    if isinstance(effect, NotEstimable) or not effect.claimed:
+        return []
     found = []
     for each in part.gains.get(measure, ()):
         ends = each.draws.interval

@@ -47,7 +47,10 @@ def own_rows(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         if row.objective != _OBJECTIVE or row.loss is None or row.dense_loss is None:
             continue
-        ratio = math.exp(min(row.loss - row.dense_loss, LARGEST_LOSS))
+        rise = row.loss - row.dense_loss
+        if not math.isfinite(rise):
+            continue
+        ratio = math.exp(min(rise, LARGEST_LOSS))
         own = Evaluation(name="own", kind="perplexity", value=ratio, n=row.calibration.windows)
         found.append(row.model_copy(update={"evaluations": (own,)}))
     return found

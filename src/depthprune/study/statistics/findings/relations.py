@@ -112,7 +112,8 @@ def _cost(part: StudyPart, where: str) -> Finding | None:
         names = " or ".join(point.search for point in front)
         sentence = f"No search is both cheaper and better in {MEASURED[measure]} than {names}."
     else:
-        sentence = f"Nothing here speaks for a dearer search than {cheapest.search}."
+        judged = MEASURED[measure]
+        sentence = f"For {judged} nothing here speaks for a dearer search than {cheapest.search}."
     numbers: Numbers = {f"{point.search} block-tokens": point.cost for point in points}
     return Finding("cost", where + sentence, numbers)
 

@@ -67,13 +67,29 @@ def verdict(part: StudyPart, measure: str) -> Verdict:
         return "unsaid"
     if not _anything(part, measure):
         return "within noise"
-    larger: Literal["calibration", "search"] = "calibration" if ends[0] > 0 else "search"
-    effect, margin = part.effects.get((larger, measure)), margin_of(part, measure)
+    told = separated(more.estimate, margin_of(part, measure))
+    if told not in ("calibration", "search"):
+        return told
+    effect = part.effects.get((told, measure))
+    claimed = isinstance(effect, Effect) and effect.claimed
+    return told if more.p < ALPHA and claimed else "not separable"
+
+
+def separated(more: IntervalEstimate, margin: float) -> Verdict:
+    """What an interval alone says.
+
+    Args:
+        more: How much more the calibration moves than the search.
+        margin: What counts as alike.
+    """
+    ends = more.interval
+    if isinstance(ends, NotEstimable):
+        return "unsaid"
     if -margin < ends[0] <= ends[1] < margin:
         return "comparable"
-    apart = more.p < ALPHA and not ends[0] <= 0 <= ends[1]
-    claimed = isinstance(effect, Effect) and effect.claimed
-    return larger if apart and claimed else "not separable"
+    if ends[0] <= 0 <= ends[1]:
+        return "not separable"
+    return "calibration" if ends[0] > 0 else "search"
 
 
 def margin_of(part: StudyPart, measure: str) -> float:
