@@ -77,17 +77,20 @@ def test_a_gpu_has_the_hosts_memory_besides(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Filling:
-    """A head for which memory holds the logits of so many tokens and no more; no tiles."""
+    """A head for which memory holds the logits of so many tokens and no more; no tiles.
+
+    The first few calls are held all the same.
+    """
 
     projection = None
 
-    def __init__(self, head: Head, holds: int, words: str) -> None:
-        self.head, self.holds, self.words = head, holds, words
+    def __init__(self, head: Head, holds: int, words: str, first: int = 0) -> None:
+        self.head, self.holds, self.words, self.first = head, holds, words, first
         self.asked: list[int] = []
 
     def __call__(self, states: Tensor) -> Tensor:
         self.asked.append(states.shape[1])
-        if states.shape[1] > self.holds:
+        if states.shape[1] > self.holds and len(self.asked) > self.first:
             raise RuntimeError(self.words)
         return self.head(states)
 
@@ -111,6 +114,28 @@ def test_a_chunk_that_memory_does_not_hold_is_halved(tiny_llama: Path, words: st
     assert head.asked[-1] <= 50
     for ours, theirs in zip(found, plain, strict=True):
         np.testing.assert_allclose(ours.window_losses, theirs.window_losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("calls", [0, 5])
+def test_what_a_smaller_chunk_gave_is_not_kept_as_what_a_whole_one_does(
+    tiny_llama: Path, tmp_path: Path, calls: int
+) -> None:
+    """Also where memory runs out after some sets of a batch had whole chunks."""
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    calibration = dp.calibrate("stdlib-prose,windows=4,length=200", model)
+
+    def with_head(holds: int, first: int) -> tuple[dp.Model, Any]:
+        head: Any = Filling(model.anatomy.head, holds, "CUDA out of memory", first)
+        return replace(model, anatomy=replace(model.anatomy, head=head)), head
+
+    with dp.Memo.open(tmp_path / "memo.sqlite") as memo:
+        small, head = with_head(50, calls)
+        dp.Evaluator(small, calibration, memo=memo).score(SETS)
+        halved = sum(tokens for tokens in head.asked if tokens <= 50)
+        assert halved == len(SETS) * 4 * 199
+        whole = dp.Evaluator(with_head(1 << 20, 0)[0], calibration, memo=memo)
+        whole.score(SETS)
+        assert whole.cost.recalled == 0
 
 
 def test_what_no_chunk_helps_is_told(tiny_llama: Path) -> None:

@@ -57,6 +57,33 @@ def test_the_counts_are_those_of_the_exact_search(
         assert getattr(planned, count) == getattr(spent, count), count
 
 
+@pytest.mark.parametrize("name", ["block-influence", "relative-magnitude", "taylor"])
+def test_a_measurement_is_counted_as_what_it_costs(model: dp.Model, name: str) -> None:
+    calibration = calibration_of([random_text(np.random.default_rng(0)) for _ in range(5)])
+    rehearsal, evaluator = _rehearsed(calibration), dp.Evaluator(model, calibration, racing=None)
+    for each in (rehearsal, evaluator):
+        each.measure(name)
+        each.measure(name)
+        each.forget_asked()
+        each.measure(name)
+    for count in ("block_tokens", "plain_block_tokens", "asked_block_tokens"):
+        assert getattr(rehearsal.cost, count) == getattr(evaluator.cost, count), count
+
+
+def test_a_set_pays_for_further_windows_alone(model: dp.Model) -> None:
+    """An evolution scores its parents on a few windows, then on more, then on all."""
+    windows = [random_text(np.random.default_rng(0), length=300) for _ in range(8)]
+    calibration = calibration_of(windows)
+    rehearsal, evaluator = _rehearsed(calibration), dp.Evaluator(model, calibration, racing=None)
+    for each in (rehearsal, evaluator):
+        each.score([(1,), (2,), (3,)], windows=1)
+        each.score([(2,), (4,)], windows=4)
+        each.score([(2,)])
+    for count in ("evaluations", "block_tokens", "head_tokens", "plain_block_tokens"):
+        assert getattr(rehearsal.cost, count) == getattr(evaluator.cost, count), count
+    assert rehearsal.cost.evaluations == 1 + 4 / 8 + 2 / 8
+
+
 def test_greedy_asks_as_often_as_it_will(model: dp.Model) -> None:
     """Which sets share how much depends on the losses; how many there are does not."""
     calibration = calibration_of([random_text(np.random.default_rng(0)) for _ in range(5)])

@@ -134,7 +134,6 @@ class LossComputer:
         self._runner.calls.shrink(error.places)
         if self._remote is not None:
             self._remote.shrink(error.places)
-        self._table.rename()
 
     def _count_plain(self, places: Sequence[int], sets: Iterable[RemovedSet]) -> None:
         """What plain forwards for these sets on these windows would cost."""

@@ -46,23 +46,18 @@ class LossTable:
         self._contexts = contexts
         self._windows = windows
         self._shape = shape
-        self._named: list[bytes] | None = None
+        self._named: dict[tuple[int, str], bytes] = {}
         self._losses: dict[RemovedSet, LossArray] = {}
         self._known: dict[RemovedSet, NDArray[np.bool_]] = {}
 
-    @property
-    def _keys(self) -> list[bytes]:
-        """What each window is kept under; the shapes are only asked for when it is needed."""
-        if self._named is None:
-            self._named = [
-                window_key(w.tokens, w.scored, w.item, self._shape(place))
-                for place, w in enumerate(self._windows)
-            ]
-        return self._named
-
-    def rename(self) -> None:
-        """Keep what comes from here on under the shapes that there are now."""
-        self._named = None
+    def _key(self, place: int) -> bytes:
+        """What a window is kept under now: its shape changes where memory runs out."""
+        shape = self._shape(place)
+        if (place, shape) not in self._named:
+            window = self._windows[place]
+            named = window_key(window.tokens, window.scored, window.item, shape)
+            self._named[place, shape] = named
+        return self._named[place, shape]
 
     def losses(self, removed: RemovedSet) -> LossArray:
         """Losses of a set, shape (components, windows); NaN where unknown or not judged."""
@@ -99,7 +94,7 @@ class LossTable:
             return
         for row, context in enumerate(self._contexts):
             chosen = np.flatnonzero(self._judged[row, where])
-            keys = [self._keys[place] for place in where[chosen]]
+            keys = [self._key(place) for place in where[chosen].tolist()]
             if keys:
                 rows = {removed: losses[row, chosen] for removed, losses in found.items()}
                 self._memo.store_all(context, keys, rows)
@@ -116,10 +111,11 @@ class LossTable:
 
     def _recall(self, sets: Sequence[RemovedSet]) -> None:
         known = {removed: ~self._judged for removed in sets}  # noqa: C420 - each needs its own
+        keys = [self._key(place) for place in range(len(self._windows))]
         for row, context in enumerate(self._contexts):
             if self._memo is None:
                 return
-            for removed, found in self._memo.look_up(context, sets, self._keys).items():
+            for removed, found in self._memo.look_up(context, sets, keys).items():
                 self._losses[removed][row] = np.where(self._judged[row], found.losses, np.nan)
                 known[removed][row] |= found.known
         for removed in sets:

@@ -139,6 +139,9 @@ class Losses:
     def losses(self, batch: Batch, finals: Iterator[tuple[RemovedSet, Tensor]]) -> Found:
         """The losses of each set on a batch's windows.
 
+        Where memory runs out, those of sets that had larger chunks are left out: they round
+        otherwise, and are to be asked for again.
+
         Args:
             batch: The windows.
             finals: Each set with its state behind the last block; with a comparing objective the
@@ -147,7 +150,9 @@ class Losses:
         if not self.compares:
             found: Found = {}
             for removed, state in finals:
-                found |= self._windows_of(batch, {removed: state})
+                chunk = self.chunk
+                losses = self._windows_of(batch, {removed: state})
+                found = found | losses if self.chunk == chunk else losses
             return found
         return self._windows_of(batch, dict(finals))
 

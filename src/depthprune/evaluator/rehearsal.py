@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from depthprune.calibration import Calibration, Window
 from depthprune.evaluator.calls import expected_tokens
 from depthprune.evaluator.cost import Cost
+from depthprune.evaluator.importance import runs_of
 from depthprune.evaluator.losses import Losses
 from depthprune.evaluator.memory import call_tokens, head_tokens
 from depthprune.evaluator.prefix_walk import (
@@ -116,6 +117,8 @@ class Rehearsal:
         self._passes = passes
         self._known: dict[RemovedSet, float] = {}
         self._asked: dict[RemovedSet, float] = {}
+        self._measured: set[str] = set()
+        self._measures_asked: set[str] = set()
         self._cost = Cost()
         # Losses of real models add up at first, and more than add up later.
         rng = random.Random(0)
@@ -141,23 +144,19 @@ class Rehearsal:
         return self._cost
 
     def score(self, removed: Iterable[Sequence[int]], *, windows: int | None = None) -> list[Score]:
-        """Made-up scores; each set is paid for once for each share of the windows."""
+        """Made-up scores; each set is paid for once on each window."""
         share = 1.0 if windows is None else min(1.0, windows / self.windows)
         sets = [tuple(s) for s in removed]
-        if self._scaled and () not in self._asked:
-            self._ask([()], 1.0)
-        if self._scaled and () not in self._known:
-            self._pay([()], 1.0)
-        if unasked := _below(self._asked, sets, share):
-            self._ask(unasked, share)
-        if unpaid := _below(self._known, sets, share):
-            self._pay(unpaid, share)
+        if self._scaled:
+            self._count([()], 1.0)
+        self._count(sets, share)
         seen = max(1, round(share * self.windows))
         return [replace(self._made_up(s), windows=seen) for s in sets]
 
     def forget_asked(self) -> None:
         """As the evaluator's: what is asked for counts again, and is not paid for again."""
         self._asked.clear()
+        self._measures_asked.clear()
 
     def compare(
         self, removed: Iterable[Sequence[int]], keep: int, earlier: Sequence[Score] = ()
@@ -166,18 +165,30 @@ class Rehearsal:
         return self.score([(), *removed])[1:]
 
     def measure(self, name: str) -> NDArray[np.float64]:
-        """A made-up measurement: one pass, and a value for each block (or run of blocks)."""
-        passed = self._tokens * self.blocks
-        self._cost += Cost(block_tokens=passed, asked_block_tokens=passed)
+        """A made-up measurement, and a value for each block (or run of blocks)."""
+        passed = self._tokens * self.blocks * runs_of(name)
+        if name not in self._measures_asked:
+            self._cost += Cost(asked_block_tokens=passed)
+        if name not in self._measured:
+            self._cost += Cost(block_tokens=passed, plain_block_tokens=passed)
+        self._measures_asked.add(name)
+        self._measured.add(name)
         rng = np.random.default_rng(0)
         return rng.random((self.blocks, self.blocks + 1) if name == "angular" else self.blocks)
+
+    def _count(self, sets: Sequence[RemovedSet], share: float) -> None:
+        for more, unasked in _lacking(self._asked, sets, share):
+            self._ask(unasked, more)
+            self._asked.update(dict.fromkeys(unasked, share))
+        for more, unpaid in _lacking(self._known, sets, share):
+            self._pay(unpaid, more)
+            self._known.update(dict.fromkeys(unpaid, share))
 
     def _ask(self, new: Sequence[RemovedSet], share: float) -> None:
         self._cost += Cost(
             evaluations=sum(share for s in new if s),
             asked_block_tokens=self._walked(new, share),
         )
-        self._asked.update(dict.fromkeys(new, share))
 
     def _pay(self, new: Sequence[RemovedSet], share: float) -> None:
         walked = self._together(new)
@@ -188,7 +199,6 @@ class Rehearsal:
             head_tokens=self._passes * round(share * self._scored) * len(walked),
             plain_block_tokens=round(share * self._tokens) * sum(self.blocks - len(s) for s in new),
         )
-        self._known.update(dict.fromkeys(new, share))
 
     def _together(self, new: Sequence[RemovedSet]) -> list[RemovedSet]:
         return list(dict.fromkeys([(), *new] if self._compares else new))
@@ -201,10 +211,15 @@ class Rehearsal:
         return score_of(removed, np.array([loss]), _ONE)
 
 
-def _below(
+def _lacking(
     known: Mapping[RemovedSet, float], sets: Sequence[RemovedSet], share: float
-) -> list[RemovedSet]:
-    return [s for s in dict.fromkeys(sets) if known.get(s, 0.0) < share]
+) -> list[tuple[float, list[RemovedSet]]]:
+    """Sets by the share of the windows that is not known of them, of so much."""
+    found: dict[float, list[RemovedSet]] = {}
+    for removed in dict.fromkeys(sets):
+        if (more := share - known.get(removed, 0.0)) > 0:
+            found.setdefault(more, []).append(removed)
+    return list(found.items())
 
 
 _ONE = Weighting(np.zeros(1, dtype=np.int64), (1.0,), np.ones(1, dtype=np.int64))

@@ -9,7 +9,7 @@ from depthprune.errors import unknown
 from depthprune.evaluator.batches import Batch
 from depthprune.evaluator.importance.passes import Importance, WeightedBatch
 from depthprune.evaluator.importance.states import angular, block_influence, relative_magnitude
-from depthprune.evaluator.importance.taylor import taylor
+from depthprune.evaluator.importance.taylor import RUNS, taylor
 from depthprune.evaluator.score import Weighting
 from depthprune.evaluator.state_store import StateStore
 from depthprune.models.loading import Model
@@ -21,6 +21,11 @@ MEASURES: dict[str, Callable[[Model, Sequence[WeightedBatch], StateStore], Impor
     "taylor": taylor,
 }
 """The measurements by name."""
+
+
+def runs_of(name: str) -> int:
+    """How often each block is run on each token for a measurement, or takes as long."""
+    return RUNS if name == "taylor" else 1
 
 
 def measure(

@@ -19,8 +19,9 @@ from depthprune.models.loading import Model
 from depthprune.objectives.nll import token_nll
 
 _HEAD_TOKENS = 256
-_BACKWARD = 3
-"""A block run again with its gradient costs as much as three runs: itself, and twice backwards."""
+RUNS = 4
+"""A block is run, and again with its gradient, which costs as much as three runs: itself, and twice
+backwards."""
 
 
 def taylor(model: Model, batches: Sequence[WeightedBatch], store: StateStore) -> Importance:
@@ -53,7 +54,7 @@ def taylor(model: Model, batches: Sequence[WeightedBatch], store: StateStore) ->
             with model.anatomy.holding(block), torch.enable_grad():
                 gradient = gradient.before(model, block, before, inputs)
     tokens = sum(batch.size for batch in batches)
-    return Importance(np.abs(gates), model.blocks * tokens * (1 + _BACKWARD))
+    return Importance(np.abs(gates), model.blocks * tokens * RUNS)
 
 
 def _slope(gradient: Tensor, behind: Tensor, before: Tensor) -> float:
