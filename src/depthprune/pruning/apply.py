@@ -20,10 +20,12 @@ from depthprune.checkpoints.peft_adapter import (
     open_adapter,
     write_adapter,
 )
+from depthprune.checkpoints.purpose import other_loader
 from depthprune.checkpoints.surgery import Surgery, write_pruned
 from depthprune.claims import staged
 from depthprune.errors import OutputError, UsageError
 from depthprune.manifest import Manifest, ParityRecord, Size, SourceModel, versions
+from depthprune.models.auto_class import needs_code
 from depthprune.models.completed import completed
 from depthprune.models.source import check_code
 from depthprune.outputs import OutputTarget, as_target, check_target, is_gguf
@@ -158,6 +160,8 @@ def _apply_folder(
             model_type=opened.model_type,
             blocks=opened.blocks,
             fingerprint=fingerprint(opened),
+            loader=other_loader(opened),
+            code=writing.verify and needs_code(opened.config),
         ),
     )
 

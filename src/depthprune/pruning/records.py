@@ -18,6 +18,7 @@ from depthprune.manifest import (
     Step,
     WindowRecord,
 )
+from depthprune.models.auto_class import needs_code
 from depthprune.models.loading import Model
 from depthprune.models.source import ModelSource
 from depthprune.searches import Result
@@ -32,6 +33,7 @@ def source_model(source: ModelSource, blocks: int) -> SourceModel:
         blocks=blocks,
         revision=source.revision,
         fingerprint=source.fingerprint(),
+        code=source.checkpoint is not None and needs_code(source.checkpoint.config),
     )
 
 

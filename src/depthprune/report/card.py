@@ -14,6 +14,16 @@ from depthprune.checkpoints.architectures.table import find
 from depthprune.manifest import Manifest
 from depthprune.report.templating import environment
 
+_TASKS = {
+    "AutoModel": "feature-extraction",
+    "AutoModelForImageTextToText": "image-text-to-text",
+    "AutoModelForMultipleChoice": "multiple-choice",
+    "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForTokenClassification": "token-classification",
+}
+"""The hub's names of what models do, by the class that loads them; any other writes text."""
+
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
 _BLANK = re.compile(r"\s+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -28,8 +38,11 @@ def render_card(manifest: Manifest) -> str:
     made = environment(autoescape=False)
     made.filters.update(md=_escaped, code=_code, fence=_fence, yaml=_yaml)
     row = find(manifest.model.model_type) if manifest.model.kind != "gguf" else None
-    loader = row.loader if row is not None else "AutoModelForCausalLM"
-    return made.get_template("model_card.md.jinja").render(m=manifest, loader=loader)
+    usual = row.loader if row is not None else "AutoModelForCausalLM"
+    loader = manifest.model.loader or usual
+    return made.get_template("model_card.md.jinja").render(
+        m=manifest, loader=loader, task=_TASKS.get(loader, "text-generation")
+    )
 
 
 def _one_line(text: str) -> str:

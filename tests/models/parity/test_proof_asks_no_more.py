@@ -74,12 +74,13 @@ def headed(folder: Path, kind: str) -> Any:
     return model
 
 
-KINDS = [
-    "LlamaForSequenceClassification",
-    "LlamaForTokenClassification",
-    "LlamaForQuestionAnswering",
-    "LlamaModel",
-]
+LOADERS = {
+    "LlamaForSequenceClassification": "AutoModelForSequenceClassification",
+    "LlamaForTokenClassification": "AutoModelForTokenClassification",
+    "LlamaForQuestionAnswering": "AutoModelForQuestionAnswering",
+    "LlamaModel": "AutoModel",
+}
+KINDS = list(LOADERS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -88,7 +89,9 @@ def test_a_model_with_another_head_is_proved_by_its_own(
 ) -> None:
     headed(folder, kind)
     apply(folder, (1, 3), tmp_path / "out", verify=True)
-    record = json.loads((tmp_path / "out" / "depthprune.json").read_text())["parity"]
+    manifest = json.loads((tmp_path / "out" / "depthprune.json").read_text())
+    assert manifest["model"]["loader"] == LOADERS[kind]
+    record = manifest["parity"]
     assert record["logits_scale"] > 0
     assert record["logits_difference"] <= 1e-5 * record["logits_scale"]
     assert (
