@@ -126,6 +126,16 @@ def test_a_window_is_the_conversation_as_the_template_gives_it(
     assert _texts(drawn) == _rendered(_rows(_chat), drawn)
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_list_of_conversations_is_its_conversations(
+    indent: int | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(_rows(_chat), indent=indent), encoding="utf-8")
+    drawn = _drawn(f"jsonl:{file}")
+    assert _texts(drawn) == _rendered(_rows(_chat), drawn)
+
+
 def test_a_field_of_another_name_is_named(tmp_path: Path) -> None:
     file = _file(tmp_path, _rows(lambda i: {"dialogue": _chat(i), "text": "no"}))
     drawn = _drawn(f"jsonl:{file},field=dialogue")

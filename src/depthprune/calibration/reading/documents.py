@@ -163,11 +163,14 @@ def _json_list(target: str, pieces: Iterable[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _is_list_of_rows(value: Any) -> bool:
-    """Whether a line holds all rows; a list of turns is one row."""
+    """Whether a line holds all rows; a list of turns is one row, a list of such lists is many."""
     return (
         isinstance(value, list)
         and bool(value)
-        and all(isinstance(each, dict) and not {"role", "from"} & set(each) for each in value)
+        and (
+            all(isinstance(each, dict) and not {"role", "from"} & set(each) for each in value)
+            or all(isinstance(each, list) for each in value)
+        )
     )
 
 

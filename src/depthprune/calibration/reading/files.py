@@ -43,7 +43,8 @@ _SUFFIXES = {
     "tsv": (".tsv", ".tab"),
     "parquet": (".parquet",),
 }
-_PACKINGS = ("", ".gz", ".bz2", ".xz", ".zst")
+PACKINGS = ("", ".gz", ".bz2", ".xz", ".zst")
+"""Endings of what is packed, and of what is not."""
 
 
 def files_at(target: str, kind: str) -> list[Path]:
@@ -59,7 +60,7 @@ def files_at(target: str, kind: str) -> list[Path]:
     path = Path(target).expanduser()
     if path.is_dir():
         endings = tuple(
-            ending + packing for ending in _SUFFIXES.get(kind, ()) for packing in _PACKINGS
+            ending + packing for ending in _SUFFIXES.get(kind, ()) for packing in PACKINGS
         )
         found = sorted(
             file
