@@ -11,9 +11,11 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from depthprune.cli import console
+from depthprune.cli import console, main
 from depthprune.cli.console import TerminalProgress, note, show, show_json
+from depthprune.cli.tables import evaluate_table, score_table
 from depthprune.errors import ModelError
+from depthprune.manifest import BlockScore, Estimate
 
 
 class Clock:
@@ -167,3 +169,29 @@ def test_what_does_not_print_is_spelled_out_in_json(capsys: pytest.CaptureFixtur
     assert "ß中" in out
     assert all(each.isprintable() or each == "\n" for each in out)
     assert json.loads(out) == {"name": HOSTILE + "ß中"}
+
+
+def test_a_narrow_terminal_loses_no_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    estimate = Estimate(loss=2.25, stderr=0.11, windows=16, tokens=8176, perplexity=9.5)
+    score = BlockScore(block=17, loss=2.5, stderr=0.1, increase=-0.25, increase_stderr=0.1)
+    show(evaluate_table([("text:my.txt", "nll", estimate)]))
+    show(score_table([score], estimate))
+    out = capsys.readouterr().out
+    for number in ("my.txt", "2.25 ± 0.11", "8,176", "17", "−0.25 ± 0.10"):
+        assert number in out
+
+
+def test_an_encoding_without_a_minus_sign_does_not_lose_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(taken, encoding="latin-1"))
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    show(Text("−0.25 ± 0.10, × 2, ü, 川"))
+    assert taken.getvalue().decode("latin-1").splitlines()[-1].rstrip() == (
+        "-0.25 ± 0.10, × 2, ü, ?"
+    )

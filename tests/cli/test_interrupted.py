@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from depthprune.cli import (
     WRONG_USAGE,
 )
 from depthprune.cli import apply as apply_verb
+from depthprune.errors import UsageError
 from depthprune.models import loading
 from depthprune.outputs import as_target
 from depthprune.pruning import write
@@ -360,6 +362,18 @@ def test_a_full_standard_output_is_one_clear_line(words: tuple[str, ...]) -> Non
     )
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the shell is POSIX's")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_reason_to_stop(
+    tiny_llama: Path, tmp_path: Path, closed: str
+) -> None:
+    words = ("apply", tiny_llama, "--remove", "1", "-o", tmp_path / "out")
+    command = shlex.join([sys.executable, "-m", "depthprune", *map(str, words)])
+    found = subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True, check=False)
+    assert (found.returncode, found.stderr) == (DONE, b"")
+    assert json.loads((tmp_path / "out/depthprune.json").read_text())["removed"] == [1]
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 def test_a_full_standard_error_is_no_reason_to_stop(tiny_llama: Path, tmp_path: Path) -> None:
     words = ("apply", tiny_llama, "--remove", "1", "-o", tmp_path / "out", "--json")
@@ -427,17 +441,25 @@ def test_a_signal_at_any_moment_leaves_all_or_nothing(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the signals are POSIX's")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        SystemError("initialization of _internal failed without raising an exception"),
+        UsageError("--recover lora: needs peft, which is not installed"),
+    ],
+)
 def test_an_interruption_that_an_import_swallowed_is_one_where_it_then_fails(
     depthprune: Command,
     tiny_llama: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
+    failure: Exception,
 ) -> None:
     def swallowing(*_: Any, **__: Any) -> None:
         with suppress(KeyboardInterrupt):
             signal.raise_signal(getattr(signal, name))
-        raise SystemError("initialization of _internal failed without raising an exception")
+        raise failure
 
     monkeypatch.setattr("depthprune.pruning.apply.apply", swallowing)
     outcome = depthprune("apply", tiny_llama, "--remove", "1", "-o", tmp_path / "out")

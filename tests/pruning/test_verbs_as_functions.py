@@ -11,6 +11,7 @@ import yaml
 
 import depthprune as dp
 from command import run
+from tiny import save_tiny
 
 
 @pytest.fixture
@@ -61,6 +62,30 @@ def test_bench(tiny_llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ours == told
 
 
+@pytest.mark.parametrize("name", ["prompt_tokens", "new_tokens", "repeats"])
+def test_bench_measures_nothing_less_than_once(tiny_llama: Path, name: str) -> None:
+    with pytest.raises(dp.UsageError, match=f"--{name.replace('_', '-')}: expected 1 to .*, got 0"):
+        dp.bench(tiny_llama, **{name: 0})
+
+
+def test_past_a_table_of_positions_nothing_is_timed(
+    tmp_path: Path, spec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpt2 = save_tiny(tmp_path / "gpt2", "gpt2")
+    with pytest.raises(dp.UsageError, match="120 tokens and 9 new ones are more than the 128"):
+        dp.bench(gpt2, prompt_tokens=120, new_tokens=9)
+    long = spec.replace("length=24", "length=129")
+    for words in (("prune", gpt2, "-k", 2, "-c", long), ("study", _plan(tmp_path, gpt2, long))):
+        refused = run(capsys, *words, "--dry-run")
+        assert "the window has 129 tokens, and the model has positions for 128" in refused.error
+
+
+def _plan(folder: Path, model: Path, spec: str) -> Path:
+    plan = {"models": str(model), "k": 1, "calibrations": {"mill": spec}, "dtype": "float32"}
+    (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
+    return folder / "plan.yaml"
+
+
 def test_recover_checkpoint(
     tiny_llama: Path, spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,7 +96,11 @@ def test_recover_checkpoint(
         tmp_path / "cut", tiny_llama, out=tmp_path / "one", calibration=more, **settings
     )
     _quiet(capsys)
-    assert manifest.command.startswith("dp.recover_checkpoint(")
+    assert manifest.command == (
+        f"dp.recover_checkpoint({str(tmp_path / 'cut')!r}, {str(tiny_llama)!r}, "
+        f"out={str(tmp_path / 'one')!r}, calibration={more!r}, bench=False, dtype='float32', "
+        "memo='off')"
+    )
     words = ("recover", tmp_path / "cut", "--original", tiny_llama, "-o", tmp_path / "two", "-c")
     flags = ("--dtype", "float32", "--memo", "off", "--no-bench", "--json")
     told = run(capsys, *words, more, *flags).document

@@ -8,6 +8,7 @@ do not load torch.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import os
@@ -31,6 +32,9 @@ DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 _MOST_OF_A_NAME = 200
 _CLEANS_UP = 10.0
 """Seconds in which a run that was asked to end is not asked again."""
+_NEAREST = "depthprune.nearest"
+"""Name of what encodes characters that a stream's encoding lacks."""
+_NEAR = {"−": "-", "±": "+-", "×": "x", "–": "-", "…": "...", **dict.fromkeys("▏▎▍▌▋▊▉█", "#")}
 _ASKED: list[float] = []
 """When this run was asked to end."""
 _REMEDIES = {
@@ -57,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         _tolerate(stream)
     _stop_on_signals()
@@ -84,8 +89,6 @@ def _run(words: list[str], debug: bool) -> int:
             return int(status)
     except (KeyboardInterrupt, typer.Abort):
         pass
-    except UsageError as error:
-        return _say(str(error), WRONG_USAGE, debug)
     except Exception as error:
         return _failed(error, words, debug)
     return _say(f"interrupted; {what_stands()}", INTERRUPTED, debug)
@@ -96,7 +99,8 @@ def _failed(error: Exception, words: list[str], debug: bool) -> int:
     if _ASKED or _is_interruption(error):
         return _say(f"interrupted; {what_stands()}", INTERRUPTED, debug)
     if isinstance(error, DepthpruneError):
-        return _say(str(error), FAILED, debug)
+        status = WRONG_USAGE if isinstance(error, UsageError) else FAILED
+        return _say(str(error), status, debug)
     # Typer's own complaints about flags are recognised by what they carry, since typer
     # vendors click in some versions and depends on it in others.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
@@ -153,10 +157,29 @@ def _say(message: str, status: int, debug: bool) -> int:
     return status
 
 
+def _open_what_is_closed() -> None:
+    """Put nothing in the place of streams that were closed, or the next file opened would be one.
+
+    What a library prints would go into that file, and Python has no stream at all there.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
+
+
 def _tolerate(stream: TextIO) -> None:
     """Let a terminal that cannot show a character show another instead of failing."""
+    codecs.register_error(_NEAREST, _nearest)
     if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="replace")
+        stream.reconfigure(errors=_NEAREST)
+
+
+def _nearest(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that an encoding lacks: a loss's sign is not lost with them."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lost = error.object[error.start : error.end]
+    return "".join(_NEAR.get(each, "?") for each in lost), error.end
 
 
 def _stop_on_signals() -> None:

@@ -36,6 +36,8 @@ from depthprune.report.numbers import duration, format_count
 
 _SHOW_AFTER = 2.0
 _LINE_EVERY = 10.0
+_NARROWEST = 80
+"""Columns that tables are made for."""
 
 
 def command_line(context: typer.Context) -> str:
@@ -47,7 +49,10 @@ def command_line(context: typer.Context) -> str:
 def show(result: RenderableType) -> None:
     """Print a result on stdout; nothing of its text is obeyed, neither as markup nor as control."""
     with _stdout():
-        _SafeConsole(highlight=False, markup=False, emoji=False).print(result, crop=False)
+        console = _SafeConsole(highlight=False, markup=False, emoji=False)
+        # A narrower terminal folds the lines itself; columns squeezed into it would lose digits.
+        console.width = max(console.width, _NARROWEST)
+        console.print(result, crop=False)
 
 
 class _SafeConsole(Console):

@@ -25,6 +25,7 @@ from depthprune.models.devices import (
     first_device,
 )
 from depthprune.models.dtype_choice import choose_dtype
+from depthprune.models.positions import learns_positions
 from depthprune.models.pretrained import load_module, load_streamed, numberless, unexpected_keys
 from depthprune.models.source import ModelSource, find_model
 from depthprune.models.streaming.skeleton import check_streamable
@@ -81,10 +82,7 @@ class Model:
     @cached_property
     def learns_positions(self) -> bool:
         """Whether it has a table of positions, past whose end it reads nothing at all."""
-        return any(
-            isinstance(module, nn.Embedding) and ("wpe" in name or "position" in name)
-            for name, module in self.module.named_modules()
-        )
+        return learns_positions(self.module)
 
     @property
     def parameters(self) -> int:

@@ -22,6 +22,7 @@ from depthprune.errors import EvaluationError, ModelError
 from depthprune.manifest import Spread
 from depthprune.models.devices import synchronize
 from depthprune.models.plain_generation import plain_generation
+from depthprune.models.positions import require_room
 from depthprune.models.pretrained import quiet_transformers
 from depthprune.models.turns import taking_turns
 from depthprune.progress import SILENT, Progress
@@ -77,7 +78,10 @@ def measure(
 
     Raises:
         EvaluationError: If the time is over before each model has run.
+        UsageError: If a model has no positions for so many tokens.
     """
+    for module in modules:
+        require_room(module, prompt_tokens, new_tokens)
     rates = [Rates() for _ in modules]
     began = time.perf_counter()
     with progress.step("speed", (repeats + 1) * len(modules), "runs") as step, quiet_transformers():

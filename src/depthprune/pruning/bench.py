@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from depthprune.errors import UsageError
 from depthprune.manifest import Spread
 from depthprune.models.devices import DTYPES, choose_device
 from depthprune.models.dtype_choice import choose_dtype
@@ -17,6 +18,8 @@ from depthprune.models.source import ModelSource
 from depthprune.models.speed import Rates, measure, memory_bytes, spread
 from depthprune.progress import SILENT, Progress, note
 from depthprune.pruning.session import Loading
+
+MOST_TOKENS, MOST_REPEATS = 1_000_000, 1000
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,16 @@ def bench(
         progress: Where long work shows itself.
 
     Raises:
-        DepthpruneError: If a model cannot be found or loaded.
+        DepthpruneError: If a model cannot be found or loaded, or has no positions for so many
+            tokens.
     """
+    for flag, value, most in (
+        ("--prompt-tokens", prompt_tokens, MOST_TOKENS),
+        ("--new-tokens", new_tokens, MOST_TOKENS),
+        ("--repeats", repeats, MOST_REPEATS),
+    ):
+        if not 1 <= value <= most:
+            raise UsageError(f"{flag}: expected 1 to {most:,}, got {value:,}")
     names = [model] if model2 is None else [model, model2]
     loadings = [
         Loading(str(name), dtype, device, None, trust_remote_code, allow_pickle) for name in names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from depthprune.engine import Engine, as_engine
@@ -12,6 +13,7 @@ from depthprune.evaluator.racing.settings import Racing
 from depthprune.outputs import OutputTarget, as_target
 from depthprune.progress import SILENT, Progress
 from depthprune.pruning.drafting.draft_job import DraftJob
+from depthprune.pruning.python_call import python_call
 from depthprune.pruning.session import Loading
 from depthprune.pruning.target.options import DEFAULT_SPLIT, TargetJob
 
@@ -166,8 +168,10 @@ def prune_job(
         progress: Where long work shows itself.
 
     Raises:
-        UsageError: If two of these do not go together.
+        UsageError: If one of these cannot be, or two do not go together.
     """
+    given = dict(locals())
+    _check_numbers(max_increase, keep_general, seed, bench_seconds)
     if not prompt.strip():
         raise UsageError("--prompt: expected some words to continue, got none")
     draft = wanted_draft(as_draft, cost_ratio, max_increase, bool(target), search_with_recovery)
@@ -198,7 +202,7 @@ def prune_job(
         draws=draws,
         overwrite=overwrite,
         link=link,
-        command=command or _as_python(model, k, out, specs, objective, search, target),
+        command=command or python_call("prune", prune_job, given),
         progress=progress,
         recover=recover,
         also=tuple(also),
@@ -210,6 +214,27 @@ def prune_job(
         engine=as_engine(engine),
         draft=draft,
     )
+
+
+def _check_numbers(
+    max_increase: float | None, keep_general: float | None, seed: int, bench_seconds: float
+) -> None:
+    for flag, share in (("--max-increase", max_increase), ("--keep-general", keep_general)):
+        if share is not None and not 0 <= share < inf:
+            raise UsageError(f"{flag}: expected a share from 0 such as 0.05 (5%), got {share:g}")
+    if not 0 <= seed < 1 << 32:
+        raise UsageError(f"--seed: expected from 0 to 4,294,967,295, got {seed}")
+    check_bench_seconds(bench_seconds)
+
+
+def check_bench_seconds(seconds: float) -> None:
+    """Refuse a time for what is measured afterwards that is none.
+
+    Raises:
+        UsageError: If it is not from a second to a day.
+    """
+    if not 1 <= seconds <= 86400:
+        raise UsageError(f"--bench-seconds: expected from 1 to 86,400, got {seconds:g}")
 
 
 def wanted_target(
@@ -238,23 +263,6 @@ def wanted_target(
         if given:
             raise UsageError(f"{flag}: means nothing without --for; name what is to be kept")
     return None
-
-
-def _as_python(
-    model: str | Path,
-    k: int | None,
-    out: str | Path | None,
-    specs: Sequence[str],
-    objective: str,
-    search: str,
-    target: str | Sequence[str] = (),
-) -> str:
-    """The call as the report shows it, by its main arguments."""
-    named = f"calibration={list(specs)!r}, objective={objective!r}, search={search!r}"
-    if target:
-        kept = [target] if isinstance(target, str) else list(target)
-        named += f", target={kept!r}"
-    return f"dp.prune({str(model)!r}, {k}, out={str(out)!r}, {named})"
 
 
 def wanted_draft(

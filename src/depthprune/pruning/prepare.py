@@ -9,7 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from depthprune.calibration import Calibration, CalibrationSpec, check_files, parse_calibration
+from depthprune.calibration import (
+    Calibration,
+    CalibrationSpec,
+    check_files,
+    parse_calibration,
+    require_positions,
+)
 from depthprune.checkpoints.architectures.table import require_prunable
 from depthprune.checkpoints.config.cut import rows_of
 from depthprune.checkpoints.gguf.reader import read_gguf
@@ -179,6 +185,7 @@ def prepare(job: PruneJob, asked_for: ParsedJob, *, rehearsed: bool = False) -> 
     further = further_texts(recovery.also, reader)
     questions = draw_questions(asked_for.answers, reader)
     model = job.loading.load(source, reader.tokenizer, job.progress)
+    require_positions(model, calibration)
     if not job.writes_file:
         refusal = model.refusal
     k, protect = _size(job, asked, model.blocks, refusal)

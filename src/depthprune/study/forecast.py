@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from depthprune.calibration import Calibration, Window, calibrate
+from depthprune.calibration import Calibration, Window, calibrate, require_positions
 from depthprune.calibration.generated import Rehearsed
 from depthprune.evaluator.rehearsal import (
     Rehearsal,
@@ -78,6 +78,8 @@ def forecast(grid: Grid, progress: Progress) -> Forecast:
             each: calibrate(list(grid.calibrations[each].specs), Rehearsed(model))
             for each in dict.fromkeys(cell.calibration for cell in of_model)
         }
+        for each in drawn.values():
+            require_positions(model, each)
         speed = measure_speed(model, next(iter(drawn.values())).windows)
         searching += _searching(grid, model, speed, drawn, of_model)
         judging += _judging(grid, model, speed, of_model)

@@ -19,8 +19,9 @@ from depthprune.models.loading import Model
 from depthprune.outputs import OutputTarget, as_target, check_target
 from depthprune.progress import SILENT, Progress
 from depthprune.pruning.answers import Questions, WantedAnswers, draw_questions, read_answers
-from depthprune.pruning.options import BENCH_SECONDS, PROMPT
+from depthprune.pruning.options import BENCH_SECONDS, PROMPT, check_bench_seconds
 from depthprune.pruning.output import block_prefix, dense_checkpoint
+from depthprune.pruning.python_call import python_call
 from depthprune.pruning.records import size_record
 from depthprune.pruning.recovering.pruned_checkpoint import PrunedCheckpoint
 from depthprune.pruning.recovering.recovery_step import (
@@ -104,10 +105,11 @@ def recover_checkpoint(
     Raises:
         DepthpruneError: If any step up to the proof fails; then `out` is as it was before.
     """
+    given = dict(locals())
+    check_bench_seconds(bench_seconds)
     if prompt is not None and not prompt.strip():
         raise UsageError("--prompt: expected some words to continue, got none")
     specs = (calibration,) if isinstance(calibration, str) else tuple(calibration)
-    call = f"{str(checkpoint)!r}, {str(original)!r}, out={str(out)!r}, method={method!r}"
     return RecoverJob(
         checkpoint=Path(checkpoint),
         loading=Loading(
@@ -123,7 +125,7 @@ def recover_checkpoint(
         memory=memory,
         memo=memo,
         overwrite=overwrite,
-        command=command or f"dp.recover_checkpoint({call})",
+        command=command or python_call("recover_checkpoint", recover_checkpoint, given),
         progress=progress,
         bench_seconds=bench_seconds,
         answers=tuple(answers),
