@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 
 from depthprune.errors import UsageError
 from depthprune.models import dtype_choice
+from depthprune.models.devices import DTYPES
 from depthprune.models.dtype_choice import _Weights, choose_dtype
 from depthprune.models.loading import load
+from depthprune.models.parity import reload_like, verify
 from depthprune.models.source import find_model
+from depthprune.pruning.apply import apply
 from tiny import save_tiny
 
 CPU = torch.device("cpu")
@@ -118,3 +125,27 @@ def test_a_product_is_timed_in_every_dtype() -> None:
     assert list(found) == list(kinds)
     assert all(0 < seconds < 10 for seconds in found.values())
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.skipif(transformers.__version__ < "5", reason="needs a GPU before transformers 5")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_eight_bit_floats_are_unpacked_to_the_dtype_that_is_asked_for(
+    dtype: str, tmp_path: Path
+) -> None:
+    """A processor has no kernel for them, and transformers unpacks them to bfloat16."""
+    sizes: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 128, "head_dim": 64}
+    folder = save_tiny(tmp_path / "whole", "qwen3", blocks=3, dtype=torch.bfloat16, **sizes)
+    held = load_file(folder / "model.safetensors")
+    for name in [name for name in held if "_proj." in name]:
+        held[name] = (held[name].float() * 64).to(torch.float8_e4m3fn)
+        held[f"{name}_scale_inv"] = torch.full((1, 1), 1 / 64)
+    save_file(held, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    packed = {"quant_method": "fp8", "weight_block_size": [128, 128], "fmt": "e4m3"}
+    config["quantization_config"] = packed | {"activation_scheme": "dynamic"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+    model = load(folder, dtype=dtype, device="cpu")
+    assert {parameter.dtype for parameter in model.module.parameters()} == {DTYPES[dtype]}
+    apply(folder, (1,), tmp_path / "cut")
+    assert verify(model, reload_like(model, tmp_path / "cut"), (1,)).bitwise

@@ -17,9 +17,9 @@ from torch import nn
 
 from depthprune.errors import ModelError, first_line
 from depthprune.models.auto_class import automatic_class_of, read_config
-from depthprune.models.devices import DeviceMap
+from depthprune.models.devices import DTYPES, DeviceMap
 from depthprune.models.free_memory import out_of_memory
-from depthprune.models.gguf.config import config_of
+from depthprune.models.gguf.config import config_of, require_all
 from depthprune.models.gguf.unpacked import find_kept, forget, keep
 from depthprune.models.gguf.unpacking import quick_gguf
 from depthprune.models.source import ModelSource
@@ -30,6 +30,7 @@ from depthprune.models.streaming.skeleton import (
     check_streamable,
     stream_into,
 )
+from depthprune.models.widening import is_narrow
 
 _UNEXPECTED = "_depthprune_unexpected_keys"
 """Where a loaded module keeps them: what transformers tells of its loading, it tells once."""
@@ -91,6 +92,7 @@ def _from_pretrained(source: ModelSource, place: Path, options: dict[str, Any]) 
             f"{source.name}: transformers cannot load it ({first_line(error, 300)})"
         ) from error
     _refuse_partial(source.name, info)
+    in_one_dtype(module, options["dtype"])
     keys = info.get("unexpected_keys") or ()
     setattr(module, _UNEXPECTED, frozenset(numberless(str(key)) for key in keys))
     return module
@@ -110,6 +112,7 @@ def _from_gguf(source: ModelSource, file: Path, options: dict[str, Any]) -> Any:
     with quick_gguf():
         module = _from_pretrained(source, source.folder, options | gguf_options(file))
     forget_quantization(module)
+    require_all(file, module)
     if "device_map" not in options:
         with quiet_transformers():
             keep(file, fingerprint, dtype, module)
@@ -175,6 +178,23 @@ def forget_quantization(module: Any) -> None:
         if hasattr(module, name):
             delattr(module, name)
     module.is_quantized = False
+
+
+def in_one_dtype(module: nn.Module, dtype: torch.dtype) -> None:
+    """Give unpacked weights the dtype of the others.
+
+    What transformers unpacks because the device has no kernel for it (eight-bit floats on a
+    processor) it may leave in bfloat16, whatever was asked for.
+
+    Args:
+        module: As transformers loaded it; one that is still packed stays as it is.
+        dtype: What it is to compute in.
+    """
+    held = list(module.parameters())
+    if all(each.dtype in (*DTYPES.values(), torch.float64) for each in held):
+        for parameter in held:
+            if is_narrow(parameter.dtype) and parameter.dtype != dtype:
+                parameter.data = parameter.data.to(dtype)
 
 
 def unexpected_keys(module: nn.Module) -> frozenset[str]:

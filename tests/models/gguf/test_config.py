@@ -132,3 +132,11 @@ def test_a_gemma_scales_its_scores_as_llama_cpp_does(
     if hasattr(config, "rope_parameters"):
         assert config.rope_parameters["full_attention"]["factor"] == 4.0
         assert config.rope_parameters["sliding_attention"]["rope_type"] == "default"
+
+
+def test_weights_that_transformers_has_no_place_for_are_refused(tmp_path: Path) -> None:
+    """llama.cpp adds the biases of a Llama that has some."""
+    biases = {f"blk.{block}.attn_{part}.bias": [0.5] * 32 for block in (0, 1) for part in "qkv"}
+    file = tiny_gguf(tmp_path / "a.gguf", blocks=2, tokenizer=True, tables=biases)
+    with pytest.raises(ModelError, match=r"holds 40,032 weights, .* makes of it 39,840"):
+        load_module(find_model(file), torch.float32, torch.device("cpu"))

@@ -2,13 +2,16 @@
 
 The loader gives every field that it does not know the value of its type's smallest model. What
 follows from such a field shows in no comparison of a cut with its original, for both would be read
-so; it shows beside llama.cpp, which computes what the file says.
+so; it shows beside llama.cpp, which computes what the file says. The same holds for a tensor that
+the loader has no name for, so all that is stored must be in the model.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from depthprune.checkpoints.gguf.file import GgufFile
 from depthprune.checkpoints.gguf.reader import read_gguf
@@ -19,6 +22,9 @@ from depthprune.models.gguf.unpacking import quick_gguf
 _BY_WIDTH = {"gemma2": 46, "gemma3": 62}
 """Blocks of the one Gemma whose attention is scaled by the model's width, divided by its heads;
 llama.cpp scales that of the others by the width of a head."""
+
+_TIED = frozenset({"bloom", "falcon"})
+"""Those whose files hold the embeddings a second time, as their head."""
 
 
 def config_of(path: Path) -> Any:
@@ -50,6 +56,42 @@ def config_of(path: Path) -> Any:
     if windows := _windows(file):
         config.layer_types = windows
     return config
+
+
+def require_all(path: Path, module: nn.Module) -> None:
+    """Refuse a model that lacks some of its file's weights.
+
+    Args:
+        path: The GGUF.
+        module: What transformers made of it.
+
+    Raises:
+        ModelError: If the file holds more.
+    """
+    file = read_gguf(path)
+    tied = file.architecture in _TIED
+    stored = sum(
+        tensor.elements
+        for tensor in file.tensors
+        if not (tensor.name.startswith("rope_") or (tied and tensor.name == "output.weight"))
+        and not _is_beyond(tensor.name, file.blocks)
+    )
+    # What is tied has two names; what is on no device has no place.
+    known = module.state_dict().values()
+    held = {each.data_ptr() or id(each): each.numel() for each in known}
+    if stored > sum(held.values()):
+        raise ModelError(
+            f"{path}: holds {stored:,} weights, and the model that transformers makes of it "
+            f"{sum(held.values()):,}; without the others (biases, say) losses would be those of "
+            "another model; search the folder that it was made from, or cut it without a search by "
+            "depthprune apply --remove"
+        )
+
+
+def _is_beyond(name: str, blocks: int) -> bool:
+    """Whether a tensor is of a layer behind the blocks, which predicts further tokens."""
+    parts = name.split(".")
+    return parts[0] == "blk" and parts[1].isdigit() and int(parts[1]) >= blocks
 
 
 def _rotate(config: Any, told: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from depthprune.models.loading import Model
 from depthprune.models.pretrained import (
     forget_quantization,
     gguf_options,
+    in_one_dtype,
     load_streamed,
     numberless,
     quiet_transformers,
@@ -123,6 +124,7 @@ def _whole(
             **options,
             **trust,
         )
+    in_one_dtype(module, dtype)
     if place.is_file():
         forget_quantization(module)
     return (put_on(module, device) if device_map is None else module), info
