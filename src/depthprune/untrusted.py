@@ -317,4 +317,6 @@ def _reason(cause: BaseException) -> str:
         return "it is too large"
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
+    if isinstance(cause, yaml.MarkedYAMLError) and cause.problem and cause.problem_mark:
+        return f"line {cause.problem_mark.line + 1}: {first_line(ValueError(cause.problem))}"
     return first_line(cause)
