@@ -171,11 +171,14 @@ class Stated:
         margin: What counts as alike; the default where the plan states none.
         has_margin: Whether the plan states one.
         has_test: Whether it states the joint test.
+        by_another: Whether the plan is not the one that the results were run by; then nothing that
+            it states was stated beforehand.
     """
 
     margin: Margin = field(default_factory=Margin)
     has_margin: bool = False
     has_test: bool = False
+    by_another: bool = False
 
     @classmethod
     def of(cls, found: object, where: str = "plan.yaml") -> Stated:
