@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import tracemalloc
@@ -135,6 +136,15 @@ def test_a_short_text_behind_what_all_have_in_common_is_compared_whole(tmp_path:
     (part,) = _drawn(file, f"against={other},length=200,overlap=1").parts
     assert part.overlap is not None
     assert part.overlap.documents == (f"{file}:8",)
+
+
+def test_packed_rows_are_rows(text: Path, tmp_path: Path) -> None:
+    row = json.dumps({"q": _sentence(7).replace(" ", "\n")})
+    packed = tmp_path / "test.v1.jsonl.gz"
+    packed.write_bytes(gzip.compress(row.encode()))
+    (part,) = _drawn(text, f"against={packed},overlap=1").parts
+    assert part.overlap is not None
+    assert f"{text}:8" in part.overlap.documents
 
 
 def test_an_item_is_known_by_its_prompt(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ BASE = "base_model.model.model.layers."
 
 def adapter(folder: Path, blocks: tuple[int, ...] = (0, 1, 2, 3, 4, 5), **config: Any) -> Path:
     """An adapter of random tensors on two modules of some blocks."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     random = np.random.default_rng(0)
     names = [
         f"{BASE}{block}.self_attn.{module}.lora_{side}.weight"
@@ -139,6 +140,25 @@ def test_a_base_on_this_machine_says_how_deep_it_is(tmp_path: Path, tiny_llama: 
     deep = adapter(tmp_path / "b", (7,), base_model_name_or_path=str(tiny_llama))
     with pytest.raises(CheckpointError, match="has tensors of block 7, and its base"):
         apply(deep, "1", tmp_path / "more")
+
+
+def test_the_bases_config_beside_an_adapter_says_how_deep_it_is_and_stays_behind(
+    tmp_path: Path,
+) -> None:
+    source = adapter(tmp_path / "a", (0, 1))
+    (source / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 6}')
+    done = apply(source, "1,5", tmp_path / "out")
+    assert done.kept == (0, 2, 3, 4)
+    assert len(done.warnings) == 1
+    assert not (tmp_path / "out" / "config.json").exists()
+    (source / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 1}')
+    with pytest.raises(CheckpointError, match=r"and its base config\.json has 1 blocks"):
+        apply(source, "0", tmp_path / "more")
+
+
+def test_a_model_beside_which_an_adapter_lies_is_a_model(tmp_path: Path, tiny_llama: Path) -> None:
+    source = adapter(Path(shutil.copytree(tiny_llama, tmp_path / "a")))
+    assert "model.safetensors" in apply(source, "1", tmp_path / "out").files
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
+from weakref import WeakSet
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,15 +55,30 @@ def test_the_runs_spent_are_the_distinct_pairs_of_prefix_and_block(
 
 @given(families)
 def test_no_more_states_are_held_than_were_foretold(sets: frozenset[RemovedSet]) -> None:
-    held = 0
+    """Those that a block was run on wait until all of them have an answer."""
+    alive: WeakSet[Any] = WeakSet()
+    most = 0
 
-    def advance(block: int, states: list[int]) -> list[int]:
-        nonlocal held
-        held = max(held, len(states))
-        return states
+    def state() -> Any:
+        nonlocal most
+        made: Any = type("State", (), {})()
+        alive.add(made)
+        most = max(most, len(alive))
+        return made
 
-    ends = list(walk(sets, BLOCKS, 0, advance))
-    assert max(held, len(ends)) <= widest(sets, BLOCKS)
+    start = state()
+    for _end in walk(sets, BLOCKS, start, lambda block, states: [state() for _ in states]):
+        pass
+    # The state before the first block may be that of a set without the first blocks, too.
+    assert most <= widest(sets, BLOCKS) <= most + 1
+
+
+@given(families, st.integers(1, 20))
+def test_what_is_walked_beside_all_counts_in_each(sets: frozenset[RemovedSet], limit: int) -> None:
+    groups = split_to_fit(sorted(sets - {()}), BLOCKS, limit, beside=[()])
+    assert all(group[0] == () for group in groups)
+    assert sorted(s for group in groups for s in group[1:]) == sorted(sets - {()})
+    assert all(len(group) <= 2 or widest(group, BLOCKS) <= limit for group in groups)
 
 
 @given(families, st.integers(1, 8))

@@ -14,6 +14,9 @@ from depthprune.errors import ModelError, UsageError
 from depthprune.evaluator import forward as passes_module
 from depthprune.evaluator.importance import measures as signals_module
 from depthprune.evaluator.state_store import StateStore
+from depthprune.models.blocks.carried import hidden
+from depthprune.models.blocks.replay import Inputs
+from depthprune.models.blocks.trees import leaves
 
 SETS = [(), *((b,) for b in range(6)), (1, 4)]
 
@@ -71,6 +74,24 @@ def test_states_past_the_budget_go_to_disk_and_change_nothing(
     assert streamed.stream.bytes_read - before == streamed.stream.bytes_a_pass
     for a, b in zip(scores, dp.Evaluator(held, _texts()).score(SETS), strict=True):
         np.testing.assert_allclose(a.window_losses, b.window_losses, rtol=2e-3)
+
+
+def test_of_many_batches_no_state_and_no_mask_is_held_beside_the_memory(
+    streamed: dp.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch has positions of its own and the states before the first block."""
+    inputs: list[Inputs] = []
+    call = type(streamed.anatomy).call
+
+    def noting(self, block, state, each):
+        inputs.append(each)
+        return call(self, block, state, each)
+
+    monkeypatch.setattr(type(streamed.anatomy), "call", noting)
+    dp.Evaluator(streamed, _texts()).score(SETS)
+    assert all(hidden(each.states).numel() == 0 for each in inputs)
+    first, alike = ([id(t) for _, t in leaves(each.calls[0].tree)] for each in inputs[:2])
+    assert first == alike
 
 
 @pytest.mark.parametrize("name", ["block-influence", "relative-magnitude", "angular"])

@@ -23,6 +23,7 @@ from depthprune.calibration.reading.documents import (
     row_name,
     text_field,
     utf8,
+    with_bound,
 )
 from depthprune.calibration.reading.files import Bounded, files_at, named
 from depthprune.calibration.reading.hub import hub_rows
@@ -41,7 +42,12 @@ def read_choices(target: str, options: Mapping[str, str]) -> Iterator[Document]:
         CalibrationError: By its line, if an item lacks a field, has fewer than two options, an
             empty one, or an answer that is not the index of one.
     """
-    for where, row in _item_rows(target):
+    bound = Bounded()
+    yield from with_bound(_items(target, options, bound), bound)
+
+
+def _items(target: str, options: Mapping[str, str], bound: Bounded) -> Iterator[Document]:
+    for where, row in _item_rows(target, bound):
         if not isinstance(row, dict) or not {"prompt", "options", "answer"} <= set(row):
             have = ", ".join(sorted(map(str, row))) if isinstance(row, dict) else type(row).__name__
             raise CalibrationError(
@@ -57,8 +63,7 @@ def read_choices(target: str, options: Mapping[str, str]) -> Iterator[Document]:
         yield found if chat is None else replace(found, chat=chat)
 
 
-def _item_rows(target: str) -> Iterator[tuple[str, Any]]:
-    bound = Bounded()
+def _item_rows(target: str, bound: Bounded) -> Iterator[tuple[str, Any]]:
     for file in files_at(target, "choices"):
         yield from json_lines(named(target, file), bound)
 

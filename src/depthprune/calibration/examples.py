@@ -13,7 +13,7 @@ therefore the same tokens before each of its options, which is what lets options
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -44,11 +44,13 @@ class ExamplePool:
         documents: Prompts with their answers, in the source's order.
         tokenizer: A tokenizer from transformers.
         lead: The tokens that begin every example.
+        fits: Of every example that was looked at, whether it is short enough.
     """
 
     documents: Sequence[Document]
     tokenizer: Any
     lead: tuple[int, ...] = ()
+    fits: dict[int, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def draw(self, spec: CalibrationSpec, split: Split) -> tuple[Window, ...]:
         """The windows of a spec: see `drawing.draw_windows` for the splits.
@@ -78,9 +80,8 @@ class ExamplePool:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What should be known of the text that a chat template made."""
-        used = "template" in self.__dict__
-        return self.template.notes if used else ()
+        """What should be known of the examples that were taken, and left out."""
+        return notes_of_pools([self])
 
     @property
     def _is_choices(self) -> bool:
@@ -96,6 +97,7 @@ class ExamplePool:
             if spec.tokens is not None and tokens > spec.tokens:
                 break
             window = self.window(spec, index)
+            self.fits[index] = window is not None
             if window is not None:
                 windows.append(window)
                 tokens += len(window.tokens)
@@ -187,7 +189,7 @@ class ExamplePool:
         return Chat(tuple(turns), document.chat.tools if document.chat else ())
 
     def _conversation(self, spec: CalibrationSpec, document: Document, index: int) -> Window | None:
-        """A whole conversation as a window; the assistant's turns are its answer."""
+        """A whole conversation as a window; its own assistant's turns are its answer."""
         shots = [self.documents[i] for i in self._shots(spec, index)]
         chat = self._turns(document, shots, asking=False)
         if spec.format == "plain":
@@ -200,10 +202,14 @@ class ExamplePool:
             return None
         if spec.mask != "answer":
             return plain_window(with_bos(self.lead, ids), document.name, index, spec.mask)
-        mask = None if spec.format == "plain" else self.template.own_mask(chat, ids)
+        # Whose the assistant's tokens are, a template does not say.
+        plainly = spec.format == "plain" or bool(shots)
+        mask = None if plainly else self.template.own_mask(chat, ids)
         if mask is None:
             spans = spans or self.template.answers(chat, text, document.name)
-            mask = self._tokens_in(text, ids, spans)
+            others = len(chat.turns) - len(document.chat.turns if document.chat else ())
+            given = sum(turn["role"] == "assistant" for turn in chat.turns[:others])
+            mask = self._tokens_in(text, ids, spans[given:])
         scored = np.asarray([*[False] * lead, *mask], dtype=np.bool_)
         scored[0] = False
         if not scored.any():
@@ -255,6 +261,28 @@ class ExamplePool:
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
+
+
+def notes_of_pools(pools: Sequence[Any]) -> tuple[str, ...]:
+    """What should be known of the windows that pools gave, each thing once.
+
+    Args:
+        pools: Of examples, or of text.
+    """
+    notes: dict[str, None] = {}
+    fits: list[bool] = []
+    for pool in pools:
+        if isinstance(pool, ExamplePool):
+            fits += pool.fits.values()
+            notes |= dict.fromkeys(pool.template.notes if "template" in pool.__dict__ else ())
+        else:
+            notes |= dict.fromkeys(getattr(pool, "notes", ()))
+    if long := fits.count(False):
+        notes[
+            f"{long:,} of the {len(fits):,} examples looked at are longer than length= and are "
+            "left out; raise it to have them"
+        ] = None
+    return tuple(notes)
 
 
 def _exchange(document: Document) -> list[Mapping[str, Any]]:

@@ -56,7 +56,7 @@ def load_source(
         pool = ExamplePool(documents, tokenizer, lead)
     else:
         pool = TextPool(Tokenising(list(documents), tokenizer), lead)
-    return LoadedSource(pool, tokenizer, domains, repeats, lead, _notes(documents))
+    return LoadedSource(pool, tokenizer, domains, repeats, lead, notes_of(documents))
 
 
 def _require_form(spec: CalibrationSpec, source: Source, documents: Sequence[Document]) -> None:
@@ -87,8 +87,12 @@ def _require_form(spec: CalibrationSpec, source: Source, documents: Sequence[Doc
         )
 
 
-def _notes(documents: Sequence[Document]) -> tuple[str, ...]:
-    """What was said of single documents, each thing once with the first that it was said of."""
+def notes_of(documents: Sequence[Document]) -> tuple[str, ...]:
+    """What was said of single documents, each thing once with the first that it was said of.
+
+    Args:
+        documents: As they were read.
+    """
     first: dict[str, str] = {}
     count: Counter[str] = Counter()
     for document in documents:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from depthprune.calibration.reading.documents import Document, json_lines, utf8
+from depthprune.calibration.reading.files import PACKINGS
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Window
 from depthprune.errors import CalibrationError
@@ -190,7 +191,7 @@ def _grams(words: Sequence[str], size: int) -> Iterator[Gram]:
 
 def _records(name: str) -> Iterable[str]:
     """The texts of an evaluation file: its rows where it is JSON, else the whole."""
-    suffix = Path(name).suffix
+    suffix = next((s for s in reversed(Path(name).suffixes) if s not in PACKINGS), "")
     if suffix in (".jsonl", ".ndjson"):
         return (" ".join(_strings(row)) for _, row in json_lines(name))
     if suffix == ".json":

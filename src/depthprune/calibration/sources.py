@@ -7,7 +7,7 @@ group `depthprune.sources`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -17,13 +17,14 @@ from depthprune.calibration.reading.documents import (
     FIELDS,
     Document,
     json_lines,
+    left_out,
     row_document,
     table_rows,
     wanted_columns,
+    with_bound,
     without_surrogates,
 )
 from depthprune.calibration.reading.files import (
-    MOST_TEXT,
     Bounded,
     files_at,
     named,
@@ -116,14 +117,9 @@ def _text(target: str, options: Mapping[str, str]) -> Iterator[Document]:
     bound = Bounded()
     for file in files_at(target, "text"):
         text = "".join(text_pieces(str(file), bound))
-        yield Document(named(target, file), text, note=_left_out(bound))
+        yield Document(named(target, file), text, note=left_out(bound))
         if not bound.whole:
             return
-
-
-def _left_out(bound: Bounded) -> str:
-    """What is turns where a source is larger than is read."""
-    return "" if bound.whole else f"only its first {MOST_TEXT // 2**20:,} MiB of text are read"
 
 
 def _rows(kind: str, rows: Callable[[str, Bounded], Iterator[tuple[str, Any]]]) -> Read:
@@ -131,16 +127,28 @@ def _rows(kind: str, rows: Callable[[str, Bounded], Iterator[tuple[str, Any]]]) 
 
     def read(target: str, options: Mapping[str, str]) -> Iterator[Document]:
         bound = Bounded()
-        last: Document | None = None
-        for file in files_at(target, kind):
-            for where, row in rows(named(target, file), bound):
-                if last is not None:
-                    yield last
-                last = row_document(row, options, where)
-        if last is not None:
-            yield replace(last, note=last.note or _left_out(bound))
+        found = (
+            row_document(row, options, where)
+            for file in files_at(target, kind)
+            for where, row in rows(named(target, file), bound)
+        )
+        yield from with_bound(found, bound)
 
     return read
+
+
+def _bounded(read: Read) -> Read:
+    """A way to read that ends where so much text was read; for what is not read as bytes."""
+
+    def bounded(target: str, options: Mapping[str, str]) -> Iterator[Document]:
+        bound = Bounded()
+        yield from with_bound(bound.take(read(target, options), _size), bound)
+
+    return bounded
+
+
+def _size(document: Document) -> int:
+    return len(document.text.encode("utf-8", "surrogatepass")) + len(document.prompt or "")
 
 
 def _parquet(target: str, options: Mapping[str, str]) -> Iterator[Document]:
@@ -212,7 +220,7 @@ SOURCES: Registry[Source] = Registry(
         ),
         "parquet": Source(
             "a Parquet file; field= names the text, or prompt= and answer=",
-            _parquet,
+            _bounded(_parquet),
             FIELDS,
             reads_file=True,
         ),
@@ -225,7 +233,7 @@ SOURCES: Registry[Source] = Registry(
         ),
         "hub": Source(
             "a data set on the hub: name=, split= (train), revision=, files=, rows=, field=",
-            read_hub,
+            _bounded(read_hub),
             (*HUB_OPTIONS, *FIELDS),
             check=check_hub,
         ),

@@ -18,10 +18,12 @@ from typing import Any
 
 from depthprune.checkpoints.byte_copy import write_file
 from depthprune.checkpoints.checkpoint import (
+    INDEX,
     OTHER_TOWERS,
     read_object,
     split_name,
 )
+from depthprune.checkpoints.checkpoint import WEIGHTS as MODEL
 from depthprune.checkpoints.config.module_names import ModuleNames
 from depthprune.checkpoints.config.sections import count_blocks
 from depthprune.checkpoints.safetensors import (
@@ -97,8 +99,11 @@ class Adapter:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and no model."""
-    return (folder / CONFIG).is_file() and not (folder / "config.json").exists()
+    """Whether a folder holds an adapter and no model; trainers put the base's config beside it."""
+    if not (folder / "config.json").exists():
+        return (folder / CONFIG).is_file()
+    model = any(os.path.lexists(folder / name) for name in (MODEL, INDEX))
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file() and not model
 
 
 def open_adapter(folder: Path) -> Adapter:
@@ -132,11 +137,15 @@ def open_adapter(folder: Path) -> Adapter:
         )
     file = read_header(folder / WEIGHTS, within=folder)
     prefix, touched = _find_prefix(folder, [tensor.name for tensor in file.tensors])
-    base = _base_blocks(config.get("base_model_name_or_path"))
+    named = config.get("base_model_name_or_path")
+    base = _base_blocks(named)
+    if base is None and (folder / "config.json").exists():
+        named = "config.json"
+        base = count_blocks(read_object(folder / named, "the base's config"))
     if base is not None and touched >= base:
         raise CheckpointError(
-            f"{folder}: has tensors of block {touched}, and its base "
-            f"{config['base_model_name_or_path']} has {base} blocks; correct {CONFIG}"
+            f"{folder}: has tensors of block {touched}, and its base {named} has {base} blocks; "
+            f"correct {CONFIG}"
         )
     return Adapter(folder, config, file, prefix, base or touched + 1, base is not None)
 
@@ -195,7 +204,8 @@ def write_adapter(
     require_read_back(stage / WEIGHTS, pieces, adapter.file.path)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (stage / CONFIG).write_text(text, encoding="utf-8", errors="backslashreplace")
-    beside = copy_side_files(adapter.folder, stage, {}, {adapter.file.path.name})
+    # What is there of the base speaks of all its blocks.
+    beside = copy_side_files(adapter.folder, stage, {}, {adapter.file.path.name, "config.json"})
     return Surgery(
         removed=gone,
         kept=kept,

@@ -22,6 +22,7 @@ from depthprune.evaluator.memory import host_bytes
 from depthprune.evaluator.prefix_walk import (
     RemovedSet,
     block_runs,
+    in_order,
     split_to_fit,
     walk,
 )
@@ -131,15 +132,12 @@ class Forward:
         self, batches: Sequence[Batch], sets: Sequence[RemovedSet]
     ) -> list[list[RemovedSet]]:
         """Sets that are walked together; the dense model is among each, if it is compared with."""
-        limit = len(sets) + 1
-        if not self._model.streamed:
-            size = sum(batch.size * self._state_bytes(batch) for batch in batches)
-            limit = max(2, self._budget // size)
-        if not self._losses.compares:
-            return split_to_fit(sets, self._model.blocks, limit)
-        others = [removed for removed in sets if removed]
-        walks = split_to_fit(others, self._model.blocks, max(2, limit - 1))
-        return [[(), *members] for members in walks] or [[()]]
+        beside: list[RemovedSet] = [()] if self._losses.compares else []
+        others = [removed for removed in sets if removed not in beside]
+        if self._model.streamed:
+            return [[*beside, *in_order(others, self._model.blocks)]]
+        size = sum(batch.size * self._state_bytes(batch) for batch in batches)
+        return split_to_fit(others, self._model.blocks, self._budget // size, beside)
 
     def _group(
         self,
@@ -148,41 +146,38 @@ class Forward:
         step: ProgressStep,
         changed: Changed | None,
     ) -> Iterator[tuple[Batch, Found]]:
-        anatomy = self._model.anatomy
-        inputs = [anatomy.record(batch.tokens, batch.arguments) for batch in batches]
         store = (
             StateStore(self._budget, host_bytes(self._model))
             if self._model.streamed
             else StateStore()
         )
         try:
-            yield from self._walked(batches, inputs, sets, store, step, changed)
+            yield from self._walked(batches, sets, store, step, changed)
         finally:
             store.close()
 
     def _walked(
         self,
         batches: Sequence[Batch],
-        inputs: Sequence[Inputs],
         sets: Sequence[RemovedSet],
         store: StateStore,
         step: ProgressStep,
         changed: Changed | None,
     ) -> Iterator[tuple[Batch, Found]]:
-        anatomy = self._model.anatomy
+        inputs, start = recorded(self._model, batches, store)
         wanted = set(sets)
         for members in self._walks(batches, sets):
             finals: list[tuple[RemovedSet, tuple[StoredState, ...]]] = []
             head = None
             for part, context in _parts(members, changed):
                 if context is None:
-                    finals += self._finals(part, batches, inputs, store, step)
+                    finals += self._finals(part, batches, inputs, start, store, step)
                     continue
                 with context():
                     # Embeddings and the head may be among what is changed.
-                    own = [anatomy.record(batch.tokens, batch.arguments) for batch in batches]
-                    finals += self._finals(part, batches, own, store, step)
-                    head = anatomy.head.as_it_is(context)
+                    own = recorded(self._model, batches, store)
+                    finals += self._finals(part, batches, *own, store, step)
+                    head = self._model.anatomy.head.as_it_is(context)
             for place, batch in enumerate(batches):
                 with self._losses.changed(head):
                     found = self._losses.losses(batch, _released(finals, place))
@@ -193,6 +188,7 @@ class Forward:
         sets: list[RemovedSet],
         batches: Sequence[Batch],
         inputs: Sequence[Inputs],
+        start: Sequence[StoredState],
         store: StateStore,
         step: ProgressStep,
     ) -> list[tuple[RemovedSet, tuple[StoredState, ...]]]:
@@ -211,8 +207,7 @@ class Forward:
                     step.advance(batch.size * len(states))
             return list(zip(*columns, strict=True))
 
-        start = tuple(store.put(each.states) for each in inputs)
-        return list(walk(sets, self._model.blocks, start, advance))
+        return list(walk(sets, self._model.blocks, tuple(start), advance))
 
     def _advance(
         self, block: int, batch: Batch, inputs: Inputs, states: list[StoredState], store: StateStore
@@ -250,6 +245,20 @@ class Forward:
             f"one window of {batches[0].size} tokens does not fit in the memory of "
             f"{self._model.device}; take a shorter length=, another --device, or --stream"
         ) from error
+
+
+def recorded(
+    model: Model, batches: Sequence[Batch], store: StateStore
+) -> tuple[list[Inputs], list[StoredState]]:
+    """What blocks are called with on each batch, and the states before the first."""
+    inputs: list[Inputs] = []
+    states: list[StoredState] = []
+    known: list[Tensor] = []
+    for batch in batches:
+        found = model.anatomy.record(batch.tokens, batch.arguments)
+        states.append(store.put(found.states))
+        inputs.append(found.lean(known))
+    return inputs, states
 
 
 def _parts(

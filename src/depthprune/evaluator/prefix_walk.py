@@ -9,7 +9,8 @@ costs nothing: its prefix shares the tensor of the one before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 RemovedSet = tuple[int, ...]
@@ -35,39 +36,61 @@ def walk(
     """
     waiting: dict[RemovedSet, tuple[State, list[RemovedSet]]] = {(): (start, list(sets))}
     for block in range(blocks):
-        kept = [p for p, (_, members) in waiting.items() if any(block not in s for s in members)]
-        answers = dict(zip(kept, advance(block, [waiting[p][0] for p in kept]), strict=True))
-        following: dict[RemovedSet, tuple[State, list[RemovedSet]]] = {}
-        for prefix, (state, members) in waiting.items():
-            keeping = [s for s in members if block not in s]
-            dropping = [s for s in members if block in s]
-            if keeping:
-                following[prefix] = (answers[prefix], keeping)
-            if dropping:
-                shorter = (*prefix, block)
-                following[shorter] = (state, dropping)
-        waiting = following
+        waiting = _behind(block, waiting, advance)
     while waiting:
         prefix, (state, _) = waiting.popitem()
         yield prefix, state
 
 
+def _behind(
+    block: int,
+    waiting: Mapping[RemovedSet, tuple[State, list[RemovedSet]]],
+    advance: Callable[[int, list[State]], list[State]],
+) -> dict[RemovedSet, tuple[State, list[RemovedSet]]]:
+    """The states behind a block, and the sets that go on from each."""
+    kept = [p for p, (_, members) in waiting.items() if any(block not in s for s in members)]
+    answers = dict(zip(kept, advance(block, [waiting[p][0] for p in kept]), strict=True))
+    following: dict[RemovedSet, tuple[State, list[RemovedSet]]] = {}
+    for prefix, (state, members) in waiting.items():
+        keeping = [s for s in members if block not in s]
+        dropping = [s for s in members if block in s]
+        if keeping:
+            following[prefix] = (answers[prefix], keeping)
+        if dropping:
+            shorter = (*prefix, block)
+            following[shorter] = (state, dropping)
+    return following
+
+
 def block_runs(sets: Iterable[RemovedSet], blocks: int) -> int:
     """Block runs that `walk` spends on these sets: the distinct (prefix, block) pairs."""
-    return sum(len(prefixes) for prefixes in _prefixes(sets, blocks))
+    return sum(run for _, run in _fronts(sets, blocks))
 
 
 def widest(sets: Iterable[RemovedSet], blocks: int) -> int:
-    """The most states that `walk` holds at once on these sets."""
-    members = list(sets)
-    fronts = (len({tuple(b for b in s if b < i) for s in members}) for i in range(blocks + 1))
-    return max(fronts, default=0)
+    """The most states that there are at once while these sets are walked.
+
+    They are those before a block, those behind it, and the one before the first block, which stays
+    for further walks.
+    """
+    fronts = enumerate(_fronts(sets, blocks))
+    return max((before + run + (block > 0) for block, (before, run) in fronts), default=0)
 
 
-def _prefixes(sets: Iterable[RemovedSet], blocks: int) -> Iterator[set[RemovedSet]]:
-    members = list(sets)
-    for block in range(blocks):
-        yield {tuple(b for b in s if b < block) for s in members if block not in s}
+def _fronts(sets: Iterable[RemovedSet], blocks: int) -> Iterator[tuple[int, int]]:
+    """For each block, the states before it and those of them that it is run on."""
+    ordered = in_order(set(sets), blocks)
+    parts = [parting(a, b, blocks) for a, b in pairwise(ordered)]
+    for block in range(blocks if ordered else 0):
+        # Of those that share a state the last keeps the block, if any of them does.
+        last = [s for s, part in zip(ordered, parts, strict=False) if part < block] + ordered[-1:]
+        yield len(last), sum(block not in s for s in last)
+
+
+def parting(one: RemovedSet, other: RemovedSet, blocks: int) -> int:
+    """The first block that one set keeps and the other has removed; of equal sets, behind all."""
+    pairs = zip((*one, blocks), (*other, blocks), strict=False)
+    return min(next(((a, b) for a, b in pairs if a != b), (blocks,)))
 
 
 def in_order(sets: Iterable[RemovedSet], blocks: int) -> list[RemovedSet]:
@@ -79,17 +102,26 @@ def in_order(sets: Iterable[RemovedSet], blocks: int) -> list[RemovedSet]:
     return sorted(sets, key=lambda removed: (*removed, blocks))
 
 
-def split_to_fit(sets: Sequence[RemovedSet], blocks: int, limit: int) -> list[list[RemovedSet]]:
+def split_to_fit(
+    sets: Sequence[RemovedSet], blocks: int, limit: int, beside: Sequence[RemovedSet] = ()
+) -> list[list[RemovedSet]]:
     """Divide sets into walks that each hold at most `limit` states.
 
     Neighbours share the longest prefixes, so the cut costs few block runs. A single set is never
     divided.
+
+    Args:
+        sets: Distinct sorted sets.
+        blocks: Number of blocks.
+        limit: See `widest`.
+        beside: Other sets, which each walk begins with.
     """
     ordered = in_order(sets, blocks)
-    if len(ordered) <= 1 or widest(ordered, blocks) <= limit:
-        return [ordered] if ordered else []
+    together = [*beside, *ordered]
+    if len(ordered) <= 1 or widest(together, blocks) <= limit:
+        return [together] if together else []
     half = len(ordered) // 2
     return [
-        *split_to_fit(ordered[:half], blocks, limit),
-        *split_to_fit(ordered[half:], blocks, limit),
+        *split_to_fit(ordered[:half], blocks, limit, beside),
+        *split_to_fit(ordered[half:], blocks, limit, beside),
     ]

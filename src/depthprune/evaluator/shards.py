@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from depthprune.calibration import Window
-from depthprune.evaluator.prefix_walk import RemovedSet, block_runs, in_order
+from depthprune.evaluator.prefix_walk import RemovedSet, block_runs, in_order, parting
 from depthprune.evaluator.score import LossArray
 from depthprune.objectives import Mixture
 
@@ -146,12 +146,7 @@ def cut_sets(sets: Sequence[RemovedSet], blocks: int, parts: int) -> list[list[R
 
 def _beyond(before: RemovedSet, after: RemovedSet, blocks: int) -> int:
     """Block runs that a set adds behind its neighbour: those above where the two part."""
-    shared = 0
-    while shared < min(len(before), len(after)) and before[shared] == after[shared]:
-        shared += 1
-    following = [s[shared] if shared < len(s) else blocks for s in (before, after)]
-    # They part at the first block that one of them keeps and the other has removed.
-    return sum(block not in after for block in range(min(following), blocks))
+    return sum(block not in after for block in range(parting(before, after, blocks), blocks))
 
 
 def _packed(

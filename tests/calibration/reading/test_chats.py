@@ -126,6 +126,16 @@ def test_a_window_is_the_conversation_as_the_template_gives_it(
     assert _texts(drawn) == _rendered(_rows(_chat), drawn)
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_list_of_conversations_is_its_conversations(
+    indent: int | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(_rows(_chat), indent=indent), encoding="utf-8")
+    drawn = _drawn(f"jsonl:{file}")
+    assert _texts(drawn) == _rendered(_rows(_chat), drawn)
+
+
 def test_a_field_of_another_name_is_named(tmp_path: Path) -> None:
     file = _file(tmp_path, _rows(lambda i: {"dialogue": _chat(i), "text": "no"}))
     drawn = _drawn(f"jsonl:{file},field=dialogue")
@@ -223,6 +233,55 @@ def test_tools_and_calls_reach_the_template(tmp_path: Path) -> None:
         assert "wet" not in counted
 
 
+def _calling(i: int, called: Any, content: str | None = None) -> list[dict[str, Any]]:
+    return [
+        {"role": "user", "content": f"Is it wet on day {i}?"},
+        {"role": "assistant", "content": content, "tool_calls": called},
+    ]
+
+
+_CALL = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Ulm"}}}]
+
+
+@pytest.mark.parametrize("content", [None, "", "One moment."])
+@pytest.mark.parametrize("called", [_CALL, json.dumps(_CALL)])
+def test_tools_that_are_called_are_never_left_out(
+    called: Any, content: str | None, tmp_path: Path
+) -> None:
+    file = _file(tmp_path, _rows(lambda i: {"messages": _calling(i, called, content)}))
+    assert all("CALL Ulm" in text for text in _texts(_drawn(f"jsonl:{file}", _TOOLED)))
+    plain = _texts(_drawn(f"jsonl:{file},format=plain"))
+    assert all('"arguments": {"city": "Ulm"}' in text for text in plain)
+    with pytest.raises(CalibrationError, match="template leaves out what tools are called; pass"):
+        _drawn(f"jsonl:{file}")
+
+
+def test_answers_of_worked_examples_do_not_count(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": f"What comes after {i}?"},
+                          {"role": "assistant", "content": f"It is {i + 1}."}]}
+            for i in range(20)]  # fmt: skip
+    for template in (_PLAIN, _MARKED):
+        for form in ("chat", "plain"):
+            spec = f"jsonl:{_file(tmp_path, rows)},format={form},shots=2,mask=answer"
+            drawn = _drawn(spec, template)
+            for window, text, counted in zip(
+                drawn.windows, _texts(drawn), _scored(drawn), strict=True
+            ):
+                assert text.count("It is") == 3
+                assert counted.strip().removesuffix("</s>") == f"It is {window.start + 1}."
+
+
+def test_how_many_conversations_are_too_long_is_said(tmp_path: Path) -> None:
+    rows = _rows(
+        lambda i: {"messages": [{"role": "user", "content": "why? " * (90 * (i % 2) + 2)}]}
+    )
+    reader = SimpleNamespace(tokenizer=_tokenizer())
+    drawn = calibrate(f"jsonl:{_file(tmp_path, rows)},windows=all,length=60", reader)
+    (note,) = drawn.parts[0].notes
+    assert len(drawn.windows) == 9
+    assert note.startswith("9 of the 18 examples looked at are longer than length=")
+
+
 @pytest.mark.parametrize("format_", ["chat", "plain"])
 def test_a_template_that_reads_parts_is_given_parts(format_: str, tmp_path: Path) -> None:
     rows = _rows(lambda i: {"q": f"Which number follows {i}?", "a": f"That is {i + 1}."})
@@ -311,6 +370,8 @@ def test_today_s_date_is_pinned_and_that_is_said(tmp_path: Path) -> None:
             "turn 1: a part of type 'image_url'; only text calibrates",
         ),
         ({"messages": _chat(0), "tools": "no list"}, "field 'tools' expects a JSON list"),
+        ({"messages": _calling(0, "no list")}, "turn 2: tool_calls expects a list of calls"),
+        ({"messages": _calling(0, {"name": "x"})}, "turn 2: tool_calls expects a list of calls"),
         ({"text": "plain"}, "no conversation, and"),
     ],
 )

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from depthprune.calibration import (
     calibrate,
@@ -162,7 +163,7 @@ def test_a_json_list_is_its_rows(tmp_path: Path) -> None:
     rows = [{"text": "one"}, {"text": "two"}]
     for indent in (None, 2):
         file = tmp_path / "a.json"
-        file.write_text(json.dumps(rows, indent=indent), encoding="utf-8")
+        file.write_text("\n" + json.dumps(rows, indent=indent), encoding="utf-8")
         assert _read("jsonl", file) == [
             Document(f"{file}[0]", "one"),
             Document(f"{file}[1]", "two"),
@@ -219,6 +220,16 @@ def test_of_a_source_beyond_the_bound_the_beginning_is_read_and_that_is_said(
     assert [bool(d.note) for d in found] == [False] * (len(found) - 1) + [True]
     drawn = calibrate(f"text:{file},windows=2,length=8", _Reader())
     assert any("only its first" in line for line in drawn.warnings())
+    table = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"text": ["é" * 1000] * 9}), table)
+    found = _read("parquet", table)
+    assert [bool(d.note) for d in found] == [False, False, True]
+    items = tmp_path / "items.jsonl"
+    line = '{"prompt": "Which?", "options": ["a", "b"], "answer": 0}\n'
+    items.write_text(line * 999, encoding="utf-8")
+    found = _read("choices", items)
+    assert 0 < len(found) < 999
+    assert [bool(d.note) for d in found] == [False] * (len(found) - 1) + [True]
 
 
 class _Reader:

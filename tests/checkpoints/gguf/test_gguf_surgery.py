@@ -140,6 +140,9 @@ def test_a_hybrid_keeps_attention_and_what_block_0_says_of_it(tmp_path: Path) ->
     cut(path, tmp_path / "b.gguf", 0, 1)
     with pytest.raises(ModelError, match="no block with attention would be left"):
         cut_gguf(read_gguf(path), (1, 4))
+    path = tiny_gguf(tmp_path / "c.gguf", "lfm2", fields=fields | {"shortconv.l_cache": 3})
+    with pytest.raises(ModelError, match="no recurrent block would be left"):
+        cut_gguf(read_gguf(path), (0, 2, 3, 5))
     fields = {"attention.head_count": [2, 0, 2, 0, 2, 0]}
     path = tiny_gguf(tmp_path / "c.gguf", "deci", fields=fields)
     cut_gguf(read_gguf(path), (0, 1))

@@ -201,3 +201,20 @@ def test_tokens_that_the_embedding_lacks_are_refused_before_anything_is_spent(
     reader = SimpleNamespace(tokenizer=model.tokenizer, rows=9)
     with pytest.raises(CalibrationError, match="the model's embedding has 9 rows"):
         split_target(specs, reader, parse_split("50,25,25"), 0)
+
+
+def test_what_is_left_out_of_a_target_is_said(model: dp.Model, tmp_path: Path) -> None:
+    rows = [
+        {
+            "q": f"How high is river {i}?",
+            "a": "It is high. " * (1 + 30 * (i % 2)) + "\ud83d" * (i < 9),
+        }
+        for i in range(120)
+    ]
+    file = tmp_path / "asked.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    (goal,) = _split(model, f"jsonl:{file},prompt=q,answer=a,length=96").goals
+    halved, long = goal.notes
+    assert "replaced by U+FFFD (and 8 more)" in halved
+    assert long.startswith("60 of the 120 examples looked at are longer than length=")
+    assert not _split(model, f"jsonl:{file},prompt=q,answer=a,length=400").goals[0].notes[1:]

@@ -61,9 +61,22 @@ class Chat:
         return Chat(tuple(found["turns"]), tuple(found["tools"]))
 
     @property
+    def calls(self) -> bool:
+        """Whether any turn calls a tool."""
+        return any(turn.get("tool_calls") for turn in self.turns)
+
+    def without_calls(self) -> Chat:
+        """The same with no tool called."""
+        turns = [{"content": "", **turn} for turn in self.turns]
+        for turn in turns:
+            turn.pop("tool_calls", None)
+        return Chat(tuple(turns), self.tools)
+
+    @property
     def exchange(self) -> tuple[str, str] | None:
         """Question and answer, if that is all there is."""
-        if [turn["role"] for turn in self.turns] != ["user", "assistant"] or self.tools:
+        roles = [turn["role"] for turn in self.turns]
+        if roles != ["user", "assistant"] or self.tools or self.calls:
             return None
         question, answer = self.texts()
         return question, answer
@@ -168,10 +181,10 @@ def _turn(turn: Any, where: str) -> dict[str, Any]:
     kept.pop("from", None)
     content = kept.pop("value", None) if "content" not in kept else kept["content"]
     kept["role"] = role
+    if "tool_calls" in kept:
+        kept["tool_calls"] = _calls(kept["tool_calls"], where)
     if content is not None or not kept.get("tool_calls"):
         kept["content"] = _content(content, where)
-    if "tool_calls" in kept:
-        kept["tool_calls"] = [_call(call, where) for call in kept["tool_calls"]]
     return kept
 
 
@@ -193,6 +206,18 @@ def _content(content: Any, where: str) -> str | list[dict[str, str]]:
             )
         parts.append({"type": "text", "text": part["text"]})
     return parts
+
+
+def _calls(calls: Any, where: str) -> list[Any]:
+    """The tool calls of a turn, which a table may hold as a text."""
+    if isinstance(calls, str):
+        try:
+            calls = json.loads(calls) if calls.strip() else []
+        except (ValueError, RecursionError):
+            calls = None
+    if not isinstance(calls, list):
+        raise CalibrationError(f"{where}: tool_calls expects a list of calls")
+    return [_call(call, where) for call in calls]
 
 
 def _call(call: Any, where: str) -> Any:

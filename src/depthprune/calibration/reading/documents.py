@@ -16,7 +16,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from depthprune.calibration.reading.chats import ALSO_READ, CHAT_FIELDS, Chat, find_chat, named_chat
-from depthprune.calibration.reading.files import LONGEST_LINE, Bounded, lines, whole_text
+from depthprune.calibration.reading.files import (
+    LONGEST_LINE,
+    MOST_TEXT,
+    Bounded,
+    lines,
+    whole_text,
+)
 from depthprune.errors import CalibrationError, first_line
 
 FIELDS = ("field", "prompt", "answer", "id", "domain_field")
@@ -54,6 +60,27 @@ class Document:
 
 
 _HALF = re.compile("[\ud800-\udfff]")
+
+
+def left_out(bound: Bounded) -> str:
+    """What is said where a source is larger than is read."""
+    return "" if bound.whole else f"only its first {MOST_TEXT // 2**20:,} MiB of text are read"
+
+
+def with_bound(documents: Iterable[Document], bound: Bounded) -> Iterator[Document]:
+    """Documents, the last of which says whether any were left out behind it.
+
+    Args:
+        documents: In their order.
+        bound: What they are read by.
+    """
+    last: Document | None = None
+    for document in documents:
+        if last is not None:
+            yield last
+        last = document
+    if last is not None:
+        yield replace(last, note=last.note or left_out(bound))
 
 
 def without_surrogates(document: Document) -> Document:
@@ -111,12 +138,12 @@ def json_lines(target: str, bound: Bounded | None = None) -> Iterator[tuple[str,
         if not begun and line.lstrip().startswith("[") and not _is_json(line, list):
             yield from _json_list(target, itertools.chain([line], (rest for _, rest in found)))
             return
-        begun = True
         row = _parsed(line, where)
-        if number == 1 and _is_list_of_rows(row):
+        if not begun and _is_list_of_rows(row):
             yield from ((f"{target}[{index}]", each) for index, each in enumerate(row))
         else:
             yield where, row
+        begun = True
 
 
 def _json_list(target: str, pieces: Iterable[str]) -> Iterator[tuple[str, Any]]:
@@ -136,11 +163,14 @@ def _json_list(target: str, pieces: Iterable[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _is_list_of_rows(value: Any) -> bool:
-    """Whether a line holds all rows; a list of turns is one row."""
+    """Whether a line holds all rows; a list of turns is one row, a list of such lists is many."""
     return (
         isinstance(value, list)
         and bool(value)
-        and all(isinstance(each, dict) and not {"role", "from"} & set(each) for each in value)
+        and (
+            all(isinstance(each, dict) and not {"role", "from"} & set(each) for each in value)
+            or all(isinstance(each, list) for each in value)
+        )
     )
 
 

@@ -15,12 +15,14 @@ import itertools
 import os
 import select
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from depthprune.calibration.reading.unpacking import unpacked
 from depthprune.errors import CalibrationError
+
+T = TypeVar("T")
 
 MOST_TEXT = 2**30
 """Bytes of text that are read of one source, unpacked; what lies behind them is left out."""
@@ -41,7 +43,8 @@ _SUFFIXES = {
     "tsv": (".tsv", ".tab"),
     "parquet": (".parquet",),
 }
-_PACKINGS = ("", ".gz", ".bz2", ".xz", ".zst")
+PACKINGS = ("", ".gz", ".bz2", ".xz", ".zst")
+"""Endings of what is packed, and of what is not."""
 
 
 def files_at(target: str, kind: str) -> list[Path]:
@@ -57,7 +60,7 @@ def files_at(target: str, kind: str) -> list[Path]:
     path = Path(target).expanduser()
     if path.is_dir():
         endings = tuple(
-            ending + packing for ending in _SUFFIXES.get(kind, ()) for packing in _PACKINGS
+            ending + packing for ending in _SUFFIXES.get(kind, ()) for packing in PACKINGS
         )
         found = sorted(
             file
@@ -185,6 +188,20 @@ class Bounded:
             yield piece[: self._left]
             self.whole = self.whole and len(piece) <= self._left
             self._left -= len(piece)
+
+    def take(self, found: Iterable[T], size: Callable[[T], int]) -> Iterator[T]:
+        """What was read in another way, as far as the bound goes.
+
+        Args:
+            found: What is read.
+            size: Bytes of one.
+        """
+        for each in found:
+            if self._left <= 0:
+                self.whole = False
+                return
+            self._left -= size(each)
+            yield each
 
 
 def text_pieces(target: str, bound: Bounded) -> Iterator[str]:

@@ -1,10 +1,10 @@
 """A conversation as the text that a model's chat template makes of it, checked.
 
-What a template gives is not taken on trust. It must hold what every turn says, in order, be the
-same each time (today's date, which some templates print, is pinned), and be given contents in the
-form that it reads, text or parts of text. The assistant's turns are found by the template's own
-`{% generation %}` where it has it, else by rendering with and without them. A model without a
-template, or a user who wants none, has `format=plain`.
+What a template gives is not taken on trust. It must hold what every turn says, in order, and what
+tools are called, be the same each time (today's date, which some templates print, is pinned), and
+be given contents in the form that it reads, text or parts of text. The assistant's turns are found
+by the template's own `{% generation %}` where it has it, else by rendering with and without them. A
+model without a template, or a user who wants none, has `format=plain`.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class ChatTemplate:
                 )
             self._steady = True
         _require_turns(chat, text, name)
+        self._require_calls(chat, text, name, ask)
         return text
 
     def question(self, chat: Chat, answer: str, name: str) -> str:
@@ -185,6 +186,20 @@ class ChatTemplate:
         fits = text[:start] == first[:start] and text.endswith(first[len(first) - end :])
         return (start, len(text) - end) if fits and start < len(text) - end else None
 
+    def _require_calls(self, chat: Chat, text: str, name: str, ask: bool) -> None:
+        """Refuse a text that is the same without the tools that are called."""
+        if not chat.calls:
+            return
+        try:
+            without = self._render(chat.without_calls(), name, ask)
+        except CalibrationError:
+            return
+        if without == text:
+            raise CalibrationError(
+                f"{name}: the chat template leaves out what tools are called; pass format=plain, "
+                "or drop the row"
+            )
+
     def _source(self, chat: Chat | None) -> str | None:
         try:
             tools = list(chat.tools) if chat is not None and chat.tools else None
@@ -253,7 +268,7 @@ class ChatTemplate:
 
 
 def plain(chat: Chat, *, ask: bool = False) -> tuple[str, list[Span]]:
-    """A conversation without a template: who speaks, a colon and what is said.
+    """A conversation without a template: who speaks, a colon, what is said, and calls as JSON.
 
     Args:
         chat: The conversation.
@@ -266,7 +281,8 @@ def plain(chat: Chat, *, ask: bool = False) -> tuple[str, list[Span]]:
     for turn in chat.turns:
         text += ("\n\n" if text else "") + f"{turn['role'].capitalize()}:"
         start = len(text)
-        text += f" {turn_text(turn)}"
+        calls = (json.dumps(call, ensure_ascii=False) for call in turn.get("tool_calls") or ())
+        text += " " + "\n".join(filter(None, [turn_text(turn), *calls]))
         if turn["role"] == "assistant":
             spans.append((start, len(text)))
     return (f"{text}\n\nAssistant:" if ask else text), spans

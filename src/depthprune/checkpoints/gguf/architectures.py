@@ -201,6 +201,20 @@ TIED: Mapping[str, int] = {
 }
 """Keys that tie blocks to their places when their value is above the one given."""
 
+RECURRENT = frozenset(
+    {
+        "granitehybrid",
+        "jamba",
+        "kimi-linear",
+        "lfm2",
+        "lfm2moe",
+        "nemotron_h",
+        "nemotron_h_moe",
+        "plamo2",
+    }
+)
+"""Architectures in which a block without heads keeps a state instead; llama.cpp needs one such."""
+
 LEADING = frozenset({"n_deepstack_layers"})
 """Keys that count blocks at the start into which something is fed by number; those must stay."""
 

@@ -20,6 +20,7 @@ from depthprune.checkpoints.byte_copy import copy_range, write_all
 from depthprune.checkpoints.gguf.architectures import (
     NOT_PER_BLOCK,
     RECOUNTED,
+    RECURRENT,
     SLICED,
 )
 from depthprune.checkpoints.gguf.file import (
@@ -196,6 +197,11 @@ class _Metadata:
             raise ModelError(
                 f"{self.file.path}: no block with attention would be left ({name} is 0 in all that "
                 "are kept); keep one of them"
+            )
+        if 0 in before and 0 not in after and self.file.architecture in RECURRENT:
+            raise ModelError(
+                f"{self.file.path}: no recurrent block would be left ({name} is above 0 in all "
+                "that are kept), and llama.cpp ends with an error without one; keep one of them"
             )
         if not name.endswith("_kv") and bool(before[0]) != bool(after[0]):
             raise ModelError(

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from depthprune.calibration import Window
 from depthprune.evaluator.batches import Batch
-from depthprune.evaluator.state_store import StateStore, StoredState
+from depthprune.evaluator.forward import recorded
+from depthprune.evaluator.state_store import StateStore
 from depthprune.models.blocks.carried import State, hidden
-from depthprune.models.blocks.replay import Inputs
 from depthprune.models.loading import Model
 
 Values = NDArray[np.float64]
@@ -85,26 +85,12 @@ def groups(model: Model, batches: Sequence[WeightedBatch]) -> list[list[Weighted
     return [list(batches)] if model.streamed else [[batch] for batch in batches]
 
 
-def recorded(
-    model: Model, batches: Sequence[WeightedBatch], store: StateStore
-) -> tuple[list[Inputs], list[StoredState]]:
-    """What blocks are called with, and the states before the first."""
-    inputs: list[Inputs] = []
-    states: list[StoredState] = []
-    known: list[Tensor] = []
-    for batch in batches:
-        found = model.anatomy.record(batch.batch.tokens, batch.batch.arguments)
-        states.append(store.put(found.states))
-        inputs.append(found.lean(known))
-    return inputs, states
-
-
 def passes(
     model: Model, batches: Sequence[WeightedBatch], store: StateStore
 ) -> Iterator[tuple[int, WeightedBatch, State, State]]:
     """Run batches through the model: each block with each batch's states before and behind it."""
     for group in groups(model, batches):
-        inputs, states = recorded(model, group, store)
+        inputs, states = recorded(model, [each.batch for each in group], store)
         for block in range(model.blocks):
             with model.anatomy.holding(block):
                 for place, batch in enumerate(group):

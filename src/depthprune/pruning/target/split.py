@@ -33,6 +33,8 @@ from depthprune.calibration import (
     parse_calibration,
 )
 from depthprune.calibration.drawing import TooLittleText
+from depthprune.calibration.examples import notes_of_pools
+from depthprune.calibration.loading import notes_of
 from depthprune.calibration.model_limits import rows_of
 from depthprune.errors import CalibrationError, UsageError
 from depthprune.pruning.target.options import CALIBRATION_TOKENS, PARTS, Split
@@ -66,6 +68,7 @@ class Goal:
         choose: All windows of the part that decides, or a sample of them.
         judge: The same of the part that is reported.
         tokens: Of a draw, over all goals.
+        notes: What should be known of how it was read.
     """
 
     spec: CalibrationSpec
@@ -77,6 +80,7 @@ class Goal:
     choose: Part
     judge: Part
     tokens: int = CALIBRATION_TOKENS
+    notes: tuple[str, ...] = ()
 
     def draw(self, seed: int, part: float = 1.0, *, whole: bool = False) -> Part:
         """A draw of what may be calibrated on.
@@ -196,7 +200,7 @@ def _goal(
     kind = _kind(documents[0])
     spec = _as_asked(spec, kind)
     running = kind == "text" and spec.format == "raw"
-    read = len(documents)
+    read, notes = len(documents), notes_of(documents)
     if running:
         largest = 0.0 if read < _FEW_DOCUMENTS else split.smallest / 2
         documents = cut_at_paragraphs(documents, spec, largest)
@@ -228,7 +232,8 @@ def _goal(
             measure_overlap(spec, windows, model.tokenizer)
     counts = tuple(len(part) for part in parts)
     choose, judge = parts_of
-    return Goal(spec, kind, share, sources, counts, cut, choose, judge, tokens)  # type: ignore[arg-type]
+    notes += notes_of_pools([source.pool for source in sources])
+    return Goal(spec, kind, share, sources, counts, cut, choose, judge, tokens, notes)  # type: ignore[arg-type]
 
 
 def _kind(document: Document) -> Kind:

@@ -16,6 +16,7 @@ from depthprune.calibration import Calibration, CalibrationSpec, check_files, pa
 from depthprune.errors import UsageError
 from depthprune.evaluator import Score
 from depthprune.objectives import Mixture
+from depthprune.progress import warn
 from depthprune.pruning.session import DEFAULT_CALIBRATION, TextReader
 from depthprune.pruning.target.configurations import (
     Configuration,
@@ -110,6 +111,9 @@ def read_target(
     job = parsed.job
     with reader.progress.step("reading what is to be kept", None, ""):
         target = split_target(parsed.specs, reader, parsed.split, seed, job.tokens)
+    for goal in target.goals:
+        for note in goal.notes:
+            warn(f"--for {goal.spec.short()}: {note}")
     objective = target_objective(target, job.objective)
     texts = Reader(reader, job.tokens / CALIBRATION_TOKENS)
     default = texts.read(parse_calibration(DEFAULT_CALIBRATION))
