@@ -189,3 +189,9 @@ def test_a_value_is_shown_in_a_line_however_large_it_is() -> None:
     assert shown(10**5_000) == "a number of about 5001 digits"
     assert len(shown("x" * 10_000)) <= 120
     assert shown({"a": 1}) == "{'a': 1}"
+
+
+def test_what_is_wrong_with_yaml_is_told_with_its_line() -> None:
+    for text, words in (("a: 1\nb: [1\nc: {", "line 3: "), ("a: 1\na: 2", "line 2: a is given")):
+        with pytest.raises(CheckpointError, match=f"x.yaml: not YAML \\({words}"):
+            parse_yaml(text, "x.yaml")

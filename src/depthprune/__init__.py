@@ -32,7 +32,6 @@ from depthprune.errors import (
     ParityError,
     UsageError,
 )
-from depthprune.manifest import versions
 
 if TYPE_CHECKING:
     from depthprune.calibration.calibration import Calibration, calibrate
@@ -88,7 +87,7 @@ _PLACES = {
     "search": "searches.driver",
 }
 
-__version__ = versions().depthprune
+__version__: str
 
 __all__ = [
     "Budget",
@@ -130,9 +129,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name == "__version__":
+        value: Any = import_module("depthprune.manifest").versions().depthprune
+    elif name not in _PLACES:
         raise AttributeError(f"module 'depthprune' has no attribute {name!r}")
-    value = getattr(import_module(f"depthprune.{_PLACES[name]}"), name)
+    else:
+        value = getattr(import_module(f"depthprune.{_PLACES[name]}"), name)
     globals()[name] = value
     return value
 

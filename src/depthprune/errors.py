@@ -59,6 +59,10 @@ class EvaluationError(DepthpruneError):
     """Losses could not be computed, or none of them is finite."""
 
 
+class NoWorkersError(EvaluationError):
+    """Nothing is left to compute with; what was to be computed is neither right nor wrong."""
+
+
 class ParityError(DepthpruneError):
     """The written checkpoint does not compute what the masked model computes."""
 

@@ -265,7 +265,7 @@ def test_unpacked_windows_hold_out_the_last_tenth_of_the_documents() -> None:
 
 def test_too_few_long_documents_are_refused_with_their_number() -> None:
     spec = _spec(windows=3, length=10, pack=False)
-    with pytest.raises(CalibrationError, match="2 of its 3 documents have 10 tokens or more"):
+    with pytest.raises(CalibrationError, match="2 of its 3 documents outside the last tenth, "):
         draw_windows(spec, _documents(5, 12, 12, 12), "draw")
 
 

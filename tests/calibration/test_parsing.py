@@ -86,7 +86,7 @@ def test_a_text_file_that_ends_in_yaml_is_a_text(tmp_path: Path) -> None:
         ("", ["expected a spec, got None"]),
         ("- 3\n- text:a,sead=1", ["c.yaml[0]: expected a spec, got 3"]),
         ("source: txt", ["unknown calibration source 'txt'"]),
-        ("target: a.txt", ["unknown calibration source ''"]),
+        ("target: a.txt", ["c.yaml: expected a source, such as source: text; got none"]),
         ("source: txt\nseed: -1", ["unknown calibration source 'txt'", "seed= expects", "got -1"]),
         ("- c.yaml\n- text:a,seed=x", ["names another file, 'c.yaml'", "seed= expects"]),
         ("source: text\ntarget: a\nsead: 1\nseed: x", ["unknown key 'sead'", "seed= expects"]),

@@ -136,6 +136,7 @@ def test_a_wrong_spec_is_refused_with_what_was_expected(text: str, message: str)
         ("text:a,pack=false,min_length=600", "min_length=600 is more than length=512"),
         ("jsonl:a,prompt=q", "prompt= and answer= name two fields; give both"),
         ("jsonl:a,domain_field=d", "domain_field= needs windows of one document each"),
+        ("jsonl:a,field=t,prompt=q,answer=a", "field= and prompt= are two ways to name the text"),
         (
             "jsonl:a,prompt=q,answer=a,format=zero-shot,pack=false",
             "pack= means nothing with format=zero-shot; drop it",

@@ -90,6 +90,23 @@ def shared(folder: Path, aliases: dict[str, str], *numbers: int) -> Path:
     return make(folder, {"model.safetensors": arrays}, metadata={"format": "pt"} | aliases)
 
 
+def test_an_index_may_list_a_tensor_by_each_of_its_names(tmp_path: Path) -> None:
+    """The hub's own conversion leaves names in the index that it stores as others."""
+    files = {f"model-{i}.safetensors": block(2 * i, 2 * i + 1) for i in range(2)}
+    source = make(tmp_path / "a", files, metadata={"head.w": "model.layers.3.w"})
+    index = json.loads((source / INDEX).read_text())
+    index["weight_map"]["head.w"] = "model-1.safetensors"
+    (source / INDEX).write_text(json.dumps(index))
+    cut(source, tmp_path / "b", 1)
+    assert dict(open_checkpoint(tmp_path / "b").shards[1].metadata) == {
+        "head.w": "model.layers.2.w"
+    }
+    index["weight_map"]["head.w"] = "model-0.safetensors"
+    (source / INDEX).write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"expected head\.w in model-0"):
+        open_checkpoint(source)
+
+
 def test_names_that_share_a_tensor_are_renumbered_in_the_metadata(tmp_path: Path) -> None:
     aliases = {"head.w": "norm.w", "model.layers.2.v": "model.layers.3.w", "x": "model.layers.2.w"}
     cut(shared(tmp_path / "a", aliases, 0, 1, 2, 3), tmp_path / "b", 1)

@@ -175,3 +175,7 @@ def test_unpacked_files_are_shown_and_pruned_with_the_losses(
     assert (len(kept["models"]), kept["pruned"]) == (1, 0)
     gone = depthprune("memo", "--prune", "--all", "--json").document["unpacked"]
     assert (gone["models"], gone["pruned"], gone["bytes"]) == ([], 1, 0)
+
+
+def test_a_memo_that_is_off_has_nothing_to_show(depthprune: Command) -> None:
+    assert "--memo off: keeps nothing" in depthprune("memo", "--memo", "off").error

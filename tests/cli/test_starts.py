@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -85,3 +86,25 @@ def test_a_checkpoint_s_page_is_written_again_without_torch(
 ) -> None:
     _run("apply", tiny_llama, "--remove", "1", "-o", tmp_path / "out")
     assert _run("report", tmp_path / "out")[1] == "status 0 loaded"
+
+
+_INTERRUPTED = """
+import signal, sys
+
+class Importing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "depthprune.cli":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Importing())
+from depthprune.__main__ import main
+
+assert "pydantic" not in sys.modules
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the signals are POSIX's")
+def test_an_interruption_while_the_command_line_is_imported_leaves_no_traceback() -> None:
+    found = subprocess.run([sys.executable, "-c", _INTERRUPTED], capture_output=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (-signal.SIGINT, b"", b"")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import socket
 import time
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from depthprune import extras
 from depthprune.engine import Engine, join, parse_engine
+from depthprune.engine.cluster import _sized
 from depthprune.errors import UsageError
 
 
@@ -76,3 +79,29 @@ def test_without_ray_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         join(parse_engine("ray")),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("nodes", "engine", "expected"),
+    [
+        ([{"CPU": 8}, {"CPU": 8}], Engine(), (4, 4)),
+        ([{"CPU": 6}, {"CPU": 10}], Engine(), (4, 3)),
+        ([{"CPU": 4}, {"CPU": 16}], Engine(), (4, 4)),
+        ([{"CPU": 1}, {"CPU": 2}], Engine(), (4, 0.375)),
+        ([{"CPU": 32, "GPU": 8}, {"CPU": 16, "GPU": 1}], Engine(), (9, 4)),
+        ([{"CPU": 8, "GPU": 1}] * 4, Engine(gpus=0.75), (4, 8)),
+    ],
+)
+def test_without_flags_workers_fit_on_machines_of_any_sizes(
+    nodes: list[dict[str, float]], engine: Engine, expected: tuple[int, float]
+) -> None:
+    ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": each} for each in nodes])
+    cluster = _sized(ray, engine, Path())
+    assert (cluster.workers, cluster.cpus) == expected
+    assert cluster.fitting() >= cluster.workers
+
+
+def test_what_does_not_fit_is_said_with_what_the_cluster_has() -> None:
+    ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
+    with pytest.raises(UsageError, match=r"--workers: 1 of 1 GPUs and 4 processors do not fit"):
+        _sized(ray, Engine(workers=1, gpus=1), Path())

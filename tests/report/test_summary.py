@@ -17,6 +17,8 @@ def test_sources_of_one_name_keep_their_whole_spec():
 
 def test_a_comma_in_a_file_name_is_not_a_key():
     assert summary.source_labels(["text:one, two.txt,windows=4"]) == ["one, two.txt"]
+    assert summary.source_labels(["text:a/b\\,windows=2.txt,windows=4"]) == ["b,windows=2.txt"]
+    assert summary.source_labels(["csv:a/b.csv,windows=4", "tsv:a/c.tsv"]) == ["b.csv", "c.tsv"]
 
 
 def test_the_headline_says_only_what_was_measured():

@@ -226,3 +226,34 @@ def test_a_plan_without_either_judges_no_finalists(grid: Grid, tmp_path: Path) -
     )
     assert Finals(read_grid(tmp_path / "plan.yaml"), tmp_path).run([]).new == 0
     assert not (tmp_path / "finalists.jsonl").exists()
+
+
+def test_a_line_that_another_process_is_writing_is_left_alone(grid: Grid, tmp_path: Path) -> None:
+    """What is checked first is only looked at: the folder is not this process's yet."""
+    finals = Finals(grid, tmp_path / "out")
+    finals.folder.mkdir()
+    FINALS.write(finals.table, finals.fingerprint)
+    with finals.table.open("a", encoding="utf-8") as file:
+        file.write('{"model":"tiny","blo')
+    before = finals.table.read_bytes()
+    finals.check()
+    assert finals.table.read_bytes() == before
+
+
+def test_a_task_without_a_number_fails_alone(
+    grid: Grid, tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = finalist_judge.run_tasks
+
+    def without(module: nn.Module, tokenizer: Any, tasks: list[str], **options: Any) -> Any:
+        found = known(module, tokenizer, tasks, **options)
+        return {**found, "results": {}} if tasks == ["arc_easy"] else found
+
+    monkeypatch.setattr(finalist_judge, "run_tasks", without)
+    out = tmp_path / "out"
+    out.mkdir()
+    Study(grid, out).run()
+    outcome = Finals(grid, out).run(read(out / "results.jsonl").rows)
+    assert outcome.failed
+    errors = {row.error for row in FINALS.read(out / "finalists.jsonl")[1] if row.error}
+    assert errors == {"arc_easy: lm-evaluation-harness gives no number for it"}

@@ -66,6 +66,11 @@ def test_paths_are_resolved_against_the_plan(tmp_path: Path) -> None:
     assert grid.place("demo") == "demo"
 
 
+@pytest.mark.parametrize("budget", [200, "200", "5e7bt"])
+def test_a_budget_is_a_number_of_evaluations_or_words(tmp_path: Path, budget: int | str) -> None:
+    assert _grid(tmp_path, budget=budget).plan.budget == str(budget)
+
+
 def test_what_finalists_are_judged_on_decides_nothing_about_a_cell(tmp_path: Path) -> None:
     texts = {"t": "stdlib-code,windows=2"}
     before = _grid(tmp_path, texts=texts)
@@ -209,7 +214,9 @@ def test_what_a_calibration_reads_is_judged_on_the_part_that_no_draw_sees(tmp_pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"draws": 100_000_000}, "draws: .*expected at most 100,000, got 100000000"),
+        ({"draws": 100_000_000}, "draws: .*expected 1 to 100,000, .* got 100000000"),
+        ({"draws": 0}, "draws: .*expected 1 to 100,000, or a list of draws; got 0"),
+        ({"budget": 0.0}, "budget: .*above 0; got 0"),
         ({"draws": 90_000, "k": [1, 2, 3]}, "the axes of its grid have .* combinations"),
         (
             {

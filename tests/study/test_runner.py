@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import depthprune as dp
-from depthprune.errors import EvaluationError, UsageError
+from depthprune.errors import EvaluationError, NoWorkersError, UsageError
 from depthprune.evaluator import Memo
 from depthprune.study import cells as cells_module
 from depthprune.study.cells import key_of
@@ -277,6 +277,26 @@ def test_a_cluster_that_fails_leaves_the_cells_that_it_did_as_they_are(
     assert (outcome.done, outcome.failed) == (3, len(grid.cells) - 3)
     assert len(rows) == len(grid.cells)
     assert {row.key for row in rows if row.error is None} == {row.key for row in done}
+
+
+def test_cells_that_no_machine_was_left_for_run_when_there_is_one(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have not failed, so the same command goes on with them."""
+
+    def elsewhere(*_: Any) -> Any:
+        raise NoWorkersError("no machine is left")
+        yield
+
+    folder = tmp_path / "there"
+    folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "_lines_elsewhere", elsewhere)
+        with pytest.raises(NoWorkersError):
+            Study(grid, folder, cluster=cast("Cluster", object())).run()
+    table = read(folder / "results.jsonl")
+    assert (table.rows, table.dense) == ((), ())
+    assert Study(grid, folder).run().done == len(grid.cells)
 
 
 def test_a_model_that_cannot_be_loaded_fails_its_cells_alone(

@@ -188,10 +188,11 @@ def _cut_documents(
     sizes = [min(length, len(stream.document(i))) + lead for i in long]
     count = within_budget(spec, sizes, at_most=held_out)
     if count is None:
+        apart = " outside the last tenth, which is held out," if split == "draw" else ""
         raise CalibrationError(
-            f"{spec.short()}: {len(long)} of its {len(chosen)} documents have {least} tokens or "
-            f"more, and {spec.amount} was asked with pack=false; lower length= or windows=, or "
-            "pass pack=true"
+            f"{spec.short()}: {len(long)} of its {len(chosen)} documents{apart} have {least} "
+            f"tokens or more, and {spec.amount} was asked with pack=false; lower length= or "
+            "windows=, or pass pack=true"
         )
     if spec.consecutive:
         return [(stream.names[i], 0, stream.document(i)[:length]) for i in long[:count]]

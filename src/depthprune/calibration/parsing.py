@@ -90,6 +90,10 @@ def parse_mapping(values: dict[str, Any], where: str) -> CalibrationSpec:
     values = dict(values)
     source, target = values.pop("source", ""), values.pop("target", "")
     options = values.pop("options", {})
+    if not source:
+        raise SpecProblems(
+            f"calibration {where}: expected a source, such as source: text; got none"
+        )
     if not isinstance(options, dict):
         raise SpecProblems(f"calibration {where}: options expects texts by their keys")
     problems = [f"{key}= is given twice; give it once" for key in options if key in values]

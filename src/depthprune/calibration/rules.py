@@ -147,6 +147,9 @@ def _of_source(spec: CalibrationSpec, source: Source) -> _Rules:
         "prompt= and answer= name two fields; give both": (
             text and ("prompt" in spec.options) != ("answer" in spec.options)
         ),
+        "field= and prompt= are two ways to name the text; give one": (
+            text and "field" in spec.options and "prompt" in spec.options
+        ),
         "domain_field= needs windows of one document each; pass pack=false": (
             "domain_field" in spec.options and text and spec.format == "raw" and spec.pack
         ),

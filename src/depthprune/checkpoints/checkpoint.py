@@ -235,6 +235,14 @@ def _check_index(
                     "download the checkpoint again"
                 )
             holder[tensor.name] = name
+    # A tensor that has several names is stored under one; an index may have been made before.
+    others = {
+        other: name
+        for name, shard in shards.items()
+        for other, stored in shard.metadata.items()
+        if holder.get(stored) == name
+    }
+    holder = others | holder
     for tensor_name, name in weight_map.items():
         if holder.get(tensor_name) != name:
             where = holder.get(tensor_name, "no shard")

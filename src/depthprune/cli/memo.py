@@ -48,6 +48,8 @@ def memo(
 
     from depthprune.evaluator.memo.store import MemoStatistics, default_path
 
+    if memo is not None and str(memo) == "off":
+        raise UsageError("--memo off: keeps nothing, so there is nothing to show; name a file")
     place = default_path() if memo is None else memo.expanduser()
     unpacked = _unpacked(prune, older_than, weights, everything) if memo is None else None
     found, pruned = MemoStatistics(0, 0, 0, ()), 0

@@ -192,12 +192,9 @@ def _sized(ray: Any, engine: Engine, logs: Path) -> Cluster:
     gpus = engine.gpus if engine.gpus is not None else float(all_gpus > 0)
     count = engine.workers
     if count is None:
-        count = int(all_gpus // gpus) if gpus else 2 * len(nodes)
+        count = sum(_parts(node, "GPU", gpus) for node in each) if gpus else 2 * len(nodes)
     count = max(1, count)
-    cpus = engine.cpus
-    if cpus is None:
-        share = all_cpus / count
-        cpus = float(int(share)) if share >= 1 else share
+    cpus = engine.cpus if engine.cpus is not None else _share(each, count, gpus)
     fits = sum(_fitting(node, gpus, cpus) for node in each)
     if fits < count:
         raise UsageError(
@@ -208,7 +205,23 @@ def _sized(ray: Any, engine: Engine, logs: Path) -> Cluster:
     return Cluster(ray, count, gpus, cpus, logs)
 
 
+def _share(nodes: list[dict[str, float]], count: int, gpus: float) -> float:
+    """The processors of each worker: an even share, or less where machines are of unequal size."""
+    even = sum(node.get("CPU", 0.0) for node in nodes) / count
+    even = float(int(even)) if even >= 1 else even
+    share = even
+    while sum(_fitting(node, gpus, share) for node in nodes) < count:
+        share = share - 1 if share > 1 else share / 2
+        if share < 1 / count:
+            return even
+    return share
+
+
 def _fitting(node: dict[str, float], gpus: float, cpus: float) -> int:
+    of_cpus = _parts(node, "CPU", cpus)
+    return min(of_cpus, _parts(node, "GPU", gpus)) if gpus else of_cpus
+
+
+def _parts(node: dict[str, float], of: str, size: float) -> int:
     # Ray counts in ten-thousandths.
-    of_cpus = int((node.get("CPU", 0.0) + 1e-6) / cpus)
-    return min(of_cpus, int((node.get("GPU", 0.0) + 1e-6) / gpus)) if gpus else of_cpus
+    return int((node.get(of, 0.0) + 1e-6) / size)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthprune.engine.cluster import Cluster
+from depthprune.errors import first_line
 from depthprune.evaluator import Memo, RemovedSet
 from depthprune.evaluator.memo.store import Context, KnownLosses
 
@@ -118,6 +119,10 @@ def memo_on(cluster: Cluster, memo: Memo | None) -> Iterator[Any]:
     actor = ray.remote(_MemoActor).options(num_cpus=0, scheduling_strategy=here).remote(memo.path)
     try:
         yield actor
-        memo.notes += [line for line in ray.get(actor.notes.remote()) if line not in memo.notes]
+        try:
+            notes = ray.get(actor.notes.remote())
+        except ray.exceptions.RayError as error:
+            notes = [f"memo: its process died ({first_line(error)}); losses were not all kept"]
+        memo.notes += [line for line in notes if line not in memo.notes]
     finally:
         ray.kill(actor)

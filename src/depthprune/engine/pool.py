@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from depthprune.engine.cluster import Cluster
-from depthprune.errors import DepthpruneError, EvaluationError, first_line
+from depthprune.errors import DepthpruneError, EvaluationError, NoWorkersError, first_line
 from depthprune.progress import note, warn
 
 W = TypeVar("W")
@@ -202,7 +202,7 @@ class Pool(Generic[W]):
         errors = self._ray.exceptions
         try:
             host, facts = self._ray.get(done)
-        except (errors.RayTaskError, errors.ActorDiedError) as error:
+        except errors.RayError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, DepthpruneError):
                 raise cause from None
@@ -225,12 +225,16 @@ class Pool(Generic[W]):
 
     def _next(self, asked: list[Any], *, working: bool) -> Any:
         """What is answered first; where no worker is left and none fits any more, that is said."""
+        told = working
         while True:
             done, _ = self._ray.wait(asked, num_returns=1, timeout=_LOOK_EVERY)
             if done:
                 return done[0]
+            if not told:
+                note(f"Ray: {self._living()}; the others start, or wait for others to make room")
+                told = True
             if not working and not self._cluster.fitting():
-                raise EvaluationError(
+                raise NoWorkersError(
                     "--engine: no machine is left on which a worker fits; start nodes again, and "
                     "run the same command: nothing that was computed is lost"
                 )

@@ -15,8 +15,8 @@ from pathlib import PurePath
 from depthprune.manifest import Estimate, HeldOut, Manifest, ParityRecord, Size, Speed, Spread
 from depthprune.report import numbers
 
-_FILE_SOURCES = ("text:", "jsonl:", "parquet:", "choices:")
-_FIRST_KEY = re.compile(r",[a-z_]+=")
+_FILE_SOURCES = ("text:", "jsonl:", "csv:", "tsv:", "parquet:", "choices:")
+_FIRST_KEY = re.compile(r"(?<!\\),[a-z_]+=")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def source_labels(specs: Sequence[str]) -> list[str]:
     """
     labels = []
     for spec in specs:
-        source = _FIRST_KEY.split(spec, maxsplit=1)[0]
+        source = _FIRST_KEY.split(spec, maxsplit=1)[0].replace("\\,", ",")
         for prefix in _FILE_SOURCES:
             if source.startswith(prefix):
                 source = PurePath(source[len(prefix) :]).name or source

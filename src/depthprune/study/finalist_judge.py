@@ -19,7 +19,7 @@ from torch import nn
 from depthprune.calibration import Calibration, HasTokenizer, calibrate, context_of
 from depthprune.checkpoints.checkpoint import Checkpoint
 from depthprune.checkpoints.surgery import write_pruned
-from depthprune.errors import DepthpruneError
+from depthprune.errors import DepthpruneError, EvaluationError
 from depthprune.evaluator import RemovedSet
 from depthprune.models.loading import Model
 from depthprune.models.parity import reload_like, verify
@@ -124,7 +124,10 @@ class FinalJudge:
         tokenizer = self.model.tokenizer
         if job.kind == "task":
             found = run_tasks(module, tokenizer, [job.task], items=self.plan.task_items)
-            return tuple(scores_of(found))
+            scores = tuple(scores_of(found))
+            if not scores:
+                raise EvaluationError(f"{job.name}: lm-evaluation-harness gives no number for it")
+            return scores
         asked, drawn = self.plan.generate[job.name], self.problems[job.name]
         if isinstance(drawn, DepthpruneError):
             raise drawn

@@ -95,8 +95,9 @@ class Finals:
         """
         if self.grid.tasks:
             require_harness()
-        if self.wanted and self.table.exists():
-            FINALS.resume(self.table, self.fingerprint)
+        # Only looked at: another process may be writing it.
+        if self.wanted and self.table.exists() and self.table.read_bytes().strip():
+            FINALS.read(self.table, self.fingerprint)
 
     def run(self, rows: Sequence[Row]) -> FinalOutcome:
         """Judge the finalists among some cells on what they have not been judged on yet.

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from depthprune.errors import DepthpruneError, UsageError, first_line
+from depthprune.errors import DepthpruneError, NoWorkersError, UsageError, first_line
 from depthprune.outputs import whole_file
 from depthprune.untrusted import read_text
 
@@ -152,5 +152,11 @@ class JsonLines(Generic[R]):
 
 
 def only_line(error: DepthpruneError) -> str:
-    """An error as it stands in a table."""
+    """An error as it stands in a table.
+
+    Raises:
+        NoWorkersError: If it is one, which says nothing of the cell.
+    """
+    if isinstance(error, NoWorkersError):
+        raise error
     return first_line(error, 300)

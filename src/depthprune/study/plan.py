@@ -26,9 +26,14 @@ def _draws(value: Any) -> Any:
     """A number of draws as the draws' numbers."""
     if not isinstance(value, int) or isinstance(value, bool):
         return value
-    if value > MOST_CELLS:
-        raise ValueError(f"expected at most {MOST_CELLS:,}, got {shown(value)}")
+    if not 1 <= value <= MOST_CELLS:
+        raise ValueError(f"expected 1 to {MOST_CELLS:,}, or a list of draws; got {shown(value)}")
     return list(range(value))
+
+
+def _budget(value: Any) -> Any:
+    """Evaluations, which YAML reads as a number, as `--budget` takes them."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 def _generation(value: Any) -> Any:
@@ -150,7 +155,9 @@ class Plan(BaseModel):
     generate: dict[str, Annotated[Generation, BeforeValidator(_generation)]] = Field(
         default_factory=dict, description="By name: problems that finalists answer."
     )
-    budget: str | None = Field(None, description="What each search may spend, as for --budget.")
+    budget: Annotated[str | None, BeforeValidator(_budget)] = Field(
+        None, description="What each search may spend, as for --budget."
+    )
     exact: bool = Field(False, description="Score every set on every window; no racing.")
     dtype: str = "auto"
     device: str = "auto"
@@ -164,11 +171,14 @@ class Stated:
         margin: What counts as alike; the default where the plan states none.
         has_margin: Whether the plan states one.
         has_test: Whether it states the joint test.
+        by_another: Whether the plan is not the one that the results were run by; then nothing that
+            it states was stated beforehand.
     """
 
     margin: Margin = field(default_factory=Margin)
     has_margin: bool = False
     has_test: bool = False
+    by_another: bool = False
 
     @classmethod
     def of(cls, found: object, where: str = "plan.yaml") -> Stated:

@@ -73,3 +73,14 @@ def test_every_draw_is_compared_with_what_decides_and_judges(tmp_path: Path) -> 
     assert len(_tried(*words)) == 2
     with pytest.raises(CalibrationError, match=r"b\.txt: it shares 13 words in a row"):
         _tried(*words, draws=3)
+
+
+def test_what_is_left_out_of_what_is_tried_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = _chats(tmp_path / "a.jsonl", 100), _chats(tmp_path / "b.jsonl", 200)
+    with theirs.open("a", encoding="utf-8") as file:
+        file.write("\n" + json.dumps({"messages": [{"role": "user", "content": "half \ud83d"}]}))
+    assert len(_tried(f"jsonl:{ours}", f"jsonl:{theirs}")) == 2
+    (said,) = caplog.messages
+    assert said.startswith(f"-c jsonl:{theirs}: {theirs}:61: half a surrogate pair")

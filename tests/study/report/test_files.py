@@ -2,9 +2,11 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from depthprune.study.grid import read_grid
 from depthprune.study.report.files import write_study
 from depthprune.study.report.page import render_study
-from depthprune.study.table import Table
+from depthprune.study.report.publish import write_page
+from depthprune.study.table import Table, write
 from study.planted import noise_only
 
 FEW = {"sources": ("prose", "code"), "searches": ("one-shot", "greedy")}
@@ -49,3 +51,29 @@ def test_what_was_there_is_replaced(folder, table):
     write_study(table, folder)
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
     assert not list(folder.glob(".*"))
+
+
+PLAN = """
+models: [smol]
+k: [6]
+calibrations: {prose: stdlib-prose}
+margin: {perplexity: 0.02}
+"""
+
+
+@pytest.mark.parametrize(
+    ("margin", "told"),
+    [
+        ("0.02", "Stated in the plan before it ran: effects that differ by less than 0.02 in"),
+        ("0.5", "not the one that they were run by, so nothing in it was stated beforehand"),
+    ],
+)
+def test_a_margin_that_was_changed_since_was_not_stated_beforehand(tmp_path, margin, told):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(PLAN, encoding="utf-8")
+    write(tmp_path / "results.jsonl", read_grid(plan).fingerprint, noise_only(**FEW))
+    plan.write_text(PLAN.replace("0.02", margin), encoding="utf-8")
+    write_page(tmp_path)
+    page = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
+    assert told in page
+    assert "less than 0.5" not in page

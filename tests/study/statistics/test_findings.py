@@ -264,6 +264,16 @@ def test_the_gap_of_each_objective_is_given():
     assert [each.sentence.split()[5] for each in found] == ["kl", "nll"]
 
 
+def test_the_gap_of_each_model_is_its_own():
+    rows = calibration_only(models=("a", "b"))
+    rows = [
+        row.model_copy(update={"loss": row.loss + 0.5}) if row.model == "b" else row for row in rows
+    ]
+    one, other = of(rows, "additivity")
+    assert one.sentence.startswith("a: Removing the blocks together changed nll by")
+    assert other.numbers["mean gap"] == pytest.approx(one.numbers["mean gap"] + 0.5, abs=0.01)
+
+
 def test_what_is_not_compared_is_named():
     rows = [row for row in noise_only() if row.search != "beam" or row.draw == 0]
     found = of(rows, "missing")[0]

@@ -115,6 +115,9 @@ class Reader:
         key = "\n".join(spec.model_dump_json() for spec in drawn)
         if key not in self._known:
             self._known[key] = calibrate(drawn, self._reader)
+            for part in self._known[key].parts:
+                for said in part.notes:
+                    warn(f"-c {part.spec.short()}: {said}")
         return self._known[key]
 
 

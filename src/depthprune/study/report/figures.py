@@ -80,7 +80,7 @@ def effect_bars(panels: Sequence[tuple[str, Sequence[EffectBar], float | None]])
 def variance_bars(panels: Sequence[tuple[str, Decomposition]]) -> Figure:
     """The share of the variance that each term explains, within a model and k.
 
-    The draw's own share is the noise floor, a dashed line.
+    The draw's own share is no floor of the others: it is of many more degrees of freedom.
 
     Args:
         panels: For each measure its name and its decomposition.
@@ -102,23 +102,12 @@ def variance_bars(panels: Sequence[tuple[str, Decomposition]]) -> Figure:
         axes.set_yticks(range(len(names)), list(reversed(names)))
         _bar_axes(axes, f"% of the variance of {label} (η²)")
         axes.set_xlim(0, 1.18 * max([1.0, *(100 * share for share in shares.values())]))
-        if DRAW in shares:
-            _floor(axes, 100 * shares[DRAW])
     return figure
 
 
 def _beside(axes: Any, value: float, place: int, words: str) -> None:
-    # On a ground of its own, since the line of the noise floor may run through it.
-    ground = {"boxstyle": "square,pad=0.1", "fc": PAPER, "ec": "none"}
-    axes.annotate(
-        words,
-        (value, place),
-        xytext=(5, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=8,
-        bbox=ground,
-    )
+    place_of = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+    axes.annotate(words, (value, place), fontsize=8, **place_of)
 
 
 def _row_of_axes(figure: Figure, count: int) -> list[Any]:

@@ -104,6 +104,11 @@ def _stated(stated: Stated) -> str:
         )
     )
     alike = f"effects that differ by less than {margins} count as alike"
+    if stated.by_another:
+        return (
+            "The plan beside the results is not the one that they were run by, so nothing in it "
+            f"was stated beforehand; by default {alike}."
+        )
     if stated.has_margin and stated.has_test:
         return f"Stated in the plan before it ran: tests are joint, and {alike}."
     if stated.has_margin:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from depthprune.errors import OutputError
+from depthprune.errors import OutputError, UsageError
 from depthprune.study.finalists import FINALS, FINALS_NAME
+from depthprune.study.grid import read_grid
 from depthprune.study.plan import Stated
 from depthprune.study.report.files import WrittenReport, write_study
-from depthprune.study.table import TABLE_NAME, read
+from depthprune.study.table import TABLE_NAME, Table, read
 from depthprune.untrusted import LARGEST_YAML, parse_yaml, read_text
 
 PLAN_NAME = "plan.yaml"
@@ -25,11 +26,17 @@ def write_page(folder: Path) -> WrittenReport | None:
     title = str(found.get("name") or "") if isinstance(found, dict) else ""
     file = folder / FINALS_NAME
     finals = FINALS.read(file)[1] if file.is_file() else ()
+    stated = Stated.of(found, str(plan))
+    if (stated.has_margin or stated.has_test) and not _is_plan_of(plan, table):
+        stated = Stated(by_another=True)
     return write_study(
-        table,
-        folder,
-        plan=text,
-        title=title or folder.name,
-        finals=finals,
-        stated=Stated.of(found, str(plan)),
+        table, folder, plan=text, title=title or folder.name, finals=finals, stated=stated
     )
+
+
+def _is_plan_of(plan: Path, table: Table) -> bool:
+    """Whether a table was run by this plan, what it states included."""
+    try:
+        return read_grid(plan).fingerprint == table.plan
+    except UsageError:
+        return False

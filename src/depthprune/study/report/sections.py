@@ -133,9 +133,10 @@ def _variance(part: StudyPart) -> _Made:
     text_tables = [tables.variance_table(measure, found) for measure, found in known.items()]
     if known:
         caption = (
-            "Where the differences between cells of one model and k come from. Dashed: the share "
-            "that the draw alone explains. Hatched: the draw, and what no term explains. Where the "
-            "grid has gaps, terms overlap and the shares do not add up to 100."
+            "Where the differences between cells of one model and k come from. Hatched: the draw, "
+            "and what no term explains. Chance alone gives a term of many levels a larger share; "
+            "ω² in the table takes that off. Where the grid has gaps, terms overlap and the shares "
+            "do not add up to 100."
         )
         yield views.variance(known), caption, text_tables, ""
     for measure, why in part.variance.items():

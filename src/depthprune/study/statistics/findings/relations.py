@@ -121,21 +121,24 @@ def _cost(part: StudyPart, where: str) -> Finding | None:
 def additivity_findings(rows: Sequence[Row]) -> list[Finding]:
     """What a set loses beyond the sum of its blocks.
 
-    One an objective, since losses of two objectives are not in one unit.
+    One a model and objective, since losses of two objectives are not in one unit, nor do blocks of
+    two models stand in for each other alike.
 
     Args:
         rows: Of the table.
     """
     found = []
-    for objective in sorted({row.objective for row in rows}):
-        own = [additivity_gap(row) for row in rows if row.objective == objective]
+    several = len({row.model for row in rows}) > 1
+    for model, objective in sorted({(row.model, row.objective) for row in rows}):
+        own = [additivity_gap(r) for r in rows if (r.model, r.objective) == (model, objective)]
+        where = f"{model}: " if several else ""
         gaps = [gap for gap in own if isinstance(gap, float)]
         if gaps:
             mean = float(np.mean(gaps))
             over = f", on average of {len(gaps)} cells" if len(gaps) > 1 else ", in one cell"
             sentence = (
-                f"Removing the blocks together changed {objective} by {fmt.signed(mean)} beyond "
-                f"the sum of removing each alone{over}."
+                f"{where}Removing the blocks together changed {objective} by {fmt.signed(mean)} "
+                f"beyond the sum of removing each alone{over}."
             )
             found.append(Finding("additivity", sentence, {"mean gap": mean, "cells": len(gaps)}))
     return found
