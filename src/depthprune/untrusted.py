@@ -116,6 +116,22 @@ def check_inside(
     )
 
 
+def check_name_is_text(path: Path, *, error: type[DepthpruneError] = CheckpointError) -> None:
+    """Refuse a name that is not UTF-8, which no manifest could record.
+
+    Args:
+        path: A file or a folder.
+        error: The kind of error to raise.
+
+    Raises:
+        DepthpruneError: Of that kind.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as cause:
+        raise error(f"{str(path)!r:.400}: its name is not UTF-8; rename it") from cause
+
+
 def _is_blob(real: Path) -> bool:
     return real.parent.name == "blobs" and bool(_BLOBS.match(real.parent.parent.name))
 

@@ -169,6 +169,23 @@ def test_a_link_in_a_folder_within_the_folder_is_looked_at_too(
         cut(source, tmp_path / "b")
 
 
+@pytest.mark.parametrize("name", [b"caf\xe9.txt", b"a/caf\xe9.txt"])
+def test_a_name_that_no_manifest_can_record_is_refused(
+    source: Path, tmp_path: Path, name: bytes
+) -> None:
+    file = source / os.fsdecode(name)
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    with pytest.raises(CheckpointError, match=r"caf.udce9\.txt': its name is not UTF-8; rename it"):
+        apply(source, (1,), tmp_path / "b")
+
+
+def test_a_model_whose_own_name_is_not_text_is_refused(source: Path, tmp_path: Path) -> None:
+    odd = source.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(CheckpointError, match="its name is not UTF-8; rename it"):
+        apply(odd, (1,), tmp_path / "b")
+
+
 def test_a_pipe_beside_the_weights_is_refused_and_never_waited_for(
     source: Path, tmp_path: Path
 ) -> None:

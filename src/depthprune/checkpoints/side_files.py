@@ -29,6 +29,7 @@ from depthprune.errors import CheckpointError
 from depthprune.outputs import MANIFEST_NAME
 from depthprune.untrusted import (
     check_inside,
+    check_name_is_text,
     open_file,
     read_bytes,
     read_untrusted,
@@ -143,6 +144,7 @@ def check_side_files(folder: Path) -> None:
     """
     steps = _steps(folder)
     for entry in _walk(folder, 0, [0], steps):
+        check_name_is_text(entry)
         if entry.is_symlink() or not stat.S_ISDIR(entry.lstat().st_mode):
             check_inside(entry, folder)
             if not entry.is_file():

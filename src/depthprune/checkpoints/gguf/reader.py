@@ -25,7 +25,7 @@ from depthprune.checkpoints.gguf.file import (
 )
 from depthprune.errors import CheckpointError, ModelError
 from depthprune.extras import require_extra
-from depthprune.untrusted import open_file
+from depthprune.untrusted import check_name_is_text, open_file
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -54,6 +54,7 @@ def read_gguf(path: Path) -> GgufFile:
             known, split into parts, or damaged.
         ModelError: If the package `gguf` is not installed, or does not know a tensor's type.
     """
+    check_name_is_text(path)
     try:
         with open_file(path) as file:
             size = file.seek(0, 2)
