@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from two_nodes import possible, two_nodes
@@ -14,7 +15,7 @@ from two_nodes import possible, two_nodes
 import depthprune as dp
 from depthprune.engine import join, parse_engine
 from depthprune.engine.losses import RayLosses
-from depthprune.engine.shipping import ModelOnWorker
+from depthprune.engine.shipping import ModelOnWorker, digest_of
 
 pytestmark = pytest.mark.slow
 
@@ -57,17 +58,28 @@ def search_and_kill(text: str, folder: str) -> None:
     assert (found.removed, found.score) == (expected.removed, expected.score)
 
 
+def _elsewhere(files: Any, digest: str) -> ModelOnWorker:
+    return ModelOnWorker("/of/another/machine", True, {"dtype": "float32"}, files, digest)
+
+
 def test_a_model_that_a_node_does_not_see_is_shipped_to_it(
     tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray = pytest.importorskip("ray")
     with join(parse_engine("ray", 1, None, 0.5)) as cluster:
-        files = cluster.ray.put({p.name: p.read_bytes() for p in tiny_llama.iterdir()})
-        elsewhere = ModelOnWorker("/of/another/machine", True, {"dtype": "float32"}, files)
+        data = {p.name: p.read_bytes() for p in sorted(tiny_llama.iterdir())}
+        elsewhere = _elsewhere(cluster.ray.put(data), digest_of(data))
         monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
         found = elsewhere()
         assert found.blocks == dp.load(tiny_llama, dtype="float32").blocks
-        assert elsewhere().source.folder == found.source.folder
+        next_run = _elsewhere(cluster.ray.put(data), digest_of(data))
+        assert next_run().source.folder == found.source.folder
+        assert len(list(tmp_path.glob("depthprune-*"))) == 1
+        other = data | {"README.md": b"of another model"}
+        assert (
+            _elsewhere(cluster.ray.put(other), digest_of(other))().source.folder
+            != found.source.folder
+        )
         assert ray.is_initialized()
         missing = ModelOnWorker("/of/another/machine", True, {})
         with pytest.raises(dp.ModelError, match="is not on a worker's machine"):

@@ -1,7 +1,8 @@
 """A model on every worker: from a place that all see, or shipped once where it is small.
 
 A folder or file is looked for under its own path on the worker's machine. Where it is not, and the
-model is small, its bytes come through the cluster's object store, once for each machine.
+model is small, its bytes come through the cluster's object store, once for each machine: they stay
+there under a name that their contents give, for the next run with the same model.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ class ModelOnWorker:
         is_path: Whether it is a path.
         settings: How it is loaded.
         files: Stands for its files in the object store; None where they were not put there.
+        digest: Of those files.
     """
 
     name: str
     is_path: bool
     settings: dict[str, Any]
     files: Any = None
+    digest: str = ""
 
     def __call__(self) -> Model:
         """The loaded model.
@@ -55,7 +58,7 @@ class ModelOnWorker:
                 f"{_MOST_SHIPPED >> 30} GiB that are shipped; put it where every machine sees it, "
                 "or give a hub id"
             )
-        return _written(self.name, self.files)
+        return _written(self.name, self.files, self.digest)
 
 
 def on_worker(cluster: Cluster, model: Model, name: str, **settings: Any) -> ModelOnWorker:
@@ -75,11 +78,12 @@ def on_worker(cluster: Cluster, model: Model, name: str, **settings: Any) -> Mod
     if not Path(name).exists() and name != "demo":
         return ModelOnWorker(name, False, settings)
     found = Path(place).resolve()
-    files = None
+    files, digest = None, ""
     nodes = [node for node in cluster.ray.nodes() if node["Alive"]]
     if len(nodes) > 1 and _size(found) <= _MOST_SHIPPED:
-        files = cluster.ray.put(_read(found))
-    return ModelOnWorker(str(found), True, settings, files)
+        data = _read(found)
+        files, digest = cluster.ray.put(data), digest_of(data)
+    return ModelOnWorker(str(found), True, settings, files, digest)
 
 
 def _files(place: Path) -> list[Path]:
@@ -94,12 +98,19 @@ def _read(place: Path) -> dict[str, bytes]:
     return {each.name: each.read_bytes() for each in _files(place)}
 
 
-def _written(name: str, files: Any) -> str:
+def digest_of(files: dict[str, bytes]) -> str:
+    """What names a model's files on a machine that they are shipped to."""
+    whole = hashlib.sha256()
+    for name, data in files.items():
+        whole.update(f"{name} {len(data)} ".encode(errors="surrogateescape") + data)
+    return whole.hexdigest()[:16]
+
+
+def _written(name: str, files: Any, digest: str) -> str:
     """A shipped model in a folder of this machine, which its workers share."""
     import ray
 
-    own = hashlib.sha256(f"{name} {files.hex()}".encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"depthprune-{os.getuid()}-{own}"
+    folder = Path(tempfile.gettempdir()) / f"depthprune-{os.getuid()}-{digest}"
     if not folder.exists():
         made = Path(tempfile.mkdtemp(prefix=folder.name))
         for each, data in ray.get(files).items():
