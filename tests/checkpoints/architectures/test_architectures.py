@@ -21,7 +21,7 @@ from depthprune.checkpoints.architectures.table import (
     find,
     require_prunable,
 )
-from depthprune.checkpoints.config.cut import prune_config, row_of
+from depthprune.checkpoints.config.cut import cut_config, row_of
 from depthprune.checkpoints.config.fields import FIELDS, LISTED_COUNTS
 from depthprune.checkpoints.config.sections import text_section
 from depthprune.errors import ModelError
@@ -82,7 +82,7 @@ def _allowed(full: dict[str, Any]) -> list[tuple[int, ...]]:
     sets = []
     for removed in SETS:
         with contextlib.suppress(ModelError):
-            prune_config(full, removed)
+            cut_config(full, removed)
             sets.append(removed)
     return sets
 
@@ -184,7 +184,7 @@ def _check_derived_lists(
     written = {name: getattr(before, name) for name in lists}
     for removed in _allowed(_with(full, written)):
         try:
-            cut = _load(prune_config(_without(full, *absent), removed), folder)
+            cut = _load(cut_config(_without(full, *absent), removed).config, folder)
         except ModelError:
             assert set(lists) & {need.field for need in row.needs}
             continue
@@ -246,8 +246,8 @@ def test_counts_that_the_file_leaves_out_are_cut_all_the_same(
         pytest.skip("its own defaults do not fit so few blocks")
     spelled = _with(terse, {name: getattr(before, name) for name in counts})
     for removed in _allowed(spelled):
-        cut = _load(prune_config(terse, removed), tmp_path)
-        expected = _load(prune_config(spelled, removed), tmp_path)
+        cut = _load(cut_config(terse, removed).config, tmp_path)
+        expected = _load(cut_config(spelled, removed).config, tmp_path)
         for name in counts:
             assert getattr(cut, name) == getattr(expected, name), (name, removed)
 

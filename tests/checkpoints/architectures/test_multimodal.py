@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from depthprune.checkpoints.checkpoint import open_checkpoint
-from depthprune.checkpoints.config.cut import prune_config, rows_of
+from depthprune.checkpoints.config.cut import cut_config, rows_of
 from depthprune.errors import ModelError
 from depthprune.models.auto_class import automatic_class
 from depthprune.models.loading import load
@@ -89,7 +89,7 @@ def test_a_language_model_that_is_refused_is_refused_inside_another(
 
 def test_a_flat_config_is_cut_by_the_row_of_its_language_model() -> None:
     flat = {"model_type": "qwen2_vl", "num_hidden_layers": 6, "vision_config": {"depth": 6}}
-    cut = prune_config(flat, (0, 1))
+    cut = cut_config(flat, (0, 1)).config
     assert cut["num_hidden_layers"] == 4
     assert cut["vision_config"] == {"depth": 6}
     assert cut["max_window_layers"] == 4
@@ -100,11 +100,11 @@ def test_blocks_that_are_given_features_of_a_picture_must_stay() -> None:
     config = tiny_config("qwen3_vl").to_dict()
     assert config["vision_config"]["deepstack_visual_indexes"] == [0, 1]
     with pytest.raises(ModelError, match="qwen3_vl: the first 2 blocks must stay; a picture's"):
-        prune_config(config, (1,))
-    assert prune_config(config, (2, 5))["text_config"]["num_hidden_layers"] == 4
+        cut_config(config, (1,))
+    assert cut_config(config, (2, 5)).config["text_config"]["num_hidden_layers"] == 4
     del config["vision_config"]["deepstack_visual_indexes"]
     with pytest.raises(ModelError, match="the first 3 blocks must stay"):
-        prune_config(config, (2,))
+        cut_config(config, (2,))
 
 
 @pytest.mark.skipif("qwen3_vl" not in CONFIG_MAPPING, reason="needs a newer transformers")

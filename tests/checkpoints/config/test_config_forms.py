@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from depthprune.checkpoints.config.cut import prune_config
+from depthprune.checkpoints.config.cut import cut_config
 from depthprune.errors import CheckpointError, ModelError
 from depthprune.pruning.apply import apply
 from tiny import save_tiny
@@ -81,7 +81,8 @@ def test_minimax_m3_as_published_has_each_kept_block_as_it_was(tmp_path: Path) -
     }
     removed = (0, 4)
     before, after = (
-        AutoConfig.for_model(**config) for config in (published, prune_config(published, removed))
+        AutoConfig.for_model(**config)
+        for config in (published, cut_config(published, removed).config)
     )
     for name in ("layer_types", "mlp_layer_types"):
         assert getattr(after, name) == [

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from depthprune.checkpoints.config.cut import cut_config, prune_config
+from depthprune.checkpoints.config.cut import cut_config
 from depthprune.checkpoints.config.sections import count_blocks
 from depthprune.errors import CheckpointError, ModelError, UsageError
 
@@ -19,25 +19,25 @@ def config(**fields: Any) -> dict[str, Any]:
 
 
 def cut(name: str, value: Any, removed: tuple[int, ...] = REMOVED, **fields: Any) -> Any:
-    return prune_config(config(**{name: value}, **fields), removed)[name]
+    return cut_config(config(**{name: value}, **fields), removed).config[name]
 
 
 @pytest.mark.parametrize(
     "name", ["num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers"]
 )
 def test_the_count_is_set_under_its_own_name(name: str) -> None:
-    assert prune_config({name: 6}, REMOVED) == {name: 4}
+    assert cut_config({name: 6}, REMOVED).config == {name: 4}
 
 
 def test_the_old_config_is_left_alone() -> None:
     old = config(layer_types=list("abcdef"), text={"a": [1]})
     before = copy.deepcopy(old)
-    prune_config(old, REMOVED)
+    cut_config(old, REMOVED)
     assert old == before
 
 
 def test_two_names_of_the_same_count_are_both_set() -> None:
-    new = prune_config({"n_layer": 6, "num_hidden_layers": 6}, REMOVED)
+    new = cut_config({"n_layer": 6, "num_hidden_layers": 6}, REMOVED).config
     assert new == {"n_layer": 4, "num_hidden_layers": 4}
 
 
@@ -63,13 +63,13 @@ def test_a_count_beyond_all_models_is_refused_before_anything_is_made_for_it() -
 
 
 def test_a_nested_text_config_is_cut_and_its_neighbours_are_not() -> None:
-    new = prune_config(
+    new = cut_config(
         {
             "text_config": config(layer_types=list("abcdef")),
             "vision_config": {"num_hidden_layers": 6, "layer_types": list("abcdef")},
         },
         REMOVED,
-    )
+    ).config
     assert new["text_config"]["num_hidden_layers"] == 4
     assert new["text_config"]["layer_types"] == list("acdf")
     assert new["vision_config"] == {"num_hidden_layers": 6, "layer_types": list("abcdef")}
@@ -119,7 +119,7 @@ def test_the_last_block_of_a_range_is_renumbered() -> None:
 
 
 def test_a_period_of_expert_blocks_becomes_the_set_of_dense_ones() -> None:
-    new = prune_config(config(mlp_only_layers=[5], decoder_sparse_step=2), REMOVED)
+    new = cut_config(config(mlp_only_layers=[5], decoder_sparse_step=2), REMOVED).config
     assert new["decoder_sparse_step"] == 1
     assert new["mlp_only_layers"] == [0, 1, 3]
 
@@ -139,8 +139,8 @@ def test_a_scale_that_the_depth_divides_stays_the_same() -> None:
 
 def test_a_scale_that_the_file_leaves_out_is_the_class_s_own_and_a_null_follows_the_depth() -> None:
     bare = {"model_type": "minicpm3", "num_hidden_layers": 6}
-    assert prune_config(bare, (1,))["scale_depth"] / 5**0.5 == pytest.approx(1.4 / 6**0.5)
-    assert prune_config(bare | {"scale_depth": None}, (1,))["scale_depth"] is None
+    assert cut_config(bare, (1,)).config["scale_depth"] / 5**0.5 == pytest.approx(1.4 / 6**0.5)
+    assert cut_config(bare | {"scale_depth": None}, (1,)).config["scale_depth"] is None
 
 
 @pytest.mark.parametrize("name", ["moe_topk", "num_experts", "moe_intermediate_size"])
@@ -162,7 +162,7 @@ def test_a_list_inside_sparse_attention_settings_is_cut() -> None:
 
 def test_what_a_config_repeats_of_its_nested_one_is_cut_alike() -> None:
     text = config(layer_types=list("abcdef"), max_window_layers=5, mlp_only_layers=[0, 5])
-    new = prune_config({**text, "model_type": "outer", "text_config": text}, REMOVED)
+    new = cut_config({**text, "model_type": "outer", "text_config": text}, REMOVED).config
     cut_text = new.pop("text_config")
     assert cut_text["layer_types"] == list("acdf")
     assert new == cut_text | {"model_type": "outer"}
@@ -182,9 +182,9 @@ def test_what_a_config_repeats_of_its_nested_one_is_cut_alike() -> None:
 def test_attention_told_by_a_set_of_blocks_may_not_all_go(
     fields: dict[str, Any], named: str
 ) -> None:
-    prune_config(config(**fields), (1,))
+    cut_config(config(**fields), (1,))
     with pytest.raises(ModelError, match=f"no attention block would be left.*{named}"):
-        prune_config(config(**fields), REMOVED)
+        cut_config(config(**fields), REMOVED)
 
 
 @pytest.mark.parametrize(
@@ -204,23 +204,23 @@ LAYERS = {"layer_types": ["sliding_attention", "full_attention"] * 3, "num_kv_sh
 
 
 def test_blocks_that_share_keys_and_values_are_counted_from_the_end() -> None:
-    assert prune_config(config(**LAYERS), (0,))["num_kv_shared_layers"] == 2
-    assert prune_config(config(**LAYERS), (4,))["num_kv_shared_layers"] == 1
-    assert prune_config(config(**LAYERS), (4, 5))["num_kv_shared_layers"] == 0
+    assert cut_config(config(**LAYERS), (0,)).config["num_kv_shared_layers"] == 2
+    assert cut_config(config(**LAYERS), (4,)).config["num_kv_shared_layers"] == 1
+    assert cut_config(config(**LAYERS), (4, 5)).config["num_kv_shared_layers"] == 0
 
 
 def test_a_block_whose_keys_and_values_others_read_must_stay() -> None:
     with pytest.raises(ModelError, match="block 4 reads the keys and values of block 2"):
-        prune_config(config(**LAYERS), (2,))
+        cut_config(config(**LAYERS), (2,))
     # Once no block reads them, it may go.
-    assert prune_config(config(**LAYERS), (2, 4))["num_kv_shared_layers"] == 1
+    assert cut_config(config(**LAYERS), (2, 4)).config["num_kv_shared_layers"] == 1
 
 
 def test_a_block_whose_index_others_use_must_stay() -> None:
     types = ["full", "shared", "full", "shared", "shared", "full"]
     with pytest.raises(ModelError, match="block 3 uses what block 2 computed"):
-        prune_config(config(indexer_types=types), (2,))
-    new = prune_config(config(indexer_types=types), (2, 3, 4))
+        cut_config(config(indexer_types=types), (2,))
+    new = cut_config(config(indexer_types=types), (2, 3, 4)).config
     assert new["indexer_types"] == ["full", "shared", "full"]
 
 
@@ -246,42 +246,44 @@ def test_entries_of_layers_behind_the_blocks_go_with_them() -> None:
 def test_a_hybrid_keeps_some_attention() -> None:
     mixed = {"layer_types": ["linear_attention", "full_attention", "conv"] * 2}
     with pytest.raises(ModelError, match=r"no attention block would be left.*keep one of 1, 4"):
-        prune_config(config(**mixed), (1, 4))
-    assert len(prune_config(config(**mixed), (0, 2, 3, 5))["layer_types"]) == 2
+        cut_config(config(**mixed), (1, 4))
+    assert len(cut_config(config(**mixed), (0, 2, 3, 5)).config["layer_types"]) == 2
     with pytest.raises(ModelError, match="no attention block would be left"):
-        prune_config(config(hybrid_override_pattern="M*M-M-"), (1,))
+        cut_config(config(hybrid_override_pattern="M*M-M-"), (1,))
 
 
 def test_kinds_of_attention_may_go_as_wholes() -> None:
     windows = {"layer_types": ["sliding_attention", "full_attention"] * 3}
-    assert set(prune_config(config(**windows), (1, 3, 5))["layer_types"]) == {"sliding_attention"}
+    assert set(cut_config(config(**windows), (1, 3, 5)).config["layer_types"]) == {
+        "sliding_attention"
+    }
 
 
 def test_a_type_that_must_stand_at_an_end_is_asked_for() -> None:
     full, sliding = "full_attention", "sliding_attention"
     gemma = config(model_type="gemma4_text", layer_types=[sliding, full] * 3)
     with pytest.raises(ModelError, match="last kept block would be of type sliding_attention"):
-        prune_config(gemma, (5,))
+        cut_config(gemma, (5,))
     # Its config class makes the last block a full one, so the file's word for it is not what ran.
     gemma["layer_types"] = [sliding, full] * 2 + [full, sliding]
-    assert prune_config(gemma, (0,))["layer_types"][-1] == full
+    assert cut_config(gemma, (0,)).config["layer_types"][-1] == full
 
 
 def test_a_count_that_only_a_list_states_is_its_length() -> None:
-    new = prune_config({"layers_block_type": ["mamba", "attention"] * 3}, (0,))
+    new = cut_config({"layers_block_type": ["mamba", "attention"] * 3}, (0,)).config
     assert new["layers_block_type"] == ["attention", "mamba"] * 2 + ["attention"]
 
 
 def test_an_encoder_beside_a_decoder_keeps_its_own_count() -> None:
     whole = {"model_type": "bart", "encoder_layers": 6, "decoder_layers": 6}
-    new = prune_config(whole | {"num_hidden_layers": 6}, (1, 2))
+    new = cut_config(whole | {"num_hidden_layers": 6}, (1, 2)).config
     assert (new["encoder_layers"], new["decoder_layers"], new["num_hidden_layers"]) == (6, 4, 6)
 
 
 def test_a_model_of_several_modalities_is_cut_by_the_rule_of_its_language_model() -> None:
     text = {"num_hidden_layers": 6, "sliding_window_pattern": 3}
     whole = {"model_type": "gemma3", "text_config": text, "vision_config": {"num_hidden_layers": 6}}
-    new = prune_config(whole, (0, 1))
+    new = cut_config(whole, (0, 1)).config
     full, sliding = "full_attention", "sliding_attention"
     assert new["text_config"]["layer_types"] == [full, sliding, sliding, full]
     assert new["vision_config"] == {"num_hidden_layers": 6}
@@ -318,7 +320,7 @@ def test_an_unknown_list_that_may_speak_of_blocks_is_left_and_reported(
 
 
 def test_a_list_that_a_config_class_would_derive_is_written_out_first() -> None:
-    new = prune_config({"model_type": "gemma2", "num_hidden_layers": 6}, (0, 2))
+    new = cut_config({"model_type": "gemma2", "num_hidden_layers": 6}, (0, 2)).config
     full, sliding = "full_attention", "sliding_attention"
     assert new["layer_types"] == [full, full, sliding, full]
 
@@ -326,24 +328,24 @@ def test_a_list_that_a_config_class_would_derive_is_written_out_first() -> None:
 def test_a_period_in_words_is_refused() -> None:
     bad = config(model_type="exaone4", sliding_window=8, sliding_window_pattern="LLLG")
     with pytest.raises(CheckpointError, match="write out layer_types"):
-        prune_config(bad, REMOVED)
+        cut_config(bad, REMOVED)
 
 
 def test_a_list_that_must_be_there_is_asked_for() -> None:
     with pytest.raises(ModelError, match="expected layer_types with one entry a block"):
-        prune_config(config(model_type="qwen2_moe", use_sliding_window=True), REMOVED)
+        cut_config(config(model_type="qwen2_moe", use_sliding_window=True), REMOVED)
 
 
 def test_a_block_that_must_stay_is_named() -> None:
     with pytest.raises(ModelError, match="block 5 must stay; the last block alone"):
-        prune_config(config(model_type="gpt_neox_japanese"), (5,))
+        cut_config(config(model_type="gpt_neox_japanese"), (5,))
 
 
 def test_a_refused_type_is_refused_with_its_reason() -> None:
     with pytest.raises(ModelError, match="diffllama: cannot be depth-pruned; each block"):
-        prune_config(config(model_type="diffllama"), REMOVED)
+        cut_config(config(model_type="diffllama"), REMOVED)
 
 
 def test_a_set_that_does_not_fit_is_refused() -> None:
     with pytest.raises(UsageError, match="out of range"):
-        prune_config(config(), (6,))
+        cut_config(config(), (6,))

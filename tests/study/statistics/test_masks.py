@@ -3,7 +3,6 @@ import pytest
 from depthprune.study.statistics.estimates import NotEstimable
 from depthprune.study.statistics.masks import (
     Contiguity,
-    block_frequency,
     contiguity,
     masks,
 )
@@ -15,14 +14,6 @@ BY_OPTIONS = (5, 13, 17, 18, 19, 26)
 
 def test_masks_are_rows_of_booleans():
     assert masks([(0, 2), ()], 3).tolist() == [[True, False, True], [False, False, False]]
-
-
-def test_a_block_s_frequency_is_the_share_of_sets_it_is_in():
-    assert block_frequency([(0, 1), (1, 2), (1,), (3,)], 4) == pytest.approx(
-        [0.25, 0.75, 0.25, 0.25]
-    )
-    frequency = block_frequency([BY_NLL, BY_OPTIONS], 30)
-    assert [block for block in range(30) if frequency[block] == 1] == [13, 26]
 
 
 def test_contiguity_of_published_sets():
@@ -45,4 +36,3 @@ def test_contiguity_by_hand(removed, blocks, expected):
 
 def test_nothing_is_said_of_nothing():
     assert isinstance(contiguity((), 8), NotEstimable)
-    assert isinstance(block_frequency([], 8), NotEstimable)

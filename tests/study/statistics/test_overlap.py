@@ -12,9 +12,7 @@ from depthprune.study.statistics.overlap import (
     expected_jaccard,
     jaccard,
     jaccard_matrix,
-    overlap_p,
     pairs,
-    random_agreement_p,
 )
 from study.planted import calibration_only, noise_only
 
@@ -47,12 +45,6 @@ def test_the_expectation_is_the_mean_over_every_two_sets(free, a, b):
         for other in itertools.combinations(range(free), b)
     ]
     assert expected_jaccard(free, a, b) == pytest.approx(np.mean(every))
-
-
-def test_the_chance_of_an_overlap_is_counted():
-    every = [len(set(one) & {0, 1, 2}) for one in itertools.combinations(range(7), 3)]
-    for shared in range(4):
-        assert overlap_p(7, 3, 3, shared) == pytest.approx(np.mean([x >= shared for x in every]))
 
 
 @pytest.mark.parametrize(
@@ -88,24 +80,29 @@ def test_sets_that_the_calibration_decides_agree_within_it():
     )
 
 
+def few_cells(removed, protect=(0,)):
+    """Three draws of one search on one source, without these blocks."""
+    rows = noise_only(sources=("prose",), searches=("one-shot",), ks=(3,))
+    changes = [{"removed": each, "protect": protect} for each in removed]
+    return data([row.model_copy(update=u) for row, u in zip(rows, changes, strict=True)])
+
+
 def test_sets_that_agree_do_so_beyond_chance():
-    same = [(1, 2, 3)] * 4
-    assert random_agreement_p(same, range(12), permutations=199) == 1 / 200
-    assert random_agreement_p(same, range(1, 4), permutations=99) == 1
-    assert isinstance(random_agreement_p(same[:1], range(12)), NotEstimable)
+    same = [(1, 2, 3)] * 3
+    assert agreement_p(few_cells(same), "draw", permutations=199) == 1 / 200
+    none_else = tuple({*range(30)} - {1, 2, 3})
+    assert agreement_p(few_cells(same, none_else), "draw", permutations=99) == 1
+    alone = agreement_p(few_cells(same), "objective")
+    assert alone == NotEstimable("no two cells differ in the objective alone")
 
 
 def test_random_sets_reach_each_p_as_often():
     rng = np.random.default_rng(5)
-    found = [
-        random_agreement_p(
-            [tuple(rng.choice(10, 3, replace=False)) for _ in range(3)],
-            range(10),
-            permutations=39,
-            seed=seed,
-        )
-        for seed in range(200)
-    ]
+    found = []
+    for seed in range(200):
+        sets = [tuple(sorted(map(int, rng.choice(10, 3, replace=False)))) for _ in range(3)]
+        made = few_cells(sets, tuple(range(10, 30)))
+        found.append(agreement_p(made, "draw", permutations=39, seed=seed))
     assert np.mean(np.asarray(found) <= 0.1) < 0.16
 
 

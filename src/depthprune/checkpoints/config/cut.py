@@ -57,11 +57,6 @@ class ConfigCut:
     notes: tuple[str, ...]
 
 
-def prune_config(config: Config, removed: Iterable[int]) -> Config:
-    """The config of the model without the removed blocks. See `cut_config`."""
-    return cut_config(config, removed).config
-
-
 def cut_config(config: Config, removed: Iterable[int]) -> ConfigCut:
     """Rewrite a config for fewer blocks.
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from depthprune.study.statistics.data import Floats
 from depthprune.study.statistics.estimates import NotEstimable
 
 
@@ -35,14 +34,6 @@ def masks(sets: Sequence[Sequence[int]], blocks: int) -> NDArray[np.bool_]:
     for row, removed in enumerate(sets):
         found[row, list(removed)] = True
     return found
-
-
-def block_frequency(sets: Sequence[Sequence[int]], blocks: int) -> Floats | NotEstimable:
-    """The share of the sets that each block is in, shape (blocks,)."""
-    if not sets:
-        return NotEstimable("there is no set")
-    shares: Floats = masks(sets, blocks).mean(axis=0, dtype=np.float64)
-    return shares
 
 
 def contiguity(removed: Sequence[int], blocks: int) -> Contiguity | NotEstimable:

@@ -73,11 +73,6 @@ def expected_jaccard(free: int, a: int, b: int) -> float:
     return float(chance @ (overlap / (a + b - overlap)))
 
 
-def overlap_p(free: int, a: int, b: int, shared: int) -> float:
-    """The chance that two random sets share at least this many blocks."""
-    return float(stats.hypergeom.sf(shared - 1, free, a, b))
-
-
 _SAME = {
     "search": ("model", "k", "kind", "calibration", "objective", "unit"),
     "calibration": ("model", "k", "kind", "objective", "search", "seed"),
@@ -134,12 +129,19 @@ def agreement(data: StudyData, vary: str) -> Agreement | NotEstimable:
     return Agreement(mean, float(np.average(chance, weights=counts)), len(one))
 
 
-def agreement_p(data: StudyData, vary: str) -> float | NotEstimable:
+def agreement_p(
+    data: StudyData, vary: str, *, permutations: int = 999, seed: int = 0
+) -> float | NotEstimable:
     """How often random sets of the same cells agree as much over the same pairs: a permutation p.
 
     Args:
         data: The cells.
         vary: As in `pairs`.
+        permutations: How often every set's blocks are drawn anew from those that may go.
+        seed: Of the permutations.
+
+    Returns:
+        (1 + permutations at least as high) / (1 + permutations), after Phipson and Smyth (2010).
     """
     compared = pairs(data, vary)
     if not len(compared[0]):
@@ -149,7 +151,15 @@ def agreement_p(data: StudyData, vary: str) -> float | NotEstimable:
     for i, row in enumerate(data.rows):
         free[i, list(row.protect)] = False
         free[i, row.blocks :] = False
-    return _permuted_p(rows, free, compared)
+    sizes, rng = rows.sum(axis=1), np.random.default_rng(seed)
+    index = _PairIndex(rows, compared)
+    observed, reached = index.mean(rows), 0
+    for _ in range(permutations):
+        order = np.argsort(np.where(free, rng.random(free.shape), 2.0), axis=1)
+        drawn = np.zeros_like(rows)
+        np.put_along_axis(drawn, order, np.arange(rows.shape[1]) < sizes[:, None], axis=1)
+        reached += index.mean(drawn) >= observed - 1e-12
+    return (1 + reached) / (1 + permutations)
 
 
 def _blocks(data: StudyData) -> int:
@@ -184,52 +194,3 @@ class _PairIndex:
             both += _COUNTS[word[self._one] & word[self._other]]
         either = self._total - both
         return float(np.divide(both, either, out=np.ones(len(both)), where=either > 0).mean())
-
-
-def _permuted_p(
-    rows: NDArray[np.bool_],
-    free: NDArray[np.bool_],
-    pairs: tuple[Ints, Ints],
-    permutations: int = 999,
-    seed: int = 0,
-) -> float:
-    """The permutation p of the mean index over pairs: every set's blocks are drawn anew.
-
-    Args:
-        rows: Masks of the sets, shape (sets, blocks).
-        free: Which blocks each is drawn from, same shape.
-        pairs: Numbers of the sets that are compared.
-        permutations: How often.
-        seed: Of the permutations.
-    """
-    sizes, rng = rows.sum(axis=1), np.random.default_rng(seed)
-    index = _PairIndex(rows, pairs)
-    observed, reached = index.mean(rows), 0
-    for _ in range(permutations):
-        order = np.argsort(np.where(free, rng.random(free.shape), 2.0), axis=1)
-        drawn = np.zeros_like(rows)
-        np.put_along_axis(drawn, order, np.arange(rows.shape[1]) < sizes[:, None], axis=1)
-        reached += index.mean(drawn) >= observed - 1e-12
-    return (1 + reached) / (1 + permutations)
-
-
-def random_agreement_p(
-    sets: Sequence[Sequence[int]], free: Sequence[int], *, permutations: int = 999, seed: int = 0
-) -> float | NotEstimable:
-    """Whether sets agree more than random ones: the permutation p of their mean pairwise index.
-
-    Args:
-        sets: At least two, of free blocks.
-        free: The blocks that may go.
-        permutations: How often every set's blocks are drawn anew from the free ones.
-        seed: Of the permutations.
-
-    Returns:
-        (1 + permutations at least as high) / (1 + permutations), after Phipson and Smyth (2010).
-    """
-    if len(sets) < 2:
-        return NotEstimable("one set has none to agree with")
-    place = {block: i for i, block in enumerate(free)}
-    rows = masks([[place[block] for block in each] for each in sets], len(free))
-    everything = np.ones_like(rows)
-    return _permuted_p(rows, everything, np.triu_indices(len(rows), 1), permutations, seed)
