@@ -82,6 +82,18 @@ def unmeasured_words(manifest: Manifest) -> str:
     return f"Recovery was not judged on {' nor on '.join(missing)}; --also names some."
 
 
+def folded(manifest: Manifest) -> str:
+    """What was folded into the weights, `into` to follow; empty where nothing was."""
+    found = manifest.recovery
+    if found is None:
+        return ""
+    if found.method == "magnitude":
+        scaled = any(run.strength for run in found.runs)
+        return "scales that mend part of what removal broke were multiplied" if scaled else ""
+    mapped = any(part.strength for part in [*found.runs, *found.refits])
+    return "linear maps that recover part of what removal broke were folded" if mapped else ""
+
+
 def recovery_words(manifest: Manifest) -> str:
     """Which blocks took the part of which, in a sentence; empty without recovery."""
     if manifest.recovery is None:
