@@ -87,11 +87,12 @@ def folded(manifest: Manifest) -> str:
     found = manifest.recovery
     if found is None:
         return ""
+    runs = any(run.strength for run in found.runs)
+    if not runs and not any(layer.strength for layer in found.refits):
+        return ""
     if found.method == "magnitude":
-        scaled = any(run.strength for run in found.runs)
-        return "scales that mend part of what removal broke were multiplied" if scaled else ""
-    mapped = any(part.strength for part in [*found.runs, *found.refits])
-    return "linear maps that recover part of what removal broke were folded" if mapped else ""
+        return "scales that mend part of what removal broke were multiplied"
+    return "linear maps that recover part of what removal broke were folded"
 
 
 def recovery_words(manifest: Manifest) -> str:
