@@ -8,7 +8,7 @@ processor time fitting took.
 
     python benchmarks/recovery.py --corpora ../shared/data --memo recovery.sqlite
     python benchmarks/recovery.py --corpora ../shared/data --removed 4,5,13,14,25,26
-    python benchmarks/recovery.py --corpora ../shared/data --in-search
+    python benchmarks/recovery.py --corpora ../shared/data --in-search --k 6
     python benchmarks/recovery.py --corpora ../shared/data --model gemma.gguf --removed 8,9 \
         --recover magnitude --recover linear:refit=none --recover linear --upper-bound
 
@@ -165,9 +165,12 @@ def found_sets(
 
 
 def searched_sets(
-    bench: Bench, searches: Sequence[str], windows: int, k: int
+    bench: Bench, searches: Sequence[str], windows: int, sizes: Sequence[int]
 ) -> Iterator[tuple[str, Set]]:
-    """What each search chooses, and what it chooses if it scores recovered sets."""
+    """What each search chooses, and what it chooses if it scores recovered sets.
+
+    Of each, the sets of all sizes on its path, which are what it would have ended with.
+    """
     calibration = bench.drawn(windows)
     for name in searches:
         for knows in (False, True):
@@ -176,14 +179,16 @@ def searched_sets(
                 if knows
                 else dp.Evaluator(bench.model, calibration, racing=None)
             )
-            result = dp.search(name, scorer, k=k)
+            result = dp.search(name, scorer, k=max(sizes))
             cost = result.cost
             print(
                 f"<!-- {name}, recovered sets: {knows}: {cost.block_tokens:,} block-tokens, "
                 f"{cost.evaluations:g} sets, {cost.seconds:.0f} s -->",
                 flush=True,
             )
-            yield name + (", recovered sets" if knows else ""), result.removed
+            for k in sizes:
+                label = name + (", recovered sets" if knows else "")
+                yield label, tuple(sorted(result.path[k - 1]))
 
 
 def table(
@@ -216,7 +221,9 @@ def main() -> None:
     parser.add_argument("--upper-bound", action="store_true", help="a free matrix at each gap")
     parser.add_argument("--k", default="3,6,9", help="sizes of the sets that are searched for")
     parser.add_argument("--search-windows", type=int, default=4, help="of each source")
-    parser.add_argument("--in-search", action="store_true", help="compare searches of k = 6")
+    parser.add_argument(
+        "--in-search", action="store_true", help="compare searches that know and do not"
+    )
     parser.add_argument("--memo", help="keeps losses of the model as it is, to go on with")
     parser.add_argument("--search", action="append", choices=SEARCHES, help="by default both")
     given = parser.parse_args()
@@ -227,7 +234,7 @@ def main() -> None:
         if given.removed:
             sets = iter([("given", parse_blocks(blocks)) for blocks in given.removed])
         elif given.in_search:
-            sets = searched_sets(bench, searches, given.search_windows, 6)
+            sets = searched_sets(bench, searches, given.search_windows, sizes)
         else:
             sets = found_sets(bench, searches, given.search_windows, sizes)
         ways = given.recover or ["linear"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -124,11 +125,8 @@ def test_the_cache_is_keyed_by_all_that_the_text_depends_on(keys: str, model: dp
     assert len(_cached()) == 2
 
 
-def test_weights_without_a_fingerprint_are_not_cached(
-    model: dp.Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(type(model.source), "fingerprint", lambda self: None)
-    _drawn(model)
+def test_weights_without_a_fingerprint_are_not_cached(model: dp.Model) -> None:
+    _drawn(replace(model, fingerprint=None))
     assert _cached() == []
 
 

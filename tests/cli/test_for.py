@@ -210,7 +210,7 @@ def test_the_portfolio_is_printed(depthprune: Command) -> None:
         (("--budget", "3"), "the first round tries 6 calibrations and takes"),
         (("--for-split", "90,10"), "--for-split: expected three percentages"),
         (("--for-objective", "nonsense"), "objective 'nonsense'"),
-        (("--for-objective", "option-ce"), "judges items of options"),
+        (("--for-objective", "option-ce"), "--for-objective option-ce: judges items of options"),
         (("--search-with-recovery", "--recover", "linear"), "means nothing with --for"),
         (("--portfolio", "MISSING"), "MISSING"),
     ],

@@ -251,6 +251,21 @@ def test_when_memory_runs_out_the_work_is_halved_and_goes_on(
     assert tried._runner.calls.rows == 2
 
 
+def test_where_memory_runs_out_before_a_race_it_goes_on_too(
+    model: dp.Model, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What rounding does is measured first of all, in calls as full as those of the race."""
+    calibration = dp.calibrate(f"text:{text},windows=8,length=40", model)
+    sets = [(block,) for block in range(6)]
+    whole = dp.Evaluator(model, calibration).score(sets)
+    evaluator = dp.Evaluator(model, calibration, racing=dp.Racing(tolerance=0.0))
+    assert evaluator._runner.calls.rows == 8
+    _Cramped(100, monkeypatch, torch.OutOfMemoryError("CUDA out of memory."))
+    found = evaluator.compare(sets, 1)
+    assert evaluator._runner.calls.rows == 2
+    assert min(found, key=lambda s: s.loss).removed == min(whole, key=lambda s: s.loss).removed
+
+
 def test_a_window_that_does_not_fit_alone_is_an_error_that_says_so(
     model: dp.Model, calibration: dp.Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from items import calibration_of, random_text
 
 import depthprune as dp
 from depthprune.evaluator.forward import Forward
 from depthprune.evaluator.memo.store import Memo
 from depthprune.searches import search
+from tiny import save_tiny
 
 SETS = [(), (1,), (2, 4)]
 
@@ -53,6 +55,23 @@ def test_a_second_run_computes_nothing(
     assert evaluator.cost.block_tokens == evaluator.cost.head_tokens == 0
     assert evaluator.cost.recalled == len(SETS) * 11
     assert second == first == dp.Evaluator(model, calibration).score(SETS)
+
+
+def test_losses_are_kept_under_the_weights_that_were_loaded_and_not_under_those_on_disk(
+    tmp_path: Path, place: Path
+) -> None:
+    """A model was written anew into its folder while an older one was still in memory."""
+    folder = save_tiny(tmp_path / "model", seed=0)
+    older = dp.load(folder, dtype="float32", device="cpu")
+    save_tiny(folder, seed=1)
+    newer = dp.load(folder, dtype="float32", device="cpu")
+    calibration = calibration_of([random_text(np.random.default_rng(0)) for _ in range(3)])
+    with dp.Memo.open(place) as memo:
+        dp.Evaluator(older, calibration, memo=memo).score([(1,)])
+        evaluator = dp.Evaluator(newer, calibration, memo=memo)
+        found = evaluator.score([(1,)])
+    assert evaluator.cost.recalled == 0
+    assert found == dp.Evaluator(newer, calibration).score([(1,)])
 
 
 def test_a_window_that_two_calibrations_share_is_scored_once(model: dp.Model, place: Path) -> None:

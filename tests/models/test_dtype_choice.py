@@ -127,6 +127,39 @@ def test_a_product_is_timed_in_every_dtype() -> None:
     assert torch.get_num_threads() == threads
 
 
+def test_a_dtype_that_takes_twice_as_long_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor without its instructions a dozen products would take seconds."""
+    timed: list[str] = []
+
+    def once(product: str, _: object) -> float:
+        timed.append(product)
+        return {"float32": 1.0, "bfloat16": 0.9, "float16": 3.0}[product]
+
+    kinds = ("float32", "float16", "bfloat16")
+    named = {dtype: name for name, dtype in DTYPES.items()}
+    monkeypatch.setattr(dtype_choice, "_product", lambda dtype, *_: named[dtype])
+    monkeypatch.setattr(dtype_choice, "_once", once)
+    found = dtype_choice._seconds(kinds, CPU, (7, 5))
+    assert found == {"float32": 1.0, "float16": 3.0, "bfloat16": 0.9}
+    assert [timed.count(kind) for kind in kinds] == [12, 1, 12]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError])
+def test_a_dtype_that_a_device_lacks_is_not_taken(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = dtype_choice._product
+
+    def product(dtype: torch.dtype, *shape: Any) -> Any:
+        if dtype == torch.bfloat16:
+            raise error("MPS bfloat16 type is supported on MacOS 14.0 or newer.")
+        return plain(dtype, *shape)
+
+    monkeypatch.setattr(dtype_choice, "_product", product)
+    found = dtype_choice._seconds(("float32", "bfloat16"), CPU, (11, 13))
+    assert found["bfloat16"] == float("inf")
+
+
 @pytest.mark.skipif(transformers.__version__ < "5", reason="needs a GPU before transformers 5")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_eight_bit_floats_are_unpacked_to_the_dtype_that_is_asked_for(

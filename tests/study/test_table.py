@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from depthprune.errors import UsageError
 from depthprune.study.table import DenseRow, Evaluation, Row, append, read, resume, write
+from depthprune.untrusted import LARGEST
 
 from .planted import Grid, calibration_only
 
@@ -163,3 +164,10 @@ def test_items_are_those_that_the_value_is_the_mean_of(changes, message):
     assert Evaluation(**facts).items == "e0"
     with pytest.raises(ValidationError, match=message):
         Evaluation(**{**facts, **changes})
+
+
+def test_a_table_of_any_length_reads_back(path, rows):
+    """A long grid's is longer than any file that others wrote may be."""
+    long = rows[0].model_copy(update={"error": "x" * (LARGEST + 1)})
+    write(path, "b3:1", [long, rows[1]])
+    assert resume(path, "b3:1").rows == (long, rows[1])

@@ -256,7 +256,7 @@ def _cache_file(
 
     from depthprune.models.arithmetic import arithmetic_of
 
-    weights = model.source.fingerprint()
+    weights = model.fingerprint
     if weights is None:
         return None
     facts = {

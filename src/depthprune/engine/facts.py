@@ -45,7 +45,7 @@ class Facts:
             socket.gethostname(),
             f"depthprune {versions().depthprune}, torch {torch.__version__}, "
             f"transformers {transformers.__version__}",
-            model.source.fingerprint(),
+            model.fingerprint,
             model.dtype,
             torch.device(model.device).type,
             arithmetic_of(model),

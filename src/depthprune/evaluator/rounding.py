@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from depthprune.calibration import Window
 from depthprune.errors import EvaluationError, ModelError
 from depthprune.evaluator.calls import Calls
-from depthprune.evaluator.forward import Forward
+from depthprune.evaluator.forward import BatchTooLargeError, Forward
 from depthprune.evaluator.losses import Losses
 from depthprune.evaluator.prefix_walk import RemovedSet
 from depthprune.evaluator.runner import Runner
@@ -64,22 +64,22 @@ def measure_rounding(runner: Runner, order: Sequence[int]) -> Rounding | None:
 
     Returns:
         None where it is not measured: of a streamed model, whose blocks would be read once more,
-        or where memory holds no block in float32.
+        or where memory holds no block in float32, or runs out.
     """
     model, windows = runner.model, runner.windows
     if model.streamed:
         return None
     places = _few(windows, order)
     heads = Losses(model, runner.objective, windows, runner.judged)  # whose cost is not counted
-    with runner.attention():
-        ours = _losses(runner, heads, list(runner.calls.batches(places)))
     apart = Calls(model, windows, 1, packs=False)
     narrow = is_narrow(DTYPES[model.dtype])
     wide = widened(model.module, model.anatomy.blocks.modules) if narrow else nullcontext()
     try:
+        with runner.attention():
+            ours = _losses(runner, heads, list(runner.calls.batches(places)))
         with wide:
             theirs = _losses(runner, heads, list(apart.alone(places)))
-    except (ModelError, EvaluationError):
+    except (ModelError, EvaluationError, BatchTooLargeError):
         return None
     against = "float32" if narrow else "calls of one window"
     return _compared(ours, theirs, runner.judged, places, len(windows), against)

@@ -45,6 +45,8 @@ class Model:
         device: Where it computes.
         unexpected: Keys in its files that it has no place for, as `numberless` writes them.
         dtype_reason: What was measured to choose the dtype, if the user did not.
+        fingerprint: Of the weights, as they were when they were loaded, whatever its files hold
+            since; None for pickled weights, or where it was not loaded from files.
     """
 
     source: ModelSource
@@ -55,6 +57,7 @@ class Model:
     device: str
     unexpected: frozenset[str] = frozenset()
     dtype_reason: str | None = None
+    fingerprint: str | None = None
 
     @property
     def streamed(self) -> bool:
@@ -135,6 +138,7 @@ def load(
     place = choose_device(first_device(device_map) or device)
     choice = choose_dtype(dtype, source, place, held=not stream and device_map is None)
     kind = choice.name
+    weights = source.fingerprint()
     if stream:
         check_streamable(source)
     tokenizer = tokenizer if tokenizer is not None else source.tokenizer()
@@ -147,5 +151,6 @@ def load(
         anatomy = find_anatomy(module)
         unexpected = unexpected_keys(module)
     return Model(
-        source, module, tokenizer, anatomy, kind, str(anatomy.device), unexpected, choice.why
-    )
+        source, module, tokenizer, anatomy, kind, str(anatomy.device), unexpected, choice.why,
+        weights,
+    )  # fmt: skip

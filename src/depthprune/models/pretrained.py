@@ -101,14 +101,9 @@ def _from_pretrained(source: ModelSource, place: Path, options: dict[str, Any]) 
 def _from_gguf(source: ModelSource, file: Path, options: dict[str, Any]) -> Any:
     """An unpacked GGUF, from where it is kept if it was unpacked before."""
     fingerprint, dtype = source.fingerprint() or "", str(options["dtype"]).removeprefix("torch.")
-    place = find_kept(file, fingerprint, dtype)
-    if place is not None:
-        try:
-            module = _from_pretrained(source, place, options | {"use_safetensors": True})
-            module.config._name_or_path = str(source.folder)
-            return module
-        except ModelError:
-            forget(place)
+    module = _from_kept(source, find_kept(file, fingerprint, dtype), options)
+    if module is not None:
+        return module
     with quick_gguf():
         module = _from_pretrained(source, source.folder, options | gguf_options(file))
     forget_quantization(module)
@@ -116,6 +111,22 @@ def _from_gguf(source: ModelSource, file: Path, options: dict[str, Any]) -> Any:
     if "device_map" not in options:
         with quiet_transformers():
             keep(file, fingerprint, dtype, module)
+        # As it will be read from now on: a product may round by where its matrix lies in memory.
+        kept = _from_kept(source, find_kept(file, fingerprint, dtype), options)
+        module = module if kept is None else kept
+    return module
+
+
+def _from_kept(source: ModelSource, place: Path | None, options: dict[str, Any]) -> Any:
+    """What was unpacked before; None where nothing was, or it cannot be read."""
+    if place is None:
+        return None
+    try:
+        module = _from_pretrained(source, place, options | {"use_safetensors": True})
+    except ModelError:
+        forget(place)
+        return None
+    module.config._name_or_path = str(source.folder)
     return module
 
 

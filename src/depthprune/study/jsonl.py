@@ -21,6 +21,9 @@ from depthprune.errors import DepthpruneError, NoWorkersError, UsageError, first
 from depthprune.outputs import whole_file
 from depthprune.untrusted import read_text
 
+LARGEST_TABLE = 4 << 30
+"""Bytes. A table is as long as its grid, and a study that cannot read its own table has lost it."""
+
 
 class Record(BaseModel):
     """What stands in a line; infinite values are the strings `"Infinity"` and `"NaN"`."""
@@ -107,7 +110,7 @@ class JsonLines(Generic[R]):
             UsageError: If it is no such table, is of another version or plan, or has a record that
                 does not fit the schema, or two that say different things of the same piece.
         """
-        text = read_text(path, error=UsageError)
+        text = read_text(path, error=UsageError, most=LARGEST_TABLE)
         lines = text.split("\n")[:-1]
         found = self._header(path, lines[0] if lines else "")
         if plan is not None and found != plan:

@@ -101,6 +101,22 @@ def test_a_streamed_models_own_forward_is_the_loaded_ones_dense_and_masked(
     assert _blocks_are_empty(streamed)
 
 
+def test_a_buffer_that_a_type_keeps_in_float32_is_streamed_in_it(tmp_path: Path) -> None:
+    """DeepSeek's bias of each expert, by which it is chosen or not."""
+    folder = save_tiny(tmp_path / "model", "deepseek_v3")
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    names = [name for name in tensors if name.endswith("e_score_correction_bias")]
+    # As bfloat16 all of them would be one.
+    tensors |= {name: 100 + torch.tensor([0.2, 0.0, -0.2, 0.1]) for name in names}
+    save_file(tensors, file, {"format": "pt"})
+    held, streamed = (load(folder, dtype="bfloat16", device="cpu", stream=s) for s in (False, True))
+    ours, theirs = streamed.module.state_dict(), held.module.state_dict()
+    assert {name: t.dtype for name, t in ours.items()} == {n: t.dtype for n, t in theirs.items()}
+    assert names
+    assert torch.equal(_logits(streamed, _tokens()), _logits(held, _tokens()))
+
+
 def test_a_walk_reads_every_block_once(streamed: Model, text: Path) -> None:
     assert streamed.stream is not None
     evaluator = dp.Evaluator(streamed, _one_batch(streamed, text))

@@ -19,7 +19,7 @@ from depthprune.pruning.target.configurations import (
     target_objective,
 )
 from depthprune.pruning.target.options import parse_split
-from depthprune.pruning.target.portfolio import Row
+from depthprune.pruning.target.portfolio import PORTFOLIO, Row, rows_for
 from depthprune.pruning.target.split import split_target, target_specs
 from tiny import tiny_tokenizer
 
@@ -84,3 +84,10 @@ def test_what_is_left_out_of_what_is_tried_is_said_once(
     assert len(_tried(f"jsonl:{ours}", f"jsonl:{theirs}")) == 2
     (said,) = caplog.messages
     assert said.startswith(f"-c jsonl:{theirs}: {theirs}:61: half a surrogate pair")
+
+
+@pytest.mark.parametrize("given", ["self", "default"])
+def test_what_the_table_tries_already_may_be_given_too(given: str) -> None:
+    rows = rows_for(None, [given], "nll")
+    assert rows[:-1] == PORTFOLIO
+    assert (rows[-1].name, rows[-1].calibration) == (f"-c {given}", (given,))

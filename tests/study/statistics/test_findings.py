@@ -155,6 +155,24 @@ def test_a_gain_says_what_its_interval_is_of():
     assert of(noise_only(), "gain") == []
 
 
+def test_gains_are_on_the_search_that_costs_least_a_cell():
+    """Greedy costs 99 evaluations a cell and one-shot 100, and greedy has more cells."""
+    grid = {"searches": ("one-shot", "greedy"), "ks": (3, 4, 6)}
+    rows = [
+        row.model_copy(
+            update={
+                "cost": row.cost.model_copy(
+                    update={"evaluations": 99 if row.search == "greedy" else 100}
+                )
+            }
+        )
+        for row in search_only(**grid)
+        if row.search == "greedy" or row.k != 3
+    ]
+    (part,) = analyse(rows)
+    assert [(g.search, g.against) for g in part.gains["perplexity"]] == [("one-shot", "greedy")]
+
+
 def test_no_search_is_called_better_where_searches_are_within_noise():
     """Of many intervals of noise some leave out 0, as those of two searches here."""
     rows = noise_only(seed=41, draws=4)

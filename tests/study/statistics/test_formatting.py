@@ -14,6 +14,7 @@ from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
         (IntervalEstimate(0.0403, 0.034, 0.0471, 9), "accuracy", "4.0 points (3.4–4.7)"),
         (IntervalEstimate(12.3, 2.0, 21.9, 9), "perplexity", "12 (2–22)"),
         (IntervalEstimate(0.4362, NotEstimable("x"), NotEstimable("x"), 9), "perplexity", "0.436"),
+        (IntervalEstimate(0.004, 0.004, 0.004, 9), "perplexity", "0.00400 (0.00400–0.00400)"),
         (IntervalEstimate(0.0, 0.0, 0.0, 9), "accuracy", "0.00 points (0.00–0.00)"),
         (IntervalEstimate(math.inf, NotEstimable("x"), NotEstimable("x"), 9), "perplexity", "inf"),
     ],
@@ -30,3 +31,9 @@ def test_a_share_near_the_whole_shows_what_is_missing():
 
 def test_a_sign_is_a_true_minus_and_nothing_has_none():
     assert [fmt.signed(x) for x in (0.351, -0.351, -0.001)] == ["+0.35", "−0.35", "0.00"]
+
+
+def test_a_p_is_never_said_to_be_nothing():
+    assert [fmt.p_value(p) for p in (0.214, 0.0214, 0.0014, 1e-9)] == [
+        "p = 0.21", "p = 0.021", "p = 0.001", "p < 0.001",
+    ]  # fmt: skip

@@ -22,7 +22,7 @@ def contexts_of(model: Model, objective: Mixture, products: bool, rounds: str) -
     Returns:
         None at all for weights that have no fingerprint, which are not stored.
     """
-    weights = model.source.fingerprint()
+    weights = model.fingerprint
     if weights is None:
         return []
     device = torch.device(model.device).type + ("+products" if products else "")

@@ -75,7 +75,7 @@ def _parameters_on_meta() -> Iterator[None]:
 
 
 def _keep_in_float32(module: Any, dtype: torch.dtype) -> None:
-    """Widen the parameters that the model's type keeps in float32, as `from_pretrained` does."""
+    """Widen the tensors that the model's type keeps in float32, as `from_pretrained` does."""
     kept: list[str] = []
     if dtype == torch.float16:
         kept += module._keep_in_fp32_modules or ()
@@ -84,11 +84,14 @@ def _keep_in_float32(module: Any, dtype: torch.dtype) -> None:
     if not kept:
         return
     wide = re.compile("|".join(rf"(?:^|\.){re.escape(name)}(?:$|\.)" for name in kept))
-    for name, parameter in list(module.named_parameters()):
-        if wide.search(name) and parameter.is_floating_point():
+    for name, tensor in module.state_dict().items():
+        if wide.search(name) and tensor.is_floating_point():
             parent, _, attribute = name.rpartition(".")
             owner = module.get_submodule(parent)
-            owner._parameters[attribute] = nn.Parameter(parameter.detach().float())
+            if attribute in owner._parameters:
+                owner._parameters[attribute] = nn.Parameter(tensor.detach().float())
+            else:
+                owner._buffers[attribute] = tensor.float()
 
 
 @dataclass(frozen=True)

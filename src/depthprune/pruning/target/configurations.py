@@ -20,7 +20,7 @@ from depthprune.calibration import (
     shared_documents,
     window_words,
 )
-from depthprune.errors import CalibrationError
+from depthprune.errors import CalibrationError, UsageError
 from depthprune.objectives import Component, Mixture, parse_objective
 from depthprune.progress import note, warn
 from depthprune.pruning.session import TextReader
@@ -62,7 +62,11 @@ def target_objective(target: Target, asked: str | None) -> Mixture:
     """
     if asked is not None:
         objective = parse_objective(asked)
-        objective.judged(target.choose.windows)
+        try:
+            objective.judged(target.choose.windows)
+        except UsageError as error:
+            # It speaks of `--objective`, which is of the calibrations and was not given.
+            raise UsageError(f"--for-{str(error).removeprefix('--')}") from error
         return objective
     return _by_kind(target.choose)
 

@@ -103,8 +103,14 @@ def rows_for(portfolio: str | None, given: Sequence[str], objective: str) -> tup
         CalibrationError: If the file cannot be read.
     """
     rows = PORTFOLIO if portfolio is None else read_portfolio(portfolio)
+    taken = {row.name for row in rows}
     own = tuple(
-        Row(name=spec, calibration=(spec,), objective=objective, summary="given by -c")
+        Row(
+            name=f"-c {spec}" if spec in taken else spec,
+            calibration=(spec,),
+            objective=objective,
+            summary="given by -c",
+        )
         for spec in dict.fromkeys(given)
     )
     rows = (*rows, *own)

@@ -111,7 +111,7 @@ def plan_key(
 ) -> str:
     """What a training depends on, as a SHA-256 in hexadecimal: only the same one may be resumed."""
     facts = {
-        "weights": model.source.fingerprint() or model.source.name,
+        "weights": model.fingerprint or model.source.name,
         "dtype": model.dtype,
         "device": torch.device(model.device).type,
         "arithmetic": arithmetic_of(model),

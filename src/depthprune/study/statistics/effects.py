@@ -186,11 +186,11 @@ def _gains(of: StudyData, inside: Core, *, lower_is_better: bool) -> tuple[Gain,
     """Of every search on the one that costs least (by name, where costs were not kept)."""
     if len(inside.searches) < 2:
         return ()
-    costs = {name: [0.0] for name in inside.searches}
+    costs: dict[str, list[float]] = {name: [] for name in inside.searches}
     for row in of.rows:
         if row.search in costs and row.cost is not None:
             costs[row.search].append(float(row.cost.evaluations))
-    cheapest = min(inside.searches, key=lambda name: (float(np.mean(costs[name])), name))
+    cheapest = min(inside.searches, key=lambda name: (float(np.mean(costs[name] or [0.0])), name))
     return tuple(
         gain(inside, name, cheapest, lower_is_better=lower_is_better)
         for name in inside.searches

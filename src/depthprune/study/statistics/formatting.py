@@ -13,7 +13,8 @@ def sized(size: IntervalEstimate, measure: str) -> str:
     ends, own = size.interval, _places(scale * size.value, 3)
     if isinstance(ends, NotEstimable):
         return f"{scale * size.value:.{own}f}{unit}"
-    places = min(own, _places(scale * (ends[1] - ends[0]), 2))
+    width = scale * (ends[1] - ends[0])
+    places = min(own, _places(width, 2)) if width > 0 else own
     low, value, high = (f"{scale * x:.{places}f}" for x in (ends[0], size.value, ends[1]))
     return f"{value}{unit} ({low}–{high})"
 
@@ -48,8 +49,10 @@ def margin(value: float, measure: str) -> str:
 
 
 def p_value(p: float) -> str:
-    """Two digits, three below a tenth."""
-    return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    """`p = 0.21`, three digits below a tenth: `p = 0.021`; `p < 0.001` below those."""
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
 def _minus(value: float, places: int) -> str:

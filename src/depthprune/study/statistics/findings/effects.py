@@ -131,7 +131,7 @@ def _interactions(part: StudyPart, measure: str, where: str) -> list[Finding]:
         one, other = name.split(" × ")
         sentence = (
             f"{where}What the {other} does to {MEASURED[measure]} depends on the {one} "
-            f"(p = {fmt.p_value(p)}), so an average over it says less than its parts."
+            f"({fmt.p_value(p)}), so an average over it says less than its parts."
         )
         found.append(Finding("interaction", sentence, {f"{name} p": p}))
     return found

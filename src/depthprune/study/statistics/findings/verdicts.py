@@ -151,7 +151,7 @@ def _moved(name: str, effect: Effect | NotEstimable, measure: str, what_moved: s
     moved = f"moved {what_moved} by {size}" if what_moved else f"by {size}"
     if isinstance(effect.p, NotEstimable):
         return f"{what}{moved}, which is not tested ({effect.p.reason})"
-    noise = "" if effect.claimed else f", which is within noise (p = {fmt.p_value(effect.p)})"
+    noise = "" if effect.claimed else f", which is within noise ({fmt.p_value(effect.p)})"
     return f"{what}{moved}{noise}"
 
 
