@@ -116,6 +116,7 @@ def test_llama_cpp_runs_no_folder(
     ("words", "message"),
     [
         (("--draft-tokens", 0), "--draft-tokens: expected 1 to 64, got 0"),
+        (("--new-tokens", 1), "--new-tokens: expected 2 to 1,000,000 with --draft"),
         (("--temperature", 0), "--temperature: expected a number above 0, got 0"),
         (("--temperature", -1), "--temperature: expected a number above 0, got -1"),
     ],

@@ -115,6 +115,20 @@ def test_trl_trains_by_the_command_that_is_told(
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_of_items_with_options_the_right_one_alone_is_trained_on(
+    depthprune: Command, tiny_llama: Path, pruned: Path, tmp_path: Path
+) -> None:
+    items, out = tmp_path / "items.jsonl", tmp_path / "healing"
+    rows = [{"prompt": f"The river is {n} feet", "options": [" high", " low"], "answer": n % 2}
+            for n in range(80)]  # fmt: skip
+    items.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    asked = ("recover", pruned, "--original", tiny_llama, "-c", f"choices:{items},windows=4")
+    assert depthprune(*asked, "--hand-off", "-o", out).status == 0
+    for row in _rows(out / "texts.jsonl"):
+        number = int(row["text"].split()[3])
+        assert row["text"].split()[4:] == ["feet", "low" if number % 2 else "high"]
+
+
 def test_what_does_not_belong_together_is_refused_and_nothing_is_written(
     depthprune: Command, tiny_llama: Path, pruned: Path, text: Path, tmp_path: Path
 ) -> None:

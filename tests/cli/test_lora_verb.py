@@ -165,7 +165,7 @@ def test_a_training_that_is_refused_leaves_no_folder(
 ) -> None:
     prune("plain")
     error = recover(way=_LORA.replace("rank=4", "rank=99")).error
-    assert "rank: expected at most 32, the least size of a projection, got 99" in error
+    assert "rank: expected at most 32, the full rank of a projection, got 99" in error
     assert [each.name for each in tmp_path.iterdir()] == ["plain"]
 
 

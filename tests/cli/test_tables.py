@@ -42,7 +42,7 @@ def test_the_summary_compares_both_models_in_80_columns():
     text = printed(tables.prune_summary(full(), Path("out/demo/report.html")))
     assert cells(text, "blocks") == ["blocks", "30", "24", "−20%"]
     assert cells(text, "parameters") == ["parameters", "134.5M", "113.3M", "−16%"]
-    assert cells(text, "bytes") == ["bytes on disk", "269.1 MB", "226.6 MB", "−16%"]
+    assert cells(text, "bytes") == ["bytes as safetensors", "269.1 MB", "226.6 MB", "−16%"]
     assert cells(text, "perplexity, stdlib-code") == [
         "perplexity, stdlib-code", "4.11 ± 0.29", "9.04 ± 0.74", "× 2.201 ± 0.072",
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from depthprune.errors import EvaluationError, UsageError
 from depthprune.manifest import AnswerRecord, AnswerShare, Manifest
 from depthprune.models.parity import reload_like
 from depthprune.pruning import answers as answers_module
-from depthprune.pruning.answers import original_weights, read_answers, warnings_of
+from depthprune.pruning.answers import has_collapsed, original_weights, read_answers, warnings_of
 from depthprune.pruning.generation import AnswerScore
 from tiny import save_tiny
 
@@ -148,6 +148,13 @@ def test_what_no_model_could_do_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=line):
         read_answers(specs, tokens, stream=stream)
+
+
+@pytest.mark.parametrize(("problems", "collapsed"), [(1, False), (4, True)])
+def test_one_problem_shows_no_collapse(problems: int, collapsed: bool) -> None:
+    before = AnswerScore(1.0, None, problems, 0, (True,) * problems)
+    after = AnswerScore(0.0, None, problems, 0, (False,) * problems)
+    assert has_collapsed(after, before) == collapsed
 
 
 def test_a_warning_needs_a_fall_below_half_that_is_surely_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def test_a_block_is_told_with_its_spread_and_how_often_it_is_among_the_lowest() 
     assert found[0].increases == (0.1, 0.3, 0.1)
     assert found[0].mean == pytest.approx(1 / 6)
     assert found[0].spread == pytest.approx(statistics.stdev([0.1, 0.3, 0.1]))
+
+
+def test_a_block_without_which_the_loss_is_infinite_has_no_spread() -> None:
+    found = blocks_over_draws([_rows(0.1, math.inf), _rows(0.2, math.inf)], 1)
+    assert found[1].mean == math.inf
+    assert math.isnan(found[1].spread)
+    assert found[0].spread == pytest.approx(statistics.stdev([0.1, 0.2]))
 
 
 def test_of_blocks_that_tie_the_lower_number_counts() -> None:

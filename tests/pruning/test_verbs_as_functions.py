@@ -11,6 +11,7 @@ import yaml
 
 import depthprune as dp
 from command import run
+from depthprune.pruning.drafting.bench_draft import bench_draft
 from tiny import save_tiny
 
 
@@ -49,6 +50,14 @@ def test_score(tiny_llama: Path, spec: str, capsys: pytest.CaptureFixture[str]) 
     assert sum(each.lowest for each in found.over_draws) == 2 * 2
 
 
+@pytest.mark.parametrize("k", [0, -1])
+def test_of_fewer_than_one_lowest_block_nothing_is_counted(
+    tiny_llama: Path, spec: str, k: int
+) -> None:
+    with pytest.raises(dp.UsageError, match=f"-k: expected 1 to 5 of the 6 blocks, got {k}"):
+        dp.score(tiny_llama, spec, draws=2, k=k)
+
+
 def test_bench(tiny_llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = {"prompt_tokens": 8, "new_tokens": 2, "repeats": 1}
     found = dp.bench(tiny_llama, tiny_llama, dtype="float32", **sizes)
@@ -74,6 +83,8 @@ def test_past_a_table_of_positions_nothing_is_timed(
     gpt2 = save_tiny(tmp_path / "gpt2", "gpt2")
     with pytest.raises(dp.UsageError, match="120 tokens and 9 new ones are more than the 128"):
         dp.bench(gpt2, prompt_tokens=120, new_tokens=9)
+    with pytest.raises(dp.UsageError, match="24 tokens and 105 new ones are more than the 128"):
+        bench_draft(gpt2, gpt2, prompts=spec, new_tokens=105, dtype="float32")
     long = spec.replace("length=24", "length=129")
     for words in (("prune", gpt2, "-k", 2, "-c", long), ("study", _plan(tmp_path, gpt2, long))):
         refused = run(capsys, *words, "--dry-run")

@@ -201,6 +201,14 @@ def test_a_channel_that_a_norm_had_switched_off_takes_its_part(tmp_path: Path) -
     assert after < 0.5 * before
 
 
+def test_a_writer_that_gives_nothing_to_its_norm_is_refitted(tmp_path: Path) -> None:
+    model = loaded("gemma2")
+    with torch.no_grad():
+        model.module.model.layers[1].self_attn.o_proj.weight.zero_()
+    (run,) = dp.recover(model, [2], drawn(tmp_path, model), Linear(refit="1")).runs
+    assert run.strength > 0
+
+
 def test_the_same_run_gives_the_same_weights(tmp_path: Path) -> None:
     model = loaded("qwen2_moe")
     calibration = drawn(tmp_path, model)

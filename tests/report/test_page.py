@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from depthprune.manifest import Estimate, HeldOut, SourceModel
+from depthprune.manifest import Estimate, HeldOut, PathPoint, SourceModel
 from depthprune.report.page import SECTIONS, dense_held_out, render_page
 
 from .examples import answers, calibration, full, minimal, sample, search
@@ -184,6 +184,40 @@ def test_the_limit_is_of_the_held_out_loss():
     source = render_page(manifest)
     assert "limit 3.363" in source
     assert "grows by at most 5%" in source
+
+
+def test_the_limit_of_a_negative_loss_lies_above_it():
+    path = [PathPoint(k=k, removed=[3] * k, loss=-2.0, held_out=-2.0 + 0.05 * k) for k in (0, 1)]
+    changes = {"max_increase": 0.05}
+    manifest = full(search=search().model_copy(update=changes), path=path, objective="margin")
+    assert "limit −1.900" in render_page(manifest)
+
+
+def test_a_loss_that_is_not_in_nats_is_not_said_to_be():
+    assert "loss, nats a token" in render_page(full())
+    source = render_page(full(objective="accuracy"))
+    assert "loss, nats a token" not in source
+    assert ">loss (accuracy)<" in source
+
+
+def test_text_that_decided_the_size_is_not_said_to_have_decided_nothing():
+    plain, seen = words(Page(render_page(full()))), "neither the search nor its calibration has"
+    assert f"{seen} seen it. Errors" in plain
+    sized = full(search=search().model_copy(update={"max_increase": 0.05}))
+    text = words(Page(render_page(sized)))
+    assert f"{seen} seen it; but it decided how many blocks went" in text
+
+
+def test_losses_of_several_objectives_are_each_named():
+    names = ("nll", "option-ce")
+    records = [
+        record.model_copy(update={"objective": name})
+        for record, name in zip(full().held_out, names, strict=True)
+    ]
+    text = words(Page(render_page(full(objective="nll:0.5+option-ce:0.5", held_out=records))))
+    assert "stdlib-prose (nll)" in text
+    assert "stdlib-code (option-ce)" in text
+    assert "Loss (nll:0.5" not in text
 
 
 def test_headings_descend_one_level_at_a_time(page):

@@ -88,3 +88,15 @@ def test_page_card_and_terminal_tell_what_was_folded_left_and_harmed() -> None:
         assert "37.5 ± 1.5" in text
     assert "37.5 ± 1.5" in shown.get()
     assert "<helped>" not in render_page(recovered())
+
+
+def test_a_card_says_no_more_was_folded_than_was() -> None:
+    record = recovered().recovery
+    assert record is not None
+    left = record.model_copy(update={"runs": record.runs[2:]})
+    assert "24 blocks are unchanged" in render_card(recovered(recovery=left))
+    scaled = [record.runs[0].model_copy(update={"factor": 1.2})]
+    update = {"method": "magnitude", "runs": scaled}
+    card = render_card(recovered(recovery=record.model_copy(update=update)))
+    assert "scales that mend part of what removal broke were multiplied into the weights" in card
+    assert "maps" not in card

@@ -36,6 +36,25 @@ def test_a_slower_model_is_not_called_faster():
     assert "decode at 0.50× the speed" in summary.headline(full(speed=swapped))
 
 
+def test_bytes_that_never_lay_on_disk_are_not_said_to_have():
+    unpacked = full()
+    assert summary.size_comparisons(unpacked.size)[1].name == "bytes as safetensors"
+    told = "The file that the model came from holds 144.8 MB; bytes before are those of the same"
+    assert told in summary.unpacked_words(unpacked)
+    for source in (None, unpacked.size.bytes_before):
+        size = unpacked.size.model_copy(update={"bytes_source": source})
+        assert summary.size_comparisons(size)[1].name == "bytes on disk"
+        assert summary.unpacked_words(full(size=size)) == ""
+
+
+@pytest.mark.parametrize("share", [0.998, 1.0, 1.002])
+def test_a_model_that_is_as_fast_is_not_called_faster(share):
+    speed = full().speed
+    after = speed.decode_before.model_copy(update={"median": speed.decode_before.median * share})
+    words = summary.headline(full(speed=speed.model_copy(update={"decode_after": after})))
+    assert "1.22× faster prefill, decode no faster, 16% fewer parameters." in words
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

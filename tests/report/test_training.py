@@ -71,3 +71,15 @@ def test_a_manifest_without_training_has_neither_words_nor_figure() -> None:
     for manifest in (full(), recovered()):
         assert training_words(manifest) == ""
         assert training_svg(manifest) is None
+
+
+def test_a_held_out_loss_that_rose_is_not_said_to_have_fallen() -> None:
+    manifest = trained()
+    assert manifest.recovery is not None
+    training = manifest.recovery.training
+    assert training is not None
+    curve = [CURVE[0], CURVE[1].model_copy(update={"held_out": 0.97}), CURVE[2]]
+    risen = training.model_copy(update={"curve": curve})
+    record = manifest.recovery.model_copy(update={"training": risen})
+    words = training_words(recovered(recovery=record))
+    assert "on held-out windows the loss went from 0.9500 to 0.9700 nats a token" in words

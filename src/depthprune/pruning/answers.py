@@ -145,7 +145,6 @@ def judge_answers(
         last = answered(module, source) if recovered else None
         kept = pruned if last is None else last
         change, stderr = _paired(kept, whole)
-        sure = -change > SURE * (stderr or 0.0)
         records.append(
             AnswerRecord(
                 calibration=source.parts[0].spec.line(),
@@ -156,10 +155,22 @@ def judge_answers(
                 recovered=None if last is None else _share(last),
                 change=change,
                 change_stderr=stderr,
-                collapsed=sure and kept.value < COLLAPSED * whole.value,
+                collapsed=has_collapsed(kept, whole),
             )
         )
     return records
+
+
+def has_collapsed(after: AnswerScore, before: AnswerScore) -> bool:
+    """Whether a model surely answers less than it may; never of one problem, which has no error.
+
+    Args:
+        after: Of the model that was written.
+        before: Of the whole one, on the same problems.
+    """
+    change, stderr = _paired(after, before)
+    sure = stderr is not None and -change > SURE * stderr
+    return sure and after.value < COLLAPSED * before.value
 
 
 def _share(score: AnswerScore) -> AnswerShare:

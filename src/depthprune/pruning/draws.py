@@ -6,23 +6,20 @@ were drawn. Every repetition raises the seed of each source by one and is scored
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from depthprune.calibration import Calibration, CalibrationSpec
 from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator, RemovedSet
 from depthprune.manifest import BlockScore, DrawRecord
 from depthprune.pruning.held_out import block_scores
-from depthprune.recovery import RecoveringScorer
 from depthprune.searches import Result
 
 MOST_DRAWS = 1_000
 """Of one run. The spread of a thousand draws is known to 2%; a larger number is a slip."""
-
-Scorer: TypeAlias = Evaluator | RecoveringScorer
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,9 @@ class BlockDraws:
 
     @property
     def spread(self) -> float:
-        """Standard deviation between draws."""
+        """Standard deviation between draws; NaN where an increase is infinite."""
+        if not all(map(math.isfinite, self.increases)):
+            return math.nan
         return statistics.stdev(self.increases)
 
 
@@ -102,8 +101,8 @@ def search_over_draws(
     chosen: RemovedSet,
     calibration: Calibration,
     draws: int,
-    evaluator_on: Callable[[Calibration], Scorer],
-    search_on: Callable[[Scorer], Result],
+    evaluator_on: Callable[[Calibration], Evaluator],
+    search_on: Callable[[Evaluator], Result],
 ) -> list[DrawRecord]:
     """What the same search chooses on further draws, beside what was chosen on the first.
 
@@ -112,19 +111,21 @@ def search_over_draws(
         calibration: The first draw.
         draws: How many in all.
         evaluator_on: Makes an evaluator of a draw.
-        search_on: Runs the search.
+        search_on: Runs the search on a draw, given its evaluator.
     """
     records = []
     for repetition in range(1, draws):
         evaluator = evaluator_on(calibration.redraw(repetition))
         result = search_on(evaluator)
+        # What the search saw may be recovered, and the first draw's losses are not.
+        loss, loss_of_first = (s.loss for s in evaluator.score([result.removed, chosen]))
         own, first = set(result.removed), set(chosen)
         records.append(
             DrawRecord(
                 repetition=repetition,
                 removed=list(result.removed),
-                loss=result.score.loss,
-                loss_of_first=evaluator.score([chosen])[0].loss,
+                loss=loss,
+                loss_of_first=loss_of_first,
                 jaccard=len(own & first) / len(own | first),
             )
         )

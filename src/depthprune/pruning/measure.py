@@ -223,13 +223,14 @@ def _other_draws(
     if job.draws == 1:
         return None
 
-    def evaluator_on(calibration: Calibration) -> Evaluator | RecoveringScorer:
-        if job.search_with_recovery:
-            return _recovering(job, task, calibration)
+    def evaluator_on(calibration: Calibration) -> Evaluator:
         return resources.evaluator(calibration, task.objective)
 
-    def search_on(evaluator: Evaluator | RecoveringScorer) -> Result:
-        return task.search_on(evaluator, job.seed, k=len(chosen))
+    def search_on(evaluator: Evaluator) -> Result:
+        scorer: Evaluator | RecoveringScorer = evaluator
+        if job.search_with_recovery:
+            scorer = _recovering(job, task, evaluator.calibration)
+        return task.search_on(scorer, job.seed, k=len(chosen))
 
     return search_over_draws(chosen, task.calibration, job.draws, evaluator_on, search_on)
 
@@ -266,7 +267,7 @@ def _of_size(result: Result, removed: Sequence[int], evaluator: Evaluator) -> Re
 def _shortened(job: PruneJob, result: Result, rule: SizeRule, evaluator: Evaluator) -> Result:
     if not rule.chosen:
         raise UsageError(
-            f"--max-increase: removing any one block raises the held-out loss from "
-            f"{rule.dense:.4f} above {rule.limit:.4f}; allow more"
+            "--max-increase: removing even the block that costs least on the calibration raises "
+            f"the held-out loss from {rule.dense:.4f} above {rule.limit:.4f}; allow more"
         )
     return _of_size(result, rule.chosen, evaluator)

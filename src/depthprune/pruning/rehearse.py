@@ -37,9 +37,10 @@ def foretell(job: PruneJob, task: PruneTask) -> None:
 def time_words(plan: CostEstimate, job: PruneJob) -> str:
     """How long a search takes: what is to be expected, and where it races, the most."""
     raced = job.racing is not None and not job.search_with_recovery
+    each = f", on each of {job.draws} draws" if job.draws > 1 else ""
     if not raced or plan.raced_seconds == plan.seconds:
-        return f"about {duration(plan.seconds)}"
-    return f"about {duration(plan.raced_seconds)}, at most {duration(plan.seconds)}"
+        return f"about {duration(plan.seconds)}{each}"
+    return f"about {duration(plan.raced_seconds)}, at most {duration(plan.seconds)}{each}"
 
 
 def rehearse(job: PruneJob, task: PruneTask) -> CostEstimate:

@@ -174,5 +174,5 @@ def _warn_infinite(model: Model, rows: Sequence[BlockScore]) -> None:
 
 
 def _check_lowest(k: int | None, blocks: int) -> None:
-    if k is not None and k >= blocks:
+    if k is not None and not 1 <= k < blocks:
         raise UsageError(f"-k: expected 1 to {blocks - 1} of the {blocks} blocks, got {k}")

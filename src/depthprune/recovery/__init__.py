@@ -12,6 +12,7 @@ from depthprune.recovery.recover import (
 )
 from depthprune.recovery.result import Change, Recovery, RunRecovery, Training, recovered
 from depthprune.recovery.scorer import RecoveringRehearsal, RecoveringScorer
+from depthprune.recovery.splits import as_text
 
 __all__ = [
     "Change",
@@ -26,6 +27,7 @@ __all__ = [
     "RunRecovery",
     "Trained",
     "Training",
+    "as_text",
     "distil",
     "parse_method",
     "plan_key",

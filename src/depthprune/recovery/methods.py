@@ -12,6 +12,9 @@ from depthprune.bounds import check_bounds
 from depthprune.errors import UsageError
 from depthprune.registry import Registry, build, spell
 
+_Seed = Annotated[int, Field(ge=0, lt=2**32, description=f"a whole number from 0 to {2**32 - 1}")]
+"""NumPy's generator, which the Trainer seeds too, takes no higher one."""
+
 
 class Spelled:
     """A way to recover that can be written as the text by which it is asked for."""
@@ -105,7 +108,7 @@ class LoRA(Spelled):
     judge: Annotated[int, Field(ge=1)] = 8
     start: Literal["linear", "plain"] = "linear"
     checkpointing: Literal["auto", "on", "off"] = "auto"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: _Seed = 0
 
     name: ClassVar[Literal["lora"]] = "lora"
 
@@ -143,7 +146,7 @@ class Last(Spelled):
     judge: Annotated[int, Field(ge=1)] = 8
     start: Literal["linear", "plain"] = "linear"
     checkpointing: Literal["auto", "on", "off"] = "auto"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: _Seed = 0
 
     name: ClassVar[Literal["last"]] = "last"
 

@@ -91,7 +91,7 @@ def stacked(windows: Sequence[Window], call_tokens: int) -> Iterator[Tensor]:
     """Windows of one length together, about `call_tokens` at a time, shape (batch, length)."""
     by_length: dict[int, list[np.ndarray[Any, Any]]] = {}
     for window in windows:
-        tokens = _as_text(window)
+        tokens = as_text(window)
         by_length.setdefault(len(tokens), []).append(tokens)
     for length, alike in by_length.items():
         size = max(1, call_tokens // length)
@@ -99,7 +99,8 @@ def stacked(windows: Sequence[Window], call_tokens: int) -> Iterator[Tensor]:
             yield torch.from_numpy(np.stack(alike[first : first + size]))
 
 
-def _as_text(window: Window) -> np.ndarray[Any, Any]:
+def as_text(window: Window) -> np.ndarray[Any, Any]:
+    """A window's tokens; of an item with options, the prompt's and the right option's."""
     item = getattr(window, "item", None)
     if item is None:
         return window.tokens

@@ -196,6 +196,7 @@ def path_curve(
     held_out_dense: float | None = None,
     limit: float | None = None,
     chosen: int | None = None,
+    objective: str | None = None,
 ) -> Figure:
     """Loss against the number of removed blocks along a search's nested path.
 
@@ -205,6 +206,7 @@ def path_curve(
         held_out_dense: The same on the held-out windows.
         limit: The held-out loss that may not be passed, as a dashed line.
         chosen: The k that was taken.
+        objective: Whose loss it is, where that is not the text's own.
     """
     figure = Figure((_WIDTH, 2.9), layout="constrained")
     axes = figure.add_subplot()
@@ -221,11 +223,13 @@ def path_curve(
     _series(axes, calibration, "calibration", MUTED, "s--")
     _series(axes, held_out, "held out", KEPT, "o-")
     if limit is not None:
-        axes.axhline(limit, color=REMOVED, lw=1.2, ls=(0, (5, 3)), label=f"limit {limit:.3f}")
+        label = f"limit {numbers.fixed(limit, 3)}"
+        axes.axhline(limit, color=REMOVED, lw=1.2, ls=(0, (5, 3)), label=label)
     if chosen is not None:
         _chosen(axes, chosen)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16))
-    axes.set(xlabel="blocks removed, k", ylabel="loss, nats a token")
+    unit = "loss, nats a token" if objective in (None, "nll") else f"loss ({objective})"
+    axes.set(xlabel="blocks removed, k", ylabel=unit)
     axes.grid(axis="y", color=RULE, lw=0.6)
     axes.legend(loc="upper left", frameon=False)
     return figure

@@ -133,7 +133,9 @@ def _path(manifest: Manifest) -> str:
     path = manifest.path or []
     dense = dense_held_out(manifest)
     increase = manifest.search.max_increase if manifest.search else None
-    limit = dense * (1 + increase) if dense is not None and increase is not None else None
+    limit = None
+    if dense is not None and increase is not None:
+        limit = dense + increase * abs(dense)
     return svg(
         figures.path_curve(
             path,
@@ -141,6 +143,7 @@ def _path(manifest: Manifest) -> str:
             held_out_dense=dense,
             limit=limit,
             chosen=len(manifest.removed),
+            objective=manifest.objective,
         ),
         "Loss against the number of blocks removed",
         f"From {min(point.k for point in path)} to {max(point.k for point in path)} blocks; "

@@ -82,6 +82,19 @@ def unmeasured_words(manifest: Manifest) -> str:
     return f"Recovery was not judged on {' nor on '.join(missing)}; --also names some."
 
 
+def folded(manifest: Manifest) -> str:
+    """What was folded into the weights, `into` to follow; empty where nothing was."""
+    found = manifest.recovery
+    if found is None:
+        return ""
+    runs = any(run.strength for run in found.runs)
+    if not runs and not any(layer.strength for layer in found.refits):
+        return ""
+    if found.method == "magnitude":
+        return "scales that mend part of what removal broke were multiplied"
+    return "linear maps that recover part of what removal broke were folded"
+
+
 def recovery_words(manifest: Manifest) -> str:
     """Which blocks took the part of which, in a sentence; empty without recovery."""
     if manifest.recovery is None:

@@ -70,6 +70,16 @@ def held_out_comparisons(manifest: Manifest) -> list[Comparison]:
     ]
 
 
+def decided_words(manifest: Manifest) -> str:
+    """What held-out losses decided all the same, to follow a comma's sentence; else empty."""
+    if manifest.target is not None:
+        return "; but of sets that tied on the target, the loss on the default text chose one"
+    sized = manifest.search is not None and manifest.search.max_increase is not None
+    if sized or (manifest.draft is not None and len(manifest.draft.points) > 1):
+        return "; but it decided how many blocks went, so it flatters that choice a little"
+    return ""
+
+
 def written(record: HeldOut) -> tuple[Estimate, float, float]:
     """The loss of the model that was written, and its increase: recovered, where it was."""
     if record.recovered is None:
@@ -128,13 +138,29 @@ def size_comparisons(size: Size) -> list[Comparison]:
             numbers.change(size.parameters_before, size.parameters_after),
         ),
         Comparison(
-            "bytes on disk",
+            "bytes as safetensors" if _unpacked(size) else "bytes on disk",
             numbers.format_bytes(size.bytes_before),
             numbers.format_bytes(size.bytes_after),
             numbers.change(size.bytes_before, size.bytes_after),
             detail="GGUF files" if gguf else "safetensors files",
         ),
     ]
+
+
+def _unpacked(size: Size) -> bool:
+    """Whether what it was before never lay on disk: the model came from a file of other bytes."""
+    return size.bytes_source not in (None, size.bytes_before)
+
+
+def unpacked_words(manifest: Manifest) -> str:
+    """What the original's file holds, where the bytes before are not its own; else empty."""
+    size = manifest.size
+    if size is None or size.bytes_source is None or not _unpacked(size):
+        return ""
+    return (
+        f"The file that the model came from holds {numbers.format_bytes(size.bytes_source)}; bytes "
+        f"before are those of the same model written in {manifest.dtype}."
+    )
 
 
 def speed_comparisons(speed: Speed, *, ranges: bool = True) -> list[Comparison]:
@@ -210,7 +236,9 @@ def _held_out_words(manifest: Manifest) -> str:
 def _faster(name: str, before: float, after: float) -> str:
     if not before:
         return ""
-    if after >= before:
+    if numbers.times(before, after) == numbers.times(before, before):
+        return f"{name} no faster"
+    if after > before:
         return f"{numbers.times(before, after)} faster {name}"
     return f"{name} at {numbers.times(before, after)} the speed"
 

@@ -26,10 +26,12 @@ def training_words(manifest: Manifest) -> str:
             "nothing was gained and nothing was added."
         )
     first, kept = training.curve[0], kept_point(training.curve, training.best)
+    went = "fell" if kept.held_out < first.held_out else "went"
     return (
         f"{words}. Step {training.best:,} was best on windows that were not trained on and was "
-        f"{'kept' if last else 'merged into the weights'}; on held-out windows the loss fell from "
-        f"{numbers.fixed(first.held_out, 4)} to {numbers.fixed(kept.held_out, 4)} nats a token."
+        f"{'kept' if last else 'merged into the weights'}; on held-out windows the loss {went} "
+        f"from {numbers.fixed(first.held_out, 4)} to {numbers.fixed(kept.held_out, 4)} nats a "
+        "token."
     )
 
 

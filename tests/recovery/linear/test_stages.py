@@ -66,6 +66,16 @@ def test_a_norm_may_have_switched_a_channel_off() -> None:
     assert [int((gain == 0).sum()) for gain in gains] == [1, 0]
 
 
+def test_a_norm_is_known_where_the_device_has_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: torch.Tensor) -> torch.Tensor:
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    model = loaded("gemma3_text")
+    monkeypatch.setattr(torch.Tensor, "double", refuse)
+    stages = find_stages(model.anatomy, BLOCK)
+    assert sum(stage.norm is not None for stage in stages) == 2
+
+
 def test_the_factor_before_the_residual_stream_is_measured() -> None:
     scales = [s.scale for s in found("granite", residual_multiplier=0.3) if s.scale is not None]
     assert scales == pytest.approx([0.3, 0.3], rel=1e-4)

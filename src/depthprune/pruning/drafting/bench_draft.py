@@ -23,6 +23,7 @@ from depthprune.models.assisted import (
     predicted_speedup,
 )
 from depthprune.progress import SILENT, Progress, ProgressStep
+from depthprune.pruning.bench import MOST_TOKENS
 from depthprune.pruning.drafting.draft_runtime import choose_runtime, open_pair
 from depthprune.pruning.session import Loading, read_tokenizer
 
@@ -130,6 +131,11 @@ def bench_draft(
     """
     if not 1 <= length <= _MOST_LENGTH:
         raise UsageError(f"--draft-tokens: expected 1 to {_MOST_LENGTH}, got {length}")
+    if not 2 <= new_tokens <= MOST_TOKENS:
+        raise UsageError(
+            f"--new-tokens: expected 2 to {MOST_TOKENS:,} with --draft, of which the last is never "
+            f"drafted, got {new_tokens:,}"
+        )
     if not temperature > 0 or temperature == float("inf"):
         raise UsageError(f"--temperature: expected a number above 0, got {temperature}")
     specs = parse_calibration(prompts)
@@ -144,8 +150,10 @@ def bench_draft(
     _check_vocabularies(sources[0].name, sources[1].name, *(r.tokenizer for r in readers))
     windows = calibrate(specs, readers[0], split="held-out").windows
     texts = [window.tokens.tolist() for window in windows]
-    context = max(map(len, texts)) + new_tokens
-    pair = open_pair(chosen, sources, context, dtype=dtype, device=device, progress=progress)
+    longest = max(map(len, texts))
+    pair = open_pair(
+        chosen, sources, longest, new_tokens, dtype=dtype, device=device, progress=progress
+    )
     try:
         with progress.step(
             "writing with and without the draft", 2 * len(texts) * 3, "texts"

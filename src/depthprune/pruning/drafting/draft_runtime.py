@@ -13,6 +13,7 @@ import torch
 from depthprune.errors import UsageError
 from depthprune.models.assisted import Pair, TransformersPair
 from depthprune.models.llama_cpp import LlamaCppPair, require_llama_cpp
+from depthprune.models.positions import require_room
 from depthprune.models.source import ModelSource
 from depthprune.progress import Progress
 from depthprune.pruning.bench import load_alike
@@ -61,7 +62,8 @@ def choose_runtime(name: str, sources: Sequence[ModelSource], dtype: str, device
 def open_pair(
     runtime: str,
     sources: Sequence[ModelSource],
-    context: int,
+    prompt_tokens: int,
+    new_tokens: int,
     *,
     dtype: str,
     device: str,
@@ -72,14 +74,22 @@ def open_pair(
     Args:
         runtime: That `choose_runtime` chose.
         sources: Of the model and of its draft.
-        context: Tokens of the longest text.
+        prompt_tokens: Of the longest prompt.
+        new_tokens: Of each continuation.
         dtype: In transformers.
         device: `auto`, `cpu`, …
         progress: Where loading shows itself.
+
+    Raises:
+        UsageError: If one of the two has no positions for so many tokens.
     """
     if runtime == "transformers":
         (model, draft), kind = load_alike(sources, dtype, device, progress)
+        for module in (model, draft):
+            require_room(module, prompt_tokens, new_tokens)
         return TransformersPair(model, draft, kind)
     files = [source.gguf for source in sources if source.gguf is not None]
     with progress.step(f"loading {sources[0].name} and {sources[1].name}", None, ""):
-        return LlamaCppPair(files, context, device=device, threads=torch.get_num_threads())
+        return LlamaCppPair(
+            files, prompt_tokens + new_tokens, device=device, threads=torch.get_num_threads()
+        )

@@ -38,6 +38,7 @@ from depthprune.pruning.session import (
     read_tokenizer,
     require_original,
 )
+from depthprune.recovery import as_text
 from depthprune.untrusted import read_untrusted
 
 TRL, AXOLOTL, FACTS = "trl.yaml", "axolotl.yaml", "hand-off.json"
@@ -255,7 +256,7 @@ def _texts(drawn: Calibration) -> Iterator[tuple[str, str]]:
         for window in part.windows:
             first = int(np.argmax(window.scored))
             cut = first if first > 1 else max(2, int(len(window.tokens) * _PROMPTED))
-            tokens = window.tokens.tolist()
+            tokens = as_text(window).tolist()
             whole = tokenizer.decode(tokens, skip_special_tokens=True)
             prompt = tokenizer.decode(tokens[:cut], skip_special_tokens=True)
             if prompt.strip():

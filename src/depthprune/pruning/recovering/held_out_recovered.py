@@ -7,6 +7,7 @@ that is answered right is measured besides, whatever the objective.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -100,12 +101,19 @@ def harmed(records: Sequence[HeldOut]) -> list[str]:
         "the calibration, or leave recovery out"
         for record in records
         if record.recovered_change is not None
-        and record.recovered_change > (record.recovered_change_stderr or 0.0)
+        and record.recovered_change > (_known(record.recovered_change_stderr) or 0.0)
     ]
 
 
+def _known(stderr: float | None) -> float | None:
+    """A standard error; one window has none."""
+    return None if stderr is None or math.isnan(stderr) else stderr
+
+
 def _fall(record: HeldOut) -> str:
-    change, stderr = record.recovered_change or 0.0, record.recovered_change_stderr or 0.0
+    change, stderr = record.recovered_change or 0.0, _known(record.recovered_change_stderr)
     if record.objective == "accuracy":
-        return f"accuracy fell by {100 * change:.1f} ± {100 * stderr:.1f} points"
-    return f"the loss rose by {change:.3f} ± {stderr:.3f}"
+        error = "" if stderr is None else f" ± {100 * stderr:.1f}"
+        return f"accuracy fell by {100 * change:.1f}{error} points"
+    error = ", on one window" if stderr is None else f" ± {stderr:.3f}"
+    return f"the loss rose by {change:.3f}{error}"

@@ -98,7 +98,8 @@ def _sizes(rows: AllRows, gain: Tensor) -> tuple[Tensor, Tensor]:
     size = size.clamp(min=_LEAST * size.mean().item()) * torch.where(gain < 0, -1.0, 1.0)
     turn = gain / size
     # Of the turned outputs, what comes nearest to directions of length one.
-    near = (turn / size * products).sum() / (turn.pow(2) * given).sum()
+    tiny = torch.finfo(given.dtype).tiny
+    near = (turn / size * products).sum() / (turn.pow(2) * given).sum().clamp(min=tiny)
     return size, turn * near.clamp(min=0.0)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.blocks.replay import hidden_of, relative_difference
 from depthprune.models.devices import plain_products
+from depthprune.recovery.linear.normal_equations import wide
 from depthprune.recovery.linear.probe import BATCH, LENGTH, Probe
 from depthprune.recovery.parameters import holders
 
@@ -216,7 +217,7 @@ class _Order:
         gain: Tensor = (output * unit).sum(0) / unit.pow(2).sum(0)
         if relative_difference(gain * unit, output) > _LIMIT or not gain.any():
             return None
-        return gain.double()
+        return wide(gain)
 
     @contextmanager
     def _silenced(self, modules: Sequence[nn.Module]) -> Iterator[None]:

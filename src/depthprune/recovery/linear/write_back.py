@@ -26,6 +26,7 @@ from depthprune.models.loading import Model
 from depthprune.recovery.delta import Delta, Scaled
 from depthprune.recovery.linear.fold import folded
 from depthprune.recovery.low_rank import LowRank
+from depthprune.recovery.parameters import holders
 from depthprune.recovery.result import Change, Recovery
 
 
@@ -99,12 +100,7 @@ def unwritten_outside(model: Model, names: Collection[str]) -> set[str]:
     checkpoint = model.source.checkpoint
     if checkpoint is None or not checkpoint.shards:
         return set()
-    values = {name: model.module.get_parameter(name).data.cpu() for name in names}
-    return {
-        name
-        for name, value in values.items()
-        if not _holding(name, value, checkpoint, checkpoint.block_prefix)
-    }
+    return {n for n in names if not _holding(n, model, checkpoint, checkpoint.block_prefix)}
 
 
 def _rewritten(
@@ -112,20 +108,21 @@ def _rewritten(
 ) -> dict[str, Tensor]:
     """One block's parameters as a reload gives them; the bytes go into `data`."""
     block = model.anatomy.blocks.modules[change.target.block]
-    matrix = change.matrix
 
-    def write(value: Tensor, name: str, axis: int) -> Tensor:
+    def write(value: Tensor, name: str, axis: int, whole: Tensor | None = None) -> Tensor:
         if not value.any():
             return value  # a bias of zeros stays one, and many tensors look like it
-        found = find(value, name, tensors)
-        if found is None:
+        own = find(value, name, tensors)
+        places = [own] if own else _of_alike(value, whole, tensors)
+        if not places:
             raise ModelError(
                 f"block {change.target.block}: {name} has its values in no tensor of the "
                 "checkpoint, so its recovery cannot be written; prune without --recover"
             )
-        old = tensors[found.name]
-        new = folded(old.mT if found.turned else old, matrix, axis)
-        data[found.name] = as_stored(new, found)
+        for found in places:
+            old = tensors[found.name]
+            new = folded(old.mT if found.turned else old, change.matrix, axis)
+            data[found.name] = as_stored(new, found)
         return new
 
     values = {}
@@ -133,7 +130,7 @@ def _rewritten(
         value = block.get_parameter(weight.name).data.cpu()
         whole = not value.any() or find(value, weight.name, tensors) is not None
         if weight.axis > 0 and not whole:
-            experts = [write(expert, weight.name, weight.axis - 1) for expert in value]
+            experts = [write(expert, weight.name, weight.axis - 1, value) for expert in value]
             values[weight.name] = torch.stack(experts)
         else:
             values[weight.name] = write(value, weight.name, weight.axis)
@@ -174,7 +171,10 @@ def add_changes(
             for name in names:
                 value = model.module.get_parameter(name).data.cpu()
                 inner = name[len(f"{path}.{block}.") :]
-                found = find(value, inner, tensors) if value.any() else None
+                found = find(value, inner, tensors)
+                if found is None and not (value.any() or changes[name].added_to(value).any()):
+                    weights[name] = value  # zeros stay zeros
+                    continue
                 if found is None:
                     raise ModelError(
                         f"block {block}: {inner} has its values in no tensor of the checkpoint, "
@@ -202,7 +202,7 @@ def _write_outer(
     if not value.any():
         weights[name] = value  # scaled, zeros stay zeros
         return
-    holding = _holding(name, value, checkpoint, prefix)
+    holding = _holding(name, model, checkpoint, prefix)
     if not holding:
         raise ModelError(
             f"{name} has its values in no tensor of the checkpoint, so what recovers cannot be "
@@ -214,16 +214,23 @@ def _write_outer(
         weights[name] = new.to(value.dtype)
 
 
-def _holding(name: str, value: Tensor, checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
+def _holding(name: str, model: Model, checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
     """The tensors outside of blocks that hold a parameter's values; none where it is not clear."""
+    parameter = model.module.get_parameter(name)
+    value = parameter.data.cpu()
     tensors = tensors_outside(checkpoint, prefix, tuple(value.shape))
     holding = {other: tensor for other, tensor in tensors.items() if _same(value, tensor)}
-    if value.dim() > 1:
+    if len(holding) < 2 or (value.dim() > 1 and holders(model.module)[id(parameter)] > 1):
         # A head that shares the embeddings' weights may stand in the file besides.
         return holding
-    inner = name.rpartition(".")[0]
+    # One that only began as a copy of them is another tensor.
+    if name in holding:
+        return {name: holding[name]}
+    inner, last = name.rpartition(".")[0], ".".join(name.split(".")[-2:])
     ends = {o: t for o, t in holding.items() if o.endswith(f"{inner}.weight")}
-    return ends or (holding if len(holding) == 1 else {})
+    if not ends:
+        ends = {o: t for o, t in holding.items() if f".{o}".endswith(f".{last}")}
+    return ends if len(ends) == 1 else {}
 
 
 def tensors_outside(
@@ -276,16 +283,33 @@ def tensors_of(checkpoint: Checkpoint, prefix: str, number: int) -> dict[str, Te
 
 
 def find(value: Tensor, name: str, tensors: Mapping[str, Tensor]) -> Found | None:
-    """The tensor that holds a parameter's values; the one of its own name where several do."""
-    found = [
+    """The tensor that holds a parameter's values; the one of its own name where several do.
+
+    Zeros are known by their own name alone.
+    """
+    found = _alike(value, tensors)
+    own = [each for each in found if each.name.endswith(f".{name}") and not each.turned]
+    if own:
+        return own[0]
+    return found[0] if len(found) == 1 and value.any() else None
+
+
+def _alike(value: Tensor, tensors: Mapping[str, Tensor]) -> list[Found]:
+    """All tensors that hold some values."""
+    return [
         Found(other, turned)
         for other, tensor in tensors.items()
         for turned in ((False, True) if value.dim() > 1 else (False,))
         if tensor.dim() == value.dim() and _same(value, tensor.mT if turned else tensor)
     ]
-    own = [each for each in found if each.name.endswith(f".{name}") and not each.turned]
-    likely = own or found
-    return likely[0] if own or len(found) == 1 else None
+
+
+def _of_alike(expert: Tensor, experts: Tensor | None, tensors: Mapping[str, Tensor]) -> list[Found]:
+    """The tensors of all experts with the same values, as copies of one dense MLP have them."""
+    if experts is None:
+        return []
+    found = _alike(expert, tensors)
+    return found if len(found) == sum(_same(expert, other) for other in experts) else []
 
 
 def as_stored(value: Tensor, found: Found) -> bytes:

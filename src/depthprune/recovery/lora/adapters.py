@@ -1,16 +1,16 @@
 """LoRA adapters on the linear projections of the kept blocks, by PEFT, and the way back.
 
 No architecture is named: every `nn.Linear` of a kept block (and GPT-2's `Conv1D`) is adapted, but
-for one that other modules share. Adapters are in float32 whatever the model, since steps of their
-weights are lost in bfloat16. When the context ends every module, attribute and gradient flag is
-what it was.
+for one that other modules share or that the model's files do not hold as it is. Adapters are in
+float32 whatever the model, since steps of their weights are lost in bfloat16. When the context ends
+every module, attribute and gradient flag is what it was.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -80,8 +80,15 @@ class Adapters:
         }
 
 
-def targets(anatomy: Anatomy, kept: Sequence[int]) -> dict[str, nn.Module]:
+def targets(
+    anatomy: Anatomy, kept: Sequence[int], unwritten: Collection[str] = ()
+) -> dict[str, nn.Module]:
     """The modules that are adapted, by their names in the model.
+
+    Args:
+        anatomy: Of the model.
+        kept: Original block numbers.
+        unwritten: Weights, by their names in the model, that no checkpoint could be given.
 
     Raises:
         ModelError: If the kept blocks have none.
@@ -97,8 +104,10 @@ def targets(anatomy: Anatomy, kept: Sequence[int]) -> dict[str, nn.Module]:
             if not (name and isinstance(child, (nn.Linear, Conv1D))):
                 continue
             alone = modules[id(child)] == 1 and weights[id(child.weight)] == 1
-            if alone and child.weight.is_floating_point():
-                found[f"{path}.{block}.{name}"] = child
+            full = f"{path}.{block}.{name}"
+            written = f"{full}.weight" not in unwritten
+            if alone and written and child.weight.is_floating_point():
+                found[full] = child
     if not found:
         raise ModelError(
             f"{type(module).__name__}: --recover lora: expected linear projections in the kept "
@@ -108,24 +117,28 @@ def targets(anatomy: Anatomy, kept: Sequence[int]) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def adapted(anatomy: Anatomy, kept: Sequence[int], settings: LoRA) -> Iterator[Adapters]:
+def adapted(
+    anatomy: Anatomy, kept: Sequence[int], settings: LoRA, unwritten: Collection[str] = ()
+) -> Iterator[Adapters]:
     """Inside the context the kept blocks have adapters that add nothing yet.
 
     Args:
         anatomy: Of the model.
         kept: Original block numbers.
         settings: Rank, alpha and seed are read.
+        unwritten: As `targets` takes it.
 
     Raises:
         ModelError: If PEFT cannot adapt a module.
-        UsageError: If the rank is above a module's size.
+        UsageError: If the rank is above every module's size.
     """
     module, path = anatomy.module, f"{anatomy.blocks.path}."
-    chosen = targets(anatomy, kept)
-    narrow = min(size for each in chosen.values() for size in each.get_parameter("weight").shape)
-    if settings.rank > narrow:
+    chosen = targets(anatomy, kept, unwritten)
+    # Of a few outputs, such as the gate of a shared expert, a higher rank costs next to nothing.
+    full = max(min(each.get_parameter("weight").shape) for each in chosen.values())
+    if settings.rank > full:
         raise UsageError(
-            f"--recover lora: rank: expected at most {narrow}, the least size of a projection, got "
+            f"--recover lora: rank: expected at most {full}, the full rank of a projection, got "
             f"{settings.rank}"
         )
     with frozen(module):

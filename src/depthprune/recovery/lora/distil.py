@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -30,6 +30,7 @@ from depthprune.outputs import whole_file
 from depthprune.progress import SILENT, Progress
 from depthprune.recovery.delta import Delta
 from depthprune.recovery.linear.fold import swapped
+from depthprune.recovery.linear.write_back import unwritten
 from depthprune.recovery.lora.adapters import Adapters, adapted
 from depthprune.recovery.lora.distillation_data import (
     DistillationData,
@@ -177,9 +178,11 @@ class _Task:
         changed = [module.get_parameter(name) for name in self.start.weights]
         originals = {parameter: parameter.data for parameter in changed}
         order = self.distillation_data.order(settings.steps * self._accumulated, settings.seed)
+        # Files are compared with the model's own values, not with what a start put in their place.
+        lost = self._unwritten(kept)
         with (
             swapped(module, self.start.weights),
-            self._trained(kept) as trained,
+            self._trained(kept, lost) as trained,
             progress.step("training", settings.steps, "steps") as shown,
         ):
             student = Student(
@@ -195,10 +198,20 @@ class _Task:
             changes = trained.changes() if history.best else {}
             return history, changes, sum(p.numel() for p in trained.parameters)
 
-    def _trained(self, kept: Sequence[int]) -> AbstractContextManager[Adapters | Unfrozen]:
+    def _unwritten(self, kept: Sequence[int]) -> set[str]:
+        """Weights of kept blocks that no checkpoint could be given."""
+        blocks, found = self.model.anatomy.blocks, set()
+        for block in kept:
+            names = [n for n, p in blocks.modules[block].named_parameters() if p.dim() == 2]
+            found |= {f"{blocks.path}.{block}.{n}" for n in unwritten(self.model, block, names)}
+        return found
+
+    def _trained(
+        self, kept: Sequence[int], lost: Collection[str]
+    ) -> AbstractContextManager[Adapters | Unfrozen]:
         if isinstance(self.settings, Last):
             return unfrozen(self.model, kept, self.settings)
-        return adapted(self.model.anatomy, kept, self.settings)
+        return adapted(self.model.anatomy, kept, self.settings, lost)
 
     def recovery(
         self,

@@ -152,7 +152,9 @@ def train(
                     # Said of checkpoints written within a second, which are then told by number.
                     warnings.filterwarnings("ignore", message="mtime may not be reliable")
                     trainer.train(resume_from_checkpoint=None if last is None else str(last))
-            except (OSError, SafetensorError) as error:
+            except (OSError, SafetensorError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and not _of_a_file(error):
+                    raise
                 raise OutputError(
                     f"{folder}: a checkpoint cannot be written or read ({first_line(error)}); free "
                     "some space and run again, which goes on from the last whole one"
@@ -168,6 +170,11 @@ def train(
         stopped=steps < settings.steps,
         resumed=known.get("global_step", 0),
     )
+
+
+def _of_a_file(error: RuntimeError) -> bool:
+    """Whether torch's own writer, which knows no OSError, could not write."""
+    return any(name in str(error) for name in ("inline_container", "PytorchStreamWriter"))
 
 
 def _trainer(

@@ -7,7 +7,8 @@ logits; the norm before it is divided by as much, and that too is proved.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -44,9 +45,11 @@ def outer_scaling(anatomy: Anatomy) -> dict[str, tuple[float, bool]]:
         for name, p in module.named_parameters()
         if not name.startswith(inside) and (p is embeddings or id(p) not in of_head)
     }
+    tokens = probe_tokens(module, (BATCH, LENGTH), seed=0, first=3).to(anatomy.device)
+    if chain:
+        _refuse_other_inputs(anatomy, tokens, outer)
     tables = [n for n, p in outer.items() if p.dim() == 2 and _is_embedding(module, n)]
     vectors = [n for n, p in outer.items() if p.dim() == 1]
-    tokens = probe_tokens(module, (BATCH, LENGTH), seed=0, first=3).to(anatomy.device)
     states = anatomy.record(tokens).states
     if isinstance(states, Carried) or not anatomy.blocks.layout.is_usual:
         raise ModelError(
@@ -67,6 +70,22 @@ def outer_scaling(anatomy: Anatomy) -> dict[str, tuple[float, bool]]:
         f"--recover magnitude: the state before block 0 does not scale with {few(tables)}; "
         f"{few([n for n in outer if n not in tables])} stand in the way; pass --recover linear"
     )
+
+
+def _refuse_other_inputs(anatomy: Anatomy, tokens: Tensor, outer: Iterable[str]) -> None:
+    """Refuse a model with parameters before the blocks, of a picture's, that text never meets."""
+    met: set[nn.Module] = set()
+    with ExitStack() as stack:
+        for module in anatomy.module.modules():
+            hook = module.register_forward_pre_hook(lambda module, _: met.add(module))
+            stack.callback(hook.remove)
+        anatomy.record(tokens)
+    others = [n for n in outer if anatomy.module.get_submodule(n.rpartition(".")[0]) not in met]
+    if others:
+        raise ModelError(
+            f"--recover magnitude: {few(others)} read other inputs than text, and the states that "
+            "they give would not be scaled; pass --recover linear"
+        )
 
 
 def _is_embedding(module: nn.Module, name: str) -> bool:
