@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from depthprune.errors import EvaluationError, UsageError
+from depthprune.errors import EvaluationError, NoWorkersError, UsageError
 from depthprune.evaluator import Cost
 from depthprune.pruning.target.budgets import require_budget
 from depthprune.pruning.target.choose import break_tie, race
@@ -129,6 +129,15 @@ def test_a_calibration_without_a_finite_loss_is_left_out() -> None:
     spent = planted.spend()
     assert list(spent.left_out) == ["target, draw 1"]
     assert spent.default == (0, 1)
+
+
+def test_workers_that_are_gone_are_no_fault_of_a_calibration() -> None:
+    def gone(removed: tuple[int, ...]) -> float:
+        raise NoWorkersError("no worker is left")
+
+    planted = Planted(costs(0), costs(0), default=costs(0), target=gone)
+    with pytest.raises(NoWorkersError):
+        planted.spend()
 
 
 def test_where_no_calibration_gives_a_set_it_is_said_why() -> None:

@@ -44,8 +44,8 @@ def largest(task: TargetTask, rules: Rules, scorers: TargetScorers, max_increase
         most = max(most, len(rule.chosen))
     if not most and rule is not None:
         raise UsageError(
-            f"--max-increase: removing any one block raises the loss on --for from "
-            f"{rule.dense:.4f} above {rule.limit:.4f}; allow more"
+            "--max-increase: removing even the block that costs least on a calibration raises the "
+            f"loss on --for from {rule.dense:.4f} above {rule.limit:.4f}; allow more"
         )
     return most
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from depthprune.errors import EvaluationError, first_line
+from depthprune.errors import EvaluationError, NoWorkersError, first_line
 from depthprune.evaluator import Cost, RemovedSet
 from depthprune.progress import warn
 from depthprune.pruning.target.configurations import Configuration
@@ -133,6 +133,8 @@ class Spending:
         scorer = on_share(arm.scorer, share)
         try:
             result = self._rules.run(name, scorer)
+        except NoWorkersError:
+            raise  # it says nothing of the calibration
         except EvaluationError as error:
             self.spent.left_out[arm.name] = first_line(error)
             warn(f"{arm.name} is left out: {first_line(error)}")
