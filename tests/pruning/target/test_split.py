@@ -81,6 +81,9 @@ def test_a_text_of_one_document_is_cut_into_passages_that_are_the_whole_of_it(
     spec = target_specs([f"text:{file},length=16"])[0]
     found = passages(dp.calibration.Document("a", file.read_text(encoding="utf-8")), spec)
     assert "\n\n".join(piece.text for piece in found) == file.read_text(encoding="utf-8")
+    windows = file.read_text(encoding="utf-8").replace("\n", "\r\n")
+    same = passages(dp.calibration.Document("a", windows), spec)
+    assert "\r\n\r\n".join(piece.text for piece in same) == windows
     (goal,) = _split(model, f"text:{file},length=16").goals
     assert goal.passages
     assert goal.kind == "text"

@@ -42,21 +42,22 @@ def passages(document: Document, spec: CalibrationSpec) -> list[Document]:
     """
     least = _CHARACTERS * spec.length
     size = min(max(least, len(document.text) // _PASSAGES), 64 * least)
+    gap = "\r\n\r\n" if "\r\n\r\n" in document.text else "\n\n"
     paragraphs: list[list[str]] = []
     last = size
-    for paragraph in document.text.split("\n\n"):
+    for paragraph in document.text.split(gap):
         if last < size and len(paragraph) <= size:
             paragraphs[-1].append(paragraph)
-            last += len(paragraph) + 2
+            last += len(paragraph) + len(gap)
         else:
             # Text without paragraphs is cut where it must be.
             cut = [paragraph[i : i + size] for i in range(0, len(paragraph), size)] or [""]
             paragraphs += [[each] for each in cut]
             last = len(cut[-1])
-    found = ["\n\n".join(each) for each in paragraphs]
+    found = [gap.join(each) for each in paragraphs]
     if len(found) > 1 and len(found[-1]) < size // 2:
         short = found.pop()
-        found[-1] += f"\n\n{short}"
+        found[-1] += gap + short
     return [
         replace(document, name=f"{document.name}#{number}", text=text, note="")
         for number, text in enumerate(found)
