@@ -228,7 +228,9 @@ def test_a_plan_without_either_judges_no_finalists(grid: Grid, tmp_path: Path) -
     assert not (tmp_path / "finalists.jsonl").exists()
 
 
-def test_a_line_that_another_process_is_writing_is_left_alone(grid: Grid, tmp_path: Path) -> None:
+def test_a_line_that_another_process_is_writing_is_left_alone(
+    grid: Grid, tmp_path: Path, calls: Calls
+) -> None:
     """What is checked first is only looked at: the folder is not this process's yet."""
     finals = Finals(grid, tmp_path / "out")
     finals.folder.mkdir()
