@@ -13,6 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from depthprune.errors import UsageError
 
+MOST_SEED = 2**32 - 1
+"""The highest that every generator of random numbers takes."""
+
 
 def check_bounds(where: str, thing: Any) -> None:
     """Check every field of a dataclass that is made against what its type allows.

@@ -6,6 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from depthprune.bounds import MOST_SEED
 from depthprune.cli import options
 from depthprune.cli.console import TerminalProgress, command_line, note, show, show_text
 from depthprune.cli.option_groups import (
@@ -21,8 +22,6 @@ from depthprune.cli.option_groups import (
 from depthprune.cli.values import parse_share
 from depthprune.pruning.options import prune_job
 from depthprune.removed_sets import name_blocks
-
-MOST_SEED = 2**32 - 1  # that every generator of random numbers takes
 
 
 @expand_groups

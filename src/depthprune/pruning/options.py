@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
+from depthprune.bounds import MOST_SEED
 from depthprune.engine import Engine, as_engine
 from depthprune.errors import UsageError
 from depthprune.evaluator.racing.settings import Racing
@@ -222,8 +223,8 @@ def _check_numbers(
     for flag, share in (("--max-increase", max_increase), ("--keep-general", keep_general)):
         if share is not None and not 0 <= share < inf:
             raise UsageError(f"{flag}: expected a share from 0 such as 0.05 (5%), got {share:g}")
-    if not 0 <= seed < 1 << 32:
-        raise UsageError(f"--seed: expected from 0 to 4,294,967,295, got {seed}")
+    if not 0 <= seed <= MOST_SEED:
+        raise UsageError(f"--seed: expected from 0 to {MOST_SEED:,}, got {seed}")
     check_bench_seconds(bench_seconds)
 
 

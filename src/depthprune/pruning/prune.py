@@ -121,7 +121,7 @@ def _manifest(
         schema=1,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=job.command,
-        model=source_model(model.source, model.blocks),
+        model=source_model(model),
         removed=list(result.removed),
         kept=list(written.surgery.kept),
         dtype=written.surgery.dtype,

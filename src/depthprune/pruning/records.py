@@ -20,19 +20,19 @@ from depthprune.manifest import (
 )
 from depthprune.models.auto_class import needs_code
 from depthprune.models.loading import Model
-from depthprune.models.source import ModelSource
 from depthprune.searches import Result
 
 
-def source_model(source: ModelSource, blocks: int) -> SourceModel:
+def source_model(model: Model) -> SourceModel:
     """A model's source as the manifest has it."""
+    source = model.source
     return SourceModel(
         name=source.name,
         kind=source.kind,
         model_type=source.model_type,
-        blocks=blocks,
+        blocks=model.blocks,
         revision=source.revision,
-        fingerprint=source.fingerprint(),
+        fingerprint=model.fingerprint,
         code=source.checkpoint is not None and needs_code(source.checkpoint.config),
     )
 

@@ -8,12 +8,13 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
 from pydantic import Field
 
-from depthprune.bounds import check_bounds
+from depthprune.bounds import MOST_SEED, check_bounds
 from depthprune.errors import UsageError
 from depthprune.registry import Registry, build, spell
 
-_Seed = Annotated[int, Field(ge=0, lt=2**32, description=f"a whole number from 0 to {2**32 - 1}")]
-"""NumPy's generator, which the Trainer seeds too, takes no higher one."""
+_Seed = Annotated[
+    int, Field(ge=0, le=MOST_SEED, description=f"a whole number from 0 to {MOST_SEED}")
+]
 
 
 class Spelled:

@@ -81,14 +81,3 @@ class Sums:
             self.spread,
             self.tokens,
         )
-
-    def error(self, change: Tensor, strength: float = 1.0) -> float:
-        """Σ w |e − strength · D x|², for D = `change`."""
-        linear, quadratic = self.terms(change)
-        return self.squares - 2 * strength * linear + strength**2 * quadratic
-
-    def terms(self, change: Tensor) -> tuple[float, float]:
-        """Σ w eᵀD x and Σ w |D x|²."""
-        linear = (change * self.products).sum().item()
-        quadratic = ((change @ self.moments) * change).sum().item()
-        return linear, quadratic

@@ -179,7 +179,7 @@ class _Task:
         originals = {parameter: parameter.data for parameter in changed}
         order = self.distillation_data.order(settings.steps * self._accumulated, settings.seed)
         # Files are compared with the model's own values, not with what a start put in their place.
-        lost = self._unwritten(kept)
+        lost = self._unwritten(kept) if isinstance(self.settings, LoRA) else set()
         with (
             swapped(module, self.start.weights),
             self._trained(kept, lost) as trained,
