@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from items import calibration_of, random_text
+from items import calibration_of, random_item, random_text
 
 import depthprune as dp
 from depthprune.evaluator import timing
@@ -55,6 +55,18 @@ def test_the_counts_are_those_of_the_exact_search(
     spent = dp.search(name, evaluator, k=k).cost
     for count in ("evaluations", "block_tokens", "head_tokens", "plain_block_tokens"):
         assert getattr(planned, count) == getattr(spent, count), count
+
+
+@pytest.mark.parametrize("objective", ["option-ce", "nll"])
+def test_plain_forwards_of_items_are_counted_with_the_prompt_of_each_option(
+    model: dp.Model, objective: str
+) -> None:
+    calibration = calibration_of([random_item(np.random.default_rng(i)) for i in range(5)])
+    rehearsal = Rehearsal.of(model, calibration, parse_objective(objective))
+    evaluator = dp.Evaluator(model, calibration, objective, racing=None)
+    for each in (rehearsal, evaluator):
+        dp.search("one-shot", each, k=2)
+    assert rehearsal.cost.plain_block_tokens == evaluator.cost.plain_block_tokens
 
 
 @pytest.mark.parametrize("name", ["block-influence", "relative-magnitude", "taylor"])

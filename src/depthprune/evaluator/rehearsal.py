@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from depthprune.calibration import Calibration, Window
 from depthprune.evaluator.calls import expected_tokens
-from depthprune.evaluator.cost import Cost
+from depthprune.evaluator.cost import Cost, plain_tokens
 from depthprune.evaluator.importance import runs_of
 from depthprune.evaluator.losses import Losses
 from depthprune.evaluator.memory import call_tokens, head_tokens
@@ -94,6 +94,7 @@ class Rehearsal:
         compares: Whether the dense model is walked beside the sets.
         scaled: Whether the dense model is scored first, for a mixture to be divided by it.
         passes: How often the head is run on a scored token.
+        plain: Tokens of all windows in plain forwards, where items make them other than `tokens`.
     """
 
     def __init__(
@@ -106,12 +107,14 @@ class Rehearsal:
         compares: bool = False,
         scaled: bool = False,
         passes: int = 1,
+        plain: int | None = None,
     ) -> None:
         self.blocks = blocks
         self.walks = 0
         self.widest = 0
         self.windows = windows
         self._tokens, self._scored = tokens, scored
+        self._plain = tokens if plain is None else plain
         self._compares = compares
         self._scaled = scaled
         self._passes = passes
@@ -136,6 +139,7 @@ class Rehearsal:
             compares=any(c.objective.compares for c in objective.components),
             scaled=len(objective.components) > 1,
             passes=Losses(model, objective, windows, np.array(objective.judged(windows))).passes,
+            plain=sum(map(plain_tokens, windows)),
         )
 
     @property
@@ -197,7 +201,7 @@ class Rehearsal:
         self._cost += Cost(
             block_tokens=self._walked(new, share),
             head_tokens=self._passes * round(share * self._scored) * len(walked),
-            plain_block_tokens=round(share * self._tokens) * sum(self.blocks - len(s) for s in new),
+            plain_block_tokens=round(share * self._plain) * sum(self.blocks - len(s) for s in new),
         )
 
     def _together(self, new: Sequence[RemovedSet]) -> list[RemovedSet]:
