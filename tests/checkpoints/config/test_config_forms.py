@@ -88,3 +88,17 @@ def test_minimax_m3_as_published_has_each_kept_block_as_it_was(tmp_path: Path) -
         assert getattr(after, name) == [
             kind for block, kind in enumerate(getattr(before, name)) if block not in removed
         ]
+
+
+@pytest.mark.parametrize("underscored", [None, ["recurrent", "recurrent", "attention"]])
+def test_recurrent_gemma_keeps_its_kinds_where_the_file_leaves_their_pattern_to_the_class(
+    tmp_path: Path, underscored: list[str] | None
+) -> None:
+    """RecurrentGemma-2B's file has the pattern under a name that its class does not read."""
+    whole = save_tiny(tmp_path / "whole", "recurrent_gemma", tokenizer=False)
+    _edited(whole, block_types=None, _block_types=underscored)
+    apply(whole, (0, 3), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    kinds = ["recurrent", "attention", "recurrent", "attention"]
+    assert config["block_types"] == kinds
+    assert config.get("_block_types") == (kinds if underscored else None)

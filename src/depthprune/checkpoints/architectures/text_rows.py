@@ -23,8 +23,7 @@ ernie4_5 exaone falcon falcon_h1 falcon_mamba flex_olmo gemma glm glm4 gpt_neox 
 granitemoehybrid granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hyperclovax internlm3
 iquestcoder jais2 jetmoe lfm2 llama mamba mamba2 mellum minimax_m2 minimax_m3_vl_text
 ministral ministral3 mistral mixtral moshi nanochat nemotron nemotron_h olmo olmo2 olmoe opt
-persimmon phi phi3 phimoe qwen3_moe recurrent_gemma seed_oss solar_open stablelm starcoder2 xlstm
-youtu
+persimmon phi phi3 phimoe qwen3_moe seed_oss solar_open stablelm starcoder2 xlstm youtu
 """
 """Types for which the rules for fields say everything."""
 
@@ -247,6 +246,10 @@ ROWS: tuple[Architecture, ...] = (
         "qwen2_moe",
         needs=(RequiredList("layer_types", when="use_sliding_window"),),
         defaults={"max_window_layers": 28},
+    ),
+    Architecture(
+        "recurrent_gemma",
+        patterns=(Cycle("block_types", ("recurrent", "recurrent", "attention")),),
     ),
     *(
         Architecture(

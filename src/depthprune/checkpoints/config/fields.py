@@ -113,6 +113,7 @@ FIELDS: Mapping[str, Action] = {
     "moe_layer_end_index": "last",
     # Periods that must become explicit.
     "block_types": "repeat",
+    "_block_types": "repeat",
     "attention_types": "attention-types",
     "decoder_sparse_step": "sparse-step",
     # Depth in the arithmetic, and ties between blocks.
