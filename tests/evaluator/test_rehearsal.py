@@ -96,6 +96,21 @@ def test_a_set_pays_for_further_windows_alone(model: dp.Model) -> None:
     assert rehearsal.cost.evaluations == 1 + 4 / 8 + 2 / 8
 
 
+def test_windows_that_fill_a_call_are_paid_for_with_those_that_were_asked_for(
+    model: dp.Model,
+) -> None:
+    windows = [random_text(np.random.default_rng(0), length=128) for _ in range(16)]
+    calibration = calibration_of(windows)
+    rehearsal = Rehearsal.of(model, calibration, parse_objective("nll"))
+    evaluator = dp.Evaluator(model, calibration, racing=None)
+    for each in (rehearsal, evaluator):
+        each.score([(1,), (2,), (3,)], windows=1)
+        each.score([(2,), (4,)], windows=6)
+        each.score([(2,)])
+    for count in ("evaluations", "block_tokens", "asked_block_tokens", "head_tokens"):
+        assert getattr(rehearsal.cost, count) == getattr(evaluator.cost, count), count
+
+
 def test_greedy_asks_as_often_as_it_will(model: dp.Model) -> None:
     """Which sets share how much depends on the losses; how many there are does not."""
     calibration = calibration_of([random_text(np.random.default_rng(0)) for _ in range(5)])
