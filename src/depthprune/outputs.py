@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from depthprune.errors import OutputError
-from depthprune.staging import hidden_file, sweep
+from depthprune.staging import hidden_file, output_of, sweep
 from depthprune.untrusted import read_untrusted
 
 MANIFEST_NAME = "depthprune.json"
@@ -204,8 +204,8 @@ def check_space(where: Path, needed: int) -> None:
     free = shutil.disk_usage(_nearest_folder(where)).free
     if free < needed:
         raise OutputError(
-            f"-o {where}: needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; "
-            "free some space, or choose another disk"
+            f"-o {output_of(where)}: needs {needed / 1e9:.2f} GB and the disk has "
+            f"{free / 1e9:.2f} GB free; free some space, or choose another disk"
         )
 
 

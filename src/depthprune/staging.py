@@ -25,6 +25,7 @@ if sys.platform != "win32":
     import fcntl
 
 _LONGEST = 150
+_HIDDEN = re.compile(r"\.(.+)\.[a-z]+-[0-9]+-[0-9a-f]{8}")
 
 
 class LockedError(Exception):
@@ -86,6 +87,14 @@ def hidden_names(parent: Path, name: str, kind: str) -> list[Path]:
         return sorted(path for path in parent.iterdir() if wanted.fullmatch(path.name))
     except OSError:
         return []
+
+
+def output_of(place: Path) -> Path:
+    """The output that a place is for: one that is hidden, or lies in what is; else itself."""
+    for path in (place, place.parent):
+        if found := _HIDDEN.fullmatch(path.name):
+            return path.with_name(found[1])
+    return place
 
 
 def process_of(hidden: Path) -> str:

@@ -27,7 +27,7 @@ from depthprune.cli import (
     WRONG_USAGE,
 )
 from depthprune.cli import apply as apply_verb
-from depthprune.errors import UsageError
+from depthprune.errors import OutputError, UsageError
 from depthprune.models import loading
 from depthprune.outputs import as_target
 from depthprune.pruning import write
@@ -140,6 +140,24 @@ def test_a_failure_of_what_is_measured_afterwards_costs_it_alone(
     assert f"warning: the {missing} was not measured (out of memory)" in outcome.err
     assert _manifest(out)[missing] is None
     assert _manifest(out)[there] is not None
+
+
+def test_a_disk_that_fills_up_afterwards_costs_what_would_be_added(
+    prune: Command, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OutputError(f"-o {path}: the disk is full")
+
+    monkeypatch.setattr(claims, "whole_file", full)
+    outcome = prune("--no-bench", "--json")
+    assert outcome.status == DONE
+    assert (
+        "the checkpoint is whole and proven; to it the sample cannot be added: -o " in outcome.err
+    )
+    assert "the disk is full" in outcome.err
+    assert outcome.document == _manifest(out)
+    assert _manifest(out)["sample"] is None
+    assert _hidden(out.parent) == []
 
 
 def test_too_little_time_for_the_speed_is_said_and_costs_it_alone(

@@ -537,6 +537,15 @@ def test_a_memo_that_may_not_be_read_is_refused(shared: Path) -> None:
 
 
 @posix
+def test_a_damaged_memo_that_may_only_be_read_is_refused(shared: Path) -> None:
+    os.truncate(shared, 4096)
+    shared.chmod(0o444)
+    shared.parent.chmod(0o555)
+    with _as_another_user():
+        assert "it is damaged (" in _refused(shared)
+
+
+@posix
 def test_without_a_place_of_its_own_the_memo_lasts_for_the_run(
     shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

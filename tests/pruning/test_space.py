@@ -87,6 +87,16 @@ def test_too_little_space_is_refused_before_the_search(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut"]
 
 
+@pytest.mark.parametrize("name", ["out", "out.gguf"])
+def test_surgery_alone_names_the_output_that_has_too_little_space(
+    name: str, tiny_llama: Path, tmp_path: Path, request: Any
+) -> None:
+    source = tiny_gguf(tmp_path / "tiny.gguf") if name.endswith(".gguf") else tiny_llama
+    request.getfixturevalue("full")
+    with pytest.raises(OutputError, match=f"^-o {tmp_path / name}: needs"):
+        apply(source, (2,), tmp_path / name)
+
+
 def test_what_is_shared_with_the_original_needs_no_room(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: Any
 ) -> None:

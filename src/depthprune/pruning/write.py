@@ -141,13 +141,18 @@ class Writing:
         for name, step in steps.items():
             missing = f"the {name} {'were' if name == 'answers' else 'was'} not measured"
             try:
-                record = record.model_copy(update={name: step(model, module)})
-                self._amend(record)
+                added = record.model_copy(update={name: step(model, module)})
+                self._amend(added)
+                record = added
             except KeyboardInterrupt:
                 note(f"the checkpoint is whole and proven; of it {missing}")
                 raise
-            except OutputError:
-                raise
+            except OutputError as error:
+                if not self.claim.stands:
+                    raise
+                warn(
+                    f"the checkpoint is whole and proven; to it the {name} cannot be added: {error}"
+                )
             except Exception as error:
                 warn(f"{missing} ({first_line(error)})")
         return record

@@ -60,8 +60,12 @@ def connect(place: Path) -> tuple[sqlite3.Connection, bool]:
         # would not see what a killed process left in one of them.
         ways = ["mode=ro"] + ["mode=ro&immutable=1"] * (not size_of(log_beside(place)))
         for mode in ways:
-            with suppress(sqlite3.OperationalError):
+            try:
                 return prepared(f"{uri}?{mode}", label, writable=False), False
+            except sqlite3.OperationalError:
+                continue
+            except sqlite3.DatabaseError as error:
+                failure = error
     raise refusal(label, failure) from failure
 
 
