@@ -26,7 +26,7 @@ from depthprune.objectives import Mixture
 from depthprune.progress import SILENT, Progress
 from depthprune.recovery.result import Recovery, block_runs, recovered
 from depthprune.recovery.shared_fits import recover_each, shared_block_runs
-from depthprune.recovery.splits import choosing_places
+from depthprune.recovery.splits import choosing
 from depthprune.removed_sets import check_removed
 
 
@@ -52,7 +52,7 @@ class RecoveringScorer:
     ) -> None:
         self.model = model
         self.calibration = calibration
-        self.scored_on = _choosing(calibration)
+        self.scored_on = choosing(calibration)
         self._evaluator = Evaluator(model, self.scored_on, objective, memory=memory)
         self._progress = progress
         self._scores: dict[RemovedSet, Score] = {}
@@ -161,7 +161,7 @@ class RecoveringRehearsal(Rehearsal):
     @classmethod
     def of(cls, model: Model, calibration: Calibration, objective: Mixture) -> RecoveringRehearsal:
         """For what a scorer would be made of."""
-        made = super().of(model, _choosing(calibration), objective)
+        made = super().of(model, choosing(calibration), objective)
         made._fitted = calibration.tokens
         return made
 
@@ -177,13 +177,3 @@ class RecoveringRehearsal(Rehearsal):
         self._cost += replace(
             fitting_cost([s for s in new if s], self._fitted), asked_block_tokens=0
         )
-
-
-def _choosing(calibration: Calibration) -> Calibration:
-    """The windows that no map is fitted on."""
-    return Calibration(
-        tuple(
-            replace(part, windows=tuple(part.windows[i] for i in sorted(choosing_places(part))))
-            for part in calibration.parts
-        )
-    )

@@ -8,7 +8,7 @@ read as one text.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,20 @@ def choosing_places(part: Part) -> set[int]:
             f"fit and one to choose the strength, and windows={count}; raise windows="
         )
     return set(range(_EVERY - 1, count, _EVERY)) or {count - 1}
+
+
+def choosing(calibration: Calibration) -> Calibration:
+    """The windows that choose, which nothing is fitted on, as a calibration of their own.
+
+    Raises:
+        CalibrationError: If a source has a single window.
+    """
+    return Calibration(
+        tuple(
+            replace(part, windows=tuple(part.windows[i] for i in sorted(choosing_places(part))))
+            for part in calibration.parts
+        )
+    )
 
 
 def require_enough(made: Sequence[FitBatch], calibration: Calibration, width: int) -> None:

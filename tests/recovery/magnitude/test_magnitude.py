@@ -1,7 +1,11 @@
-"""What is below a gap is scaled by its weights alone, and logits are those of a scaled state."""
+"""What is below a gap is scaled by its weights alone, and logits are those of a scaled state.
+
+A run is scaled only where that lowers the loss on windows that were not measured.
+"""
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,10 +20,28 @@ from depthprune.checkpoints.surgery import write_pruned
 from depthprune.errors import ModelError
 from depthprune.models.parity import reload, verify
 from depthprune.recovery import Recovery, rescale, stored
+from depthprune.recovery.magnitude.rescale import Scaling, measured
 from mended import drawn, loaded, logits, states, tokens_of
 from tiny import save_tiny
 
 REMOVED = (2, 4)
+
+
+def scaled(
+    model: dp.Model, calibration: dp.Calibration, gone: tuple[int, ...] = REMOVED
+) -> Recovery:
+    """Every run scaled, whether it helps or not."""
+    return Scaling(model).by(gone, measured(model, gone, calibration))
+
+
+def loss_of(model: dp.Model, calibration: dp.Calibration, gone: tuple[int, ...]) -> float:
+    """Mean −log p a token on the windows that choose, a source three times the other."""
+    losses = []
+    for text in tokens_of(calibration, chooses=True):
+        found = logits(model, text, gone)[0, :-1].double()
+        losses.append(torch.nn.functional.cross_entropy(found, text[0, 1:]).item())
+    half = len(losses) // 2
+    return 0.75 * sum(losses[:half]) / half + 0.25 * sum(losses[half:]) / half
 
 
 def scaled_behind(model: dp.Model, recovery: Recovery, text: torch.Tensor) -> torch.Tensor:
@@ -57,7 +79,7 @@ def test_scaled_weights_give_what_a_scaled_state_gives(
 ) -> None:
     model = loaded(model_type, **settings)
     calibration = drawn(tmp_path, model)
-    recovery = rescale(model, REMOVED, calibration)
+    recovery = scaled(model, calibration)
     text = tokens_of(calibration, chooses=True)[0]
     expected = scaled_behind(model, recovery, text)
     with dp.recovered(model, recovery):
@@ -70,7 +92,7 @@ def test_scaled_weights_give_what_a_scaled_state_gives(
 def test_the_factor_is_the_ratio_of_mean_sizes(tmp_path: Path) -> None:
     model = loaded()
     calibration = drawn(tmp_path, model)
-    first, second = rescale(model, REMOVED, calibration).runs
+    first, second = measured(model, REMOVED, calibration)
     texts = tokens_of(calibration, chooses=False)
     for run in (first, second):
         sizes = []
@@ -87,7 +109,7 @@ def test_a_written_checkpoint_is_the_scaled_model_to_the_bit(
 ) -> None:
     source = save_tiny(tmp_path / "model", model_type)
     model = dp.load(source, dtype="float32", device="cpu", stream=stream)
-    recovery = rescale(model, REMOVED, drawn(tmp_path, model))
+    recovery = scaled(model, drawn(tmp_path, model))
     checkpoint = open_checkpoint(source)
     data, as_written = stored(recovery, model, checkpoint)
     (tmp_path / "out").mkdir()
@@ -108,7 +130,7 @@ def test_what_looks_like_another_tensor_is_written_all_the_same(
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
     model = dp.load(source, dtype="float32", device="cpu")
-    recovery = rescale(model, REMOVED, drawn(tmp_path, model))
+    recovery = scaled(model, drawn(tmp_path, model))
     checkpoint = open_checkpoint(source)
     data, as_written = stored(recovery, model, checkpoint)
     assert "lm_head.weight" not in data
@@ -136,3 +158,32 @@ def test_a_shared_weight_is_refused_by_name(tmp_path: Path) -> None:
     layers[4].mlp.down_proj.weight = layers[0].mlp.down_proj.weight
     with pytest.raises(ModelError, match=r"block 0 (shares|does not scale)"):
         rescale(model, REMOVED, drawn(tmp_path, model))
+
+
+def test_a_run_is_scaled_where_that_lowers_the_loss_and_else_left(tmp_path: Path) -> None:
+    model = loaded("gpt2")
+    calibration = drawn(tmp_path, model)
+    lowered = []
+    for block in range(1, model.blocks - 1):
+        before = loss_of(model, calibration, (block,))
+        with dp.recovered(model, scaled(model, calibration, (block,))):
+            after = loss_of(model, calibration, (block,))
+        recovery = rescale(model, (block,), calibration)
+        (run,) = recovery.runs
+        lowered.append(after < before)
+        assert (run.factor is not None) == bool(recovery.weights) == (after < before)
+        assert (run.why_not is None) == bool(run.strength) == (after < before)
+    assert set(lowered) == {True, False}
+
+
+def test_of_two_runs_the_one_that_helps_is_scaled_alone(tmp_path: Path) -> None:
+    model = loaded()
+    calibration = drawn(tmp_path, model)
+    first, second = rescale(model, (1, 3), calibration).runs
+    assert first.factor is None
+    assert re.fullmatch(
+        r"scaling all below by 1\.\d{3} does not lower the loss on the windows that choose: "
+        r"\d\.\d{4} nats a token, \d\.\d{4} without",
+        str(first.why_not),
+    )
+    assert second.factor == measured(model, (1, 3), calibration)[1].factor

@@ -5,18 +5,25 @@ mean of |state| behind the run over that before it, all that writes into the res
 the gap is multiplied by α: embeddings (`outer_scaling`), and in each block what attention and MLP
 add (`block_scaling`). Norms make what the blocks read the same as before, so the state before the
 gap is α times what it was, and nothing is fitted or trained (Prune&Comp, arXiv 2507.18212).
+
+Sizes alone do not tell whether that helps: behind norms of its own a model may need the direction
+of a state more than its size. So a run's scale is kept only if it lowers the loss on the windows
+that choose, which is ours.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from depthprune.calibration import Calibration, require_positions
 from depthprune.errors import ModelError
+from depthprune.evaluator import Evaluator, RemovedSet
 from depthprune.evaluator.memory import host_bytes
 from depthprune.evaluator.state_store import StateStore, StoredState
 from depthprune.models.blocks.carried import hidden
@@ -31,8 +38,8 @@ from depthprune.recovery.magnitude.block_scaling import block_scaling
 from depthprune.recovery.magnitude.outer_scaling import outer_scaling
 from depthprune.recovery.methods import Linear
 from depthprune.recovery.recover import call_tokens, refuse_quantized
-from depthprune.recovery.result import Recovery, RunRecovery, runs_of
-from depthprune.recovery.splits import FitBatch, batches
+from depthprune.recovery.result import Recovery, RunRecovery, recovered, runs_of
+from depthprune.recovery.splits import FitBatch, batches, choosing
 from depthprune.removed_sets import check_removed
 
 
@@ -49,8 +56,12 @@ def rescale(
     Args:
         model: The dense original.
         removed: Original block numbers.
-        calibration: On whose windows states are measured.
+        calibration: On whose windows states are measured (three quarters of each source) and
+            scales judged (the rest, by their negative log-likelihood).
         progress: Where the work shows itself.
+
+    Returns:
+        The scaled weights, and each run's factor; none where scaling would raise the loss.
 
     Raises:
         EvaluationError: If an activation is NaN or infinite.
@@ -60,25 +71,77 @@ def rescale(
     gone = check_removed(removed, model.blocks)
     refuse_quantized(model)
     require_positions(model, calibration)
-    anatomy = model.anatomy
-    outer = outer_scaling(anatomy)
-    runs = _measured(model, gone, calibration, progress)
-    scales = _scales(runs, [b for b in range(model.blocks) if b not in gone])
-    deltas: dict[str, Scaled] = {}
-    weights: dict[str, Tensor] = {}
-    for block, scale in scales.items():
-        if block < 0:
-            for name, (offset, divided) in outer.items():
-                deltas[name] = Scaled(1 / scale if divided else scale, offset)
-                weights[name] = deltas[name].added_to(model.module.get_parameter(name).data)
+    scaling = Scaling(model)
+    return _judged(scaling, gone, measured(model, gone, calibration, progress), calibration)
+
+
+class Scaling:
+    """The weights that scale a model's states, each proved once, for any factors.
+
+    Args:
+        model: The dense original, which is left as it is.
+
+    Raises:
+        ModelError: If its embeddings or its head cannot be scaled.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._outer = outer_scaling(model.anatomy)
+        self._blocks: dict[int, Mapping[str, float]] = {}
+
+    @torch.no_grad()
+    def by(self, gone: RemovedSet, runs: Sequence[RunRecovery]) -> Recovery:
+        """All below each run multiplied by its factor.
+
+        Raises:
+            ModelError: If a block below cannot be scaled.
+        """
+        model, anatomy = self.model, self.model.anatomy
+        deltas: dict[str, Scaled] = {}
+        weights: dict[str, Tensor] = {}
+        for block, scale in _scales(
+            runs, [b for b in range(model.blocks) if b not in gone]
+        ).items():
+            if block < 0:
+                for name, (offset, divided) in self._outer.items():
+                    deltas[name] = Scaled(1 / scale if divided else scale, offset)
+                    weights[name] = deltas[name].added_to(model.module.get_parameter(name).data)
+                continue
+            with anatomy.holding(block):
+                for inner, offset in self._offsets(block).items():
+                    name = f"{anatomy.blocks.path}.{block}.{inner}"
+                    deltas[name] = Scaled(scale, offset)
+                    weight = deltas[name].added_to(model.module.get_parameter(name).data)
+                    weights[name] = weight.cpu() if anatomy.stream is not None else weight
+        return Recovery(gone, tuple(runs), weights, deltas=deltas)
+
+    def _offsets(self, block: int) -> Mapping[str, float]:
+        if block not in self._blocks:
+            self._blocks[block] = block_scaling(self.model.anatomy, block)
+        return self._blocks[block]
+
+
+def _judged(
+    scaling: Scaling, gone: RemovedSet, runs: Sequence[RunRecovery], calibration: Calibration
+) -> Recovery:
+    """From the bottom up, each run's scale where it lowers the loss on the windows that choose."""
+    evaluator = Evaluator(scaling.model, choosing(calibration), "nll")
+    best = evaluator.score([gone])[0].require_finite().loss
+    kept = [replace(run, strength=0.0, factor=None) for run in runs]
+    for place, run in enumerate(runs):
+        tried = [*kept[:place], run, *kept[place + 1 :]]
+        context = partial(recovered, scaling.model, scaling.by(gone, tried))
+        loss = evaluator.score_changed(gone, context).loss
+        if loss < best:
+            kept, best = tried, loss
             continue
-        with anatomy.holding(block):
-            for inner, offset in block_scaling(anatomy, block).items():
-                name = f"{anatomy.blocks.path}.{block}.{inner}"
-                deltas[name] = Scaled(scale, offset)
-                weight = deltas[name].added_to(model.module.get_parameter(name).data)
-                weights[name] = weight.cpu() if anatomy.stream is not None else weight
-    return Recovery(gone, runs, weights, deltas=deltas)
+        why = (
+            f"scaling all below by {run.factor:.3f} does not lower the loss on the windows that "
+            f"choose: {loss:.4f} nats a token, {best:.4f} without"
+        )
+        kept[place] = replace(kept[place], why_not=why)
+    return scaling.by(gone, kept)
 
 
 def _scales(runs: Sequence[RunRecovery], kept: Sequence[int]) -> dict[int, float]:
@@ -92,10 +155,16 @@ def _scales(runs: Sequence[RunRecovery], kept: Sequence[int]) -> dict[int, float
     return {block: scale for block, scale in scales.items() if scale != 1.0}
 
 
-def _measured(
-    model: Model, gone: tuple[int, ...], calibration: Calibration, progress: Progress
+@torch.no_grad()
+def measured(
+    model: Model, gone: RemovedSet, calibration: Calibration, progress: Progress = SILENT
 ) -> tuple[RunRecovery, ...]:
-    """The factor of each run, from the dense model's states before and behind it."""
+    """The factor of each run, from the dense model's states before and behind it.
+
+    Raises:
+        EvaluationError: If an activation is NaN or infinite.
+        ModelError: If the model has several streams of states.
+    """
     shares = [part.share for part in calibration.parts]
     store = StateStore(int(available_memory(torch.device(model.device)) / 2), host_bytes(model))
     made = batches(calibration, call_tokens(model))
