@@ -6,7 +6,7 @@
 
 Sets are grown on the standard library's prose and code, by two searches under three objectives.
 What the whole model would accept of their drafts (α) is taken on windows of texts that no search
-saw, and for the sets of the first objective after `--recover linear` too. Then the sets that greedy
+saw, and after `--recover linear` too. Then the sets that greedy
 found under the first objective write drafts for the whole model, which is timed; each token that
 was looked at had a chance of being taken, and the mean of those is the acceptance predicted for
 just these tokens.
@@ -224,11 +224,17 @@ class Bench:
 
 @contextmanager
 def _copy(model: dp.Model, removed: Set) -> Iterator[Any]:
-    """A model without some blocks, written and loaded."""
+    """A model without some blocks, written and loaded.
+
+    A GGUF is cut as the folder that it unpacks to: llama.cpp knows some models' kinds of blocks by
+    their numbers, and then a file cannot hold every set.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        original = model.source.gguf
-        out = Path(folder) / ("draft" if original is None else "draft.gguf")
-        dp.apply(original or model.source.name, removed, out)
+        original, out = Path(folder) / "original", Path(folder) / "draft"
+        if model.source.gguf is not None:
+            model.module.save_pretrained(original)
+            model.tokenizer.save_pretrained(original)
+        dp.apply(original if original.exists() else model.source.name, removed, out)
         yield dp.load(out).module
 
 
@@ -300,7 +306,7 @@ def _measure(bench: Bench, asked: argparse.Namespace) -> None:
         for removed in grown:
             bench.draft(removed)
     if "recovery" in asked.pieces:
-        for removed in [*grown, *_sets(bench.rows, objective=OBJECTIVES[0])]:
+        for removed in dict.fromkeys([*grown, *_sets(bench.rows)]):
             bench.recover(removed)
 
 
