@@ -37,6 +37,10 @@ class Calibration:
 
     parts: tuple[Part, ...]
 
+    def __repr__(self) -> str:
+        drawn = f"{len(self.windows)} windows, {self.tokens:,} tokens"
+        return f"Calibration({self.name!r}, {drawn}, {self.fingerprint[:12]})"
+
     @property
     def windows(self) -> tuple[Window, ...]:
         """All windows, source by source."""
