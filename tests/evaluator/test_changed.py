@@ -127,3 +127,34 @@ def test_what_a_changed_model_costs_is_counted(
     # The dense model and the changed one share nothing: 6 blocks and 4.
     assert evaluator.cost.block_tokens == (40 + 24 + 40) * (6 + 4)
     assert evaluator.cost.evaluations == 1
+
+
+def test_a_memo_tells_recovered_weights_from_the_models_own(
+    model: dp.Model, tmp_path: Path
+) -> None:
+    calibration = _texts()
+    plain = dp.Evaluator(model, calibration).score([REMOVED])[0].loss
+    with dp.recovered(model, _changed()):
+        mended = dp.Evaluator(model, calibration).score([REMOVED])[0].loss
+    assert mended != pytest.approx(plain)
+    with Memo.open(tmp_path / "memo.sqlite") as memo:
+        for _ in range(2):
+            with dp.recovered(model, _changed()):
+                evaluator = dp.Evaluator(model, calibration, memo=memo)
+                assert evaluator.score([REMOVED])[0].loss == mended
+            evaluator = dp.Evaluator(model, calibration, memo=memo)
+            assert evaluator.score([REMOVED])[0].loss == plain
+        assert evaluator.cost.recalled == len(calibration.windows)
+
+
+def test_an_evaluator_is_of_the_weights_that_it_was_made_with(model: dp.Model) -> None:
+    outside = dp.Evaluator(model, _texts())
+    outside.score([REMOVED])
+    with dp.recovered(model, _changed()):
+        inside = dp.Evaluator(model, _texts())
+        with pytest.raises(dp.UsageError, match="make another one inside"):
+            outside.score([REMOVED])
+    for ask in (lambda: inside.dense, lambda: inside.measure("taylor")):
+        with pytest.raises(dp.UsageError, match="or behind it"):
+            ask()
+    assert outside.score([REMOVED])

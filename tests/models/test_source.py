@@ -70,6 +70,7 @@ def test_remote_code_is_refused_unless_asked_for(folder: Path) -> None:
     ("named", "ours"),
     [
         ({"AutoConfig": "c.LlamaConfig", "AutoModelForCausalLM": "m.LlamaForCausalLM"}, True),
+        ({"AutoConfig": "c.LLaMAConfig", "AutoModelForCausalLM": "m.LLaMAForCausalLM"}, True),
         ({"AutoTokenizer": ["t.Slow", None]}, True),
         ({"AutoConfig": "c.LlamaConfig", "AutoModelForCausalLM": "m.Qwen2ForCausalLM"}, False),
         ({"AutoConfig": "c.Mine", "AutoModelForCausalLM": "m.LlamaForCausalLM"}, False),
@@ -80,7 +81,7 @@ def test_remote_code_is_refused_unless_asked_for(folder: Path) -> None:
 def test_code_that_transformers_has_itself_is_not_asked_for(
     named: object, ours: bool, folder: Path
 ) -> None:
-    """As in the checkpoints of Phi-3 or DeepSeek-V2, whose types came to transformers later."""
+    """As in the checkpoints of Phi-3 or Phi-3.5-MoE, whose types came to transformers later."""
     config = json.loads((folder / "config.json").read_text()) | {"auto_map": named}
     (folder / "config.json").write_text(json.dumps(config))
     with nullcontext() if ours else pytest.raises(ModelError, match="--trust-remote-code"):

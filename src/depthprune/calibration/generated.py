@@ -250,14 +250,14 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
 def _cache_file(
     model: Model, spec: CalibrationSpec, own: OwnText, beginnings: Sequence[list[int]]
 ) -> Path | None:
-    """Where these samples are kept; None for weights that have no fingerprint."""
+    """Where these samples are kept; None for weights that have no fingerprint, or not for long."""
     import torch
     import transformers
 
     from depthprune.models.arithmetic import arithmetic_of
 
     weights = model.fingerprint
-    if weights is None:
+    if weights is None or model.mended:
         return None
     facts = {
         "form": _FORM,

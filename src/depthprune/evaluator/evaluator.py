@@ -81,6 +81,7 @@ class Evaluator:
         workers: LossWorkers | None = None,
     ) -> None:
         self.model = model
+        self._mended = tuple(model.mended)
         self.calibration = calibration
         self.objective = parse_objective(objective)
         self.racing = racing
@@ -266,6 +267,7 @@ class Evaluator:
         Returns:
             A value for each block; of `angular` one for each block and distance.
         """
+        self._require_its_weights()
         began = time.monotonic()
         signal = self._measurements.find(name)
         if signal is None:
@@ -296,7 +298,15 @@ class Evaluator:
     def _checked(self, removed: Iterable[Sequence[int]]) -> list[RemovedSet]:
         return [check_removed(s, self.blocks) if len(s) else () for s in removed]
 
+    def _require_its_weights(self) -> None:
+        if [*map(id, self._mended)] != [*map(id, self.model.mended)]:
+            raise UsageError(
+                "evaluator: was made when the model had other weights; make another one inside "
+                "dp.recovered, or behind it"
+            )
+
     def _scored(self, sets: Sequence[RemovedSet]) -> list[Score]:
+        self._require_its_weights()
         self._scale()
         self._note_asked(sets, range(self.windows))
         missing = [s for s in dict.fromkeys(sets) if s not in self._scores]
@@ -315,6 +325,7 @@ class Evaluator:
 
     def _compute(self, sets: Sequence[RemovedSet], places: Sequence[int]) -> None:
         """Make every loss of these sets on these windows known."""
+        self._require_its_weights()
         began = time.monotonic()
         self._note_asked(sets, places)
         self._computer.compute(sets, places)

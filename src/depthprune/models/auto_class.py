@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,18 @@ def _type_made(name: object) -> object:
     """The type of transformers' own config, or of its own model, that bears a class's name."""
     import transformers
 
-    with suppress(AttributeError, ImportError, RuntimeError):
-        found = getattr(transformers, str(name).rpartition(".")[2])
+    with suppress(KeyError, AttributeError, ImportError, RuntimeError):
+        found = getattr(transformers, _own_names()[str(name).rpartition(".")[2].casefold()])
         return getattr(getattr(found, "config_class", found), "model_type", "")
     return ""
+
+
+@cache
+def _own_names() -> Mapping[str, str]:
+    """Names that transformers has, by their letters: it made Phimoe of PhiMoE, and Mpt of MPT."""
+    import transformers
+
+    return {name.casefold(): name for name in dir(transformers)}
 
 
 def _names(automatic: Any, config: Any) -> tuple[str, ...]:

@@ -6,12 +6,13 @@ several by accelerate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from depthprune.checkpoints.purpose import require_language_model
 from depthprune.checkpoints.refusals import Refusal, checkpoint_refusal, config_refusal
@@ -47,6 +48,7 @@ class Model:
         dtype_reason: What was measured to choose the dtype, if the user did not.
         fingerprint: Of the weights, as they were when they were loaded, whatever its files hold
             since; None for pickled weights, or where it was not loaded from files.
+        mended: Weights that it has for now in the place of its own, inside `dp.recovered`.
     """
 
     source: ModelSource
@@ -58,6 +60,7 @@ class Model:
     unexpected: frozenset[str] = frozenset()
     dtype_reason: str | None = None
     fingerprint: str | None = None
+    mended: list[Mapping[str, Tensor]] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def streamed(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -174,14 +174,24 @@ class Recovery:
     width: int = 0
 
 
-def recovered(model: Model, recovery: Recovery) -> AbstractContextManager[None]:
+@contextmanager
+def recovered(model: Model, recovery: Recovery) -> Iterator[None]:
     """A context inside which the model has the recovered weights; afterwards its own again.
 
-    A streamed model is given them whenever it reads their blocks.
+    A streamed model is given them whenever it reads their blocks. An evaluator is of the weights
+    that it was made with: inside, make another.
     """
-    if model.stream is not None:
-        return _streamed(model, model.stream, recovery.weights)
-    return swapped(model.module, recovery.weights, park=bool(recovery.low_rank))
+    replaced = (
+        swapped(model.module, recovery.weights, park=bool(recovery.low_rank))
+        if model.stream is None
+        else _streamed(model, model.stream, recovery.weights)
+    )
+    with replaced:
+        model.mended.append(recovery.weights)
+        try:
+            yield
+        finally:
+            model.mended.pop()
 
 
 @contextmanager

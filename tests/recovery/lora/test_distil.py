@@ -284,7 +284,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_another_trainings_checkpoints_are_refused(tmp_path: Path) -> None:
     model = loaded()
     calibration = drawn(tmp_path, model)
-    distil(model, [3], calibration, SHORT, folder=tmp_path / "run")
+    distil(model, [3], calibration, SHORT, folder=str(tmp_path / "run"))
     with pytest.raises(UsageError, match="holds the checkpoints of another training"):
         distil(model, [2], calibration, SHORT, folder=tmp_path / "run")
     with pytest.raises(UsageError, match="expected an empty folder for checkpoints"):

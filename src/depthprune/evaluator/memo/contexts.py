@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+
 import torch
 import transformers
 
@@ -30,10 +33,24 @@ def contexts_of(model: Model, objective: Mixture, products: bool, rounds: str) -
     versions = f"{torch.__version__}, transformers {transformers.__version__}"
     if (code := model.source.code_fingerprint()) is not None:
         versions += f", code {code[:16]}"
+    recovery = " + ".join(map(_fingerprint, model.mended))
     return [
-        Context(weights, model.dtype, device, versions, _full_name(component.objective), rounds)
+        Context(
+            weights, model.dtype, device, versions, _full_name(component.objective), rounds,
+            recovery,
+        )
         for component in objective.components
-    ]
+    ]  # fmt: skip
+
+
+def _fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of new weights, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _full_name(objective: Objective) -> str:

@@ -61,7 +61,7 @@ def distil(
     calibration: Calibration,
     settings: Trained | None = None,
     *,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> Recovery:
     """Train what recovers a model from which blocks are removed. The model itself stays as it is.
@@ -264,13 +264,14 @@ def _call_tokens(model: Model) -> int:
 
 
 @contextmanager
-def _checkpoints(folder: Path | None) -> Iterator[Path]:
+def _checkpoints(folder: str | Path | None) -> Iterator[Path]:
     if folder is None:
-        with tempfile.TemporaryDirectory(prefix="depthprune-lora-") as place:
-            yield Path(place)
+        with tempfile.TemporaryDirectory(prefix="depthprune-lora-") as temporary:
+            yield Path(temporary)
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    yield place
 
 
 def _claim(folder: Path, key: str) -> None:
