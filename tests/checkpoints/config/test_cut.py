@@ -122,6 +122,26 @@ def test_a_period_of_expert_blocks_becomes_the_set_of_dense_ones() -> None:
     new = cut_config(config(mlp_only_layers=[5], decoder_sparse_step=2), REMOVED).config
     assert new["decoder_sparse_step"] == 1
     assert new["mlp_only_layers"] == [0, 1, 3]
+    assert cut_config(config(decoder_sparse_step=2), REMOVED).config["mlp_only_layers"] == [0, 1]
+
+
+def test_an_empty_set_of_special_blocks_is_no_missing_one() -> None:
+    """As of a Llama 4 that a cut left without experts, and that is cut again."""
+    assert cut("moe_layers", [], model_type="llama4_text", interleave_moe_layer_step=2) == []
+    assert cut("moe_layers", None, model_type="llama4_text", interleave_moe_layer_step=2) == [2, 3]
+
+
+def test_a_set_that_the_class_assumes_is_written_out() -> None:
+    types = ["full_attention"] * 6
+    new = cut_config(config(model_type="flint", layer_types=types), (0, 4)).config
+    assert new["mlp_only_layers"] == [0]
+
+
+def test_a_window_that_the_class_assumes_makes_blocks_differ() -> None:
+    types = cut_config(config(model_type="exaone4"), (0,)).config["layer_types"]
+    assert [block for block, kind in enumerate(types) if kind == "full_attention"] == [2]
+    none = cut_config(config(model_type="exaone4", sliding_window=None), (0,)).config
+    assert "layer_types" not in none
 
 
 def test_a_repeated_pattern_becomes_one_entry_a_kept_block() -> None:

@@ -50,6 +50,7 @@ class Prefix:
         first: The entry of those.
         rest: The entry of the others.
         default: The count where its field is missing.
+        indices: The field is the set of those at the start rather than one entry a block.
     """
 
     field: str
@@ -57,6 +58,7 @@ class Prefix:
     first: Any = "dense"
     rest: Any = "sparse"
     default: int = 0
+    indices: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,8 @@ class Architecture:
         count: The field that holds the number of blocks.
         patterns: Lists to be written out before they are cut.
         needs: Lists that the file must have.
-        defaults: What the config class assumes of a count of blocks, or of a scale that the depth
-            enters, when the file says nothing.
+        defaults: What the config class assumes of a count of blocks, of a scale that the depth
+            enters, or of a pattern's `when`, when the file says nothing.
         keep: Blocks that must stay, because they alone have a tensor or lack one; -1 is the last.
         places: Block types that the ends of what is kept must have.
         packed: Tensors outside the blocks that hold a part for each.

@@ -102,18 +102,23 @@ ROWS: tuple[Architecture, ...] = (
     Architecture("cwm", patterns=(Pattern("layer_types", 4, offset=0),)),
     Architecture(
         "exaone4",
+        defaults={"sliding_window": 4096},
         patterns=(
             Pattern("layer_types", "sliding_window_pattern", default=4, when="sliding_window"),
         ),
     ),
     Architecture(
         "exaone_moe",
-        defaults={"first_k_dense_replace": 1},
+        defaults={"first_k_dense_replace": 1, "sliding_window": 4096},
         patterns=(
             Pattern("layer_types", "sliding_window_pattern", default=4, when="sliding_window"),
         ),
     ),
-    Architecture("flint", needs=(RequiredList("layer_types"),)),
+    Architecture(
+        "flint",
+        patterns=(Prefix("mlp_only_layers", 2, indices=True),),
+        needs=(RequiredList("layer_types"),),
+    ),
     Architecture("gemma2", patterns=(Pattern("layer_types", 2),)),
     Architecture(
         "gemma3_text", patterns=(Pattern("layer_types", "sliding_window_pattern", default=6),)

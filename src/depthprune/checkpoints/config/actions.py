@@ -56,7 +56,10 @@ class SectionCut:
     def rewrite_all(self) -> None:
         """Rewrite every field of the section by its rule."""
         # A period that is spelled out as a set of blocks must be so before sets are renumbered.
-        for name in sorted(self.section, key=lambda name: FIELDS.get(name) != "sparse-step"):
+        periods = [name for name in self.section if FIELDS.get(name) == "sparse-step"]
+        for name in periods:
+            self._rewrite(name)
+        for name in [name for name in self.section if name not in periods]:
             self._rewrite(name)
 
     def _rewrite(self, name: str) -> None:

@@ -170,7 +170,10 @@ def apply_row(cut: SectionCut, row: Architecture) -> None:
     for need in row.needs:
         _check_need(cut, need)
     for pattern in row.patterns:
-        if not cut.section.get(pattern.field):
+        found = cut.section.get(pattern.field)
+        # An empty set says that no block is special; an empty list says nothing.
+        empty_set = found == [] and not isinstance(pattern, Cycle) and pattern.indices
+        if not found and not empty_set:
             _spell_out(cut, pattern)
     types = cut.section.get("layer_types")
     if isinstance(types, list) and types and any(p.forced and p.end == "last" for p in row.places):
@@ -203,7 +206,8 @@ def _spell_out(cut: SectionCut, pattern: Pattern | Prefix | Cycle) -> None:
             count = cut.whole_number(count, pattern.default)
         first = min(count, cut.blocks)
         rest = cut.blocks - first
-        section[pattern.field] = [pattern.first] * first + [pattern.rest] * rest
+        entries = [pattern.first] * first + [pattern.rest] * rest
+        section[pattern.field] = list(range(first)) if pattern.indices else entries
         return
     if (pattern.when and not section.get(pattern.when)) or section.get(pattern.unless):
         return
