@@ -167,11 +167,11 @@ def test_a_period_with_an_offset_is_fitted_to_the_kept_blocks() -> None:
 
 
 def test_kinds_at_uneven_distances_are_refused_where_two_numbers_say_them() -> None:
-    with pytest.raises(ModelError, match="by expert_layer_period, blocks 1, 2, 4.* no period"):
+    with pytest.raises(ModelError, match=r"by expert_layer_period, blocks 1, 2, 4.* no period"):
         jamba((2,))
     with pytest.raises(ModelError, match=r"no attention block would be left.* keep one of 4, 12"):
         jamba((4, 12))
-    with pytest.raises(CheckpointError, match="attn_layer_period is 0 and attn_layer_offset is 4"):
+    with pytest.raises(CheckpointError, match=r"attn_layer_period is 0 and attn_layer_offset is 4"):
         jamba((0,), attn_layer_period=0)
 
 
