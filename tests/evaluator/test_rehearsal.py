@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from items import calibration_of, random_text
+from items import calibration_of, random_item, random_text
 
 import depthprune as dp
 from depthprune.evaluator import timing
@@ -57,6 +57,18 @@ def test_the_counts_are_those_of_the_exact_search(
         assert getattr(planned, count) == getattr(spent, count), count
 
 
+@pytest.mark.parametrize("objective", ["option-ce", "nll"])
+def test_plain_forwards_of_items_are_counted_with_the_prompt_of_each_option(
+    model: dp.Model, objective: str
+) -> None:
+    calibration = calibration_of([random_item(np.random.default_rng(i)) for i in range(5)])
+    rehearsal = Rehearsal.of(model, calibration, parse_objective(objective))
+    evaluator = dp.Evaluator(model, calibration, objective, racing=None)
+    for each in (rehearsal, evaluator):
+        dp.search("one-shot", each, k=2)
+    assert rehearsal.cost.plain_block_tokens == evaluator.cost.plain_block_tokens
+
+
 @pytest.mark.parametrize("name", ["block-influence", "relative-magnitude", "taylor"])
 def test_a_measurement_is_counted_as_what_it_costs(model: dp.Model, name: str) -> None:
     calibration = calibration_of([random_text(np.random.default_rng(0)) for _ in range(5)])
@@ -82,6 +94,21 @@ def test_a_set_pays_for_further_windows_alone(model: dp.Model) -> None:
     for count in ("evaluations", "block_tokens", "head_tokens", "plain_block_tokens"):
         assert getattr(rehearsal.cost, count) == getattr(evaluator.cost, count), count
     assert rehearsal.cost.evaluations == 1 + 4 / 8 + 2 / 8
+
+
+def test_windows_that_fill_a_call_are_paid_for_with_those_that_were_asked_for(
+    model: dp.Model,
+) -> None:
+    windows = [random_text(np.random.default_rng(0), length=128) for _ in range(16)]
+    calibration = calibration_of(windows)
+    rehearsal = Rehearsal.of(model, calibration, parse_objective("nll"))
+    evaluator = dp.Evaluator(model, calibration, racing=None)
+    for each in (rehearsal, evaluator):
+        each.score([(1,), (2,), (3,)], windows=1)
+        each.score([(2,), (4,)], windows=6)
+        each.score([(2,)])
+    for count in ("evaluations", "block_tokens", "asked_block_tokens", "head_tokens"):
+        assert getattr(rehearsal.cost, count) == getattr(evaluator.cost, count), count
 
 
 def test_greedy_asks_as_often_as_it_will(model: dp.Model) -> None:

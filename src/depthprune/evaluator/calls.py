@@ -35,6 +35,7 @@ from depthprune.evaluator.batches import (
     packed_rows,
     text_rows,
 )
+from depthprune.evaluator.memory import call_tokens
 from depthprune.models.blocks.carried import hidden
 from depthprune.models.devices import DTYPES
 from depthprune.models.free_memory import out_of_memory
@@ -171,13 +172,7 @@ class Calls:
 
     def _chosen(self, shape: Shape, count: int, tokens: int) -> int:
         """How many windows of a shape share a call, of so many that there are."""
-        if shape.kind == "options":
-            return 1
-        rows = 1
-        while 2 * rows * shape.length <= tokens:
-            rows *= 2
-        while rows > 1 and (-count % rows) * _WASTE > count + -count % rows:
-            rows //= 2
+        rows = _sharing(shape, count, tokens)
         while rows > 1:
             try:
                 return rows if self._apart(rows, shape.length) else 1
@@ -189,6 +184,32 @@ class Calls:
 
     def _apart(self, rows: int, length: int) -> bool:
         return reads_rows_apart(self._model, rows, length, self._attention)
+
+
+def _sharing(shape: Shape, count: int, tokens: int) -> int:
+    """How many of so many windows of a shape are to share a call, where none follows another."""
+    if shape.kind == "options":
+        return 1
+    rows = 1
+    while 2 * rows * shape.length <= tokens:
+        rows *= 2
+    while rows > 1 and (-count % rows) * _WASTE > count + -count % rows:
+        rows //= 2
+    return rows
+
+
+def expected_rows(model: Model, windows: Sequence[Window]) -> int:
+    """How many windows of the commonest shape share a call, where none follows another.
+
+    Args:
+        model: The model that is to run them; what is streamed shares none.
+        windows: The windows.
+    """
+    if model.streamed:
+        return 1
+    step = _item_step(model)
+    ((shape, count),) = Counter(_shape(window, True, step) for window in windows).most_common(1)
+    return _sharing(shape, count, call_tokens(model))
 
 
 def expected_tokens(model: Model, windows: Sequence[Window]) -> int:

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from depthprune.calibration import Calibration, Window
-from depthprune.evaluator.calls import expected_tokens
-from depthprune.evaluator.cost import Cost
+from depthprune.evaluator.calls import expected_rows, expected_tokens
+from depthprune.evaluator.cost import Cost, plain_tokens
 from depthprune.evaluator.importance import runs_of
 from depthprune.evaluator.losses import Losses
 from depthprune.evaluator.memory import call_tokens, head_tokens
@@ -94,6 +94,8 @@ class Rehearsal:
         compares: Whether the dense model is walked beside the sets.
         scaled: Whether the dense model is scored first, for a mixture to be divided by it.
         passes: How often the head is run on a scored token.
+        plain: Tokens of all windows in plain forwards, where items make them other than `tokens`.
+        rows: How many windows share a call; where some are missing, others are computed too.
     """
 
     def __init__(
@@ -106,17 +108,22 @@ class Rehearsal:
         compares: bool = False,
         scaled: bool = False,
         passes: int = 1,
+        plain: int | None = None,
+        rows: int = 1,
     ) -> None:
         self.blocks = blocks
         self.walks = 0
         self.widest = 0
         self.windows = windows
         self._tokens, self._scored = tokens, scored
+        self._plain = tokens if plain is None else plain
         self._compares = compares
         self._scaled = scaled
         self._passes = passes
-        self._known: dict[RemovedSet, float] = {}
-        self._asked: dict[RemovedSet, float] = {}
+        self._rows = rows
+        self._known: dict[RemovedSet, int] = {}
+        self._asked: dict[RemovedSet, int] = {}
+        self._priced: dict[RemovedSet, int] = {}
         self._measured: set[str] = set()
         self._measures_asked: set[str] = set()
         self._cost = Cost()
@@ -136,6 +143,8 @@ class Rehearsal:
             compares=any(c.objective.compares for c in objective.components),
             scaled=len(objective.components) > 1,
             passes=Losses(model, objective, windows, np.array(objective.judged(windows))).passes,
+            plain=sum(map(plain_tokens, windows)),
+            rows=expected_rows(model, windows),
         )
 
     @property
@@ -145,17 +154,17 @@ class Rehearsal:
 
     def score(self, removed: Iterable[Sequence[int]], *, windows: int | None = None) -> list[Score]:
         """Made-up scores; each set is paid for once on each window."""
-        share = 1.0 if windows is None else min(1.0, windows / self.windows)
+        seen = self.windows if windows is None else min(windows, self.windows)
         sets = [tuple(s) for s in removed]
         if self._scaled:
-            self._count([()], 1.0)
-        self._count(sets, share)
-        seen = max(1, round(share * self.windows))
+            self._count([()], self.windows)
+        self._count(sets, seen)
         return [replace(self._made_up(s), windows=seen) for s in sets]
 
     def forget_asked(self) -> None:
         """As the evaluator's: what is asked for counts again, and is not paid for again."""
         self._asked.clear()
+        self._priced.clear()
         self._measures_asked.clear()
 
     def compare(
@@ -176,19 +185,18 @@ class Rehearsal:
         rng = np.random.default_rng(0)
         return rng.random((self.blocks, self.blocks + 1) if name == "angular" else self.blocks)
 
-    def _count(self, sets: Sequence[RemovedSet], share: float) -> None:
-        for more, unasked in _lacking(self._asked, sets, share):
-            self._ask(unasked, more)
-            self._asked.update(dict.fromkeys(unasked, share))
-        for more, unpaid in _lacking(self._known, sets, share):
-            self._pay(unpaid, more)
-            self._known.update(dict.fromkeys(unpaid, share))
+    def _count(self, sets: Sequence[RemovedSet], seen: int) -> None:
+        for more, new in _lacking(self._asked, sets, seen):
+            self._cost += Cost(evaluations=sum(more / self.windows for s in new if s))
+            self._asked.update(dict.fromkeys(new, seen))
+        for known, count in ((self._priced, self._ask), (self._known, self._pay)):
+            for more, new in _lacking(known, sets, seen):
+                filled = min(-(-more // self._rows) * self._rows, self.windows - seen + more)
+                count(new, filled / self.windows)
+                known.update(dict.fromkeys(new, seen - more + filled))
 
     def _ask(self, new: Sequence[RemovedSet], share: float) -> None:
-        self._cost += Cost(
-            evaluations=sum(share for s in new if s),
-            asked_block_tokens=self._walked(new, share),
-        )
+        self._cost += Cost(asked_block_tokens=self._walked(new, share))
 
     def _pay(self, new: Sequence[RemovedSet], share: float) -> None:
         walked = self._together(new)
@@ -197,7 +205,7 @@ class Rehearsal:
         self._cost += Cost(
             block_tokens=self._walked(new, share),
             head_tokens=self._passes * round(share * self._scored) * len(walked),
-            plain_block_tokens=round(share * self._tokens) * sum(self.blocks - len(s) for s in new),
+            plain_block_tokens=round(share * self._plain) * sum(self.blocks - len(s) for s in new),
         )
 
     def _together(self, new: Sequence[RemovedSet]) -> list[RemovedSet]:
@@ -212,12 +220,12 @@ class Rehearsal:
 
 
 def _lacking(
-    known: Mapping[RemovedSet, float], sets: Sequence[RemovedSet], share: float
-) -> list[tuple[float, list[RemovedSet]]]:
-    """Sets by the share of the windows that is not known of them, of so much."""
-    found: dict[float, list[RemovedSet]] = {}
+    known: Mapping[RemovedSet, int], sets: Sequence[RemovedSet], seen: int
+) -> list[tuple[int, list[RemovedSet]]]:
+    """Sets by how many of so many windows are not known of them."""
+    found: dict[int, list[RemovedSet]] = {}
     for removed in dict.fromkeys(sets):
-        if (more := share - known.get(removed, 0.0)) > 0:
+        if (more := seen - known.get(removed, 0)) > 0:
             found.setdefault(more, []).append(removed)
     return list(found.items())
 

@@ -292,6 +292,16 @@ def test_the_gap_of_each_model_is_its_own():
     assert other.numbers["mean gap"] == pytest.approx(one.numbers["mean gap"] + 0.5, abs=0.01)
 
 
+def test_a_set_of_one_block_has_no_part_in_the_gap():
+    rows = calibration_only()
+    single = [
+        row.model_copy(update={"k": 1, "removed": row.removed[:1], "alone": row.alone[:1]})
+        for row in rows
+    ]
+    assert of([*rows, *single], "additivity") == of(rows, "additivity")
+    assert of(single, "additivity") == []
+
+
 def test_what_is_not_compared_is_named():
     rows = [row for row in noise_only() if row.search != "beam" or row.draw == 0]
     found = of(rows, "missing")[0]

@@ -32,18 +32,18 @@ def relation_findings(part: StudyPart, where: str) -> list[Finding]:
 
 def _blocks(part: StudyPart, where: str) -> Finding | None:
     names = {
-        "search": "two searches on the same draw",
-        "draw": "two draws of the same calibration",
-        "calibration": "two calibrations under the same search",
+        "search": ("searches", "two searches on the same draw"),
+        "draw": ("draws", "two draws of the same calibration"),
+        "calibration": ("calibrations", "two calibrations under the same search"),
     }
     of = part.compared
     told, chance = [], math.nan
     numbers: Numbers = {}
-    for name, pair in names.items():
+    for name, (several, pair) in names.items():
         found = agreement(of, name)
         if not isinstance(found, NotEstimable):
             told.append(f"{pair} {found.mean:.2f}")
-            numbers[f"Jaccard between {name}s"] = found.mean
+            numbers[f"Jaccard between {several}"] = found.mean
             chance = found.chance
     if not told:
         return None
@@ -122,13 +122,14 @@ def additivity_findings(rows: Sequence[Row]) -> list[Finding]:
     """What a set loses beyond the sum of its blocks.
 
     One a model and objective, since losses of two objectives are not in one unit, nor do blocks of
-    two models stand in for each other alike.
+    two models stand in for each other alike. Sets of one block have nothing beyond it.
 
     Args:
         rows: Of the table.
     """
     found = []
     several = len({row.model for row in rows}) > 1
+    rows = [row for row in rows if len(row.removed) > 1]
     for model, objective in sorted({(row.model, row.objective) for row in rows}):
         own = [additivity_gap(r) for r in rows if (r.model, r.objective) == (model, objective)]
         where = f"{model}: " if several else ""
