@@ -114,6 +114,13 @@ def test_a_folder_without_a_tokenizer_says_so(folder: Path) -> None:
         find_model(folder).tokenizer()
 
 
+def test_a_tokenizer_whose_longest_text_is_no_number_says_so(folder: Path) -> None:
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": "x"}))
+    with pytest.raises(ModelError, match="model_max_length is 'x', expected a number"):
+        find_model(folder).tokenizer()
+
+
 def test_an_unknown_device_is_one_clear_error() -> None:
     with pytest.raises(UsageError, match="--device: expected auto, cpu"):
         choose_device("tpu")
