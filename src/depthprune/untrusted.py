@@ -170,10 +170,20 @@ def read_text(
     most: int = LARGEST,
 ) -> str:
     """The text of a file in UTF-8, with or without a byte order mark. See `open_file`."""
-    return _decoded(read_bytes(path, within=within, error=error, most=most), str(path), error)
+    return decoded(read_bytes(path, within=within, error=error, most=most), str(path), error)
 
 
-def _decoded(raw: bytes, where: str, error: type[DepthpruneError]) -> str:
+def decoded(raw: bytes, where: str, error: type[DepthpruneError] = CheckpointError) -> str:
+    """The text of bytes in UTF-8, with or without a byte order mark.
+
+    Args:
+        raw: The bytes.
+        where: Their name, for messages.
+        error: The kind of error to raise.
+
+    Raises:
+        DepthpruneError: Of that kind, if they are not UTF-8.
+    """
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as cause:

@@ -43,6 +43,13 @@ def test_a_line_cut_short_is_dropped_and_written_over(path, rows):
     assert read(path).rows == tuple(rows[:3])
 
 
+def test_a_line_cut_short_within_a_character_is_dropped_too(path, rows):
+    write(path, "b3:1", [rows[0], rows[1].model_copy(update={"error": "größer"})])
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index("ö".encode()) + 1])
+    assert read(path).rows == resume(path, "b3:1").rows == (rows[0],)
+
+
 def test_an_empty_file_is_begun_anew(path):
     path.write_text("")
     assert resume(path, "b3:1").rows == ()

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,19 +109,27 @@ def digest_of(files: dict[str, bytes]) -> str:
 
 
 def _written(name: str, files: Any, digest: str) -> str:
-    """A shipped model in a folder of this machine, which its workers share."""
+    """A shipped model in a folder of this machine, which its workers share.
+
+    Raises:
+        ModelError: If another user made the folder.
+    """
     import ray
 
     folder = Path(tempfile.gettempdir()) / f"depthprune-{os.getuid()}-{digest}"
     if not folder.exists():
         made = Path(tempfile.mkdtemp(prefix=folder.name))
-        for each, data in ray.get(files).items():
-            (made / each).write_bytes(data)
         try:
-            made.rename(folder)
-        except OSError:
-            # Another worker of this machine was faster.
-            for each in made.iterdir():
-                each.unlink()
-            made.rmdir()
+            for each, data in ray.get(files).items():
+                (made / each).write_bytes(data)
+            with suppress(OSError):  # Another worker of this machine was faster.
+                made.rename(folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    # Where it lies, anyone may have made a folder of that name.
+    if folder.lstat().st_uid != os.getuid():
+        raise ModelError(
+            f"{folder}: is another user's and is not read; have it removed, or start the worker "
+            "with a TMPDIR of its own"
+        )
     return str(folder if not name.endswith(".gguf") else folder / Path(name).name)

