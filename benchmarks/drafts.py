@@ -231,8 +231,9 @@ def _copy(model: dp.Model, removed: Set) -> Iterator[Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         original, out = Path(folder) / "original", Path(folder) / "draft"
+        module: Any = model.module
         if model.source.gguf is not None:
-            model.module.save_pretrained(original)
+            module.save_pretrained(original)
             model.tokenizer.save_pretrained(original)
         dp.apply(original if original.exists() else model.source.name, removed, out)
         yield dp.load(out).module

@@ -36,6 +36,7 @@ from depthprune.errors import (
 if TYPE_CHECKING:
     from depthprune.calibration.calibration import Calibration, calibrate
     from depthprune.calibration.spec import CalibrationSpec
+    from depthprune.engine.cluster import Engine
     from depthprune.evaluator.cost import Cost
     from depthprune.evaluator.evaluator import Evaluator
     from depthprune.evaluator.memo.store import Memo
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from depthprune.pruning.recovering.recover import recover_checkpoint
     from depthprune.pruning.score import score
     from depthprune.recovery.lora.distil import distil
-    from depthprune.recovery.methods import LoRA
+    from depthprune.recovery.methods import Last, Linear, LoRA
     from depthprune.recovery.recover import recover
     from depthprune.recovery.result import Recovery, recovered
     from depthprune.searches.budget import Budget
@@ -62,7 +63,10 @@ _PLACES = {
     "Calibration": "calibration.calibration",
     "CalibrationSpec": "calibration.spec",
     "Cost": "evaluator.cost",
+    "Engine": "engine.cluster",
     "Evaluator": "evaluator.evaluator",
+    "Last": "recovery.methods",
+    "Linear": "recovery.methods",
     "LoRA": "recovery.methods",
     "Memo": "evaluator.memo.store",
     "Model": "models.loading",
@@ -97,8 +101,11 @@ __all__ = [
     "CheckpointError",
     "Cost",
     "DepthpruneError",
+    "Engine",
     "EvaluationError",
     "Evaluator",
+    "Last",
+    "Linear",
     "LoRA",
     "Memo",
     "Model",

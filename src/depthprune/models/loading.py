@@ -37,6 +37,8 @@ from depthprune.models.streaming.stream import Stream
 class Model:
     """A loaded causal language model whose blocks can be called one by one.
 
+    It is watched and changed in place while it is measured, so it is one thread's at a time.
+
     Attributes:
         source: Where it came from.
         module: The model from transformers, in evaluation mode.
