@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 from pydantic import Field
 
@@ -43,6 +44,12 @@ def test_a_value_out_of_bounds_is_named_with_them(field: str, value: Any, expect
     with pytest.raises(UsageError) as caught:
         check_bounds("it", _Bounded(**{field: value}))
     assert str(caught.value) == f"it: {field}: expected {expected}"
+
+
+def test_numpys_numbers_become_pythons() -> None:
+    made = _Bounded(count=np.int64(3), rate=np.float32(0.5))  # type: ignore[arg-type]
+    check_bounds("it", made)
+    assert (type(made.count), made.count, type(made.rate), made.rate) == (int, 3, float, 0.5)
 
 
 def test_the_bounds_themselves_are_within() -> None:

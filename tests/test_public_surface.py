@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import depthprune
+from tiny import save_text
 
 
 @pytest.mark.parametrize("name", depthprune.__all__)
@@ -77,3 +79,27 @@ def test_the_command_line_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "depthprune", "--version"]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert answer.stdout == f"depthprune {depthprune.__version__}\n"
+
+
+@pytest.fixture(scope="module")
+def evaluator(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> depthprune.Evaluator:
+    text = save_text(tmp_path_factory.mktemp("text") / "a.txt")
+    model = depthprune.load(tiny_llama, dtype="float32", device="cpu")
+    calibration = depthprune.calibrate(f"text:{text},windows=4,length=32", model)
+    return depthprune.Evaluator(model, calibration)
+
+
+def test_what_python_shows_of_what_is_large_is_a_line(evaluator: depthprune.Evaluator) -> None:
+    model, calibration = evaluator.model, evaluator.calibration
+    assert repr(model).endswith(", 6 blocks, float32 on cpu)")
+    assert repr(calibration).endswith(f"4 windows, 128 tokens, {calibration.fingerprint[:12]})")
+    assert repr(evaluator) == f"Evaluator({model!r}, {calibration!r}, 'nll')"
+
+
+def test_a_model_that_was_searched_can_be_sent_to_another_process(
+    evaluator: depthprune.Evaluator,
+) -> None:
+    depthprune.search("greedy", evaluator, k=1)
+    sent = pickle.loads(pickle.dumps((evaluator.model, evaluator.calibration)))
+    assert depthprune.Evaluator(*sent).score([(1, 2)]) == evaluator.score([(1, 2)])
+    assert sent[0].refusal((1,)) is None

@@ -17,8 +17,25 @@ MOST_SEED = 2**32 - 1
 """The highest that every generator of random numbers takes."""
 
 
+def whole(flag: str, value: Any) -> int:
+    """A whole number as Python's own, of numpy's too.
+
+    Args:
+        flag: The flag or argument that it came from, named in messages.
+        value: What was given.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise UsageError(f"{flag}: expected a whole number, got {value!r}")
+    return int(value.__index__())
+
+
 def check_bounds(where: str, thing: Any) -> None:
     """Check every field of a dataclass that is made against what its type allows.
+
+    A number of numpy's becomes Python's.
 
     Args:
         where: Whose parameters they are, such as `search beam`.
@@ -30,6 +47,9 @@ def check_bounds(where: str, thing: Any) -> None:
     hints = get_type_hints(type(thing), include_extras=True)
     for field in fields(thing):
         value = getattr(thing, field.name)
+        if hasattr(value, "item"):  # numpy's numbers
+            value = value.item()
+            object.__setattr__(thing, field.name, value)
         try:
             TypeAdapter(hints[field.name]).validate_python(value, strict=True)
         except ValidationError as error:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 import depthprune as dp
 from depthprune.calibration import NOISY_BELOW, Calibration, calibrate, context_of
-from depthprune.errors import CalibrationError
+from depthprune.errors import CalibrationError, UsageError
 from depthprune.evaluator.score import Weighting
 from tiny import tiny_model, tiny_tokenizer
 
@@ -166,6 +166,14 @@ def test_further_draws_raise_every_seed(text: Path) -> None:
     assert again.fingerprint == same.fingerprint
     assert [part.share for part in again.parts] == [part.share for part in first.parts]
     assert first.redraw(0).fingerprint == first.fingerprint
+
+
+def test_a_draw_or_a_split_that_there_is_none_of_is_refused(text: Path) -> None:
+    spec = f"text:{text},windows=4,length=32"
+    with pytest.raises(UsageError, match="redraw: expected from 0, which is this draw, got -1"):
+        _drawn(spec).redraw(-1)
+    with pytest.raises(UsageError, match="split: expected draw, held-out, whole, got 'held_out'"):
+        calibrate(spec, _READER, split="held_out")  # type: ignore[arg-type]
 
 
 def test_a_further_draw_reads_nothing_again(text: Path) -> None:

@@ -28,6 +28,12 @@ def test_a_folder_tells_its_blocks_and_type(tiny_llama: Path) -> None:
     assert len(source.fingerprint() or "") == 64
 
 
+def test_a_model_in_memory_is_refused_with_what_to_do() -> None:
+    for model in (torch.nn.Linear(2, 2), None):
+        with pytest.raises(ModelError, match=r"got a (Linear|NoneType); save a model"):
+            load(model)  # type: ignore[arg-type]
+
+
 def test_demo_is_the_gguf_of_its_package() -> None:
     source = find_model("demo")
     assert (source.kind, source.blocks, source.model_type) == ("gguf", 30, "llama")

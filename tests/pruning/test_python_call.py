@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+
 import depthprune as dp
 from depthprune.outputs import as_target
 from depthprune.pruning.options import prune_job
@@ -30,3 +33,24 @@ def test_everything_else_is_in_it() -> None:
     assert _command("m", 1, out="o", racing=dp.Racing(delta=0.5)) == (
         "dp.prune('m', 1, out='o', racing=dp.Racing(delta=0.5, tolerance=0.001))"
     )
+
+
+def test_numpys_numbers_are_written_as_pythons() -> None:
+    blocks = np.array([3, 0])
+    assert _command("m", np.int64(2), out="o", seed=np.int64(5), protect=list(blocks)) == (
+        "dp.prune('m', 2, out='o', seed=5, protect=[3, 0])"
+    )
+    assert _command("m", 2, out="o", protect=blocks, draws=np.int64(2), memory=np.int64(9)) == (
+        "dp.prune('m', 2, out='o', protect=[3, 0], draws=2, memory=9)"
+    )
+
+
+def test_one_text_is_one_spec_wherever_several_may_be_given() -> None:
+    job = prune_job("m", 2, out="o", calibration="a", recover="linear", also="b", answers="c")
+    assert (job.specs, job.also, job.answers) == (("a",), ("b",), ("c",))
+
+
+@pytest.mark.parametrize("given", [{"k": 2.5}, {"k": "2"}, {"k": True}, {"seed": 1.5, "k": 2}])
+def test_what_is_no_whole_number_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(dp.UsageError, match="expected a whole number, got"):
+        prune_job("m", out="o", **given)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 
 from depthprune.errors import EvaluationError, UsageError
@@ -47,6 +48,17 @@ def _run(plan: Callable[[Space, random.Random], Any], k: int = 2, **options: Any
 def test_k_outside_the_model_is_refused(k: int) -> None:
     with pytest.raises(UsageError, match=rf"-k: expected 1 to 5 .*, got {k}"):
         make_space(6, k)
+
+
+def test_whole_numbers_may_be_numpys_and_nothing_else() -> None:
+    numbers = {"k": np.int64(2), "seed": np.int64(3), "protect": np.array([3])}
+    plain = search("random:samples=3", additive(_DAMAGE), k=2, seed=3, protect=[3])
+    found = search("random:samples=3", additive(_DAMAGE), **numbers)  # type: ignore[arg-type]
+    assert (found.removed, found.seed, found.protect) == (plain.removed, 3, (3,))
+    assert type(found.k) is type(found.seed) is int
+    for wrong in ({"k": 2.0}, {"k": "2"}, {"k": 2, "seed": 1.5}, {"k": 2, "protect": "0,1"}):
+        with pytest.raises(UsageError, match="expected a whole number, got"):
+            search("greedy", additive(_DAMAGE), **wrong)  # type: ignore[arg-type]
 
 
 def test_k_may_leave_one_block() -> None:

@@ -11,8 +11,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from depthprune.bounds import whole
 from depthprune.calibration.loading import documents_of_spec, load_source
 from depthprune.calibration.model_limits import HasTokenizer, context_of, rows_of
 from depthprune.calibration.parts import LoadedSource, Part
@@ -20,7 +21,7 @@ from depthprune.calibration.presets import parse_calibration
 from depthprune.calibration.sources import SOURCES
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Split, Window
-from depthprune.errors import CalibrationError
+from depthprune.errors import CalibrationError, UsageError
 
 if TYPE_CHECKING:
     from depthprune.models.loading import Model
@@ -35,6 +36,10 @@ class Calibration:
     """The windows that a model is scored on, by source."""
 
     parts: tuple[Part, ...]
+
+    def __repr__(self) -> str:
+        drawn = f"{len(self.windows)} windows, {self.tokens:,} tokens"
+        return f"Calibration({self.name!r}, {drawn}, {self.fingerprint[:12]})"
 
     @property
     def windows(self) -> tuple[Window, ...]:
@@ -85,7 +90,11 @@ class Calibration:
 
         Raises:
             CalibrationError: If that draw overlaps with evaluation files.
+            UsageError: If there is no such draw.
         """
+        repetition = whole("redraw", repetition)
+        if repetition < 0:
+            raise UsageError(f"redraw: expected from 0, which is this draw, got {repetition}")
         return Calibration(tuple(part.redraw(repetition) for part in self.parts))
 
     def check_context(self, context: int | None, *, text: bool = False) -> None:
@@ -171,10 +180,12 @@ def calibrate(
         split: Which windows: see `drawing.draw_windows`.
 
     Raises:
-        UsageError: If a spec is wrong, or `self` is asked for without a loaded model.
+        UsageError: If a spec or `split` is wrong, or `self` is asked for without a loaded model.
         CalibrationError: If a source's text is missing, unreadable or too short, an item is
             longer than the model reads, or too much of it overlaps with evaluation files.
     """
+    if split not in get_args(Split):
+        raise UsageError(f"split: expected {', '.join(get_args(Split))}, got {split!r}")
     parsed = parse_calibration(specs)
     total = sum(spec.weight for spec in parsed)
     order = sorted(range(len(parsed)), key=lambda place: _is_generated(parsed[place]))

@@ -36,54 +36,66 @@ class CalibrationSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str = Field(description="Kind of the source, such as `text` or `choices`.")
-    target: str = Field("", description="What it reads: a file, or a data set's name.")
+    target: str = Field(default="", description="What it reads: a file, or a data set's name.")
     windows: Annotated[int, Field(ge=1)] | Literal["all"] | None = Field(
-        None,
+        default=None,
         description="How many windows, or `all`: every consecutive one. 16, unless tokens= is "
         "given.",
     )
     tokens: int | None = Field(
-        None, ge=2, description="Instead of windows=: as many whole windows as fit in so many."
+        default=None,
+        ge=2,
+        description="Instead of windows=: as many whole windows as fit in so many.",
     )
-    length: int = Field(DEFAULT_LENGTH, ge=2, description="Tokens in a window; at most so many "
-                        "where a window is one document or example.")  # fmt: skip
-    order: Literal["random", "first"] = Field(
-        "random", description="Seeded places that do not overlap, or one after the other."
-    )
-    seed: int = Field(0, ge=0, description="Of this draw.")
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="Share in a mixture.")
-    pack: bool = Field(True, description="Windows run across documents; else each lies in one.")
-    bos: Literal["auto"] | bool = Field(
-        "auto", description="Whether every window begins with the BOS token; `auto`: where the "
-        "model's own tokenizer puts it there.",
+    length: int = Field(
+        default=DEFAULT_LENGTH, ge=2, description="Tokens in a window; at most so many where a "
+        "window is one document or example.",
     )  # fmt: skip
-    format: Literal["raw", "chat", "plain", "zero-shot", "few-shot"] = Field(
-        "raw", description="How text, or a prompt with its answer, becomes a window."
+    order: Literal["random", "first"] = Field(
+        default="random", description="Seeded places that do not overlap, or one after the other."
     )
-    shots: int = Field(0, ge=0, description="Worked examples before each prompt.")
-    shots_seed: int = Field(0, ge=0, description="Of the choice of examples.")
+    seed: int = Field(default=0, ge=0, description="Of this draw.")
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="Share in a mixture.")
+    pack: bool = Field(
+        default=True, description="Windows run across documents; else each lies in one."
+    )
+    bos: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Whether every window begins with the BOS token; `auto`: where the model's own "
+        "tokenizer puts it there.",
+    )
+    format: Literal["raw", "chat", "plain", "zero-shot", "few-shot"] = Field(
+        default="raw", description="How text, or a prompt with its answer, becomes a window."
+    )
+    shots: int = Field(default=0, ge=0, description="Worked examples before each prompt.")
+    shots_seed: int = Field(default=0, ge=0, description="Of the choice of examples.")
     min_length: int | None = Field(
-        None, ge=2, description="Documents of fewer tokens are left out; with pack=false, "
+        default=None, ge=2, description="Documents of fewer tokens are left out; with pack=false, "
         "documents from this length on make windows of their own length.",
     )  # fmt: skip
     documents: int | None = Field(
-        None, ge=1, description="Read only a seeded sample of so many documents."
+        default=None, ge=1, description="Read only a seeded sample of so many documents."
     )
     mask: Literal["all", "answer", "last"] = Field(
-        "all", description="Which tokens count: all but the first, the answer's, the last."
+        default="all", description="Which tokens count: all but the first, the answer's, the last."
     )
     reduction: Reduction | None = Field(
-        None, description="How windows make one loss: the mean over tokens (default), the mean "
-        "over windows (default for choices), the mean of the domain that is worst.",
-    )  # fmt: skip
-    domain: str = Field("", description="Tag of the source's text; by default what is read.")
-    dedupe: bool = Field(False, description="Leave out documents that repeat an earlier one.")
-    against: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
-        (), description="Evaluation files that the windows are checked for overlap with."
+        default=None,
+        description="How windows make one loss: the mean over tokens (default), the mean over "
+        "windows (default for choices), the mean of the domain that is worst.",
     )
-    ngram: int = Field(13, ge=5, description="Words in a row that two texts must share.")
+    domain: str = Field(
+        default="", description="Tag of the source's text; by default what is read."
+    )
+    dedupe: bool = Field(
+        default=False, description="Leave out documents that repeat an earlier one."
+    )
+    against: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        default=(), description="Evaluation files that the windows are checked for overlap with."
+    )
+    ngram: int = Field(default=13, ge=5, description="Words in a row that two texts must share.")
     overlap: float = Field(
-        0.01, ge=0, le=1, description="Share of windows that may overlap; 1 allows any."
+        default=0.01, ge=0, le=1, description="Share of windows that may overlap; 1 allows any."
     )
     options: dict[str, str] = Field(
         default_factory=dict, description="Keys that the source itself adds."

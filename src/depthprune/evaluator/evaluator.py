@@ -109,6 +109,9 @@ class Evaluator:
         self._asked = Asked(self._order)
         self._seconds = 0.0
 
+    def __repr__(self) -> str:
+        return f"Evaluator({self.model!r}, {self.calibration!r}, {self.objective.name!r})"
+
     @property
     def blocks(self) -> int:
         """Number of the model's blocks."""

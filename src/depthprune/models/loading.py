@@ -62,6 +62,13 @@ class Model:
     fingerprint: str | None = None
     mended: list[Mapping[str, Tensor]] = field(default_factory=list, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        return f"Model({self.source.name!r}, {self.blocks} blocks, {self.dtype} on {self.device})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A function that was made here cannot be sent to another process; it is made there anew.
+        return {name: value for name, value in vars(self).items() if name != "refusal"}
+
     @property
     def streamed(self) -> bool:
         """Whether its blocks are read from disk whenever they run."""

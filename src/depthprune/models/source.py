@@ -146,6 +146,12 @@ def find_model(
     Raises:
         ModelError: If there is no such model, or its files are refused.
     """
+    if not isinstance(name, (str, Path)):
+        raise ModelError(
+            f"model: expected a folder, a .gguf file, a hub id or {DEMO!r}, got a "
+            f"{type(name).__name__}; save a model and its tokenizer with save_pretrained, and name "
+            "the folder"
+        )
     text = str(name)
     path = Path(text).expanduser()
     if text == DEMO and not path.exists():

@@ -122,7 +122,7 @@ def bench(
             raise UsageError(f"{flag}: expected 1 to {most:,}, got {value:,}")
     names = [model] if model2 is None else [model, model2]
     loadings = [
-        Loading(str(name), dtype, device, None, trust_remote_code, allow_pickle) for name in names
+        Loading(name, dtype, device, None, trust_remote_code, allow_pickle) for name in names
     ]
     sources = [loading.find() for loading in loadings]
     modules, kind = load_alike(sources, dtype, device, progress)

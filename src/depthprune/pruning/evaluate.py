@@ -76,7 +76,7 @@ def evaluate(
     device_map: str | None = None,
     stream: bool = False,
     memory: int | None = None,
-    memo: str | None = None,
+    memo: str | Path | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
@@ -108,7 +108,7 @@ def evaluate(
     specs = parse_calibration(calibration or [DEFAULT_CALIBRATION])
     check_files(specs)
     loading = Loading(
-        str(model), dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
+        model, dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
     )
     source = loading.find()
     if removed:

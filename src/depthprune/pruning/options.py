@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from depthprune.bounds import MOST_SEED
+from depthprune.bounds import MOST_SEED, whole
 from depthprune.engine import Engine, as_engine
 from depthprune.errors import UsageError
 from depthprune.evaluator.racing.settings import Racing
@@ -15,7 +15,7 @@ from depthprune.outputs import OutputTarget, as_target
 from depthprune.progress import SILENT, Progress
 from depthprune.pruning.drafting.draft_job import DraftJob
 from depthprune.pruning.python_call import python_call
-from depthprune.pruning.session import Loading
+from depthprune.pruning.session import Loading, several
 from depthprune.pruning.target.options import DEFAULT_SPLIT, TargetJob
 
 PROMPT = "The most important thing about a good library is"
@@ -40,7 +40,7 @@ class PruneJob:
     prompt: str
     bench: bool
     memory: int | None
-    memo: str | None
+    memo: str | Path | None
     racing: Racing | None
     draws: int
     overwrite: bool
@@ -89,8 +89,8 @@ def prune_job(
     draws: int = 1,
     racing: Racing | None = _RACING,
     recover: str | None = None,
-    also: Sequence[str] = (),
-    answers: Sequence[str] = (),
+    also: str | Sequence[str] = (),
+    answers: str | Sequence[str] = (),
     answer_tokens: int | None = None,
     search_with_recovery: bool = False,
     target: str | Sequence[str] = (),
@@ -108,7 +108,7 @@ def prune_job(
     device_map: str | None = None,
     stream: bool = False,
     memory: int | None = None,
-    memo: str | None = None,
+    memo: str | Path | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
@@ -135,7 +135,7 @@ def prune_job(
         protect: Blocks that stay, `"0,29"` or numbers.
         draws: On how many draws of the calibration the search is run.
         racing: How sure it is of each choice; None scores every set on every window.
-        recover: `linear` or `lora`, with settings.
+        recover: `linear`, `magnitude`, `lora` or `last`, with settings.
         also: Further texts that recovery is judged on.
         answers: Specs of prompts with answers, which the models answer in words.
         answer_tokens: Tokens that such an answer may have; by default 256.
@@ -171,6 +171,8 @@ def prune_job(
     Raises:
         UsageError: If one of these cannot be, or two do not go together.
     """
+    k = None if k is None else whole("-k", k)
+    seed, draws = whole("--seed", seed), whole("--draws", draws)
     given = dict(locals())
     _check_numbers(max_increase, keep_general, seed, bench_seconds)
     if not prompt.strip():
@@ -179,17 +181,16 @@ def prune_job(
     if (k is None) == (max_increase is None) and not (draft and k is None):
         raise UsageError("-k: expected either -k K or --max-increase SHARE, one of them")
     objective = objective or ("acceptance" if draft else "nll")
-    specs = (calibration,) if isinstance(calibration, str) else tuple(calibration)
     stay = protect if isinstance(protect, str) else ",".join(map(str, protect))
     loading = Loading(
-        str(model), dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
+        model, dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
     )
     return PruneJob(
         loading=loading,
         out=None if out is None else as_target(out),
         k=k,
         max_increase=max_increase,
-        specs=specs,
+        specs=several(calibration),
         objective=objective,
         search=search,
         budget=budget,
@@ -206,8 +207,8 @@ def prune_job(
         command=command or python_call("prune", prune_job, given),
         progress=progress,
         recover=recover,
-        also=tuple(also),
-        answers=tuple(answers),
+        also=several(also),
+        answers=several(answers),
         answer_tokens=answer_tokens,
         search_with_recovery=search_with_recovery,
         bench_seconds=bench_seconds,
@@ -250,7 +251,7 @@ def wanted_target(
     Raises:
         UsageError: If one of those flags is given without it.
     """
-    specs = (target,) if isinstance(target, str) else tuple(target)
+    specs = several(target)
     if specs:
         file = None if portfolio is None else str(portfolio)
         return TargetJob(specs, split or DEFAULT_SPLIT, objective, file, keep_general)

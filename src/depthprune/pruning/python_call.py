@@ -40,6 +40,16 @@ def python_call(name: str, function: Callable[..., Any], given: Mapping[str, Any
 
 
 def _word(value: Any) -> str:
+    value = _plain(value)
     if isinstance(value, (Path, OutputTarget)):
         return repr(str(value))
     return f"dp.{value!r}" if isinstance(value, Racing) else repr(value)
+
+
+def _plain(value: Any) -> Any:
+    """The same without numpy's numbers and arrays, which repr as what the call would not know."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, (list, tuple, set)):
+        return type(value)(map(_plain, value))
+    return value

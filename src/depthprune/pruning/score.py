@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from depthprune.bounds import whole
 from depthprune.calibration import Calibration, check_files, parse_calibration
 from depthprune.engine import Engine, as_engine
 from depthprune.errors import UsageError
@@ -90,7 +91,7 @@ def score(
     device_map: str | None = None,
     stream: bool = False,
     memory: int | None = None,
-    memo: str | None = None,
+    memo: str | Path | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
@@ -121,6 +122,7 @@ def score(
     Raises:
         DepthpruneError: If anything that was named cannot be read, or the dense loss is not finite.
     """
+    k, draws = None if k is None else whole("-k", k), whole("--draws", draws)
     if k is not None and draws == 1:
         raise UsageError("-k: counts over draws; give --draws D of 2 or more, or drop -k")
     kind = parse_objective(objective)
@@ -129,7 +131,7 @@ def score(
     check_files(specs)
     spread = as_engine(engine)
     loading = Loading(
-        str(model), dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
+        model, dtype, device, revision, trust_remote_code, allow_pickle, stream, device_map
     )
     source = loading.find()
     _check_lowest(k, source.blocks)

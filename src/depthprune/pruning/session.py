@@ -29,7 +29,7 @@ DEFAULT_CALIBRATION = "default"
 class Loading:
     """How a model is to be found and loaded: the flags that all measuring verbs share."""
 
-    name: str
+    name: str | Path
     dtype: str = "auto"
     device: str = "auto"
     revision: str | None = None
@@ -79,6 +79,11 @@ class Loading:
             note(f"computing in {model.dtype}: {model.dtype_reason}")
         self._loaded[:] = [model]
         return model
+
+
+def several(given: str | Sequence[str]) -> tuple[str, ...]:
+    """What may be given as one text or as several."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ def read_tokenizer(
 
 
 @contextmanager
-def open_memo(place: str | None, source: ModelSource) -> Iterator[Memo | None]:
+def open_memo(place: str | Path | None, source: ModelSource) -> Iterator[Memo | None]:
     """The memo that `--memo` names, with a word about what it cannot do and what it leaves aside.
 
     Args:
@@ -167,7 +172,7 @@ def open_memo(place: str | None, source: ModelSource) -> Iterator[Memo | None]:
 
 
 @contextmanager
-def memo_at(place: str | None) -> Iterator[Memo | None]:
+def memo_at(place: str | Path | None) -> Iterator[Memo | None]:
     """The memo that `--memo` names, for any model, with a word about what it cannot do.
 
     Args:

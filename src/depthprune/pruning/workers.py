@@ -40,7 +40,7 @@ def workers_for(
         load = on_worker(
             cluster,
             model,
-            loading.name,
+            str(loading.name),
             revision=loading.revision,
             trust_remote_code=loading.trust_remote_code,
             allow_pickle=loading.allow_pickle,

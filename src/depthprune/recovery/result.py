@@ -165,7 +165,7 @@ class Recovery:
 
     removed: tuple[int, ...]
     runs: tuple[RunRecovery, ...]
-    weights: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor] = field(repr=False)
     changes: tuple[Change, ...] = field(default=(), repr=False)
     refits: tuple[LayerRefit, ...] = ()
     deltas: Mapping[str, Delta | Scaled] = field(default_factory=dict, repr=False)

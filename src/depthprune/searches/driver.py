@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from depthprune.bounds import whole
 from depthprune.errors import UsageError
 from depthprune.evaluator import Cost, RemovedSet, Score
 from depthprune.searches.budget import Budget, parse_budget
@@ -113,6 +114,8 @@ def search(
             was a set of size k, or the search breaks its word.
     """
     algorithm = make_search(name)
+    k, seed = whole("-k", k), whole("--seed", seed)
+    protect = [whole("--protect", block) for block in protect]
     allowed = parse_budget(budget) if isinstance(budget, str) else budget
     if refusal is None:
         refusal = getattr(evaluator, "refusal", nothing_refused)

@@ -90,7 +90,7 @@ def run_study(
     plan: str | Path,
     out: str | Path,
     *,
-    memo: str | None = None,
+    memo: str | Path | None = None,
     engine: str | Engine | None = None,
     progress: Progress = SILENT,
 ) -> StudyResult:

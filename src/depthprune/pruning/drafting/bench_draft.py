@@ -141,7 +141,7 @@ def bench_draft(
     specs = parse_calibration(prompts)
     check_files(specs)
     loadings = [
-        Loading(str(name), dtype, device, None, trust_remote_code, allow_pickle)
+        Loading(name, dtype, device, None, trust_remote_code, allow_pickle)
         for name in (model, draft)
     ]
     sources = [loading.find() for loading in loadings]

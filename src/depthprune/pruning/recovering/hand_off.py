@@ -103,7 +103,7 @@ def hand_off(
     check_files(specs)
     manifest = _manifest(student)
     loading = Loading(
-        str(original),
+        original,
         revision=revision,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,

@@ -37,6 +37,7 @@ from depthprune.pruning.session import (
     mixture,
     open_memo,
     read_tokenizer,
+    several,
 )
 from depthprune.pruning.space import require_space
 from depthprune.pruning.write import (
@@ -53,8 +54,8 @@ def recover_checkpoint(
     out: str | Path,
     method: str = "linear",
     calibration: str | Sequence[str] = (),
-    also: Sequence[str] = (),
-    answers: Sequence[str] = (),
+    also: str | Sequence[str] = (),
+    answers: str | Sequence[str] = (),
     answer_tokens: int | None = None,
     prompt: str | None = None,
     bench: bool | None = None,
@@ -64,7 +65,7 @@ def recover_checkpoint(
     device_map: str | None = None,
     stream: bool = False,
     memory: int | None = None,
-    memo: str | None = None,
+    memo: str | Path | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
@@ -78,7 +79,7 @@ def recover_checkpoint(
         checkpoint: A folder that depthprune pruned.
         original: The model that it was pruned from: a folder, a hub id, a `.gguf` file, or `demo`.
         out: The folder that is written.
-        method: `linear` or `lora`, with settings.
+        method: `linear`, `magnitude`, `lora` or `last`, with settings.
         calibration: Specs of what is fitted or trained on; several are mixed.
         also: Further texts that recovery is judged on.
         answers: Specs of prompts with answers, which the models answer in words.
@@ -109,17 +110,16 @@ def recover_checkpoint(
     check_bench_seconds(bench_seconds)
     if prompt is not None and not prompt.strip():
         raise UsageError("--prompt: expected some words to continue, got none")
-    specs = (calibration,) if isinstance(calibration, str) else tuple(calibration)
     return RecoverJob(
         checkpoint=Path(checkpoint),
         loading=Loading(
-            str(original), dtype, device, revision, trust_remote_code, allow_pickle, stream,
+            original, dtype, device, revision, trust_remote_code, allow_pickle, stream,
             device_map,
         ),
         out=as_target(out),
         method=method,
-        specs=specs,
-        also=tuple(also),
+        specs=several(calibration),
+        also=several(also),
         prompt=prompt,
         bench=not stream if bench is None else bench,
         memory=memory,
@@ -128,7 +128,7 @@ def recover_checkpoint(
         command=command or python_call("recover_checkpoint", recover_checkpoint, given),
         progress=progress,
         bench_seconds=bench_seconds,
-        answers=tuple(answers),
+        answers=several(answers),
         answer_tokens=answer_tokens,
     ).run()  # fmt: skip
 
@@ -146,7 +146,7 @@ class RecoverJob:
     prompt: str | None
     bench: bool
     memory: int | None
-    memo: str | None
+    memo: str | Path | None
     overwrite: bool
     command: str
     progress: Progress
