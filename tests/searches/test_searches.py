@@ -252,6 +252,18 @@ def test_a_race_does_not_make_a_search_return_less_than_it_saw(name: str, seed: 
     assert found.removed == min(seen, key=landscape._loss)
 
 
+@pytest.mark.parametrize("seed", [4, 6, 7])
+@pytest.mark.parametrize("name", ["annealing", "fast-block-select", "greedy", "local-search"])
+def test_no_set_of_its_size_that_a_search_scored_is_better_than_what_it_returns(
+    name: str, seed: int
+) -> None:
+    landscape = rugged(9, seed)
+    found = run(name, landscape, seed=seed)
+    seen = [s for s in landscape.asked if len(s) == 4]
+    assert found.removed == min(seen, key=landscape._loss)
+    assert found.score.loss == found.trace[-1].loss
+
+
 @pytest.mark.parametrize("name", ["window", "angular"])
 def test_a_window_that_protection_leaves_no_room_for_is_refused(name: str) -> None:
     landscape = additive(DAMAGE)

@@ -82,8 +82,8 @@ def test_a_language_model_of_an_unknown_type_asks_for_verify(llava: Path, tmp_pa
 def test_a_language_model_that_is_refused_is_refused_inside_another(
     llava: Path, tmp_path: Path
 ) -> None:
-    _edit(llava, "text_config", model_type="jamba")
-    with pytest.raises(ModelError, match="model_type jamba: cannot be depth-pruned"):
+    _edit(llava, "text_config", model_type="zamba")
+    with pytest.raises(ModelError, match="model_type zamba: cannot be depth-pruned"):
         apply(llava, "1", tmp_path / "out", verify=True)
 
 

@@ -148,6 +148,33 @@ def test_a_repeated_pattern_becomes_one_entry_a_kept_block() -> None:
     assert cut("block_types", ["r", "r", "a"]) == ["r", "a", "r", "a"]
 
 
+def jamba(removed: tuple[int, ...], **fields: Any) -> tuple[Any, ...]:
+    """The periods and offsets of a Jamba of 16 blocks after a cut, attention and experts."""
+    old = config(model_type="jamba", num_hidden_layers=16, **fields)
+    new = cut_config(old, removed).config
+    names = ("attn_layer_period", "attn_layer_offset", "expert_layer_period", "expert_layer_offset")
+    return tuple(new.get(name) for name in names)
+
+
+def test_a_period_with_an_offset_is_fitted_to_the_kept_blocks() -> None:
+    dense = {"attn_layer_period": 8, "attn_layer_offset": 4, "num_experts": 1}
+    assert jamba((1, 9), **dense) == (7, 3, None, None)
+    assert jamba((15,), **dense) == (8, 4, None, None)
+    assert jamba((4,), **dense) == (16, 11, None, None)
+    assert jamba((0, 1)) == (8, 2, None, None)
+    assert jamba((0,)) == (8, 3, 2, 0)
+    assert jamba(tuple(range(1, 16, 2))) == (4, 2, 9, 8)
+
+
+def test_kinds_at_uneven_distances_are_refused_where_two_numbers_say_them() -> None:
+    with pytest.raises(ModelError, match=r"by expert_layer_period, blocks 1, 2, 4.* no period"):
+        jamba((2,))
+    with pytest.raises(ModelError, match=r"no attention block would be left.* keep one of 4, 12"):
+        jamba((4, 12))
+    with pytest.raises(CheckpointError, match=r"attn_layer_period is 0 and attn_layer_offset is 4"):
+        jamba((0,), attn_layer_period=0)
+
+
 def test_pairs_of_pattern_and_repeats_become_one_entry_a_kept_block() -> None:
     new = cut("attention_types", [[["global", "local"], 3]])
     assert new == [[["global", "global", "local", "local"], 1]]

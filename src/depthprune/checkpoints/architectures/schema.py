@@ -75,6 +75,27 @@ class Cycle:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """Two numbers that say which blocks are special, where no list can: `i % period == offset`.
+
+    Attributes:
+        period: The field of the period.
+        offset: The field of the offset.
+        default: Both, where their fields are missing.
+        special: What a special block is of.
+        usual: What any other is of.
+        unless_1: A field that makes all blocks alike where it is 1.
+    """
+
+    period: str
+    offset: str
+    default: tuple[int, int]
+    special: str
+    usual: str
+    unless_1: str = ""
+
+
+@dataclass(frozen=True)
 class LeadingBlocks:
     """Blocks at the start that are given something by number, and so must stay.
 
@@ -143,6 +164,7 @@ class Architecture:
         status: `"verified"`, `"refused"` or `"not a decoder"`.
         count: The field that holds the number of blocks.
         patterns: Lists to be written out before they are cut.
+        phases: Periods with an offset, to be fitted anew to the kept blocks.
         needs: Lists that the file must have.
         defaults: What the config class assumes of a count of blocks, of a scale that the depth
             enters, or of a pattern's `when`, when the file says nothing.
@@ -160,6 +182,7 @@ class Architecture:
     status: Status = "verified"
     count: str = "num_hidden_layers"
     patterns: tuple[Pattern | Prefix | Cycle, ...] = ()
+    phases: tuple[Phase, ...] = ()
     needs: tuple[RequiredList, ...] = ()
     defaults: Mapping[str, int | float] = field(default_factory=dict)
     keep: tuple[int, ...] = ()
@@ -177,6 +200,7 @@ class Architecture:
             return ""
         parts = [] if self.count == "num_hidden_layers" else [f"count in {self.count}"]
         parts += [f"{pattern.field} written out" for pattern in self.patterns]
+        parts += [f"{phase.period} and {phase.offset} fitted anew" for phase in self.phases]
         parts += [
             f"{need.field} needed" + (f" with {need.when}" if need.when else "")
             for need in self.needs

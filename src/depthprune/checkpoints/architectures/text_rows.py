@@ -12,6 +12,7 @@ from depthprune.checkpoints.architectures.schema import (
     Cycle,
     PackedTensor,
     Pattern,
+    Phase,
     Prefix,
     RequiredList,
     RequiredType,
@@ -192,6 +193,20 @@ ROWS: tuple[Architecture, ...] = (
     Architecture(
         "zaya", keep=(0,), why="the first block alone takes no routing from the one before"
     ),
+    Architecture(
+        "jamba",
+        phases=(
+            Phase("attn_layer_period", "attn_layer_offset", (8, 4), "attention", "mamba"),
+            Phase(
+                "expert_layer_period",
+                "expert_layer_offset",
+                (2, 1),
+                "experts",
+                "dense",
+                unless_1="num_experts",
+            ),
+        ),
+    ),
     Architecture("glm4_moe_lite", patterns=(Prefix("mlp_layer_types", 1),)),
     Architecture("gpt_oss", patterns=(Pattern("layer_types", 2),)),
     Architecture("granite_swa", patterns=(Pattern("layer_types", 4, offset=0),)),
@@ -290,7 +305,6 @@ ROWS: tuple[Architecture, ...] = (
             "xlm": "its attention and its feed-forward stand in lists of their own, not in blocks",
             "qwen4_exp_text": _HASH,
             "reformer": "its blocks are reversible: each is given two streams and returns two",
-            "jamba": "its periods of block kinds cannot be expressed for the kept blocks",
             "zamba": _TIES,
             "zamba2": _TIES,
         }.items()

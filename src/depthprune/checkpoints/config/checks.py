@@ -35,7 +35,7 @@ def check_kept(section: Config, kept: Sequence[int], row: Architecture | None) -
     for name, value in section.items():
         action = FIELDS.get(name)
         if action in ("slice", "repeat") and isinstance(value, (list, str)):
-            _check_attention(name, value, kept)
+            check_attention(name, value, kept)
         elif action == "slice-lent" and isinstance(value, (list, str)):
             _check_lenders(name, value, kept)
         elif action == "recount-shared" and isinstance(value, int) and value:
@@ -45,7 +45,7 @@ def check_kept(section: Config, kept: Sequence[int], row: Architecture | None) -
             if isinstance(found := part.get(name), list) and found:
                 last = max(*kept, *(block - first for block in found))
                 kinds = ["attention" if b + first in found else "mamba" for b in range(last + 1)]
-                _check_attention(name, kinds, kept)
+                check_attention(name, kinds, kept)
     types = section.get("layer_types")
     if row is not None and isinstance(types, list) and types:
         _check_places(row, types, kept)
@@ -74,8 +74,17 @@ def check_lead(config: Config, row: Architecture, kept: Sequence[int]) -> None:
         )
 
 
-def _check_attention(name: str, types: Sequence[Any], kept: Sequence[int]) -> None:
-    """A model that mixes attention with recurrence counts its tokens in its attention."""
+def check_attention(name: str, types: Sequence[Any], kept: Sequence[int]) -> None:
+    """Refuse a cut without attention: a model that mixes the two counts its tokens in it.
+
+    Args:
+        name: The field that says which block is of which kind.
+        types: The kind of each block of the uncut model, or a pattern of kinds that is repeated.
+        kept: Original numbers of the kept blocks, in order.
+
+    Raises:
+        ModelError: If there was attention, and recurrence alone would be left.
+    """
     known = [item if isinstance(item, str) else "" for item in types]
     chosen = {known[block % len(known)] for block in kept} if known else set()
     if ATTENTION.intersection(known) and chosen & RECURRENT and not chosen & ATTENTION:

@@ -27,12 +27,13 @@ from depthprune.checkpoints.architectures.schema import (
 )
 from depthprune.checkpoints.architectures.table import find, require_prunable
 from depthprune.checkpoints.config.actions import SectionCut
-from depthprune.checkpoints.config.checks import check_kept, check_lead
+from depthprune.checkpoints.config.checks import check_attention, check_kept, check_lead
 from depthprune.checkpoints.config.fields import (
     COPIED_COUNTS,
     DECODER_COUNTS,
     FIELDS,
 )
+from depthprune.checkpoints.config.phases import kinds, refit
 from depthprune.checkpoints.config.sections import (
     Config,
     count_blocks,
@@ -175,6 +176,9 @@ def apply_row(cut: SectionCut, row: Architecture) -> None:
         empty_set = found == [] and not isinstance(pattern, Cycle) and pattern.indices
         if not found and not empty_set:
             _spell_out(cut, pattern)
+    for phase in row.phases:
+        check_attention(phase.period, kinds(cut, phase), cut.kept)
+        refit(cut, phase)
     types = cut.section.get("layer_types")
     if isinstance(types, list) and types and any(p.forced and p.end == "last" for p in row.places):
         types[-1] = next(place.entry for place in row.places if place.forced)
