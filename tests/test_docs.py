@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -43,6 +43,21 @@ def test_every_field_of_the_manifest_is_documented(record: type[BaseModel]) -> N
     section = text.split(f"## {record.__name__}\n", 1)[1].split("\n## ", 1)[0]
     named = re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
     assert named == [field.alias or name for name, field in record.model_fields.items()]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
+def test_what_may_be_null_in_the_manifest_is_said_to_be(record: type[BaseModel]) -> None:
+    text = (ROOT / "docs" / "manifest.md").read_text(encoding="utf-8")
+    section = text.split(f"## {record.__name__}\n", 1)[1].split("\n## ", 1)[0]
+    said = re.findall(r"^\| `\w+` \| ([^|]*) \|", section, flags=re.MULTILINE)
+    for kind, (name, field) in zip(said, record.model_fields.items(), strict=True):
+        assert kind.endswith("or null") == (type(None) in get_args(field.annotation)), name
+
+
+def test_every_field_of_a_scored_block_is_in_the_document_of_score() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    section = text.split("## score\n", 1)[1].split("\n## ", 1)[0]
+    assert all(f'"{name}": ' in section for name in manifest.BlockScore.model_fields)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@
 
 What a verb of the command line does, a function does: `prune`, `apply`, `score`, `evaluate`,
 `bench`, `recover_checkpoint` and `run_study`. They print nothing; what they have to say is logged
-under `depthprune`.
+under `depthprune`, and where logging is not set up, Python shows the warnings among it on stderr.
 
 The names below are the whole public surface. They are imported on first use: `dp.apply` cuts
 checkpoints without loading torch.

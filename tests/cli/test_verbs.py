@@ -826,3 +826,11 @@ def test_a_device_map_excludes_streaming(depthprune: Command, tiny_llama: Path) 
     refused = depthprune("score", tiny_llama, "--stream", "--device-map", "auto")
     assert refused.status == 2
     assert refused.error == ("--device-map: cannot be combined with --stream; give one of them")
+
+
+def test_calibrations_are_mixed_where_one_is_chosen_on_and_not_where_each_is_measured(
+    depthprune: Command,
+) -> None:
+    helps = {verb: depthprune(verb, "--help").out for verb in ("prune", "evaluate")}
+    assert "several are mixed by weight=" in " ".join(helps["prune"].split())
+    assert "several are measured one by one" in " ".join(helps["evaluate"].split())

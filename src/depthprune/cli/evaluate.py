@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -16,7 +16,16 @@ from depthprune.removed_sets import parse_blocks
 def evaluate(
     model: options.ModelName,
     *,
-    calibration: options.Calibrations = None,
+    calibration: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "-c",
+            "--calibration",
+            metavar="SPEC",
+            help="SOURCE[,key=value]…, such as text:wiki.txt,windows=all,order=first; several are "
+            "measured one by one. See: depthprune calibrations.",
+        ),
+    ] = None,
     objective: options.Objective = "nll",
     remove: Annotated[
         str, typer.Option(metavar="BLOCKS", help="Evaluate without these blocks: 4,12-14.")

@@ -91,7 +91,8 @@ class LoRA(Spelled):
         every: Steps from one judgement, and checkpoint, to the next.
         patience: Judgements without a new best after which training ends.
         judge: Windows of each source that choose the best step, and as many that are shown.
-        start: What is trained on from: the linear recovery, or the plain pruned model.
+        start: What is trained on from: the recovery by `linear:refit=none`, or the plain pruned
+            model.
         checkpointing: Whether each block is run again on the way back and not remembered; `auto`
             does so except on a processor.
         seed: Of the adapters' beginning, the order of the windows and the text that is written.

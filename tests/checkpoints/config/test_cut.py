@@ -148,6 +148,11 @@ def test_a_repeated_pattern_becomes_one_entry_a_kept_block() -> None:
     assert cut("block_types", ["r", "r", "a"]) == ["r", "a", "r", "a"]
 
 
+def test_a_repeated_pattern_without_attention_names_each_block_that_would_do() -> None:
+    with pytest.raises(ModelError, match=r"no attention block would be left.* keep one of 1, 3$"):
+        cut("block_types", ["recurrent", "attention"], removed=(1, 3, 5))
+
+
 def jamba(removed: tuple[int, ...], **fields: Any) -> tuple[Any, ...]:
     """The periods and offsets of a Jamba of 16 blocks after a cut, attention and experts."""
     old = config(model_type="jamba", num_hidden_layers=16, **fields)

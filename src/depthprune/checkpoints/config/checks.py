@@ -88,7 +88,8 @@ def check_attention(name: str, types: Sequence[Any], kept: Sequence[int]) -> Non
     known = [item if isinstance(item, str) else "" for item in types]
     chosen = {known[block % len(known)] for block in kept} if known else set()
     if ATTENTION.intersection(known) and chosen & RECURRENT and not chosen & ATTENTION:
-        which = ", ".join(str(b) for b, item in enumerate(known) if item in ATTENTION)
+        last = max(len(known) - 1, *kept)
+        which = ", ".join(str(b) for b in range(last + 1) if known[b % len(known)] in ATTENTION)
         raise ModelError(
             f"config.json: by {name} no attention block would be left, and the model could not "
             f"generate; keep one of {which}"
