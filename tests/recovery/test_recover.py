@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from dataclasses import replace
@@ -306,17 +307,34 @@ def test_what_recovering_sets_costs_is_counted(
         assert scorer.cost.block_tokens - before == sum(tokens)
 
 
-def test_a_rehearsal_tells_what_recovering_sets_costs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("objective", ["nll", "kl"])
+def test_a_rehearsal_tells_what_recovering_sets_costs(tmp_path: Path, objective: str) -> None:
     model = loaded()
     calibration = drawn(tmp_path, model)
-    scorer = RecoveringScorer(model, calibration)
-    rehearsal = RecoveringRehearsal.of(model, calibration, parse_objective("nll"))
+    scorer = RecoveringScorer(model, calibration, objective)
+    rehearsal = RecoveringRehearsal.of(model, calibration, parse_objective(objective))
     sets = [(0, 2, 3, 5), (1,), (3, 5)]
-    scorer.score(sets)
-    rehearsal.score(sets)
+    scorer.compare(sets, 1)
+    rehearsal.compare(sets, 1)
     told, spent = rehearsal.cost, scorer.cost
     assert (told.block_tokens, told.head_tokens) == (spent.block_tokens, spent.head_tokens)
+    assert told.asked_block_tokens == spent.asked_block_tokens == spent.block_tokens
     assert told.evaluations == spent.evaluations == 3
+
+
+def test_a_rehearsal_fits_the_right_option_of_an_item_alone(tmp_path: Path) -> None:
+    items = [
+        {"prompt": f"the river {i} rises", "options": ["in the hills"] * 4, "answer": i % 4}
+        for i in range(40)
+    ]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)), encoding="utf-8")
+    model = loaded()
+    calibration = dp.calibrate(f"choices:{tmp_path}/items.jsonl,windows=32", model)
+    scorer = RecoveringScorer(model, calibration, "option-ce")
+    rehearsal = RecoveringRehearsal.of(model, calibration, parse_objective("option-ce"))
+    scorer.score([(1,), (3,)])
+    rehearsal.score([(1,), (3,)])
+    assert rehearsal.cost.block_tokens == pytest.approx(scorer.cost.block_tokens, rel=0.1)
 
 
 def test_a_recovered_set_is_scored_on_the_windows_that_choose(tmp_path: Path) -> None:

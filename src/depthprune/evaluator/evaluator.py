@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -210,7 +210,7 @@ class Evaluator:
         wanted = check_removed(removed, self.blocks)
         self._scale()
         began = time.monotonic()
-        self._note_asked([wanted], range(self.windows))
+        self._note_asked([wanted], range(self.windows), changed)
         losses = self._computer.changed(wanted, changed)
         self._seconds += time.monotonic() - began
         return self._combination.score(wanted, losses)
@@ -334,11 +334,13 @@ class Evaluator:
         self._computer.compute(sets, places)
         self._seconds += time.monotonic() - began
 
-    def _note_asked(self, sets: Sequence[RemovedSet], places: Sequence[int]) -> None:
+    def _note_asked(
+        self, sets: Sequence[RemovedSet], places: Sequence[int], changed: Changed | None = None
+    ) -> None:
         """Count what is asked for, whoever computes it, so that a resumed run agrees."""
         self._asked.note(
             sets,
             places,
             lambda new, spare: self._runner.calls.layout(new, spare),
-            self._runner.forward.asked,
+            partial(self._runner.forward.asked, changed=changed),
         )

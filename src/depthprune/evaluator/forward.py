@@ -85,10 +85,11 @@ class Forward:
             total += sum(size * block_runs(part, self._model.blocks) for part in parts)
         return total
 
-    def asked(self, size: int, sets: Sequence[RemovedSet]) -> int:
+    def asked(self, size: int, sets: Sequence[RemovedSet], changed: Changed | None = None) -> int:
         """The same of so many tokens where memory never makes it walk a prefix twice."""
-        walked = dict.fromkeys([(), *sets] if self._losses.compares else sets)
-        return size * block_runs(list(walked), self._model.blocks)
+        walked = list(dict.fromkeys([(), *sets] if self._losses.compares else sets))
+        parts = _parts(walked, changed)
+        return size * sum(block_runs(part, self._model.blocks) for part, _ in parts)
 
     def run(
         self,

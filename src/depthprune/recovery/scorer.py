@@ -26,7 +26,7 @@ from depthprune.objectives import Mixture
 from depthprune.progress import SILENT, Progress
 from depthprune.recovery.result import Recovery, block_runs, recovered
 from depthprune.recovery.shared_fits import recover_each, shared_block_runs
-from depthprune.recovery.splits import choosing_places
+from depthprune.recovery.splits import as_text, choosing_places
 from depthprune.removed_sets import check_removed
 
 
@@ -117,7 +117,7 @@ class RecoveringScorer:
         """Each set's recovery, and what all of them cost."""
         if not sets:
             return
-        plain = fitting_cost(sets, self.calibration.tokens).plain_block_tokens
+        plain = fitting_cost(sets, fitted_tokens(self.calibration)).plain_block_tokens
         self._fitting += Cost(plain_block_tokens=plain)
         counted = _Counted()
         each = recover_each(self.model, sets, self.calibration, counted)
@@ -141,12 +141,17 @@ class _Counted:
         self.block_tokens += round(amount)
 
 
+def fitted_tokens(calibration: Calibration) -> int:
+    """Tokens that are read to fit a map: of an item its prompt and the right option."""
+    return sum(len(as_text(window)) for window in calibration.windows)
+
+
 def fitting_cost(sets: Sequence[RemovedSet], tokens: int) -> Cost:
     """What recovering some sets together costs, as far as can be told beforehand.
 
     Args:
         sets: None of them empty.
-        tokens: Of the calibration.
+        tokens: Of the calibration, as they are fitted.
     """
     fitted = tokens * shared_block_runs(sets)
     plain = tokens * sum(map(block_runs, sets))
@@ -162,8 +167,19 @@ class RecoveringRehearsal(Rehearsal):
     def of(cls, model: Model, calibration: Calibration, objective: Mixture) -> RecoveringRehearsal:
         """For what a scorer would be made of."""
         made = super().of(model, _choosing(calibration), objective)
-        made._fitted = calibration.tokens
+        made._fitted = fitted_tokens(calibration)
         return made
+
+    def compare(
+        self, removed: Iterable[Sequence[int]], keep: int, earlier: Sequence[Score] = ()
+    ) -> list[Score]:
+        """As the scorer's, which has no use for the dense model."""
+        return self.score(removed)
+
+    def _walked(self, new: Sequence[RemovedSet], share: float) -> int:
+        """A model with changed weights shares nothing with the one that it is compared with."""
+        kept = sum(self.blocks - len(s) for s in self._together(new))
+        return round(share * self._tokens) * kept
 
     def _ask(self, new: Sequence[RemovedSet], share: float) -> None:
         for each in new:

@@ -263,7 +263,7 @@ def _shared_out(
     first, second = split.calibrate, split.calibrate + split.choose
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
     for place, end in zip(order, ends.tolist(), strict=True):
-        # What reaches over a border belongs to the part before it; rounding is no reach.
+        # What reaches over a border belongs to the part behind it; rounding is no reach.
         part = 0 if end <= first + 1e-9 else (1 if end <= second + 1e-9 else 2)
         parts[part].append(place)
     for found in parts:
