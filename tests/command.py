@@ -55,7 +55,7 @@ Command = Callable[..., Outcome]
 
 def called(words: list[str]) -> int:
     """The exit status of `depthprune`; the process's signal handlers stay as they were."""
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     handlers = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
     try:
         with pytest.raises(SystemExit) as left:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from depthprune.calibration.reading import unpacking
 from depthprune.calibration.sources import SOURCES, Document, read_documents
 from depthprune.errors import CalibrationError, UsageError
 
@@ -165,6 +166,33 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.parquet"
     file.write_text("not at all", encoding="utf-8")
     assert "not a Parquet file" in _refusal("parquet", file)
+
+
+def test_parquet_whose_text_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    column = pa.array([b"fine", b"\xff\xfe"], pa.binary())
+    text = pa.StringArray.from_buffers(2, *column.buffers()[1:])
+    parquet.write_table(pa.table({"text": text}), tmp_path / "a.parquet")
+    assert "a.parquet: damaged ('utf-8' codec" in _refusal("parquet", tmp_path / "a.parquet")
+
+
+def test_parquet_that_is_damaged_behind_its_footer_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"text": ["a", "b", "c"] * 9}), file, compression="none")
+    column = parquet.read_metadata(file).row_group(0).column(0)
+    # Which of the three each row is stands last, in two bits; a fourth there is not.
+    end = column.dictionary_page_offset + column.total_compressed_size
+    with file.open("r+b") as damaged:
+        damaged.seek(end - 3)
+        damaged.write(b"\xff" * 3)
+    assert "a.parquet: damaged (" in _refusal("parquet", file)
+
+
+def test_parquet_that_unpacks_beyond_measure_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpacking, "_BOMB_FROM", 2**20)
+    file = _table(tmp_path / "a.parquet", text=["a" * 2**18] * 64)
+    assert "which is no text" in _refusal("parquet", file)
 
 
 @pytest.mark.parametrize(("source", "package"), [("parquet", "pyarrow"), ("hub", "datasets")])

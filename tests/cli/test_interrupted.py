@@ -206,6 +206,15 @@ def test_an_interruption_right_behind_the_last_rename_says_that_the_output_stand
     assert _hidden(out.parent) == []
 
 
+def test_an_interruption_while_the_first_is_answered_ends_the_run(
+    depthprune: Command, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply_verb, "show_text", _interrupt)
+    monkeypatch.setattr("depthprune.cli.what_stands", _interrupt)
+    outcome = depthprune("apply", tiny_llama, "--remove", 1, "-o", tmp_path / "out", "--json")
+    assert (outcome.status, outcome.out, outcome.err) == (INTERRUPTED, "", "")
+
+
 def test_an_interruption_while_apply_prints_says_that_the_output_stands(
     depthprune: Command, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,3 +108,15 @@ main()
 def test_an_interruption_while_the_command_line_is_imported_leaves_no_traceback() -> None:
     found = subprocess.run([sys.executable, "-c", _INTERRUPTED], capture_output=True, check=False)
     assert (found.returncode, found.stdout, found.stderr) == (-signal.SIGINT, b"", b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the signals are POSIX's")
+def test_an_interruption_while_the_process_exits_leaves_no_traceback() -> None:
+    code = (
+        "import atexit, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "atexit.register(signal.raise_signal, signal.SIGINT); "
+        "from depthprune.cli import main; main(['searches'])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (found.returncode, found.stderr) == (-signal.SIGINT, b"")
+    assert b"greedy" in found.stdout

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from depthprune.calibration.choices import COMMONSENSE, read_choices, read_commonsense
@@ -33,6 +34,7 @@ from depthprune.calibration.reading.files import (
 )
 from depthprune.calibration.reading.hub import HUB_OPTIONS, check_hub, read_hub
 from depthprune.calibration.reading.stdlib import code_documents, prose_documents
+from depthprune.calibration.reading.unpacking import refuse_bomb
 from depthprune.errors import CalibrationError, DepthpruneError, UsageError, failure, first_line
 from depthprune.extras import require_extra
 from depthprune.registry import Registry
@@ -169,21 +171,23 @@ def _parquet(target: str, options: Mapping[str, str]) -> Iterator[Document]:
             wanted = wanted_columns(names, options)
             if not wanted:
                 row_document(dict.fromkeys(names, ""), options, name)
-            yield from _parquet_rows(file, name, wanted, options)
+            try:
+                for number, row in enumerate(_parquet_rows(file, name, path, wanted)):
+                    if row[wanted[0]] is not None:
+                        yield row_document(row, options, f"{name}:{number}")
+            except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+                raise CalibrationError(f"{name}: damaged ({first_line(error)})") from error
 
 
 def _parquet_rows(
-    file: Any, name: str, wanted: Sequence[str], options: Mapping[str, str]
-) -> Iterator[Document]:
-    number = 0
-    try:
-        for batch in file.iter_batches(batch_size=1024, columns=list(wanted)):
-            for row in batch.to_pylist():
-                if row[wanted[0]] is not None:
-                    yield row_document(row, options, f"{name}:{number}")
-                number += 1
-    except OSError as error:
-        raise CalibrationError(f"{name}: damaged ({first_line(error)})") from error
+    file: Any, name: str, path: Path, wanted: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    size, total = path.stat().st_size, 0
+    # A few rows at once: a short file may hold one long text many times.
+    for batch in file.iter_batches(batch_size=16, columns=list(wanted)):
+        total += batch.nbytes
+        refuse_bomb(name, size, total)
+        yield from batch.to_pylist()
 
 
 def _prose(target: str, options: Mapping[str, str]) -> Iterator[Document]:

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from types import FrameType
 from typing import TextIO
@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         _tolerate(stream)
-    _stop_on_signals()
+    _ASKED.clear()
+    _listen(_stop)
     forget_claims()
     forget_standing()
     status = FAILED
@@ -72,11 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with listening():
             status = _run(words, debug)
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        # Once more, while the first was being answered.
+        status = INTERRUPTED
     except OSError:
         # Whoever read our output has gone, or it takes no more, which was said; Python would
         # complain once more when it closes stdout.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # All is said. A request that comes now would end what libraries do at exit in a traceback.
+    _listen(signal.SIG_DFL)
     sys.exit(status)
 
 
@@ -182,16 +188,15 @@ def _nearest(error: UnicodeError) -> tuple[str, int]:
     return "".join(_NEAR.get(each, "?") for each in lost), error.end
 
 
-def _stop_on_signals() -> None:
-    """Have a request to end, or a terminal that closes, clean up as Ctrl-C does.
+def _listen(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """Say what a request to end, or a terminal that closes, does.
 
     What was set to be ignored stays so: `nohup` means a run to survive its terminal.
     """
-    _ASKED.clear()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _stop)
+            signal.signal(number, handler)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

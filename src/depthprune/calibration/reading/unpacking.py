@@ -48,12 +48,26 @@ def unpacked(file: BinaryIO, target: str) -> Iterator[bytes]:
     stream = unpacker(file)
     while piece := _read(stream, target):
         total += len(piece)
-        if total > max(_BOMB_FROM, _BOMB * size):
-            raise CalibrationError(
-                f"{target}: {size:,} bytes unpack to more than {total:,}, which is no text; "
-                "unpack it yourself if it is"
-            )
+        refuse_bomb(target, size, total)
         yield piece
+
+
+def refuse_bomb(target: str, size: int, total: int) -> None:
+    """Refuse what unpacks beyond all measure.
+
+    Args:
+        target: Names it in messages.
+        size: Its bytes.
+        total: Bytes that it unpacked to so far.
+
+    Raises:
+        CalibrationError: If that is no text.
+    """
+    if total > max(_BOMB_FROM, _BOMB * size):
+        raise CalibrationError(
+            f"{target}: {size:,} bytes unpack to more than {total:,}, which is no text; "
+            "unpack it yourself if it is"
+        )
 
 
 def _read(stream: _Reading, target: str) -> bytes:
