@@ -35,6 +35,16 @@ def test_everything_else_is_in_it() -> None:
     )
 
 
+def test_a_budget_and_an_engine_of_the_library_are_taken_and_written() -> None:
+    job = prune_job("m", 1, out="o", budget=dp.Budget(seconds=60), engine=dp.Engine(workers=2))
+    assert (job.budget, job.engine) == ("seconds=60", dp.Engine(workers=2))
+    assert job.command == (
+        "dp.prune('m', 1, out='o', "
+        "budget=dp.Budget(evaluations=None, block_tokens=None, seconds=60), "
+        "engine=dp.Engine(address=None, workers=2, gpus=None, cpus=None))"
+    )
+
+
 def test_numpys_numbers_are_written_as_pythons() -> None:
     blocks = np.array([3, 0])
     assert _command("m", np.int64(2), out="o", seed=np.int64(5), protect=list(blocks)) == (

@@ -17,6 +17,7 @@ from depthprune.pruning.drafting.draft_job import DraftJob
 from depthprune.pruning.python_call import python_call
 from depthprune.pruning.session import Loading, several
 from depthprune.pruning.target.options import DEFAULT_SPLIT, TargetJob
+from depthprune.searches import Budget
 
 PROMPT = "The most important thing about a good library is"
 BENCH_SECONDS = 60.0
@@ -84,7 +85,7 @@ def prune_job(
     objective: str | None = None,
     search: str = "greedy",
     seed: int = 0,
-    budget: str | None = None,
+    budget: str | Budget | None = None,
     protect: str | Sequence[int] = "",
     draws: int = 1,
     racing: Racing | None = _RACING,
@@ -131,7 +132,7 @@ def prune_job(
             `acceptance` with `as_draft`.
         search: Such as `greedy` or `beam:width=8`.
         seed: Of the search; the calibration's draw has its own.
-        budget: What the search may spend, as `200 evaluations` of `--budget`.
+        budget: What the search may spend, as text of `--budget` such as `200`, or a `dp.Budget`.
         protect: Blocks that stay, `"0,29"` or numbers.
         draws: On how many draws of the calibration the search is run.
         racing: How sure it is of each choice; None scores every set on every window.
@@ -193,7 +194,7 @@ def prune_job(
         specs=several(calibration),
         objective=objective,
         search=search,
-        budget=budget,
+        budget=None if budget is None else str(budget),
         seed=seed,
         protect=stay,
         prompt=prompt,

@@ -10,8 +10,10 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
+from depthprune.engine import Engine
 from depthprune.evaluator.racing.settings import Racing
 from depthprune.outputs import OutputTarget
+from depthprune.searches import Budget
 
 _NOT_SAID = {"command", "progress"}
 """Arguments that change nothing of what is written."""
@@ -43,7 +45,7 @@ def _word(value: Any) -> str:
     value = _plain(value)
     if isinstance(value, (Path, OutputTarget)):
         return repr(str(value))
-    return f"dp.{value!r}" if isinstance(value, Racing) else repr(value)
+    return f"dp.{value!r}" if isinstance(value, (Budget, Engine, Racing)) else repr(value)
 
 
 def _plain(value: Any) -> Any:
