@@ -8,7 +8,7 @@ gap is α times what it was, and nothing is fitted or trained (Prune&Comp, arXiv
 
 Sizes alone do not tell whether that helps: behind norms of its own a model may need the direction
 of a state more than its size. So a run's scale is kept only if it lowers the loss on the windows
-that choose, which is ours.
+that choose by more than a standard error, which is ours.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from depthprune.calibration import Calibration, require_positions
 from depthprune.errors import ModelError
-from depthprune.evaluator import Evaluator, RemovedSet
+from depthprune.evaluator import Evaluator, RemovedSet, increase
 from depthprune.evaluator.memory import host_bytes
 from depthprune.evaluator.state_store import StateStore, StoredState
 from depthprune.models.blocks.carried import hidden
@@ -61,7 +61,7 @@ def rescale(
         progress: Where the work shows itself.
 
     Returns:
-        The scaled weights, and each run's factor; none where scaling would raise the loss.
+        The scaled weights, and each run's factor; none where scaling is no gain.
 
     Raises:
         EvaluationError: If an activation is NaN or infinite.
@@ -127,18 +127,20 @@ def _judged(
 ) -> Recovery:
     """From the bottom up, each run's scale where it lowers the loss on the windows that choose."""
     evaluator = Evaluator(scaling.model, choosing(calibration), "nll")
-    best = evaluator.score([gone])[0].require_finite().loss
+    best = evaluator.score([gone])[0].require_finite()
     kept = [replace(run, strength=0.0, factor=None) for run in runs]
     for place, run in enumerate(runs):
         tried = [*kept[:place], run, *kept[place + 1 :]]
         context = partial(recovered, scaling.model, scaling.by(gone, tried))
-        loss = evaluator.score_changed(gone, context).loss
-        if loss < best:
-            kept, best = tried, loss
+        found = evaluator.score_changed(gone, context)
+        above, stderr = increase(found, best)
+        # Windows that are too few have no error.
+        if above < (-stderr if math.isfinite(stderr) else 0.0):
+            kept, best = tried, found
             continue
         why = (
-            f"scaling all below by {run.factor:.3f} does not lower the loss on the windows that "
-            f"choose: {loss:.4f} nats a token, {best:.4f} without"
+            f"scaling all below by {run.factor:.3f} changes the loss on the windows that choose by "
+            f"{above:+.4f} ± {stderr:.4f} nats a token, which is no gain"
         )
         kept[place] = replace(kept[place], why_not=why)
     return scaling.by(gone, kept)
