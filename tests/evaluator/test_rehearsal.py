@@ -99,7 +99,8 @@ def test_a_set_pays_for_further_windows_alone(model: dp.Model) -> None:
 def test_windows_that_fill_a_call_are_paid_for_with_those_that_were_asked_for(
     model: dp.Model,
 ) -> None:
-    windows = [random_text(np.random.default_rng(0), length=128) for _ in range(16)]
+    generator = np.random.default_rng(0)
+    windows = [random_text(generator, length=128) for _ in range(16)]
     calibration = calibration_of(windows)
     rehearsal = Rehearsal.of(model, calibration, parse_objective("nll"))
     evaluator = dp.Evaluator(model, calibration, racing=None)
