@@ -17,6 +17,7 @@ from depthprune.pruning.recovering.held_out_recovered import harmed
         (0.1, 0.3, None),
         (0.3, math.nan, "the loss rose by 0.300, on one window"),
         (-0.3, math.nan, None),
+        (5e-7, 1e-7, None),
     ],
 )
 def test_a_rise_above_its_error_is_told_and_one_that_has_none_is_too(

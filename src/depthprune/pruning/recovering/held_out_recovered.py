@@ -21,6 +21,9 @@ from depthprune.progress import SILENT, Progress
 from depthprune.pruning.held_out import estimate, other_name
 from depthprune.recovery import Recovery, recovered
 
+_LEAST = 0.0005
+"""A change below this is rounding, and would be told as 0.000."""
+
 
 def judge_recovered(
     model: Model,
@@ -101,7 +104,7 @@ def harmed(records: Sequence[HeldOut]) -> list[str]:
         "the calibration, or leave recovery out"
         for record in records
         if record.recovered_change is not None
-        and record.recovered_change > (_known(record.recovered_change_stderr) or 0.0)
+        and record.recovered_change > max(_known(record.recovered_change_stderr) or 0.0, _LEAST)
     ]
 
 
