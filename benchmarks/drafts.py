@@ -9,7 +9,7 @@ What the whole model would accept of their drafts (α) is taken on windows of te
 saw, and after `--recover linear` too. Then the sets that greedy
 found under the first objective write drafts for the whole model, which is timed; each token that
 was looked at had a chance of being taken, and the mean of those is the acceptance predicted for
-just these tokens.
+just these tokens. They are healed by training as well, if `--pieces lora` asks for it.
 
 Every piece is a row of the output file as soon as it is measured, and what is there is not measured
 again, so that this can be stopped at any time and goes on where it was. The tables at the end are
@@ -28,7 +28,7 @@ import math
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,14 @@ TRAINED_ON = ("stdlib-prose", "stdlib-code")
 OBJECTIVES = ("acceptance", "kl", "nll")
 SEARCHES = ("one-shot", "greedy")
 PIECES = ("sets", "drafts", "recovery")
+HEALED = dp.LoRA(steps=80, batch=8)
 BLOCKS_OF_8B = 0.93
 """The share of the weights read for a token that the blocks of a model of 8 billion have."""
 LENGTH, NEW, PROMPT = 4, 32, 32
 Row = dict[str, Any]
 Set = tuple[int, ...]
+Way = bool | str
+"""Whether something was recovered: linearly if it is True, else by what it names."""
 
 
 class Rows:
@@ -142,18 +145,26 @@ class Bench:
 
     def recover(self, removed: Set) -> None:
         """The same after recovery."""
-        key = {"removed": list(removed), "recovered": True}
+        self._changed(removed, True, lambda: dp.recover(self.model, removed, self._fitted))
+
+    def heal(self, removed: Set) -> None:
+        """The same after training, on what recovery is fitted on."""
+        way = HEALED.name
+        self._changed(removed, way, lambda: dp.distil(self.model, removed, self._fitted, HEALED))
+
+    def _changed(self, removed: Set, way: Way, mend: Callable[[], dp.Recovery]) -> None:
+        key = {"removed": list(removed), "recovered": way}
         missing = [text for text in self.judges if not self.rows.of("accepted", text=text, **key)]
         if not missing:
             return
-        recovery = dp.recover(self.model, removed, self._fitted)
+        recovery = mend()
         for text in missing:
             score = self.judges[text].score_changed(
                 removed, lambda: recovered(self.model, recovery)
             )
-            self._keep(text, score, changed=True)
+            self._keep(text, score, changed=way)
 
-    def _keep(self, text: str, score: Score, *, changed: bool) -> None:
+    def _keep(self, text: str, score: Score, *, changed: Way) -> None:
         each = np.exp(-score.window_losses)
         self.rows.add(
             "accepted",
@@ -279,7 +290,7 @@ def main() -> None:
     parser.add_argument("--shares", type=int, nargs="+", default=[25, 50, 70], help="percent")
     parser.add_argument("--searches", nargs="+", default=SEARCHES, choices=SEARCHES)
     parser.add_argument("--objectives", nargs="+", default=OBJECTIVES, choices=OBJECTIVES)
-    parser.add_argument("--pieces", nargs="+", default=PIECES, choices=PIECES)
+    parser.add_argument("--pieces", nargs="+", default=PIECES, choices=(*PIECES, "lora"))
     parser.add_argument("--quick", action="store_true", help="fewer windows")
     parser.add_argument("--tables", action="store_true", help="measure nothing")
     parser.add_argument("-o", "--out", type=Path, default=Path("drafts-rows.jsonl"))
@@ -293,6 +304,7 @@ def main() -> None:
         _measure(bench, asked)
     _acceptances(rows)
     _drafts(rows)
+    _healed(rows)
 
 
 def _measure(bench: Bench, asked: argparse.Namespace) -> None:
@@ -309,6 +321,9 @@ def _measure(bench: Bench, asked: argparse.Namespace) -> None:
     if "recovery" in asked.pieces:
         for removed in dict.fromkeys([*grown, *_sets(bench.rows)]):
             bench.recover(removed)
+    if "lora" in asked.pieces:
+        for removed in grown:
+            bench.heal(removed)
 
 
 def _acceptances(rows: Rows) -> None:
@@ -358,6 +373,18 @@ def _drafts(rows: Rows) -> None:
             print(f"| {k} | {' | '.join(cells)} |")
         if sampled:
             print(f"| {k} | all | {' | '.join(_sampled(sampled))} | | | | |")
+
+
+def _healed(rows: Rows) -> None:
+    """The third table: the mean acceptance of greedy's sets as they are, mended, and trained."""
+    print("\n| k | removed | as it is | `linear` | `lora` |\n|---:|---|---:|---:|---:|")
+    for removed in _sets(rows, search="greedy", objective=OBJECTIVES[0]):
+        cells = []
+        for way in (False, True, HEALED.name):
+            found = rows.of("accepted", removed=list(removed), recovered=way)
+            cells.append(f"{statistics.mean(row['mean'] for row in found):.3f}" if found else "")
+        blocks = ", ".join(map(str, removed))
+        print(f"| {len(removed)} | {blocks} | {' | '.join(cells)} |")
 
 
 def _sampled(rows: Sequence[Row]) -> list[str]:
