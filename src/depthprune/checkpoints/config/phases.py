@@ -41,20 +41,20 @@ def refit(cut: SectionCut, phase: Phase) -> None:
     """
     if phase.unless_1 and cut.section.get(phase.unless_1) == 1:
         return
-    before = kinds(cut, phase)
-    special = [new for new, block in enumerate(cut.kept) if before[block] == phase.special]
+    period, offset = _stated(cut, phase)
+    special = [new for new, block in enumerate(cut.kept) if block % period == offset]
     blocks = len(cut.kept)
+    if special == list(range(offset, blocks, period)):
+        return
     first = special[0] if special else blocks
-    period = special[1] - first if len(special) > 1 else blocks + 1
-    if list(range(first, blocks, period)) != special or first >= period:
+    between = special[1] - first if len(special) > 1 else blocks + 1
+    if list(range(first, blocks, between)) != special or first >= between:
         raise ModelError(
             f"config.json: by {phase.period}, blocks {', '.join(map(str, special))} of those kept "
             f"would be of {phase.special}, which no period and offset say; remove blocks such that "
             "they stand at even distances, the first no later than one distance from the start"
         )
-    fits = _stated(cut, phase)
-    if special != [new for new in range(blocks) if new % fits[0] == fits[1]]:
-        cut.section[phase.period], cut.section[phase.offset] = period, first
+    cut.section[phase.period], cut.section[phase.offset] = between, first
 
 
 def _stated(cut: SectionCut, phase: Phase) -> tuple[int, int]:

@@ -100,9 +100,8 @@ class Scaling:
         model, anatomy = self.model, self.model.anatomy
         deltas: dict[str, Scaled] = {}
         weights: dict[str, Tensor] = {}
-        for block, scale in _scales(
-            runs, [b for b in range(model.blocks) if b not in gone]
-        ).items():
+        kept = [block for block in range(model.blocks) if block not in gone]
+        for block, scale in _scales(runs, kept).items():
             if block < 0:
                 for name, (offset, divided) in self._outer.items():
                     deltas[name] = Scaled(1 / scale if divided else scale, offset)
