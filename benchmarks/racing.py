@@ -27,7 +27,7 @@ from depthprune.evaluator.racing.settings import Racing
 
 
 def decisions(
-    evaluator: dp.Evaluator, exact: dp.Result, orders: int, settings: Racing, least: int
+    evaluator: dp.Evaluator, exact: dp.Result, orders: int, settings: Racing
 ) -> list[tuple[float, float]]:
     """For each decision of the exact path and each order: how much worse than the best it chose.
 
@@ -37,6 +37,7 @@ def decisions(
     rng = np.random.default_rng(0)
     removed: tuple[int, ...] = ()
     count = len(evaluator.calibration.windows)
+    least = max(1, evaluator._runner.calls.rows // 2)
     drawn = [rng.permutation(count).tolist() for _ in range(orders)]
     earlier: list[list[dp.Score]] = [[] for _ in drawn]
     for chosen in exact.path:
@@ -74,7 +75,6 @@ def main() -> None:
     options = parser.parse_args()
     settings = Racing()
     model = dp.load(options.model)
-    least = max(1, 512 // options.length)
     print(f"{'draw':>4}{'exact':>22}{'cost':>7}{'worse':>7}{'regret':>9}")
     every: list[tuple[float, float]] = []
     regrets = []
@@ -88,7 +88,7 @@ def main() -> None:
             raced = dp.search(
                 "greedy", dp.Evaluator(model, calibration, racing=settings, **shared), k=options.k
             )
-            found = decisions(evaluator, exact, options.orders, settings, least)
+            found = decisions(evaluator, exact, options.orders, settings)
         every += found
         regrets.append(raced.score.loss / exact.score.loss - 1)
         worse = sum(each > settings.tolerance for each, _ in found)

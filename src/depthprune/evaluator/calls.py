@@ -264,9 +264,7 @@ def reads_rows_apart(model: Model, rows: int, length: int, attention: str = "") 
 
 @torch.inference_mode()
 def _tried(model: Model, rows: int, length: int) -> bool:
-    vocabulary = int(model.module.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
-    shape = (rows + rows // 2, length)
-    drawn = probe_tokens(model.module, shape, seed=rows, first=min(3, vocabulary - 1))
+    drawn = probe_tokens(model.module, (rows + rows // 2, length), seed=rows)
     kept = rows - rows // 2
     # The first rows again, in the last places, behind rows that were not there.
     order = [*range(rows, rows + rows // 2), *range(kept)]

@@ -65,7 +65,7 @@ def _rates(model: Model) -> dict[int, float]:
     length = min(_LENGTH, getattr(config, "max_position_embeddings", None) or _LENGTH)
     rates: dict[int, float] = {}
     for size in CALL_SIZES:
-        tokens = probe_tokens(model.module, (max(1, size // length), length), 0, 0)
+        tokens = probe_tokens(model.module, (max(1, size // length), length), seed=0, first=0)
         try:
             inputs = model.anatomy.record(tokens)
             rates[size] = tokens.numel() / block_seconds(model, model.blocks // 2, inputs)

@@ -14,6 +14,7 @@ from depthprune.errors import UsageError
 from depthprune.evaluator import memory as memory_module
 from depthprune.evaluator.racing import decision
 from depthprune.evaluator.racing.bounds import bound_for
+from depthprune.evaluator.racing.chances import chances
 from depthprune.evaluator.racing.decision import decide
 from depthprune.evaluator.racing.differences import Strata
 from depthprune.evaluator.racing.race import Race, predecessors
@@ -172,12 +173,33 @@ def test_an_earlier_ask_saves_windows_and_errs_no_more() -> None:
     assert max(wrong.values()) <= 0.05 * repeats
 
 
+def test_a_wrong_order_from_an_earlier_ask_costs_windows_and_errs_no_more() -> None:
+    """The predecessors say that the worst are the best, and nothing else."""
+    rng = np.random.default_rng(16)
+    wrong = 0
+    looked = {True: 0, False: 0}
+    for _ in range(150):
+        second = two_steps(rng)[1]
+        turned = np.repeat(-second.mean(1, keepdims=True), second.shape[1], axis=1)
+        earlier, _ = run_race(turned, 1)
+        for known in looked:
+            found, cost = run_race(
+                second, 1, settings=Racing(delta=0.05), behind=(99,), earlier=earlier * known
+            )
+            looked[known] += cost
+            means = second.mean(1)
+            wrong += known and means[_best(found, 1)[0]] > means.min() * 1.001
+    assert wrong <= 0.05 * 150
+    assert looked[True] > looked[False]
+
+
 def test_many_candidates_make_up_for_few_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(15)
     losses = 4 + np.arange(40)[:, None] * 0.05 + rng.normal(0, 0.4, size=(40, 64))
-    scores, together = run_race(losses, 1)
+    careful = Racing(delta=0.001)
+    scores, together = run_race(losses, 1, settings=careful)
     monkeypatch.setattr(decision, "pooled", lambda found, *_: found)
-    _, alone = run_race(losses, 1)
+    _, alone = run_race(losses, 1, settings=careful)
     assert together < 0.95 * alone
     assert _best(scores, 1) == [int(losses.mean(1).argmin())]
 
@@ -191,7 +213,7 @@ def test_predecessors_differ_as_the_candidates_do() -> None:
     second = [(2, 5), (2, 7), (2, 9)]
     third = [(2, 5, 7), (2, 5, 9), (1, 2, 5)]
     found = predecessors(third, _scored(*second))
-    assert {removed: losses[0] for removed, losses in found.items()} == {
+    assert {removed: score.loss for removed, score in found.items()} == {
         (2, 5, 7): 9.0,
         (2, 5, 9): 11.0,
     }
@@ -260,18 +282,20 @@ def test_sources_count_by_their_shares() -> None:
 
 def test_bounded_losses_race_by_a_strict_bound() -> None:
     rng = np.random.default_rng(9)
-    chances = np.array([[0.1], [0.5], [0.6], [0.9]])
-    losses = (rng.random((4, 2000)) < chances).astype(float)
+    rates = np.array([[0.1], [0.5], [0.6], [0.9]])
+    losses = (rng.random((4, 2000)) < rates).astype(float)
     scores, looked = run_race(losses, 1, bounds=(0.0, 1.0))
     assert _best(scores, 1) == [0]
     assert looked < 0.6 * losses.size
 
 
-def test_a_strict_bound_is_wider_than_the_asymptotic_one() -> None:
+def test_a_strict_bound_is_wider_than_one_that_trusts_in_normal_means() -> None:
     strata = Strata(np.zeros(20, dtype=int), np.ones(20), np.ones(1), np.array([200]))
-    errors, freedom = np.array([[0.05]]), np.array([[19.0]])
-    strict = bound_for(Racing(), 10, 1, 200, 1.0).radius(errors, freedom, strata)
-    free = bound_for(Racing(), 10, 1, 200, None).radius(errors, freedom, strata)
+    errors, freedom, chance = np.array([[0.05]]), np.array([[19.0]]), np.array([[0.001]])
+    strict, free = (
+        bound_for([10, 20, 40], 200, width).radius(errors, freedom, strata, chance)
+        for width in (1.0, None)
+    )
     assert strict > free
 
 
@@ -279,9 +303,16 @@ def test_when_all_windows_are_seen_nothing_is_uncertain() -> None:
     losses = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.1], [0.9, 2.0, 3.0]])
     strata = Strata(np.zeros(3, dtype=int), np.ones(3), np.ones(1), np.array([3]))
     for width in (None, 10.0):
-        found = decide(losses, strata, 1, bound_for(Racing(), 3, 1, 3, width), 0.0)
+        found = decide(losses, strata, 1, bound_for([], 3, width), chances(0.01, [1, 2, 0], 1), 0.0)
         assert found.kept.tolist() == [False, False, True]
         assert found.dropped.tolist() == [True, True, False]
+
+
+def test_for_less_than_any_chance_all_windows_are_needed() -> None:
+    losses = np.array([[4.0], [5.0]]) + np.random.default_rng(17).normal(0, 0.01, size=(2, 40))
+    scores, looked = run_race(losses, 1, settings=Racing(delta=1e-20))
+    assert looked == losses.size
+    assert _best(scores, 1) == [0]
 
 
 @pytest.mark.parametrize("wrong", [{"delta": 0.0}, {"delta": 1.0}, {"tolerance": -0.1}])
@@ -305,9 +336,10 @@ def test_a_raced_search_chooses_what_the_exact_one_does_for_less(
     model: dp.Model, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory_module, "_CALL_TOKENS", {"cpu": 64})
-    calibration = _calibration(150)
+    calibration = _calibration(250)
+    settings = Racing(tolerance=0.002)
     exact = dp.search(name, dp.Evaluator(model, calibration, racing=None), k=2)
-    raced = dp.search(name, dp.Evaluator(model, calibration), k=2)
+    raced = dp.search(name, dp.Evaluator(model, calibration, racing=settings), k=2)
     assert raced.removed == exact.removed
     assert raced.score.loss == pytest.approx(exact.score.loss, rel=1e-6)
     assert raced.score.exact
@@ -337,7 +369,7 @@ def test_nothing_is_decided_while_a_source_was_not_seen() -> None:
     strata = Strata(
         np.zeros(4, dtype=int), np.ones(4), np.array([0.1, 0.9]), totals=np.array([40, 1])
     )
-    found = decide(losses, strata, 1, bound_for(Racing(), 2, 1, 41, None), 0.0)
+    found = decide(losses, strata, 1, bound_for([4], 41, None), chances(0.01, [0, 1], 1), 0.0)
     assert not found.kept.any()
     assert not found.dropped.any()
 
@@ -350,7 +382,8 @@ def test_of_single_windows_that_were_all_seen_the_best_are_known(sources: int) -
     strata = Strata(
         np.arange(sources), np.ones(sources), shares, totals=np.ones(sources, dtype=np.int64)
     )
-    decision = decide(losses, strata, 2, bound_for(Racing(), 4, 2, sources, None), 0.0, pool=True)
+    shares = chances(0.01, range(4), 2)
+    decision = decide(losses, strata, 2, bound_for([], sources, None), shares, 0.0, pool=True)
     assert decision.kept.tolist() == [True, True, False, False]
     assert decision.dropped.tolist() == [False, False, True, True]
 

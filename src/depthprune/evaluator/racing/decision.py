@@ -39,6 +39,7 @@ def decide(
     strata: Strata,
     wanted: int,
     bound: Bound,
+    chances: Array,
     tie: float,
     *,
     pool: bool = False,
@@ -51,6 +52,7 @@ def decide(
         strata: How those windows make a loss.
         wanted: How many of them are wanted, from 1 to n − 1.
         bound: How far differences can be from what they seem.
+        chances: With which each candidate may beat another wrongly, shape (n,).
         tie: Differences of the losses up to this are ties.
         pool: Whether candidates help out with each other's variances; a strict bound knows better.
         earlier: What is known of their predecessors; likewise.
@@ -60,7 +62,9 @@ def decide(
     if pool and bound.estimated:
         found = pooled(found, order[: wanted + _REFERENCES].tolist(), tie)
     # margin[i, j] > 0: i is surely no worse than j by more than a tie.
-    margin = found.values + tie - bound.radius(found.errors, found.freedom, strata)
+    margin = (
+        found.values + tie - bound.radius(found.errors, found.freedom, strata, chances[:, None])
+    )
     beats = margin > 0
     np.fill_diagonal(beats, False)
     # Of two that tie both may "beat" the other; the lower mean decides, then the order.

@@ -12,6 +12,7 @@ from depthprune.calibration import Calibration
 from depthprune.evaluator.aggregate import Combination
 from depthprune.evaluator.prefix_walk import RemovedSet
 from depthprune.evaluator.racing.bounds import bound_for
+from depthprune.evaluator.racing.chances import chances
 from depthprune.evaluator.racing.decision import decide
 from depthprune.evaluator.racing.differences import Earlier
 from depthprune.evaluator.racing.rounds import rounds
@@ -55,7 +56,9 @@ class Race:
             # A window that counts for more than others moves the mean by as much more.
             most = float(combination.weighting.weights().max()) * len(order)
             width = most * (combination.bounds[1] - combination.bounds[0])
-        self._bound = bound_for(settings, len(sets), keep, len(order), width)
+        looks = np.cumsum([len(places) for places in self._rounds[:-1]]).tolist()
+        self._bound = bound_for(looks, len(order), width)
+        self._chances: dict[RemovedSet, float] = {}
         self._contenders = list(sets)
         self._kept: list[RemovedSet] = []
         self._seen: list[int] = []
@@ -77,6 +80,8 @@ class Race:
             self._places[removed] = self._seen
         finite = [s for s in self._contenders if np.isfinite(self._losses[s][self._seen]).all()]
         open_places = self._keep - len(self._kept)
+        if not self._chances:
+            self._chances = self._shared_out()
         if len(finite) <= open_places:
             # What is left are all those that can be kept; nothing more is to be decided.
             self._kept.extend(finite)
@@ -86,7 +91,14 @@ class Race:
         strata = self._combination.strata(self._seen)
         tie = self._settings.tolerance * abs(float((table @ strata.weights()).min()))
         decision = decide(
-            table, strata, open_places, self._bound, tie, pool=True, earlier=self._earlier(finite)
+            table,
+            strata,
+            open_places,
+            self._bound,
+            np.array([self._chances[removed] for removed in finite]),
+            tie,
+            pool=True,
+            earlier=self._earlier(finite),
         )
         self._kept.extend(s for s, kept in zip(finite, decision.kept, strict=True) if kept)
         self._contenders = [
@@ -99,8 +111,21 @@ class Race:
         if not any(removed in self._predecessors for removed in sets):
             return None
         unknown = np.full(len(self._drawn), np.nan)
-        losses = [self._predecessors.get(removed, unknown)[self._drawn] for removed in sets]
-        return Earlier(np.stack(losses), self._combination.strata(self._drawn))
+        losses = [
+            self._predecessors[removed].window_losses if removed in self._predecessors else unknown
+            for removed in sets
+        ]
+        return Earlier(np.stack(losses)[:, self._drawn], self._combination.strata(self._drawn))
+
+    def _shared_out(self) -> dict[RemovedSet, float]:
+        """The chance of an error by candidate, in the order that is known best."""
+        if self._predecessors:
+            known = {removed: score.loss for removed, score in self._predecessors.items()}
+        else:
+            known = {removed: self._combined(removed).loss for removed in self._sets}
+        values = [known.get(removed, math.inf) for removed in self._sets]
+        shares = chances(self._settings.delta, values, self._keep)
+        return dict(zip(self._sets, shares.tolist(), strict=True))
 
     def scores(self) -> list[Score]:
         """The answer, in the order of the sets.
@@ -143,10 +168,8 @@ class Race:
         return best.loss + ours.loss - there.loss
 
 
-def predecessors(
-    sets: Sequence[RemovedSet], earlier: Sequence[Score]
-) -> dict[RemovedSet, LossArray]:
-    """What sets lost that differed among each other as these do, with fewer blocks gone.
+def predecessors(sets: Sequence[RemovedSet], earlier: Sequence[Score]) -> dict[RemovedSet, Score]:
+    """Scores of sets that differed among each other as these do, with fewer blocks gone.
 
     Of greedy's candidates {2, 5, b} in its third step it is {2, b} in its second.
 
@@ -155,7 +178,7 @@ def predecessors(
         earlier: Scores of an earlier ask.
 
     Returns:
-        Losses of windows by candidate; none where the asks are not alike in this way.
+        Scores by candidate; none where the asks are not alike in this way.
     """
     scores = {score.removed: score for score in earlier if score.finite}
     if len(sets) < 2 or len(scores) < 2:
@@ -168,7 +191,7 @@ def predecessors(
     for removed in sets:
         there = scores.get(tuple(sorted((frozenset(removed) - common) | before)))
         if there is not None:
-            found[removed] = there.window_losses
+            found[removed] = there
     return found
 
 

@@ -16,7 +16,7 @@ class Racing:
         tolerance: Differences within this share of the loss are ties.
     """
 
-    delta: float = 0.01
+    delta: float = 0.05
     tolerance: float = 0.001
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ hyperparameter optimization", AISTATS 2016.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from depthprune.errors import EvaluationError, NoWorkersError, first_line
 from depthprune.evaluator import Cost, RemovedSet
@@ -143,9 +143,9 @@ class Spending:
         self.spent.trials.append(Trial(result.removed, arm.name, result.search, share))
         return result.removed
 
-    def _look(self, sets: object) -> None:
+    def _look(self, sets: Iterable[RemovedSet]) -> None:
         """Score sets on the target's first windows, those that were not."""
-        new = [s for s in dict.fromkeys(sets) if s not in self.spent.first]  # type: ignore[call-overload]
+        new = [s for s in dict.fromkeys(sets) if s not in self.spent.first]
         if new:
             scores = self._scorers.choose.score(new, windows=self._first)
             self.spent.first.update(zip(new, scores, strict=True))
