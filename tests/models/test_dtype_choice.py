@@ -111,6 +111,15 @@ def test_the_product_is_one_of_the_models_blocks(tiny_llama: Path, tmp_path: Pat
     assert 320 not in found.shape
 
 
+def test_mxfp4_counts_as_what_it_is_unpacked_to(tmp_path: Path) -> None:
+    file = save_tiny(tmp_path / "model") / "model.safetensors"
+    before = _Weights.of(find_model(file.parent)).elements
+    packed = torch.zeros(4, 48, 3, 16, dtype=torch.uint8)
+    tensors = load_file(file) | {"model.layers.0.mlp.experts.gate_up_proj_blocks": packed}
+    save_file(tensors, file, {"format": "pt"})
+    assert _Weights.of(find_model(file.parent)).elements == before + 4 * 48 * 96
+
+
 def test_a_loaded_model_tells_why(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _timed(monkeypatch, float32=1.0, bfloat16=0.1)
     model = load(tiny_llama, device="cpu")

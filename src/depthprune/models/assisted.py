@@ -68,15 +68,14 @@ def predicted_speedup(acceptance: float, length: int, cost: float) -> float:
     return written / (length * cost + 1)
 
 
-def best_length(acceptance: float, cost: float, most: int = 16) -> int:
-    """The length of drafts that is fastest, from 1.
+def best_length(acceptance: float, cost: float) -> int:
+    """The length of drafts that is fastest, from 1 to 16.
 
     Args:
         acceptance: Of a drafted token.
         cost: Of one drafted token, in tokens of the large model.
-        most: The longest.
     """
-    return max(range(1, most + 1), key=lambda n: predicted_speedup(acceptance, n, cost))
+    return max(range(1, 17), key=lambda n: predicted_speedup(acceptance, n, cost))
 
 
 @dataclass(frozen=True)
@@ -207,20 +206,11 @@ class TransformersPair:
         new_tokens: int,
         *,
         drafted: DraftCounts | None = None,
-        temperature: float = 0.0,
-        seed: int = 0,
+        **sampling: Any,
     ) -> Continuation:
         """See `Pair.write`."""
-        draft = None if drafted is None else self._modules[1]
-        return write(
-            self._modules[which],
-            prompt,
-            new_tokens,
-            draft=draft,
-            drafted=drafted,
-            temperature=temperature,
-            seed=seed,
-        )
+        model, draft = self._modules[which], None if drafted is None else self._modules[1]
+        return write(model, prompt, new_tokens, draft=draft, drafted=drafted, **sampling)
 
     def log_odds(self, before: Sequence[int], first: int, second: int) -> float:
         """See `Pair.log_odds`."""

@@ -119,7 +119,8 @@ class _Weights:
             # There the fastest dimension comes first.
             tensors = [(t.shape[::-1], t.dtype) for t in read_gguf(source.gguf).tensors]
         elif source.checkpoint is not None:
-            tensors = [(t.shape, t.dtype) for t in source.checkpoint.tensors.values()]
+            held = source.checkpoint.tensors.items()
+            tensors = [(_loaded_shape(name, t.shape, t.dtype), t.dtype) for name, t in held]
         else:
             return cls(source.bytes_on_disk() // 2, _UNKNOWN_SHAPE, "")
         stored: Counter[str] = Counter()
@@ -130,6 +131,13 @@ class _Weights:
             if len(shape) >= 2:
                 matrices[(shape[-2], shape[-1])] += 1
         return cls(stored.total(), _largest(matrices, source.blocks), _first(stored))
+
+
+def _loaded_shape(name: str, shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
+    """A tensor's shape in memory, where MXFP4, two numbers a byte in groups, is unpacked."""
+    if dtype == "U8" and name.endswith("_blocks") and len(shape) > 2:
+        return (*shape[:-2], 2 * shape[-2] * shape[-1])
+    return shape
 
 
 def _largest(matrices: Counter[tuple[int, int]], blocks: int) -> tuple[int, int]:

@@ -26,11 +26,8 @@ from depthprune.errors import ModelError, UsageError, first_line
 from depthprune.models.assisted import Continuation, DraftCounts
 
 
-def require_llama_cpp(what: str) -> Any:
+def require_llama_cpp() -> Any:
     """The module `llama_cpp`.
-
-    Args:
-        what: What needs it, as the user named it.
 
     Raises:
         UsageError: If it is not installed or cannot be loaded.
@@ -44,8 +41,9 @@ def require_llama_cpp(what: str) -> Any:
         why = f"which cannot be loaded ({first_line(broken)})"
         cause = broken
     raise UsageError(
-        f"{what}: needs llama-cpp-python, {why}; run: pip install 'depthprune[llama]' (it is "
-        "compiled, which takes a C++ compiler and minutes), or pass --runtime transformers"
+        f"--draft of two GGUF files: needs llama-cpp-python, {why}; run: pip install "
+        "'depthprune[llama]' (it is compiled, which takes a C++ compiler and minutes), or pass "
+        "--runtime transformers"
     ) from cause
 
 
@@ -114,7 +112,7 @@ class LlamaCppPair:
     dtype: str | None = None
 
     def __init__(self, files: Sequence[Path], context: int, *, device: str, threads: int) -> None:
-        self._llama_cpp = require_llama_cpp("--draft of two GGUF files")
+        self._llama_cpp = require_llama_cpp()
         settings = {
             "n_ctx": context,
             "n_gpu_layers": 0 if device == "cpu" else -1,

@@ -12,8 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from depthprune.checkpoints.gguf.reader import read_gguf
 from depthprune.checkpoints.purpose import require_language_model
 from depthprune.checkpoints.refusals import Refusal, checkpoint_refusal, config_refusal
 from depthprune.models.blocks.anatomy import Anatomy
@@ -26,6 +28,7 @@ from depthprune.models.devices import (
     first_device,
 )
 from depthprune.models.dtype_choice import choose_dtype
+from depthprune.models.gguf.written_dtype import written_dtype
 from depthprune.models.positions import learns_positions
 from depthprune.models.pretrained import load_module, load_streamed, numberless, unexpected_keys
 from depthprune.models.source import ModelSource, find_model
@@ -98,6 +101,14 @@ class Model:
     def learns_positions(self) -> bool:
         """Whether it has a table of positions, past whose end it reads nothing at all."""
         return learns_positions(self.module)
+
+    @cached_property
+    def written_dtype(self) -> torch.dtype:
+        """The dtype of a checkpoint that is made of it where its files are none to be cut."""
+        computed = DTYPES[self.dtype]
+        if self.source.gguf is None:
+            return computed
+        return written_dtype(read_gguf(self.source.gguf), computed)
 
     @property
     def parameters(self) -> int:

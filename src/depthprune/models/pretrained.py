@@ -22,6 +22,7 @@ from depthprune.models.free_memory import out_of_memory
 from depthprune.models.gguf.config import config_of, require_all
 from depthprune.models.gguf.unpacked import find_kept, forget, keep
 from depthprune.models.gguf.unpacking import quick_gguf
+from depthprune.models.gguf.written_dtype import round_weights
 from depthprune.models.source import ModelSource
 from depthprune.models.streaming.proof import prove_streamed
 from depthprune.models.streaming.skeleton import (
@@ -108,6 +109,7 @@ def _from_gguf(source: ModelSource, file: Path, options: dict[str, Any]) -> Any:
         module = _from_pretrained(source, source.folder, options | gguf_options(file))
     forget_quantization(module)
     require_all(file, module)
+    round_weights(module, file, options["dtype"])
     if "device_map" not in options:
         with quiet_transformers():
             keep(file, fingerprint, dtype, module)

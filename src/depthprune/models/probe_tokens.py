@@ -14,14 +14,14 @@ _PLACEHOLDER = re.compile(
 )
 
 
-def probe_tokens(module: nn.Module, shape: tuple[int, int], seed: int, first: int) -> Tensor:
+def probe_tokens(module: nn.Module, shape: tuple[int, int], seed: int, first: int = 3) -> Tensor:
     """Random token ids that a model of several modalities reads as text.
 
     Args:
         module: A causal language model from transformers.
         shape: Windows and their length.
         seed: Of the draw.
-        first: The lowest id to draw.
+        first: The lowest id to draw; `<unk>`, `<s>` and `</s>` are often the first three.
 
     Returns:
         Token ids, int64, on the processor.

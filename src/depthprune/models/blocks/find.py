@@ -127,7 +127,7 @@ def _learn_stacking(anatomy: Anatomy, tokens: Tensor) -> Stacking:
 
 def _probe(module: nn.Module, batch: int, length: int = _PROBE_LENGTH) -> Tensor:
     device = next(module.get_input_embeddings().parameters()).device  # type: ignore[operator]
-    return probe_tokens(module, (batch, length), seed=batch, first=3).to(device)
+    return probe_tokens(module, (batch, length), seed=batch).to(device)
 
 
 def _candidates(module: nn.Module) -> list[tuple[str, nn.ModuleList]]:

@@ -9,7 +9,7 @@ two probes of different batch sizes, not guessed from shapes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,11 @@ class Call:
         if self.slot == 0:
             return (states, *self.args), self.kwargs
         return self.args, {str(self.slot): states, **self.kwargs}
+
+    def changed(self, change: Callable[[str, Tensor], Tensor]) -> Call:
+        """The same with every tensor changed, given its path."""
+        args, kwargs = mapped(self.tree, change)
+        return Call(args, kwargs, self.slot)
 
 
 @dataclass(frozen=True)
@@ -108,8 +113,7 @@ class Inputs:
         call = self.calls[block]
         if all(tensor.device == device for _, tensor in leaves(call.tree)):
             return call
-        args, kwargs = mapped(call.tree, lambda _, t: self._copy(t, device))
-        return Call(args, kwargs, call.slot)
+        return call.changed(lambda _, t: self._copy(t, device))
 
     def lean(self, known: list[Tensor]) -> Inputs:
         """The same inputs for holding many of them: no states, and no tensor twice.
@@ -131,13 +135,10 @@ class Inputs:
                 chosen[id(tensor)] = tensor if same is None else same
             return chosen[id(tensor)]
 
-        calls = []
-        for call in self.calls:
-            args, kwargs = mapped(call.tree, one_of)
-            calls.append(Call(args, kwargs, call.slot))
+        calls = tuple(call.changed(one_of) for call in self.calls)
         # Only the number of rows is read of the states.
         none = hidden(self.states).new_empty((len(self.states), 0, 0))
-        return Inputs(none, tuple(calls), self.layout)
+        return Inputs(none, calls, self.layout)
 
     def _copy(self, tensor: Tensor, device: torch.device) -> Tensor:
         if tensor.device == device:
@@ -199,8 +200,7 @@ def stacked_call(inputs: Inputs, block: int, states: Tensor, axes: Mapping[str, 
         raise ValueError(f"{len(states)} rows are no multiple of the batch {len(inputs.states)}")
     if copies == 1 or not axes:
         return call
-    args, kwargs = mapped(call.tree, lambda p, t: _repeat(t, copies, axes.get(p)))
-    return Call(args, kwargs, call.slot)
+    return call.changed(lambda path, tensor: _repeat(tensor, copies, axes.get(path)))
 
 
 def _repeat(tensor: Tensor, copies: int, axis: int | None) -> Tensor:
@@ -221,12 +221,9 @@ def outside_inference(inputs: Inputs) -> Inputs:
             copies[id(tensor)] = tensor.clone()
         return copies[id(tensor)]
 
-    calls = []
-    for call in inputs.calls:
-        args, kwargs = mapped(call.tree, copied)
-        calls.append(Call(args, kwargs, call.slot))
+    calls = tuple(call.changed(copied) for call in inputs.calls)
     states = changed(inputs.states, lambda tensor: copied("", tensor))
-    return Inputs(states, tuple(calls), inputs.layout)
+    return Inputs(states, calls, inputs.layout)
 
 
 def relative_difference(ours: Tensor, theirs: Tensor) -> float:

@@ -22,8 +22,7 @@ from depthprune.models.blocks.carried import (
     with_hidden,
 )
 from depthprune.models.blocks.recording import Blocks
-from depthprune.models.blocks.replay import Call, Inputs, largest, relative_difference
-from depthprune.models.blocks.trees import mapped
+from depthprune.models.blocks.replay import Inputs, largest, relative_difference
 from depthprune.models.widening import CANNOT, FLOAT32_LIMIT, WIDER, wide, widened_block
 
 
@@ -115,11 +114,8 @@ class StackingProof:
 
 
 def _widened(inputs: Inputs, widen: Callable[[Tensor], Tensor]) -> Inputs:
-    calls = []
-    for call in inputs.calls:
-        args, kwargs = mapped(call.tree, lambda _, tensor: widen(tensor))
-        calls.append(Call(args, kwargs, call.slot))
-    return Inputs(changed(inputs.states, widen), tuple(calls), inputs.layout)
+    calls = tuple(call.changed(lambda _, tensor: widen(tensor)) for call in inputs.calls)
+    return Inputs(changed(inputs.states, widen), calls, inputs.layout)
 
 
 def _difference(ours: State, theirs: State) -> float:

@@ -217,5 +217,5 @@ def _key(file: Path, fingerprint: str, dtype: str) -> str:
 
     made_by = [f"{package} {version(package)}" for package in ("torch", "transformers", "gguf")]
     changed = file.stat().st_mtime_ns
-    parts = json.dumps(["unpacked-2", fingerprint, changed, dtype, *made_by])
+    parts = json.dumps(["unpacked-3", fingerprint, changed, dtype, *made_by])
     return hashlib.sha256(parts.encode()).hexdigest()[:32]

@@ -76,7 +76,7 @@ def verify(
 
     Args:
         model: The original.
-        module: The checkpoint, as `reload` gave it.
+        module: The checkpoint, as `reload_like` gave it.
         removed: The blocks that it lacks.
         progress: Where the work shows itself.
 
@@ -136,10 +136,8 @@ def _probe(anatomy: Anatomy) -> Tensor:
     context = getattr(config.get_text_config(), "max_position_embeddings", None) or 0
     # Some types say -1, and have no limit.
     context = int(context) if context > 0 else _LENGTH + _NEW
-    vocabulary = anatomy.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     shape = (_WINDOWS, max(_SHORTEST, min(_LENGTH, context - _NEW)))
-    first = min(3, vocabulary - 1)
-    return probe_tokens(anatomy.module, shape, seed=0, first=first).to(anatomy.device)
+    return probe_tokens(anatomy.module, shape, seed=0).to(anatomy.device)
 
 
 @torch.inference_mode()

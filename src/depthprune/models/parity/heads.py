@@ -54,7 +54,7 @@ def verify_headed(
                 f"original has not, such as {more[0]}; nothing was kept"
             )
     blocks = _blocks(whole, prefix)
-    tokens = probe_tokens(whole, (_WINDOWS, _LENGTH), seed=0, first=3)
+    tokens = probe_tokens(whole, (_WINDOWS, _LENGTH), seed=0)
     skipped = dict.fromkeys((blocks[i] for i in removed), _pass_on(blocks, tokens, whole))
     inside = list(_blocks(cut, prefix))
     difference, theirs, dtype = float("nan"), torch.empty(0), WIDER[0]

@@ -17,6 +17,7 @@ from depthprune.errors import ParityError, first_line
 from depthprune.models.auto_class import automatic_class_of, read_config
 from depthprune.models.devices import DTYPES, DeviceMap
 from depthprune.models.gguf.unpacking import quick_gguf
+from depthprune.models.gguf.written_dtype import round_weights
 from depthprune.models.loading import Model
 from depthprune.models.pretrained import (
     forget_quantization,
@@ -127,6 +128,7 @@ def _whole(
     in_one_dtype(module, dtype)
     if place.is_file():
         forget_quantization(module)
+        round_weights(module, place, dtype)
     return (put_on(module, device) if device_map is None else module), info
 
 

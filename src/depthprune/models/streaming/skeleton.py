@@ -7,7 +7,7 @@ the same bits as the model loaded whole. What differs between releases of transf
 
 The tensors of the files must make those of the model, by name and shape, as transformers itself
 renames and joins them (see `conversion`). Whether the result is what `from_pretrained` gives is
-proved when a model is loaded (see `streaming_proof`).
+proved when a model is loaded (see `proof`).
 """
 
 from __future__ import annotations
