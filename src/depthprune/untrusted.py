@@ -116,20 +116,16 @@ def check_inside(
     )
 
 
-def check_name_is_text(path: Path, *, error: type[DepthpruneError] = CheckpointError) -> None:
-    """Refuse a name that is not UTF-8, which no manifest could record.
-
-    Args:
-        path: A file or a folder.
-        error: The kind of error to raise.
+def check_name_is_text(path: Path) -> None:
+    """Refuse a file or folder whose name is not UTF-8, which no manifest could record.
 
     Raises:
-        DepthpruneError: Of that kind.
+        CheckpointError: If it is not.
     """
     try:
         str(path).encode()
     except UnicodeEncodeError as cause:
-        raise error(f"{str(path)!r:.400}: its name is not UTF-8; rename it") from cause
+        raise CheckpointError(f"{str(path)!r:.400}: its name is not UTF-8; rename it") from cause
 
 
 def _is_blob(real: Path) -> bool:

@@ -54,10 +54,10 @@ def test_two_items_of_one_id_are_refused(tmp_path: Path) -> None:
         ({"options": []}, "options expects two or more, got 0"),
         ({"options": "ab"}, "options expects a list of texts, got 'ab'"),
         ({"options": ["a", 2]}, "options expects a list of texts, got ['a', 2]"),
-        ({"answer": 2}, "answer expects the index of an option, 0 to 1, got 2"),
-        ({"answer": -1}, "answer expects the index of an option, 0 to 1, got -1"),
-        ({"answer": "1"}, "answer expects the index of an option, 0 to 1, got '1'"),
-        ({"answer": True}, "answer expects the index of an option, 0 to 1, got True"),
+        ({"answer": 2}, "its letter or its words, got 2"),
+        ({"answer": -1}, "its letter or its words, got -1"),
+        ({"answer": "1"}, "its letter or its words, got '1'"),
+        ({"answer": True}, "its letter or its words, got True"),
         ({"prompt": None}, "field 'prompt' expects text, got NoneType"),
     ],
 )
@@ -78,11 +78,11 @@ def test_an_item_that_lacks_a_field_is_refused_with_those_it_has(
     row = {key: value for key, value in _GOOD.items() if key != field}
     with pytest.raises(CalibrationError, match="an item expects prompt, options and answer") as e:
         _read(_file(tmp_path / "a.jsonl", row))
-    assert f"it has: {', '.join(sorted(row))}" in str(e.value)
+    assert f"and has: {', '.join(sorted(row))}" in str(e.value)
 
 
 def test_a_row_that_is_no_object_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match=r"it has: list"):
+    with pytest.raises(CalibrationError, match=r"and has: list"):
         _read(_file(tmp_path / "a.jsonl", ["a", "b"]))
 
 

@@ -129,3 +129,20 @@ def test_the_schema_names_every_key_and_source() -> None:
 
 def test_what_every_key_expects_can_be_said() -> None:
     assert set(parsing._EXPECTED) == set(CalibrationSpec.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [("faq.csv", "csv"), ("chats.jsonl.gz", "jsonl"), ("a.parquet", "parquet"), ("a.py", "text")],
+)
+def test_a_file_without_its_source_is_told_which_reads_it(
+    name: str, source: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(UsageError, match=f"pass {source}:{tmp_path / name}"):
+        parse_line(str(tmp_path / name))
+
+
+def test_what_can_be_no_file_s_name_is_no_file() -> None:
+    with pytest.raises(UsageError, match="unknown calibration source '999"):
+        parse_line("9" * 5000)

@@ -126,6 +126,7 @@ def test_field_names_the_text_of_json_lines(tmp_path: Path) -> None:
     [
         ({"title": 1, "body": 2}, ":2: no field 'text' (it has: body, title); name one by field="),
         (["text"], ":2: no field 'text' (it has: list)"),
+        ({"q": "a", "a": "b"}, "by field=, or a question and its answer by prompt= and answer="),
         ({"text": None}, ":2: field 'text' expects text, got NoneType"),
         ({"text": ["a"]}, ":2: field 'text' expects text, got list"),
     ],
@@ -140,11 +141,18 @@ def test_a_line_that_is_not_json_is_refused_by_its_number(tmp_path: Path) -> Non
     file = tmp_path / "a.jsonl"
     file.write_text('{"text": "one"}\n{"text": \n', encoding="utf-8")
     assert f"{file}:2: not JSON" in _refusal("jsonl", file)
+    file.write_text(json.dumps({"data": [{"text": "one"}]}, indent=1), encoding="utf-8")
+    assert f"{file}:1: not JSON" in _refusal("jsonl", file)
+    assert "write one row a line, for example by jq" in _refusal("jsonl", file)
 
 
 def test_rows_of_parquet_are_documents_named_by_their_number(tmp_path: Path) -> None:
     file = _table(tmp_path / "a.parquet", text=["one", None, "three"], other=[1, 2, 3])
-    assert _read("parquet", file) == [Document(f"{file}:0", "one"), Document(f"{file}:2", "three")]
+    left_out = "rows left out because their text is null: 1"
+    assert _read("parquet", file) == [
+        Document(f"{file}:0", "one"),
+        Document(f"{file}:2", "three", note=left_out),
+    ]
 
 
 def test_field_names_the_text_of_parquet(tmp_path: Path) -> None:

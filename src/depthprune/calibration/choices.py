@@ -1,8 +1,9 @@
 """Multiple-choice items: a prompt, its options and which of them is right.
 
-`choices:FILE` reads JSON lines with exactly that. `commonsense-170k` reads the data set of the
-paper's margin calibration, in which prompt and options are one instruction text; it is taken apart
-as lm-evaluation-harness would ask it: `Question: …`, newline, `Answer:`, each option a
+`choices:FILE` reads rows with exactly that, and the forms in which benchmarks are handed round
+(`reading/items.py`), of JSON lines, tables and Parquet files. `commonsense-170k` reads the data set
+of the paper's margin calibration, in which prompt and options are one instruction text; it is taken
+apart as lm-evaluation-harness would ask it: `Question: …`, newline, `Answer:`, each option a
 continuation, and a sentence with a blank as one whole sentence an option.
 Source: AGI-Edgerunners/LLM-Adapters, which made Commonsense-170k.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,26 +22,32 @@ from depthprune.calibration.reading.documents import (
     json_lines,
     row_domain,
     row_name,
+    table_rows,
     text_field,
-    utf8,
     with_bound,
 )
-from depthprune.calibration.reading.files import Bounded, files_at, named
+from depthprune.calibration.reading.files import (
+    Bounded,
+    files_at,
+    named,
+    source_for,
+    whole_text,
+)
 from depthprune.calibration.reading.hub import hub_rows
+from depthprune.calibration.reading.items import QUESTION, find_item, right_option
+from depthprune.calibration.reading.parquet import parquet_rows
 from depthprune.errors import CalibrationError
 
 COMMONSENSE = "zwhe99/commonsense_170k"
 """The hub data set that `commonsense-170k` reads where no file is named."""
 
-_QUESTION = "Question: {}\nAnswer:"
-
 
 def read_choices(target: str, options: Mapping[str, str]) -> Iterator[Document]:
-    """The items of a file of JSON lines `{"prompt", "options", "answer"}`.
+    """The items of files of rows `{"prompt", "options", "answer"}`, or of another known form.
 
     Raises:
         CalibrationError: By its line, if an item lacks a field, has fewer than two options, an
-            empty one, or an answer that is not the index of one.
+            empty one, or an answer that names none of them.
     """
     bound = Bounded()
     yield from with_bound(_items(target, options, bound), bound)
@@ -48,28 +55,37 @@ def read_choices(target: str, options: Mapping[str, str]) -> Iterator[Document]:
 
 def _items(target: str, options: Mapping[str, str], bound: Bounded) -> Iterator[Document]:
     for where, row in _item_rows(target, bound):
-        if not isinstance(row, dict) or not {"prompt", "options", "answer"} <= set(row):
-            have = ", ".join(sorted(map(str, row))) if isinstance(row, dict) else type(row).__name__
-            raise CalibrationError(
-                f"{where}: an item expects prompt, options and answer (it has: {have})"
-            )
+        prompt, found, answer, labels = find_item(row, where)
         name, domain = row_name(row, options, where), row_domain(row, options, where)
-        chat = find_chat(row["prompt"], where)
+        chat = find_chat(prompt, where)
         if chat is None:
-            prompt = text_field(row, "prompt", {"prompt": "prompt"}, where)
+            text = text_field({"prompt": prompt}, "prompt", {"prompt": "prompt"}, where)
         else:
-            prompt = "\n\n".join(filter(None, chat.texts()))
-        found = item(name, prompt, row["options"], row["answer"], where, domain)
-        yield found if chat is None else replace(found, chat=chat)
+            text = "\n\n".join(filter(None, chat.texts()))
+        document = item(name, text, found, answer, where, domain, labels)
+        yield document if chat is None else replace(document, chat=chat)
 
 
 def _item_rows(target: str, bound: Bounded) -> Iterator[tuple[str, Any]]:
     for file in files_at(target, "choices"):
-        yield from json_lines(named(target, file), bound)
+        name, kind = named(target, file), source_for(file.name)
+        if kind == "parquet":
+            rows = parquet_rows(name, file, lambda names: names)
+            yield from bound.take(rows, lambda row: len(str(row[1])))
+        elif kind in ("csv", "tsv"):
+            yield from table_rows(name, bound, "," if kind == "csv" else "\t")
+        else:
+            yield from json_lines(name, bound)
 
 
 def item(
-    name: str, prompt: str, options: Any, answer: Any, where: str, domain: str = ""
+    name: str,
+    prompt: str,
+    options: Any,
+    answer: Any,
+    where: str,
+    domain: str = "",
+    labels: Sequence[str] = (),
 ) -> Document:
     """A checked item.
 
@@ -77,7 +93,9 @@ def item(
         CalibrationError: If it has fewer than two options, an empty one, or a wrong answer.
     """
     if not isinstance(options, list) or not all(isinstance(o, str) for o in options):
-        raise CalibrationError(f"{where}: options expects a list of texts, got {options!r:.60}")
+        raise CalibrationError(
+            f"{where}: options expects a list of texts, got {options!r:.60}; mend or drop the item"
+        )
     if len(options) < 2:
         raise CalibrationError(
             f"{where}: options expects two or more, got {len(options)}; drop the item"
@@ -85,12 +103,8 @@ def item(
     empty = [i for i, option in enumerate(options) if not option.strip()]
     if empty:
         raise CalibrationError(f"{where}: option {empty[0]} is empty; mend or drop the item")
-    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(options):
-        raise CalibrationError(
-            f"{where}: answer expects the index of an option, 0 to {len(options) - 1}, "
-            f"got {answer!r}"
-        )
-    return Document(name, options[answer], prompt, tuple(options), answer, domain)
+    right = right_option(answer, options, labels, where)
+    return Document(name, options[right], prompt, tuple(options), right, domain)
 
 
 def read_commonsense(target: str, options: Mapping[str, str]) -> Iterator[Document]:
@@ -115,7 +129,7 @@ def _commonsense_rows(target: str, options: Mapping[str, str]) -> Iterable[tuple
     if not target:
         return hub_rows(COMMONSENSE, options, "commonsense-170k:FILE")
     try:
-        rows = json.loads(utf8(target))
+        rows = json.loads(whole_text(target))
     except ValueError as error:
         raise CalibrationError(f"{target}: not JSON ({error})") from error
     if not isinstance(rows, list):
@@ -135,7 +149,7 @@ def _take_apart(instruction: str) -> tuple[str, list[str], list[str]]:
         raise ValueError(instruction)
     if names == ["true", "false"]:
         question = task.rpartition("question: ")[2].strip()
-        return _QUESTION.format(question), ["false", "true"], ["false", "true"]
+        return QUESTION.format(question), ["false", "true"], ["false", "true"]
     pieces = _NUMBERED.split(task[len(head) + 2 :])
     stem, options = pieces[0].strip(), [piece.strip() for piece in pieces[3::3]]
     if len(options) != len(names):
@@ -144,4 +158,4 @@ def _take_apart(instruction: str) -> tuple[str, list[str], list[str]]:
         return "", [stem.replace("_", option) for option in options], names
     if "complete the given sentence" in head:
         return stem, options, names
-    return _QUESTION.format(stem), options, names
+    return QUESTION.format(stem), options, names

@@ -12,9 +12,10 @@ therefore the same tokens before each of its options, which is what lets options
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,14 @@ from depthprune.calibration.drawing import (
 )
 from depthprune.calibration.reading.chats import Chat
 from depthprune.calibration.reading.documents import Document
+from depthprune.calibration.reading.items import QUESTION
 from depthprune.calibration.reading.templates import ChatTemplate, plain
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Item, Split, Window, plain_window
 from depthprune.errors import CalibrationError
 
-_QUESTION = "Question: {}\nAnswer:"
+_AHEAD = 16
+"""Conversations that a chat template writes together."""
 
 
 @dataclass(frozen=True)
@@ -87,20 +90,43 @@ class ExamplePool:
     def _is_choices(self) -> bool:
         return bool(self.documents[0].options)
 
+    def those_that_fit(self, spec: CalibrationSpec, chosen: Iterable[int]) -> Iterator[Window]:
+        """Examples as windows, in the order given, without those that are too long.
+
+        Args:
+            spec: How they are written.
+            chosen: Their numbers in the source.
+        """
+        rest = iter(chosen)
+        while group := list(islice(rest, _AHEAD)):
+            self._read_ahead(spec, group)
+            for index in group:
+                window = self.window(spec, index)
+                self.fits[index] = window is not None
+                if window is not None:
+                    yield window
+
+    def _read_ahead(self, spec: CalibrationSpec, indices: Sequence[int]) -> None:
+        """Have the template write conversations together, which it is about to be asked for."""
+        chats = [
+            self._turns(self.documents[index], self._shots_of(spec, index), asking=False)
+            for index in indices
+            if self._is_conversation(spec, self.documents[index]) and spec.format != "plain"
+        ]
+        if chats:
+            self.template.read_ahead(chats)
+
     def _enough(self, spec: CalibrationSpec, chosen: Sequence[int]) -> list[Window]:
         """Windows in the order given, until there are as many as the spec asks for."""
         windows: list[Window] = []
         tokens = 0
-        for index in chosen:
-            if spec.windows is not None and len(windows) == spec.windows:
+        for window in self.those_that_fit(spec, chosen):
+            windows.append(window)
+            tokens += len(window.tokens)
+            if len(windows) == spec.windows:
                 break
             if spec.tokens is not None and tokens > spec.tokens:
                 break
-            window = self.window(spec, index)
-            self.fits[index] = window is not None
-            if window is not None:
-                windows.append(window)
-                tokens += len(window.tokens)
         return windows
 
     def window(self, spec: CalibrationSpec, index: int) -> Window | None:
@@ -111,7 +137,7 @@ class ExamplePool:
             index: The example's number in its source.
         """
         document = self.documents[index]
-        if document.chat and not document.options and spec.format in ("raw", "chat", "plain"):
+        if self._is_conversation(spec, document):
             return self._conversation(spec, document, index)
         if document.prompt is None:
             raise CalibrationError(
@@ -149,7 +175,7 @@ class ExamplePool:
     def _context(self, spec: CalibrationSpec, index: int) -> str:
         """What stands before the answer: examples and the prompt, as text."""
         document = self.documents[index]
-        shots = [self.documents[i] for i in self._shots(spec, index)]
+        shots = self._shots_of(spec, index)
         if spec.format == "plain":
             return plain(self._turns(document, shots, asking=True), ask=True)[0]
         if spec.format == "chat" or (document.chat and spec.format == "raw"):
@@ -157,6 +183,14 @@ class ExamplePool:
             return self.template.question(chat, document.text, document.name)
         before = [f"{self._prompt(shot)} {shot.text}".lstrip() for shot in shots]
         return "\n\n".join([*before, self._prompt(document)])
+
+    @staticmethod
+    def _is_conversation(spec: CalibrationSpec, document: Document) -> bool:
+        known = spec.format in ("raw", "chat", "plain")
+        return document.chat is not None and not document.options and known
+
+    def _shots_of(self, spec: CalibrationSpec, index: int) -> list[Document]:
+        return [self.documents[i] for i in self._shots(spec, index)]
 
     def _shots(self, spec: CalibrationSpec, index: int) -> list[int]:
         """Examples for one prompt: never itself, never one that is held out."""
@@ -176,7 +210,7 @@ class ExamplePool:
     def _prompt(self, document: Document) -> str:
         """An item brings its prompt whole; a question is asked as the harness asks GSM8K's."""
         prompt = document.prompt or ""
-        return prompt if document.options else _QUESTION.format(prompt)
+        return prompt if document.options else QUESTION.format(prompt)
 
     def _turns(self, document: Document, shots: Sequence[Document], *, asking: bool) -> Chat:
         """The turns of an example behind those of others, its answer left out where it is asked."""
@@ -190,7 +224,7 @@ class ExamplePool:
 
     def _conversation(self, spec: CalibrationSpec, document: Document, index: int) -> Window | None:
         """A whole conversation as a window; its own assistant's turns are its answer."""
-        shots = [self.documents[i] for i in self._shots(spec, index)]
+        shots = self._shots_of(spec, index)
         chat = self._turns(document, shots, asking=False)
         if spec.format == "plain":
             text, spans = plain(chat)

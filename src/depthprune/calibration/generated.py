@@ -23,7 +23,7 @@ import numpy as np
 
 from depthprune.calibration.bos import bos_tokens_of
 from depthprune.calibration.own_text import OwnText
-from depthprune.calibration.reading.documents import utf8
+from depthprune.calibration.reading.files import whole_text
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Split, Window, plain_window
 from depthprune.errors import CalibrationError, DepthpruneError, OutputError, UsageError
@@ -167,7 +167,7 @@ class GeneratedPool:
         if own.prompt:
             return [[*lead, *_encode(tokenizer, own.prompt)]] * count
         if own.prefix:
-            text = _encode(tokenizer, utf8(spec.target))
+            text = _encode(tokenizer, whole_text(spec.target))
             if len(text) < own.prefix:
                 raise CalibrationError(
                     f"self:{spec.target}: prefix={own.prefix} and the text has {len(text)} "

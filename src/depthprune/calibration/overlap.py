@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from depthprune.calibration.reading.documents import Document, json_lines, utf8
-from depthprune.calibration.reading.files import PACKINGS
+from depthprune.calibration.reading.documents import Document, json_lines
+from depthprune.calibration.reading.files import PACKINGS, whole_text
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Window
 from depthprune.errors import CalibrationError
@@ -196,11 +196,11 @@ def _records(name: str) -> Iterable[str]:
         return (" ".join(_strings(row)) for _, row in json_lines(name))
     if suffix == ".json":
         try:
-            rows = json.loads(utf8(name))
+            rows = json.loads(whole_text(name))
         except ValueError as error:
             raise CalibrationError(f"{name}: not JSON ({error}); mend it") from error
         return (" ".join(_strings(row)) for row in (rows if isinstance(rows, list) else [rows]))
-    return [utf8(name)]
+    return [whole_text(name)]
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from depthprune.calibration.reading.documents import utf8
+from depthprune.calibration.reading.files import is_there, source_for, whole_text
 from depthprune.calibration.rules import clashes
 from depthprune.calibration.sources import SOURCES, check_target
 from depthprune.calibration.spec import KEYS, CalibrationSpec
@@ -120,6 +120,8 @@ def _build(
         names = [*SOURCES.names(), *also]
         wrong = _wrong({key: value for key, value in values.items() if key in KEYS})
         first = str(unknown("calibration source", source, names))
+        if not target and is_there(source):
+            first = f"{source}: a file needs its source, pass {source_for(source)}:{source}"
         raise SpecProblems("; ".join([first, *problems, *wrong.values()]))
     kind = SOURCES.get(source)
     own: dict[str, str] = {}
@@ -183,7 +185,7 @@ def read_file(name: str) -> list[str | CalibrationSpec]:
         CalibrationError: If the file cannot be read.
         UsageError: If it is not YAML, or holds something else.
     """
-    text = utf8(name)
+    text = whole_text(name)
     found = parse_yaml(text, name, error=UsageError)
     entries = found if isinstance(found, list) else [found]
     folder = Path(name).parent

@@ -6,10 +6,10 @@ group `depthprune.sources`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from depthprune.calibration.choices import COMMONSENSE, read_choices, read_commonsense
@@ -23,20 +23,19 @@ from depthprune.calibration.reading.documents import (
     table_rows,
     wanted_columns,
     with_bound,
+    with_last_word,
     without_surrogates,
 )
 from depthprune.calibration.reading.files import (
     Bounded,
     files_at,
     named,
-    opened,
     text_pieces,
 )
 from depthprune.calibration.reading.hub import HUB_OPTIONS, check_hub, read_hub
+from depthprune.calibration.reading.parquet import parquet_rows
 from depthprune.calibration.reading.stdlib import code_documents, prose_documents
-from depthprune.calibration.reading.unpacking import refuse_bomb
-from depthprune.errors import CalibrationError, DepthpruneError, UsageError, failure, first_line
-from depthprune.extras import require_extra
+from depthprune.errors import CalibrationError, DepthpruneError, UsageError, failure
 from depthprune.registry import Registry
 
 Read = Callable[[str, Mapping[str, str]], Iterator[Document]]
@@ -154,40 +153,34 @@ def _size(document: Document) -> int:
 
 
 def _parquet(target: str, options: Mapping[str, str]) -> Iterator[Document]:
-    pyarrow, parquet = require_extra(
-        "parquet", "data", "pyarrow", "pyarrow.parquet", error=CalibrationError
-    )
+    null: Counter[str] = Counter()
+
+    def word() -> str:
+        left = (f"rows left out because their {name} is null: {n:,}" for name, n in null.items())
+        return "; ".join(left)
+
+    yield from with_last_word(_parquet_documents(target, options, null), word)
+
+
+def _parquet_documents(
+    target: str, options: Mapping[str, str], null: Counter[str]
+) -> Iterator[Document]:
+    """The rows whose text is not null; how many are, by the column, is counted."""
     for path in files_at(target, "parquet"):
         name = named(target, path)
-        if path.is_fifo():
-            raise CalibrationError(f"{name}: a pipe; a Parquet file is read from its end, name one")
-        opened(name).close()
-        try:
-            file = parquet.ParquetFile(path)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise CalibrationError(f"{name}: not a Parquet file ({first_line(error)})") from error
-        with file:
-            names = file.schema_arrow.names
-            wanted = wanted_columns(names, options)
-            if not wanted:
+
+        def wanted(names: Sequence[str], name: str = name) -> Sequence[str]:
+            found = wanted_columns(names, options)
+            if not found:
                 row_document(dict.fromkeys(names, ""), options, name)
-            try:
-                for number, row in enumerate(_parquet_rows(file, name, path, wanted)):
-                    if row[wanted[0]] is not None:
-                        yield row_document(row, options, f"{name}:{number}")
-            except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-                raise CalibrationError(f"{name}: damaged ({first_line(error)})") from error
+            return found
 
-
-def _parquet_rows(
-    file: Any, name: str, path: Path, wanted: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    size, total = path.stat().st_size, 0
-    # A few rows at once: a short file may hold one long text many times.
-    for batch in file.iter_batches(batch_size=16, columns=list(wanted)):
-        total += batch.nbytes
-        refuse_bomb(name, size, total)
-        yield from batch.to_pylist()
+        for where, row in parquet_rows(name, path, wanted):
+            column, text = next(iter(row.items()))
+            if text is None:
+                null[column] += 1
+            else:
+                yield row_document(row, options, where)
 
 
 def _prose(target: str, options: Mapping[str, str]) -> Iterator[Document]:
@@ -229,7 +222,8 @@ SOURCES: Registry[Source] = Registry(
             reads_file=True,
         ),
         "choices": Source(
-            "multiple-choice items: JSON lines with prompt, options, answer (an index)",
+            "multiple-choice items: prompt, options, answer, or as ARC, PIQA, MMLU and others have "
+            "them; JSON lines, tables, Parquet",
             read_choices,
             ("id", "domain_field"),
             reads_file=True,

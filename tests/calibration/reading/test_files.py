@@ -157,6 +157,8 @@ def test_a_row_with_more_fields_than_columns_is_refused(tmp_path: Path) -> None:
     assert f"{file}:2: more fields than its 1 columns; quote what holds a ','" in _refusal(
         "csv", file
     )
+    file.write_text("text;more\none, two;three\n", encoding="utf-8")
+    assert "its names seem to be separated by ';', put ',' between fields" in _refusal("csv", file)
 
 
 def test_a_json_list_is_its_rows(tmp_path: Path) -> None:

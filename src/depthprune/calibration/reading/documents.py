@@ -11,7 +11,7 @@ import csv
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,6 @@ from depthprune.calibration.reading.files import (
     MOST_TEXT,
     Bounded,
     lines,
-    whole_text,
 )
 from depthprune.errors import CalibrationError, first_line
 
@@ -74,13 +73,23 @@ def with_bound(documents: Iterable[Document], bound: Bounded) -> Iterator[Docume
         documents: In their order.
         bound: What they are read by.
     """
+    yield from with_last_word(documents, lambda: left_out(bound))
+
+
+def with_last_word(documents: Iterable[Document], word: Callable[[], str]) -> Iterator[Document]:
+    """Documents, the last of which has a note of what is known once all were read.
+
+    Args:
+        documents: In their order.
+        word: Gives the note, empty if there is nothing to say.
+    """
     last: Document | None = None
     for document in documents:
         if last is not None:
             yield last
         last = document
     if last is not None:
-        yield replace(last, note=last.note or left_out(bound))
+        yield replace(last, note="; ".join(filter(None, (last.note, word()))))
 
 
 def without_surrogates(document: Document) -> Document:
@@ -106,15 +115,6 @@ def without_surrogates(document: Document) -> Document:
 
 
 _HALVED = "half a surrogate pair (a cut emoji) was replaced by U+FFFD"
-
-
-def utf8(target: str) -> str:
-    """A file's text, without a byte order mark.
-
-    Raises:
-        CalibrationError: If it is missing, unreadable, too large or not UTF-8.
-    """
-    return whole_text(target)
 
 
 def json_lines(target: str, bound: Bounded | None = None) -> Iterator[tuple[str, Any]]:
@@ -185,9 +185,10 @@ def _parsed(line: str, where: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise CalibrationError(
-            f"{where}: not JSON ({first_line(error)}); mend or drop the line"
-        ) from error
+        remedy = "mend or drop the line"
+        if where.endswith(":1") and line.strip().endswith(("{", "[")):
+            remedy = "write one row a line, for example by jq -c '.data[]', data being their field"
+        raise CalibrationError(f"{where}: not JSON ({first_line(error)}); {remedy}") from error
 
 
 def table_rows(target: str, bound: Bounded, delimiter: str) -> Iterator[tuple[str, Any]]:
@@ -209,13 +210,18 @@ def table_rows(target: str, bound: Bounded, delimiter: str) -> Iterator[tuple[st
         for row in reader:
             where = f"{target}:{reader.line_num}"
             if None in row:
-                raise CalibrationError(
-                    f"{where}: more fields than its {len(reader.fieldnames or ())} columns; quote "
-                    f"what holds a {delimiter!r}"
-                )
+                raise CalibrationError(_too_many_fields(where, reader.fieldnames or (), delimiter))
             yield where, {name: value or "" for name, value in row.items()}
     except csv.Error as error:
         raise CalibrationError(f"{target}:{reader.line_num}: not a table ({error})") from error
+
+
+def _too_many_fields(where: str, names: Sequence[str], delimiter: str) -> str:
+    other = next((mark for mark in ";|\t," if len(names) == 1 and mark in names[0]), None)
+    remedy = f"quote what holds a {delimiter!r}"
+    if other is not None:
+        remedy = f"its names seem to be separated by {other!r}, put {delimiter!r} between fields"
+    return f"{where}: more fields than its {len(names)} columns; {remedy}"
 
 
 def row_document(row: Any, options: Mapping[str, str], where: str) -> Document:
@@ -316,12 +322,17 @@ def text_field(row: Any, key: str, options: Mapping[str, str], where: str) -> st
     value = _field(row, name, key, where)
     if not isinstance(value, str):
         kind = type(value).__name__
-        raise CalibrationError(f"{where}: field {name!r} expects text, got {kind}")
+        raise CalibrationError(
+            f"{where}: field {name!r} expects text, got {kind}; write it as text, or drop the row"
+        )
     return value
 
 
 def _field(row: Any, name: str, key: str, where: str) -> Any:
     if not isinstance(row, dict) or name not in row:
         have = ", ".join(sorted(map(str, row))) if isinstance(row, dict) else type(row).__name__
-        raise CalibrationError(f"{where}: no field {name!r} (it has: {have}); name one by {key}=")
+        pair = ", or a question and its answer by prompt= and answer=" if key == "field" else ""
+        raise CalibrationError(
+            f"{where}: no field {name!r} (it has: {have}); name one by {key}={pair}"
+        )
     return row[name]

@@ -38,10 +38,10 @@ _SILENCE = 30.0
 _SUFFIXES = {
     "text": (".txt", ".text", ".md"),
     "jsonl": (".jsonl", ".ndjson", ".json"),
-    "choices": (".jsonl", ".ndjson", ".json"),
     "csv": (".csv",),
     "tsv": (".tsv", ".tab"),
     "parquet": (".parquet",),
+    "choices": (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".parquet"),
 }
 PACKINGS = ("", ".gz", ".bz2", ".xz", ".zst")
 """Endings of what is packed, and of what is not."""
@@ -59,9 +59,7 @@ def files_at(target: str, kind: str) -> list[Path]:
     """
     path = Path(target).expanduser()
     if path.is_dir():
-        endings = tuple(
-            ending + packing for ending in _SUFFIXES.get(kind, ()) for packing in PACKINGS
-        )
+        endings = within(*_SUFFIXES.get(kind, ()))
         found = sorted(
             file
             for file in path.rglob("*")
@@ -84,6 +82,11 @@ def files_at(target: str, kind: str) -> list[Path]:
     return [path]
 
 
+def within(*endings: str) -> tuple[str, ...]:
+    """Endings of files, packed or not."""
+    return tuple(ending + packing for ending in endings for packing in PACKINGS)
+
+
 def named(target: str, file: Path) -> str:
     """A file's name in messages and ids: what the user wrote where that is the file itself."""
     path = Path(target).expanduser()
@@ -92,8 +95,15 @@ def named(target: str, file: Path) -> str:
 
 def is_there(target: str) -> bool:
     """Whether a target names a file, a folder, or by its pattern at least one."""
-    path = Path(target).expanduser()
-    return path.exists() or bool(glob.has_magic(target) and glob.glob(str(path), recursive=True))
+    # Unlike a Path's own, these take what can be no name at all for a file that is not there.
+    path = os.path.expanduser(target)
+    return os.path.exists(path) or bool(glob.has_magic(target) and glob.glob(path, recursive=True))
+
+
+def source_for(target: str) -> str:
+    """The source that reads a file by its ending: text, unless it says otherwise."""
+    name = Path(target).name.lower()
+    return next((k for k, ends in _SUFFIXES.items() if name.endswith(within(*ends))), "text")
 
 
 def check_target_files(target: str, kind: str) -> None:
@@ -248,20 +258,16 @@ def lines(target: str, bound: Bounded) -> Iterator[str]:
         yield "".join(rest)
 
 
-def whole_text(target: str, most: int = LONGEST_LINE) -> str:
-    """A file's text, all of it.
-
-    Args:
-        target: The file.
-        most: How many bytes it may have.
+def whole_text(target: str) -> str:
+    """A file's text, all of it, without a byte order mark.
 
     Raises:
-        CalibrationError: If it cannot be read, is not UTF-8, or is too large.
+        CalibrationError: If it is missing, unreadable, too large or not UTF-8.
     """
-    bound = Bounded(most)
+    bound = Bounded(LONGEST_LINE)
     text = "".join(text_pieces(target, bound))
     if not bound.whole:
-        raise CalibrationError(f"{target}: larger than {most:,} bytes; give a smaller file")
+        raise CalibrationError(f"{target}: larger than {LONGEST_LINE:,} bytes; give a smaller file")
     return text
 
 

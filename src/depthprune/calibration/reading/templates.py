@@ -16,27 +16,19 @@ from functools import cached_property
 from typing import Any
 
 from depthprune.calibration.reading.chats import Chat, turn_text
+from depthprune.calibration.reading.rendering import PINNED, TemplateOf
 from depthprune.errors import CalibrationError, first_line
 
 Turns = Sequence[Mapping[str, Any]]
 Span = tuple[int, int]
 
-PINNED = "26 July 2024"
-"""The date that templates print in place of today's."""
-
-_DATE = {
-    "%Y-%m-%d": "2024-07-26", "%-d": "26", "%d": "26", "%e": "26", "%b": "Jul", "%B": "July",
-    "%-m": "7", "%m": "07", "%Y": "2024", "%y": "24", "%A": "Friday", "%a": "Fri", "%j": "208",
-    "%H": "12", "%I": "12", "%M": "00", "%S": "00", "%p": "PM", "%Z": "UTC", "%z": "+0000",
-}  # fmt: skip
-_PIN = (
-    "{%- macro strftime_now(format) -%}{{ format"
-    + "".join(f" | replace({mark!r}, {value!r})" for mark, value in _DATE.items())
-    + " }}{%- endmacro -%}"
-)
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 _RENDERS = 6
 _PROBES = ("qAz", "Bkx")
+
+
+class _RefusedError(CalibrationError):
+    """The template does not accept a conversation."""
 
 
 class ChatTemplate:
@@ -48,12 +40,13 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        self._own = TemplateOf(tokenizer)
         self._steady = False
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What should be known of the text."""
-        if not self._dated:
+        if not self._own.dated:
             return ()
         return (f"the chat template prints today's date; {PINNED} stands in its place",)
 
@@ -81,6 +74,14 @@ class ChatTemplate:
         self._require_calls(chat, text, name, ask)
         return text
 
+    def read_ahead(self, chats: Sequence[Chat]) -> None:
+        """Have conversations written together that `render` is about to be asked for.
+
+        Raises:
+            CalibrationError: If the template had to be stopped.
+        """
+        self._own.write_ahead((self._turns(chat.turns), chat.tools, False) for chat in chats)
+
     def question(self, chat: Chat, answer: str, name: str) -> str:
         """The text of a conversation up to where the assistant's answer begins, checked.
 
@@ -96,7 +97,7 @@ class ChatTemplate:
         whole = Chat((*chat.turns, {"role": "assistant", "content": answer}), chat.tools)
         try:
             text = self._render(whole, name, ask=False)
-        except CalibrationError:
+        except _RefusedError:
             return asked
         begun = asked.rstrip()
         if text.startswith(begun) and text[len(begun) :].lstrip().startswith(answer.strip()):
@@ -117,9 +118,14 @@ class ChatTemplate:
             CalibrationError: If one cannot be told from the rest.
         """
         found = []
-        for place, turn in enumerate(chat.turns):
-            if turn["role"] != "assistant":
-                continue
+        places = [n for n, turn in enumerate(chat.turns) if turn["role"] == "assistant"]
+        turns = self._turns(chat.turns)
+        beside = [
+            (each, ask) for n in places for each, ask in ((n, True), (n, False), (n + 1, False))
+        ]
+        self._own.write_ahead((turns[:end], chat.tools, ask) for end, ask in beside)
+        for place in places:
+            turn = chat.turns[place]
             span = self._by_leaving_out(chat, place, text) or self._by_changing(chat, place, text)
             if span is None or _spoken(turn) not in text[slice(*span)]:
                 raise CalibrationError(
@@ -136,19 +142,25 @@ class ChatTemplate:
             chat: The conversation.
             ids: Its tokens, to which the answer must belong.
         """
-        if not _GENERATION.search(self._source(chat) or ""):
+        if not _GENERATION.search(self._own.source(chat.tools) or ""):
             return None
         try:
-            found = self.tokenizer.apply_chat_template(
-                self._turns(chat.turns),
-                **self._options(chat),
-                tokenize=True,
-                return_dict=True,
-                return_assistant_tokens_mask=True,
+            text, spans = self._own.write(
+                self._turns(chat.turns), chat.tools, return_assistant_tokens_mask=True
             )
+            found = self.tokenizer(text, add_special_tokens=False)
+            mask = [False] * len(found["input_ids"])
+            for start, end in spans:
+                first = found.char_to_token(0, start)
+                if first is None:
+                    break
+                last = found.char_to_token(0, end - 1)
+                end = last + 1 if last else len(mask)
+                mask[first:end] = [True] * (end - first)
+        except CalibrationError:
+            raise
         except Exception:  # A tokenizer in Python only does not know where its tokens lie.
             return None
-        mask = [bool(each) for each in found["assistant_masks"]]
         return mask if list(found["input_ids"]) == list(ids) and any(mask) else None
 
     def _by_leaving_out(self, chat: Chat, place: int, text: str) -> Span | None:
@@ -157,7 +169,7 @@ class ChatTemplate:
             before = self._render(Chat(chat.turns[:place], chat.tools), "", ask=True)
             unasked = self._render(Chat(chat.turns[:place], chat.tools), "", ask=False)
             after = self._render(Chat(chat.turns[: place + 1], chat.tools), "", ask=False)
-        except CalibrationError:
+        except _RefusedError:
             return None
         if place + 1 == len(chat.turns):
             after = text
@@ -177,7 +189,7 @@ class ChatTemplate:
             turns[place] = {**turns[place], "content": probe}
             try:
                 others.append(self._render(Chat(tuple(turns), chat.tools), "", ask=False))
-            except CalibrationError:
+            except _RefusedError:
                 return None
         first, second = others
         start = _shared(first, second)
@@ -192,7 +204,7 @@ class ChatTemplate:
             return
         try:
             without = self._render(chat.without_calls(), name, ask)
-        except CalibrationError:
+        except _RefusedError:
             return
         if without == text:
             raise CalibrationError(
@@ -200,42 +212,19 @@ class ChatTemplate:
                 "or drop the row"
             )
 
-    def _source(self, chat: Chat | None) -> str | None:
-        try:
-            tools = list(chat.tools) if chat is not None and chat.tools else None
-            found = self.tokenizer.get_chat_template(None, tools)
-        except (AttributeError, ValueError, TypeError):
-            return None
-        return found if isinstance(found, str) else None
-
-    @cached_property
-    def _dated(self) -> bool:
-        return "strftime_now" in (self._source(None) or "")
-
-    def _options(self, chat: Chat) -> dict[str, Any]:
-        options: dict[str, Any] = {"tools": list(chat.tools)} if chat.tools else {}
-        source = self._source(chat)
-        if source is not None and "strftime_now" in source:
-            options["chat_template"] = _PIN + source
-        return options
-
     def _render(self, chat: Chat, name: str, ask: bool) -> str:
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    self._turns(chat.turns),
-                    **self._options(chat),
-                    tokenize=False,
-                    add_generation_prompt=ask,
-                )
-            )
+            turns = self._turns(chat.turns)
+            return self._own.write(turns, chat.tools, add_generation_prompt=ask)[0]
+        except CalibrationError:
+            raise
         except Exception as error:
             if getattr(self.tokenizer, "chat_template", None) is None:
-                raise CalibrationError(
+                raise _RefusedError(
                     f"{name}: a chat, and the model's tokenizer has no chat template for it; pass "
                     "format=plain, or choose another format="
                 ) from error
-            raise CalibrationError(
+            raise _RefusedError(
                 f"{name}: the model's chat template refuses this conversation "
                 f"({first_line(error)}); pass format=plain, or drop it"
             ) from error
@@ -258,9 +247,9 @@ class ChatTemplate:
         (probe, _), shown = _PROBES, []
         for content in (probe, [{"type": "text", "text": probe}]):
             try:
-                text = self.tokenizer.apply_chat_template(
-                    [{"role": "user", "content": content}], tokenize=False
-                )
+                text = self._own.write([{"role": "user", "content": content}])[0]
+            except CalibrationError:
+                raise
             except Exception:
                 text = ""
             shown.append(probe in text)
