@@ -86,7 +86,7 @@ def truth(design: Design, means: np.ndarray, rng: np.random.Generator) -> dict[s
     for name in SIZES:
         moves = noise.moved(every, name)
         if not isinstance(moves, NotEstimable):
-            found[name] = float(moves.mean.mean())
+            found[name] = moves.value
     found["difference"] = found["calibration"] - found["search"]
     gained = 0.05 * float(np.mean(means[:, 0] - means[:, 1]))
     return found | {"gain": gained, "interaction": 0.0, "home": 0.0}
@@ -97,7 +97,7 @@ def intervals(core: Core, more: noise.Difference) -> Iterator[tuple[str, Interva
     for name in SIZES:
         moves = noise.moved(core, name)
         if not isinstance(moves, NotEstimable):
-            yield name, noise.interval(moves, np.arange(len(core.responses)))
+            yield name, moves
     yield "difference", more.estimate
     found = gain(core, "search 1", "search 0", lower_is_better=True)
     yield "gain", found.draws

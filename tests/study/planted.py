@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from depthprune.study.table import CellCalibration, CellCost, Evaluation, Row
+from depthprune.study.finalists import FinalRow
+from depthprune.study.plan import Stated
+from depthprune.study.report.page import notes_of, page_of
+from depthprune.study.report.sections import sections_of
+from depthprune.study.statistics.effects import analyse
+from depthprune.study.statistics.findings import findings_of
+from depthprune.study.table import CellCalibration, CellCost, Evaluation, Row, Table
 
 SEARCHES = ("one-shot", "greedy", "beam", "genetic")
 SOURCES = ("prose", "code", "news", "law")
@@ -178,3 +184,19 @@ def own_domain_only(noise: float = 0.0, **changes: Any) -> list[Row]:
         )
         found.append(row.model_copy(update={"evaluations": evaluations}))
     return found
+
+
+def render_study(
+    table: Table,
+    *,
+    plan: str = "",
+    title: str = "",
+    finals: Sequence[FinalRow] = (),
+    stated: Stated | None = None,
+) -> str:
+    """The page of a study."""
+    stated = stated or Stated()
+    parts = analyse(table.rows, stated.margin)
+    sections = sections_of(parts, table.rows, finals, table.dense)
+    found = findings_of(parts, table.rows)
+    return page_of(table, found, sections, notes_of(parts, stated), plan=plan, title=title)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from depthprune.calibration import Calibration, calibrate
 from depthprune.errors import DepthpruneError
@@ -24,11 +24,12 @@ from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet, increase
 from depthprune.evaluator.shards import LossWorkers
 from depthprune.models.loading import Model
 from depthprune.searches import Result, search
+from depthprune.study.evaluation import EvaluationSuite
 from depthprune.study.grid import Cell, Grid
 from depthprune.study.jsonl import only_line
-from depthprune.study.judging import Judged
+from depthprune.study.judging import judged_by, judged_row
 from depthprune.study.plan_reader import Calibrated
-from depthprune.study.table import CellCalibration, CellCost, DenseRow, Evaluation, Key, Row
+from depthprune.study.table import CellCalibration, CellCost, Key, Row
 from depthprune.study.waiting import Waiting
 
 _NONE: Mapping[Key, Row] = MappingProxyType({})
@@ -36,16 +37,6 @@ _TOGETHER = 16
 """Sets that are judged together."""
 _PATIENCE = 1800.0
 """Seconds after which those that wait are judged, however few."""
-
-
-class Judge(Protocol):
-    """Says what sets are worth on what no search saw."""
-
-    def judge(self, removed: RemovedSet) -> tuple[Evaluation, ...]:
-        """Every perplexity and accuracy of the model without a set."""
-
-    def judge_ahead(self, sets: Sequence[RemovedSet]) -> None:
-        """Compute together what `judge` will ask for."""
 
 
 @dataclass(frozen=True)
@@ -63,22 +54,23 @@ class Cells:
     workers: LossWorkers | None = None
 
     def rows_of(
-        self, model: Model, judge: Judge, cells: Sequence[Cell], waiting: Waiting
+        self, model: Model, suite: EvaluationSuite, cells: Sequence[Cell], waiting: Waiting
     ) -> Iterator[Row]:
         """Run the cells of one model; those of one draw share what is drawn, and an evaluator.
 
         Args:
             model: Whose they are.
-            judge: Says what a set is worth on what no search saw.
+            suite: Judges sets on what no search saw.
             cells: In the grid's order.
             waiting: Keeps what was searched until it is judged; none of it is searched again.
         """
         for rows in _together(self._searched(model, cells, waiting)):
             sets = dict.fromkeys(row.removed for row in rows if row.error is None)
             with suppress(DepthpruneError):  # which of them cannot be judged is told by itself
-                judge.judge_ahead(list(sets))
+                suite.judge_ahead(list(sets))
             for row in rows:
-                yield row if row.error is not None else _judged(judge, row)
+                judged = row.error is None
+                yield judged_row(row, judged_by(suite, row.removed)) if judged else row
             waiting.drop(rows)
 
     def _searched(self, model: Model, cells: Sequence[Cell], waiting: Waiting) -> Iterator[Row]:
@@ -94,8 +86,8 @@ class Cells:
             except DepthpruneError as error:
                 yield from (self.failed(cell, model, None, error) for cell in group)
                 continue
-            for objective, of_objective in itertools.groupby(group, key=lambda c: c.objective):
-                for row in self.rows_on(model, drawn, objective, list(of_objective), waiting.rows):
+            for _, of_objective in itertools.groupby(group, key=lambda c: c.objective):
+                for row in self.rows_on(model, drawn, list(of_objective), waiting.rows):
                     if row.error is None:
                         waiting.add(row)
                     yield row
@@ -104,7 +96,6 @@ class Cells:
         self,
         model: Model,
         drawn: Calibration,
-        objective: str,
         cells: Sequence[Cell],
         known: Mapping[Key, Row] = _NONE,
     ) -> Iterator[Row]:
@@ -113,7 +104,6 @@ class Cells:
         Args:
             model: Whose they are.
             drawn: What they are calibrated on.
-            objective: Under which.
             cells: The cells.
             known: Rows of cells that ran already.
         """
@@ -128,7 +118,7 @@ class Cells:
                     evaluator = Evaluator(
                         model,
                         drawn,
-                        objective,
+                        cell.objective,
                         memo=self.memo,
                         racing=racing,
                         workers=self.workers,
@@ -213,19 +203,6 @@ def _together(found: Iterator[Row]) -> Iterator[list[Row]]:
         yield rows
 
 
-def _judged(judge: Judge, row: Row) -> Row:
-    """A row with what its set is worth, or with why that cannot be said."""
-    try:
-        return row.model_copy(update={"evaluations": judge.judge(row.removed)})
-    except DepthpruneError as error:
-        facts = {name: getattr(row, name) for name in _FACTS}
-        return Row(**facts, error=only_line(error))
-
-
-_FACTS = ("model", "blocks", "k", "calibration", "objective", "search", "draw", "search_seed")
-"""Of a row, what is known whether or not its cell ran."""
-
-
 def draw_of(calibrated: Calibrated, model: Model, draw: int) -> Calibration:
     """Draw a calibration.
 
@@ -245,13 +222,6 @@ def key_of(cell: Cell) -> Key:
     return (
         cell.model, cell.k, cell.calibration, cell.objective, cell.search, cell.draw, cell.seed,
     )  # fmt: skip
-
-
-def dense_row(name: str, blocks: int, judged: Judged) -> DenseRow:
-    """What the whole model is worth, beside which every set is read."""
-    if isinstance(judged, DepthpruneError):
-        return DenseRow(model=name, blocks=blocks, error=only_line(judged))
-    return DenseRow(model=name, blocks=blocks, evaluations=judged)
 
 
 def alone_of(evaluator: Evaluator, result: Result) -> tuple[float, ...] | None:

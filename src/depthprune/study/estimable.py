@@ -124,7 +124,8 @@ def _of_part(grid: Grid, cells: Sequence[Cell]) -> Iterator[Gap]:
         _places([cell.search for cell in cells], searches),
         _places([(cell.k, cell.objective) for cell in cells], blocks),
     ] = True
-    kept = repeated(strata, *crossed(there))
+    units_kept, *others = crossed(there)
+    kept = [repeated(strata, units_kept), *others]
     left = {
         "calibration": _left(names, [names[i] for i in strata[kept[0]]]),
         "search": _left(searches, [searches[i] for i in kept[1]]),

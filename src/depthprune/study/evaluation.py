@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from depthprune.calibration import Calibration, HasTokenizer, calibrate
+from depthprune.calibration import Calibration, calibrate
 from depthprune.calibration.windows import Split
 from depthprune.evaluator import Evaluator, Memo, RemovedSet, Score
 from depthprune.evaluator.shards import LossWorkers
@@ -112,24 +112,6 @@ def _weights(score: Score) -> tuple[float, ...] | None:
     return tuple((score.weighting.counts() if one else shares).tolist())
 
 
-def draw_all(
-    model: HasTokenizer, named: Mapping[str, Specs], split_of: Callable[[Specs], Split]
-) -> dict[str, Calibration]:
-    """Draw what is judged on.
-
-    Args:
-        model: Whose tokenizer is used.
-        named: Specs by name.
-        split_of: What part of a source is drawn from.
-
-    Raises:
-        CalibrationError: If a text or file cannot be read.
-    """
-    return {
-        name: calibrate(list(specs), model, split=split_of(specs)) for name, specs in named.items()
-    }
-
-
 def evaluators(
     model: Model,
     texts: Mapping[str, Calibration],
@@ -173,10 +155,13 @@ def make_suite(
     memo: Memo | None,
     split_of: Callable[[Specs], Split],
 ) -> EvaluationSuite:
-    """Draw what is judged on, and what judges it; see `draw_all` and `evaluators`.
+    """Draw what is judged on, by `split_of` from a part of its sources; see `evaluators`.
 
     Raises:
         CalibrationError: If a text or file cannot be read.
     """
-    drawn, items = (draw_all(model, named, split_of) for named in (texts, choices))
+    drawn, items = (
+        {name: calibrate(list(specs), model, split=split_of(specs)) for name, specs in each.items()}
+        for each in (texts, choices)
+    )
     return evaluators(model, drawn, items, by, homes, memo)

@@ -24,22 +24,8 @@ from depthprune.study.finalists import FINALS, FINALS_NAME, FinalKey, FinalRow, 
 from depthprune.study.finalists_on_workers import FinalFactory, rows_of
 from depthprune.study.grid import Grid
 from depthprune.study.harness import require_harness
+from depthprune.study.jsonl import Outcome
 from depthprune.study.table import Row
-
-
-@dataclass(frozen=True)
-class FinalOutcome:
-    """How the judging ended.
-
-    Attributes:
-        done: Lines in the table that ran, of all times.
-        failed: Lines that failed.
-        new: Lines that this run wrote.
-    """
-
-    done: int
-    failed: int
-    new: int
 
 
 @dataclass(frozen=True)
@@ -99,14 +85,14 @@ class Finals:
         if self.wanted and self.table.exists() and self.table.read_bytes().strip():
             FINALS.read(self.table, self.fingerprint)
 
-    def run(self, rows: Sequence[Row]) -> FinalOutcome:
+    def run(self, rows: Sequence[Row]) -> Outcome:
         """Judge the finalists among some cells on what they have not been judged on yet.
 
         Raises:
             UsageError: As `check`.
         """
         if not self.wanted:
-            return FinalOutcome(0, 0, 0)
+            return Outcome(0, 0, 0)
         self.check()
         known = FINALS.resume(self.table, self.fingerprint)
         keys = {row.key for row in known}
@@ -126,7 +112,7 @@ class Finals:
                 step.advance()
         if self.cluster is not None and jobs:
             self._in_order(jobs)
-        return FinalOutcome(done, failed, len(jobs))
+        return Outcome(done, failed, len(jobs))
 
     def _pieces(self) -> Iterator[tuple[str, str, str]]:
         named = zip(self.grid.plan.tasks, self.grid.tasks, strict=True)

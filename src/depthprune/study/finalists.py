@@ -6,7 +6,7 @@ whole model beside them. They are chosen by what the cells were judged on, never
 themselves, so a task's figure is not the luckiest of many.
 
 The table is `finalists.jsonl`: a `FinalRow` is one set on one task or one set of problems, written
-as it ends; `lines` says how. Its plan is the fingerprint of what finalists are judged on.
+as it ends; `jsonl` says how. Its plan is the fingerprint of what finalists are judged on.
 """
 
 from __future__ import annotations
@@ -84,13 +84,10 @@ class Finalist:
     Attributes:
         model: Whose.
         removed: Empty for the whole model.
-        judged: Mean log-perplexity, or 1 − mean accuracy where there are no texts; lower is
-            better. NaN for the whole model, which is not ranked.
     """
 
     model: str
     removed: RemovedSet
-    judged: float
 
     @property
     def k(self) -> int:
@@ -112,11 +109,11 @@ def choose_finalists(rows: Sequence[Row], count: int) -> list[Finalist]:
     done = [row for row in rows if row.error is None]
     chosen = []
     for model in dict.fromkeys(row.model for row in done):
-        chosen.append(Finalist(model, (), math.nan))
+        chosen.append(Finalist(model, ()))
         for k in sorted({row.k for row in done if row.model == model}):
             known = {row.removed: _judged(row) for row in done if (row.model, row.k) == (model, k)}
             ranked = sorted((value, s) for s, value in known.items() if math.isfinite(value))
-            chosen += [Finalist(model, s, value) for value, s in ranked[:count]]
+            chosen += [Finalist(model, removed) for _, removed in ranked[:count]]
     return chosen
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from depthprune.calibration import Calibration, Window, calibrate, require_positions
 from depthprune.calibration.generated import Rehearsed
@@ -58,8 +58,8 @@ class Forecast:
         judging: The most that judging what they choose can take.
     """
 
-    searching: Spent = field(default_factory=Spent)
-    judging: Spent = field(default_factory=Spent)
+    searching: Spent
+    judging: Spent
 
 
 def forecast(grid: Grid, progress: Progress) -> Forecast:

@@ -137,10 +137,7 @@ def read_grid(path: Path) -> Grid:
     Raises:
         UsageError: If the file is not a plan, naming everything that is wrong with it.
     """
-    return _written_out(read_plan(path), path)
-
-
-def _written_out(plan: Plan, path: Path) -> Grid:
+    plan = read_plan(path)
     reading = PlanReader(plan, path)
     calibrations = reading.named(
         each
@@ -230,9 +227,7 @@ def check_files(grid: Grid) -> None:
         UsageError: Naming all of them.
     """
     missing = [
-        f"{where}: no such file {path}"
-        for where, path in itertools.chain(_sources(grid), _tasks(grid))
-        if not is_there(path)
+        f"{where}: no such file {path}" for where, path in _files(grid) if not is_there(path)
     ]
     if missing:
         raise UsageError(
@@ -241,7 +236,7 @@ def check_files(grid: Grid) -> None:
         )
 
 
-def _sources(grid: Grid) -> Iterator[tuple[str, str]]:
+def _files(grid: Grid) -> Iterator[tuple[str, str]]:
     groups: list[tuple[str, Specs]] = [
         *((f"calibrations.{c.family}", c.specs) for c in grid.calibrations.values()),
         *((f"texts.{name}", specs) for name, specs in grid.texts.items()),
@@ -251,7 +246,4 @@ def _sources(grid: Grid) -> Iterator[tuple[str, str]]:
     for where, specs in groups:
         for spec in specs:
             yield from ((where, name) for name in files_of(spec))
-
-
-def _tasks(grid: Grid) -> Iterator[tuple[str, str]]:
     yield from (("tasks", task) for task in grid.tasks if is_task_file(task))

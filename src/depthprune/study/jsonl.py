@@ -34,6 +34,21 @@ class Record(BaseModel):
 R = TypeVar("R", bound=Record)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a table was added to.
+
+    Attributes:
+        done: Records in it that ran, of all times.
+        failed: Records in it that failed.
+        new: Records that this run wrote.
+    """
+
+    done: int
+    failed: int
+    new: int
+
+
 def _agree(first: Record, second: Record) -> bool:
     """Whether two records say the same, but for what it took to find out."""
     one, two = (each.model_dump_json(exclude={"cost", "seconds"}) for each in (first, second))

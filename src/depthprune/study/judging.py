@@ -1,6 +1,7 @@
-"""Judging on a study's workers: every set once, those of one search together, by whoever is free.
+"""What a judgement makes of a line of the table, and how a study's workers come to judgements.
 
-Cells that chose one set wait for the same judgement, and each is written as soon as it is there.
+They judge every set once, those of one search together, by whoever is free. Cells that chose one
+set wait for the same judgement, and each is written as soon as it is there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from depthprune.engine.pool import MOST_DEATHS, Lost
 from depthprune.errors import DepthpruneError, EvaluationError
 from depthprune.evaluator import RemovedSet
 from depthprune.study.evaluation import EvaluationSuite, Part
-from depthprune.study.table import Evaluation, Line
+from depthprune.study.jsonl import only_line
+from depthprune.study.table import DenseRow, Evaluation, Line, Row
 
 Answer: TypeAlias = Evaluation | DepthpruneError
 """What a set is worth on one text, or why that cannot be said."""
@@ -83,6 +85,25 @@ def judged_by(suite: EvaluationSuite, removed: RemovedSet) -> Judged:
         return suite.judge(removed)
     except DepthpruneError as error:
         return error
+
+
+def judged_row(row: Row, judged: Judged) -> Row:
+    """The row of a cell with what its set is worth, or with why that cannot be said."""
+    if isinstance(judged, DepthpruneError):
+        facts = {name: getattr(row, name) for name in _FACTS}
+        return Row(**facts, error=only_line(judged))
+    return row.model_copy(update={"evaluations": judged})
+
+
+_FACTS = ("model", "blocks", "k", "calibration", "objective", "search", "draw", "search_seed")
+"""Of a row, what is known whether or not its cell ran."""
+
+
+def dense_row(name: str, blocks: int, judged: Judged) -> DenseRow:
+    """What the whole model is worth, beside which every set is read."""
+    if isinstance(judged, DepthpruneError):
+        return DenseRow(model=name, blocks=blocks, error=only_line(judged))
+    return DenseRow(model=name, blocks=blocks, evaluations=judged)
 
 
 def died(lost: Lost) -> EvaluationError:

@@ -23,7 +23,7 @@ from depthprune.evaluator import Memo, RemovedSet
 from depthprune.models.loading import Model
 from depthprune.study.evaluation import Part, evaluators, parts_of
 from depthprune.study.grid import Cell
-from depthprune.study.judging import Answer, Finish, Judged, Judging, died
+from depthprune.study.judging import Answer, Finish, Judging, died, judged_row
 from depthprune.study.table import Line, Row
 
 Run: TypeAlias = Callable[[Model, Calibration, Sequence[Cell], "Memo | None"], list[Row]]
@@ -156,12 +156,6 @@ def lines_of(
         failed: Makes the row of a cell that failed.
         dense: Makes the line of the whole model; None where it is not wanted.
     """
-
-    def finish(row: Row, cell: Cell, unit: Unit, judged: Judged) -> Row:
-        if isinstance(judged, DepthpruneError):
-            return failed(cell, model, drawn[unit.drawn], judged)
-        return row.model_copy(update={"evaluations": judged})
-
     with Pool(cluster, factory, Alike(Facts.of(model))) as pool:
         shipped = {name: pool.share(name, as_tokens(each)) for name, each in drawn.items()}
         work: list[tuple[Any, ...]] = [("search", shipped[u.drawn], u.cells) for u in units]
@@ -177,12 +171,6 @@ def lines_of(
                 error = died(answer)
                 yield from (failed(cell, model, drawn[unit.drawn], error) for cell in unit.cells)
                 continue
-            ran = list(zip(unit.cells, answer, strict=True))
-            yield from (row for _, row in ran if row.error is not None)
-            yield from judging.ask(
-                [
-                    (row.removed, partial(finish, row, cell, unit))
-                    for cell, row in ran
-                    if row.error is None
-                ]
-            )
+            yield from (row for row in answer if row.error is not None)
+            ran = [row for row in answer if row.error is None]
+            yield from judging.ask([(row.removed, partial(judged_row, row)) for row in ran])

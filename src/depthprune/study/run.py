@@ -17,11 +17,12 @@ from depthprune.progress import SILENT, Progress, warn
 from depthprune.pruning.session import memo_at
 from depthprune.pruning.standing import if_interrupted
 from depthprune.study.estimable import check_estimable
-from depthprune.study.finalist_runner import FinalOutcome, Finals
+from depthprune.study.finalist_runner import Finals
 from depthprune.study.grid import check_files, read_grid
+from depthprune.study.jsonl import Outcome
 from depthprune.study.report.files import WrittenReport
 from depthprune.study.report.publish import PLAN_NAME, write_page
-from depthprune.study.runner import Outcome, Study
+from depthprune.study.runner import Study
 from depthprune.study.table import TABLE_NAME, read, resume
 from depthprune.study.waiting import count
 
@@ -44,7 +45,7 @@ class StudyResult:
     folder: Path
     cells: int
     outcome: Outcome
-    finalists: FinalOutcome
+    finalists: Outcome
     written: WrittenReport | None
 
     @property

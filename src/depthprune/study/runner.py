@@ -23,11 +23,12 @@ from depthprune.errors import DepthpruneError
 from depthprune.evaluator import Evaluator, Memo
 from depthprune.models.loading import Model, load
 from depthprune.progress import SILENT, Progress, ProgressStep
-from depthprune.study.cells import Cells, dense_row, draw_of, key_of
+from depthprune.study.cells import Cells, draw_of, key_of
 from depthprune.study.estimable import require_items
 from depthprune.study.evaluation import EvaluationSuite, evaluators, make_suite
 from depthprune.study.grid import Cell, Grid
-from depthprune.study.judging import Finish, judged_by
+from depthprune.study.jsonl import Outcome
+from depthprune.study.judging import Finish, dense_row, judged_by
 from depthprune.study.on_workers import StudyFactory, Unit, as_tokens, lines_of
 from depthprune.study.table import (
     TABLE_NAME,
@@ -41,21 +42,6 @@ from depthprune.study.table import (
     write,
 )
 from depthprune.study.waiting import Waiting
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a study ended.
-
-    Attributes:
-        done: Cells in the table that ran.
-        failed: Cells in the table that failed.
-        new: Cells that this run wrote.
-    """
-
-    done: int
-    failed: int
-    new: int
 
 
 @dataclass(frozen=True)
@@ -138,7 +124,8 @@ class Study:
             self._check_items(suite)
             whole = partial(dense_row, name, model.blocks) if name not in dense else None
             if self.cluster is not None:
-                yield from self._rows_elsewhere(self.cluster, model, suite, group, whole, waiting)
+                left = _OfModel(model, suite, group, whole)
+                yield from self._rows_elsewhere(self.cluster, left, waiting)
                 continue
             if whole is not None:
                 yield whole(judged_by(suite, ()))
@@ -159,18 +146,12 @@ class Study:
         return make_suite(model, grid.texts, grid.choices, by, homes, self.memo, grid.split_of)
 
     def _rows_elsewhere(
-        self,
-        cluster: Cluster,
-        model: Model,
-        suite: EvaluationSuite,
-        cells: Sequence[Cell],
-        whole: Finish | None,
-        waiting: Waiting,
+        self, cluster: Cluster, of_model: _OfModel, waiting: Waiting
     ) -> Iterator[Line]:
         """The cells of one model, run and judged by workers; where those fail, all that is left."""
-        left = {key_of(cell): cell for cell in cells}
+        left, whole = {key_of(cell): cell for cell in of_model.cells}, of_model.whole
         try:
-            for line in self._lines_elsewhere(cluster, model, suite, cells, whole, waiting):
+            for line in self._lines_elsewhere(cluster, of_model, waiting):
                 if isinstance(line, Row):
                     del left[line.key]
                 else:
@@ -182,18 +163,13 @@ class Study:
             yield from (self._cells.failed(cell, None, None, error) for cell in left.values())
 
     def _lines_elsewhere(
-        self,
-        cluster: Cluster,
-        model: Model,
-        suite: EvaluationSuite,
-        cells: Sequence[Cell],
-        whole: Finish | None,
-        waiting: Waiting,
+        self, cluster: Cluster, of_model: _OfModel, waiting: Waiting
     ) -> Iterator[Line]:
-        grid, name = self.grid, cells[0].model
-        load = on_worker(cluster, model, grid.place(name))
+        grid, model, suite, cells = self.grid, of_model.model, of_model.suite, of_model.cells
+        load = on_worker(cluster, model, grid.place(cells[0].model))
         if len({(c.calibration, c.draw, c.objective) for c in cells}) < cluster.workers:
-            yield from self._lines_cut(cluster, load, model, suite, cells, whole, waiting)
+            with RayLosses(cluster, load, model) as workers:
+                yield from self._lines_cut(workers, of_model, waiting)
             return
         units: list[Unit] = []
         drawn: dict[str, Calibration] = {}
@@ -218,30 +194,40 @@ class Study:
                 by=grid.plan.by,
                 memo=memo,
             )
-            yield from lines_of(cluster, factory, model, drawn, units, self._cells.failed, whole)
+            failed, whole = self._cells.failed, of_model.whole
+            yield from lines_of(cluster, factory, model, drawn, units, failed, whole)
 
     def _lines_cut(
-        self,
-        cluster: Cluster,
-        load: Callable[[], Model],
-        model: Model,
-        suite: EvaluationSuite,
-        cells: Sequence[Cell],
-        whole: Finish | None,
-        waiting: Waiting,
+        self, workers: RayLosses, of_model: _OfModel, waiting: Waiting
     ) -> Iterator[Line]:
         """The same one search after the other, each cut among workers that would else be idle."""
         texts, items = (
             {name: judge.calibration for name, judge in named.items()}
-            for named in (suite.texts, suite.items)
+            for named in (of_model.suite.texts, of_model.suite.items)
         )
-        plan = self.grid.plan
-        with RayLosses(cluster, load, model) as workers:
-            suite = evaluators(model, texts, items, plan.by, plan.homes, self.memo, workers)
-            if whole is not None:
-                yield whole(judged_by(suite, ()))
-            cut = Cells(self.grid, self.memo, workers)
-            yield from cut.rows_of(model, suite, cells, waiting)
+        plan, model = self.grid.plan, of_model.model
+        suite = evaluators(model, texts, items, plan.by, plan.homes, self.memo, workers)
+        if of_model.whole is not None:
+            yield of_model.whole(judged_by(suite, ()))
+        cut = Cells(self.grid, self.memo, workers)
+        yield from cut.rows_of(model, suite, of_model.cells, waiting)
+
+
+@dataclass(frozen=True)
+class _OfModel:
+    """What is left to run of one model.
+
+    Attributes:
+        model: The model.
+        suite: Judges sets on what no search saw.
+        cells: In the grid's order.
+        whole: Makes the line of the whole model; None where the table has it.
+    """
+
+    model: Model
+    suite: EvaluationSuite
+    cells: Sequence[Cell]
+    whole: Finish | None
 
 
 class _Halves:
@@ -273,8 +259,7 @@ def _run(
     memo: Memo | None,
 ) -> list[Row]:
     """In a worker: cells that share a draw and an objective, which others judge."""
-    runs = Cells(grid, memo).rows_on(model, drawn, cells[0].objective, cells)
-    return list(runs)
+    return list(Cells(grid, memo).rows_on(model, drawn, cells))
 
 
 def _travelling(judges: Mapping[str, Evaluator]) -> dict[str, Calibration]:

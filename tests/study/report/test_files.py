@@ -4,10 +4,9 @@ import pytest
 
 from depthprune.study.grid import read_grid
 from depthprune.study.report.files import write_study
-from depthprune.study.report.page import render_study
 from depthprune.study.report.publish import write_page
 from depthprune.study.table import Table, write
-from study.planted import noise_only
+from study.planted import noise_only, render_study
 
 FEW = {"sources": ("prose", "code"), "searches": ("one-shot", "greedy")}
 

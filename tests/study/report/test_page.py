@@ -13,12 +13,18 @@ from depthprune.study.finalists import FinalRow, FinalScore
 from depthprune.study.plan import Margin, Stated
 from depthprune.study.report import cells, tables
 from depthprune.study.report.effects import effect_table, gain_table
-from depthprune.study.report.page import render_study
 from depthprune.study.statistics.effects import analyse
 from depthprune.study.statistics.quality import quality_against_cost
 from depthprune.study.table import DenseRow, Table
 from report.test_page import CHROMIUM, Page, browse, words
-from study.planted import Grid, calibration_only, noise_only, own_domain_only, search_only
+from study.planted import (
+    Grid,
+    calibration_only,
+    noise_only,
+    own_domain_only,
+    render_study,
+    search_only,
+)
 from study.statistics.test_intervals import by_item
 
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">$\\frac{'

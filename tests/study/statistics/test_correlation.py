@@ -4,7 +4,6 @@ from scipy import stats
 
 from depthprune.study.statistics.correlation import (
     _coefficients,
-    correlate,
     pooled,
 )
 from depthprune.study.statistics.estimates import NotEstimable
@@ -12,6 +11,11 @@ from depthprune.study.statistics.estimates import NotEstimable
 # The worked example of Spearman's coefficient in Wikipedia: IQ against hours of television.
 IQ = np.asarray([106, 100, 86, 101, 99, 103, 97, 113, 112, 110], dtype=float)
 HOURS = np.asarray([7, 27, 2, 50, 28, 29, 20, 12, 6, 17], dtype=float)
+
+
+def correlate(x, y, draws=None, **settings):
+    """One group, each cell a draw of its own unless it is said."""
+    return pooled([x], [y], [np.arange(len(x)) if draws is None else draws], **settings)
 
 
 def test_a_published_example():
@@ -62,7 +66,7 @@ def test_cells_of_one_draw_are_drawn_together():
     rng = np.random.default_rng(4)
     x, y = np.repeat(rng.standard_normal((2, 6)), 8, axis=1) + 0.01 * rng.standard_normal((2, 48))
     alone = correlate(x, y).spearman
-    together = correlate(x, y, clusters=np.repeat(np.arange(6), 8)).spearman
+    together = correlate(x, y, np.repeat(np.arange(6), 8)).spearman
     assert together.value == alone.value
     assert together.high - together.low > 1.5 * (alone.high - alone.low)
 
@@ -71,13 +75,16 @@ def test_groups_are_ranked_apart():
     """Within each size more perplexity goes with more accuracy; over all, the other way."""
     x = [np.arange(5.0), np.arange(5.0) + 100]
     y = [np.arange(5.0) + 50, np.arange(5.0)]
-    assert pooled(x, y).spearman.value == pytest.approx(1)
+    draws = [np.arange(5), np.arange(5) + 5]
+    assert pooled(x, y, draws).spearman.value == pytest.approx(1)
     assert correlate(np.concatenate(x), np.concatenate(y)).spearman.value < 0
 
 
 def test_groups_weigh_by_their_cells():
     up, down = np.arange(6.0), np.arange(3.0)
-    assert pooled([up, down], [up, -down]).kendall.value == pytest.approx((6 - 3) / 9)
+    assert pooled(
+        [up, down], [up, -down], [np.arange(6), np.arange(3)]
+    ).kendall.value == pytest.approx((6 - 3) / 9)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +96,7 @@ def test_what_does_not_vary_has_no_rank(x, y):
 
 def test_two_draws_give_no_interval():
     x = np.asarray([1.0, 2, 3, 4])
-    found = correlate(x, x, clusters=np.asarray([0, 0, 1, 1])).spearman
+    found = correlate(x, x, np.asarray([0, 0, 1, 1])).spearman
     assert found.value == 1
     assert isinstance(found.interval, NotEstimable)
 

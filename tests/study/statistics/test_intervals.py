@@ -85,10 +85,8 @@ def test_one_cell_without_its_items_leaves_their_error_unknown():
 def test_what_factors_move_and_their_difference_widen_with_the_items_and_keep_their_values():
     of = Design(calibrations=3, draws=4, searches=2, items=30).core(np.random.default_rng(1))
     bare = replace(of, without_items=None)
-    columns = np.arange(len(of.responses))
     for vary in ("calibration", "search", "draw"):
-        wide = noise.interval(noise.moved(of, vary), columns)
-        narrow = noise.interval(noise.moved(bare, vary), columns)
+        wide, narrow = noise.moved(of, vary), noise.moved(bare, vary)
         assert wide.value == narrow.value
         # Two draws of one calibration answer the same items alike here, so items add nothing there.
         widened = wide.high - wide.value > (narrow.high - narrow.value) * (1 + 1e-9)

@@ -37,9 +37,9 @@ def planted(values, **changes):
     ],
 )
 def test_what_a_factor_moves_by_hand(vary, expected, pairs):
-    moves = noise.moved(planted(BY_HAND), vary)
-    assert moves.mean == pytest.approx([expected])
-    assert moves.pairs == pairs
+    found = noise.moved(planted(BY_HAND), vary)
+    assert found.value == pytest.approx(expected)
+    assert found.n == pairs
 
 
 def slowly(of, vary, without=None):
@@ -68,13 +68,13 @@ def test_figures_and_what_is_left_without_a_draw_are_those_of_the_slow_way(vary)
     lost = [row for row in rows if (row.calibration.name, row.draw) != ("law", 2)]
     of = core(data(lost))
     assert sorted(of.draws) == [2, 3, 3, 3]
-    moves = noise.moved(of, vary)
-    assert moves.mean == pytest.approx(slowly(of, vary))
+    whole, *left_out = noise.figures(of, vary)
+    assert whole == pytest.approx(slowly(of, vary))
     for unit in (0, 4, len(of.values) - 1):
         if of.draws[of.calibration[unit]] > 2 or vary == "calibration":
-            assert moves.left_out[unit] == pytest.approx(slowly(of, vary, without=unit))
+            assert left_out[unit] == pytest.approx(slowly(of, vary, without=unit))
         else:
-            assert np.isnan(moves.left_out[unit]).all()
+            assert np.isnan(left_out[unit]).all()
 
 
 def test_under_pure_noise_every_figure_is_the_floor():
@@ -83,7 +83,7 @@ def test_under_pure_noise_every_figure_is_the_floor():
     for _ in range(200):
         of = design.core(rng)
         for vary, figures in found.items():
-            figures.append(noise.moved(of, vary).mean.mean())
+            figures.append(noise.moved(of, vary).value)
     floor = np.mean(found["draw"])
     for figures in found.values():
         error = np.std(np.asarray(figures) - np.asarray(found["draw"])) / 200**0.5
@@ -116,8 +116,7 @@ def test_calibrations_of_unequal_spread_have_the_degrees_of_freedom_of_satterthw
 
 
 def test_two_draws_of_one_calibration_give_no_interval_of_the_floor():
-    of = core(data(noise_only(draws=2, sources=("prose",))))
-    found = noise.interval(noise.moved(of, "draw"), np.asarray([0]))
+    found = noise.moved(core(data(noise_only(draws=2, sources=("prose",)))), "draw")
     assert found.interval == NotEstimable("too few draws for an interval")
     assert found.value > 0
 
@@ -141,7 +140,7 @@ def test_what_cannot_be_measured_is_said(changes, vary, reason):
 def test_the_difference_is_that_of_the_figures_and_the_same_each_time():
     of = core(data(noise_only(texts=("prose", "code")))).of("perplexity")
     found = noise.difference(of)
-    figures = [noise.moved(of, vary).mean.mean() for vary in ("calibration", "search")]
+    figures = [noise.moved(of, vary).value for vary in ("calibration", "search")]
     assert found.estimate.value == pytest.approx(figures[0] - figures[1])
     assert found == noise.difference(of)
     assert found.estimate.low < found.estimate.value < found.estimate.high
@@ -183,15 +182,14 @@ def test_intervals_cover_and_neither_factor_is_favoured(planted):
     # As many levels as searches would make both equal exactly; the levels are drawn anew instead.
     means = design.means(rng)
     truth = {
-        vary: np.mean([noise.moved(design.core(rng, means), vary).mean.mean() for _ in range(300)])
+        vary: np.mean([noise.figures(design.core(rng, means), vary)[0].mean() for _ in range(300)])
         for vary in ("calibration", "search", "draw")
     }
     covered = dict.fromkeys((*truth, "difference"), 0)
     for _ in range(150):
         of = design.core(rng, means)
-        columns = np.arange(len(of.responses))
         for vary, value in truth.items():
-            low, high = noise.interval(noise.moved(of, vary), columns).interval
+            low, high = noise.moved(of, vary).interval
             covered[vary] += low <= value <= high
         low, high = noise.difference(of, resamples=199).estimate.interval
         covered["difference"] += low <= truth["calibration"] - truth["search"] <= high
@@ -204,7 +202,7 @@ def test_a_calibration_with_one_draw_leaves_no_interval_of_what_calibrations_mov
     rows = noise_only(sources=("prose", "code"), draws=6)
     rows = [row for row in rows if row.calibration.name == "prose" or row.draw == 0]
     of = core(data(rows)).of("perplexity")
-    calibrations = noise.interval(noise.moved(of, "calibration"), np.arange(1))
+    calibrations = noise.moved(of, "calibration")
     assert isinstance(calibrations.interval, NotEstimable)
-    searches = noise.interval(noise.moved(of, "search"), np.arange(1))
+    searches = noise.moved(of, "search")
     assert not isinstance(searches.interval, NotEstimable)

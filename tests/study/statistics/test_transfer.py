@@ -28,7 +28,6 @@ def test_home_is_compared_with_elsewhere():
     found = of_home(own_domain_only())
     assert found.gain.value == pytest.approx(0.5)
     assert (found.own, found.other) == (pytest.approx(3.5), pytest.approx(4.0))
-    assert found.evaluations == 2
 
 
 def test_the_interval_of_home_is_that_of_its_draws():

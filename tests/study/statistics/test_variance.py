@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ def terms(rows):
 
 
 def test_one_factor_by_hand():
-    """Values 1, 3 and 5, 7: SS_T = 20, SS_A = 16, SS_E = 4, MS_E = 2, F = 8, ω² = 14 / 22."""
+    """Values 1, 3 and 5, 7: SS_T = 20, SS_A = 16, SS_E = 4, MS_E = 2, ω² = 14 / 22."""
     values = {("prose", 0): 1, ("prose", 1): 3, ("code", 0): 5, ("code", 1): 7}
     rows = Grid(lambda cell: values[cell.source, cell.draw], sources=("prose", "code"),
                 searches=("greedy",), draws=2).rows()  # fmt: skip
@@ -25,9 +26,7 @@ def test_one_factor_by_hand():
     assert (source.df, source.error) == (1, "draw")
     assert source.ss == pytest.approx(16)
     assert source.eta2 == pytest.approx(0.8)
-    assert source.f == pytest.approx(8)
     assert source.omega2 == pytest.approx(14 / 22)
-    assert source.p == pytest.approx(0.1056, abs=1e-4)
 
 
 def unbalanced():
@@ -55,18 +54,19 @@ def test_sums_of_squares_are_those_of_statsmodels(rows):
         # The draw is left out of theirs, whose type II knows no nesting; so it is of ours.
         fitted = formula.ols("y ~ (k + source + search) ** 2", frame).fit()
         theirs = anova.anova_lm(fitted, typ=2)
-    one_draw = made.with_values(made.values)
-    one_draw.codes["unit"] = made.codes["calibration"]
-    levels = dict(made.levels, unit=made.levels["calibration"])
-    object.__setattr__(one_draw, "levels", levels)
+    one_draw = replace(
+        made,
+        codes={**made.codes, "unit": made.codes["calibration"]},
+        levels={**made.levels, "unit": made.levels["calibration"]},
+    )
     ours = {term.name: term for term in decompose(one_draw, FIRST).terms}
-    for name, ss, df, f in zip(
-        theirs.index, theirs["sum_sq"], theirs["df"], theirs["F"], strict=True
-    ):
+    total = ((made.values[:, 0] - made.values[:, 0].mean()) ** 2).sum()
+    error = theirs["sum_sq"]["Residual"] / theirs["df"]["Residual"]
+    for name, ss, df in zip(theirs.index, theirs["sum_sq"], theirs["df"], strict=True):
         if name != "Residual":
             term = ours[name.replace(":", " × ")]
             assert (term.ss, term.df) == (pytest.approx(ss), df)
-            assert term.f == pytest.approx(f)
+            assert term.omega2 == pytest.approx((ss - df * error) / (total + error))
 
 
 def test_in_a_crossed_design_the_parts_are_the_whole():
@@ -115,11 +115,9 @@ def test_size_takes_none_of_the_share_of_the_rest():
 
 def test_opposite_effects_on_two_texts_do_not_cancel():
     made = data(calibration_only())
-    both = made.with_values(np.stack([made.values[:, 0], 10 - made.values[:, 0]], axis=1))
-    found = decompose(both, np.asarray([0, 1]))
+    both = np.stack([made.values[:, 0], 10 - made.values[:, 0]], axis=1)
+    found = decompose(replace(made, values=both), np.asarray([0, 1]))
     assert found.calibration > 0.999
-    assert found.responses == 2
-    assert isinstance(found.terms[0].p, NotEstimable)
 
 
 @pytest.mark.parametrize(
@@ -180,4 +178,3 @@ def test_values_that_are_all_equal_have_no_variance():
 def test_a_saturated_design_says_what_it_cannot():
     found = terms(noise_only(draws=1, searches=("one-shot", "greedy"), sources=("prose", "code")))
     assert isinstance(found["source"].omega2, NotEstimable)
-    assert isinstance(found["source"].f, NotEstimable)

@@ -22,7 +22,7 @@ from depthprune.study.statistics.effects import (
     StudyPart,
 )
 from depthprune.study.statistics.estimates import IntervalEstimate, NotEstimable
-from depthprune.study.statistics.findings.verdicts import verdict
+from depthprune.study.statistics.findings.verdicts import MEASURED, verdict
 from depthprune.study.statistics.masks import masks
 from depthprune.study.statistics.noise import Difference
 from depthprune.study.statistics.overlap import jaccard_matrix
@@ -74,8 +74,7 @@ def _scaled(value: IntervalEstimate, scale: float) -> IntervalEstimate:
 
 def variance(known: Mapping[str, Decomposition]) -> str:
     """The share of variance of each term."""
-    names = {"perplexity": "log-perplexity", "accuracy": "accuracy"}
-    panels = [(names[measure], found) for measure, found in known.items()]
+    panels = [(MEASURED[measure], found) for measure, found in known.items()]
     words = [
         f"{term.name}, {name}: {numbers.fixed(100 * term.within, 1)}%"
         for name, found in panels

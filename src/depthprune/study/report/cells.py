@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from depthprune.report import numbers
 from depthprune.study.report.table_model import (
+    DASH,
     TableCell,
     TextTable,
     number,
@@ -102,7 +103,7 @@ def _count(inside: NDArray[np.bool_]) -> TableCell:
 
 def _evaluated(found: Evaluation | None) -> TableCell:
     if found is None:
-        return TableCell(numbers.DASH)
+        return DASH
     scale = 1 if found.kind == "perplexity" else 100
     shown = numbers.with_error(scale * found.value, scale * (found.stderr or 0.0))
     return TableCell(shown, scale * found.value)
@@ -117,14 +118,13 @@ def cell_table(rows: Sequence[Row], dense: Sequence[DenseRow] = ()) -> TextTable
     """
     names = list(dict.fromkeys((e.name, e.kind) for row in rows for e in row.evaluations))
     seeds = len({row.search_seed for row in rows}) > 1
-    dash = TableCell(numbers.DASH)
     found: list[tuple[TableCell, ...]] = []
     for whole in dense:
         values = {(e.name, e.kind): e for e in whole.evaluations}
         result = f"failed: {whole.error}" if whole.error else "none: the whole model"
-        place = (dash, TableCell(whole.model), TableCell("0", 0), *[dash] * (3 + seeds))
+        place = (DASH, TableCell(whole.model), TableCell("0", 0), *[DASH] * (3 + seeds))
         judged_whole = [_evaluated(values.get(name)) for name in names]
-        found.append((*place, TableCell(result), dash, *judged_whole))
+        found.append((*place, TableCell(result), DASH, *judged_whole))
     for row in rows:
         values = {(e.name, e.kind): e for e in row.evaluations}
         cells = [_evaluated(values.get(name)) for name in names]

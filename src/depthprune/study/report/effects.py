@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from depthprune.report import numbers
 from depthprune.study.report.table_model import (
+    DASH,
     TableCell,
     TextTable,
     interval,
@@ -55,8 +55,7 @@ def effect_table(part: StudyPart) -> TextTable:
             claim = (
                 "cannot be said" if isinstance(p, NotEstimable) else "yes" if p < ALPHA else "no"
             )
-            dash = TableCell(numbers.DASH)
-            rows.append((TableCell(f"{name}, {unit}"), dash, dash, p_value(p), TableCell(claim)))
+            rows.append((TableCell(f"{name}, {unit}"), DASH, DASH, p_value(p), TableCell(claim)))
     head = ("Changing the", "Moves by", "95% interval", "p, adjusted", "Called an effect")
     caption = "What changing one thing and the draw moves, all else equal"
     return TextTable(caption, head, tuple(rows))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from depthprune.report import numbers
 from depthprune.study.finalists import FinalRow, FinalScore
-from depthprune.study.report.table_model import TableCell, TextTable
+from depthprune.study.report.table_model import DASH, TableCell, TextTable
 
 
 def final_table(finals: Sequence[FinalRow]) -> TextTable:
@@ -26,9 +26,8 @@ def final_table(finals: Sequence[FinalRow]) -> TextTable:
         set_ = numbers.block_list(row.removed) if row.removed else "none: the whole model"
         lead = (TableCell(row.model), TableCell(str(row.k), row.k), TableCell(set_))
         if row.error is not None:
-            dash = TableCell(numbers.DASH)
             rows.append(
-                (*lead, TableCell(row.name), dash, TableCell(f"failed: {row.error}"), dash, dash)
+                (*lead, TableCell(row.name), DASH, TableCell(f"failed: {row.error}"), DASH, DASH)
             )
         for score in row.scores:
             dense = whole.get((row.model, row.name, *_metric(score)))
@@ -39,7 +38,7 @@ def final_table(finals: Sequence[FinalRow]) -> TextTable:
                     TableCell(score.task),
                     TableCell(name),
                     _value(score),
-                    TableCell(numbers.DASH) if dense is None else _value(dense),
+                    DASH if dense is None else _value(dense),
                     TableCell(f"{score.n:,}", score.n),
                 )
             )

@@ -15,41 +15,15 @@ from markupsafe import Markup
 
 from depthprune.report import numbers
 from depthprune.report.templating import environment, source
-from depthprune.study.finalists import FinalRow
 from depthprune.study.plan import Stated
-from depthprune.study.report.sections import Section, sections_of
+from depthprune.study.report.sections import Section
 from depthprune.study.statistics import formatting as fmt
-from depthprune.study.statistics.effects import StudyPart, analyse
+from depthprune.study.statistics.effects import StudyPart
 from depthprune.study.statistics.estimates import NotEstimable
-from depthprune.study.statistics.findings import findings_of
 from depthprune.study.statistics.findings.verdicts import Finding
 from depthprune.study.table import Table
 
 _PACKAGE = "depthprune.study.report"
-
-
-def render_study(
-    table: Table,
-    *,
-    plan: str = "",
-    title: str = "",
-    finals: Sequence[FinalRow] = (),
-    stated: Stated | None = None,
-) -> str:
-    """The page of a study as a self-contained HTML document.
-
-    Args:
-        table: The results.
-        plan: The plan's text, shown as it is; may be empty.
-        title: What the study is called; by default after its models.
-        finals: What finalists were judged on besides.
-        stated: What the plan states of how results are read.
-    """
-    stated = stated or Stated()
-    parts = analyse(table.rows, stated.margin)
-    sections = sections_of(parts, table.rows, finals, table.dense)
-    found = findings_of(parts, table.rows)
-    return page_of(table, found, sections, notes_of(parts, stated), plan=plan, title=title)
 
 
 def page_of(
@@ -61,7 +35,16 @@ def page_of(
     plan: str,
     title: str,
 ) -> str:
-    """The same, of findings, sections and `notes_of` that are made already."""
+    """The page of a study as a self-contained HTML document.
+
+    Args:
+        table: The results.
+        found: What they say.
+        sections: Their figures and tables.
+        notes: By `notes_of`.
+        plan: The plan's text, shown as it is; may be empty.
+        title: What the study is called; by default after its models.
+    """
     script = source("study.js", _PACKAGE)
     verdicts = [each for each in found if each.topic == "verdict"]
     not_estimable = [each for each in verdicts if each.verdict == "unsaid"]

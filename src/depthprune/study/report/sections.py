@@ -34,7 +34,7 @@ class FigureWithTables:
         part: Which part; empty where there is one only.
         figure: An SVG; empty where there is none.
         caption: Of the figure.
-        tables: Tables.
+        text_tables: What the figure shows, in words.
         missing: Why there is neither; empty otherwise.
     """
 

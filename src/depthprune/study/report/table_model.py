@@ -42,6 +42,10 @@ class TextTable:
     rows: tuple[tuple[TableCell, ...], ...]
 
 
+DASH = TableCell(numbers.DASH)
+"""Where there is no value."""
+
+
 def markdown(text_table: TextTable) -> str:
     """A table as GitHub's Markdown, its caption above it; what others wrote is escaped."""
 
@@ -108,7 +112,7 @@ def _numeric(text_table: TextTable) -> list[bool]:
 def number(value: float | NotEstimable | None, places: int = 3, *, scale: float = 1.0) -> TableCell:
     """A value as a cell; why there is none, where there is none."""
     if value is None:
-        return TableCell(numbers.DASH)
+        return DASH
     if isinstance(value, NotEstimable):
         return TableCell(value.reason)
     return TableCell(numbers.fixed(scale * value, places), scale * value)

@@ -11,6 +11,7 @@ import numpy as np
 
 from depthprune.report import numbers
 from depthprune.study.report.table_model import (
+    DASH,
     TableCell,
     TextTable,
     interval,
@@ -42,7 +43,7 @@ def variance_table(measure: str, found: Decomposition) -> TextTable:
         (
             TableCell(term.name),
             TableCell(str(term.df), term.df),
-            number(term.eta2, scale=1),
+            number(term.eta2),
             number(term.within),
             number(term.omega2),
             TableCell(_judged(term)),
@@ -54,14 +55,14 @@ def variance_table(measure: str, found: Decomposition) -> TextTable:
             TableCell("residual"),
             TableCell(str(found.residual_df), found.residual_df),
             number(found.residual),
-            *[TableCell(numbers.DASH)] * 3,
+            *[DASH] * 3,
         )
     )
     rows += [
         (
             TableCell(name),
             TableCell("not estimated"),
-            *[TableCell(numbers.DASH)] * 3,
+            *[DASH] * 3,
             TableCell(why.reason),
         )
         for name, why in found.not_estimable.items()
@@ -107,8 +108,7 @@ def agreement_table(data: StudyData) -> TextTable:
     for vary, name in words.items():
         found = agreement(data, vary)
         if isinstance(found, NotEstimable):
-            dash = TableCell(numbers.DASH)
-            rows.append((TableCell(name), number(found), dash, dash, TableCell("0", 0)))
+            rows.append((TableCell(name), number(found), DASH, DASH, TableCell("0", 0)))
         else:
             count = TableCell(f"{found.pairs:,}", found.pairs)
             p = p_value(agreement_p(data, vary))
@@ -153,7 +153,7 @@ def pattern_table(part: StudyPart) -> TextTable:
             )
             name = TableCell(f"{factor}, k = {k}")
             if isinstance(found, NotEstimable):
-                rows.append((name, number(found), TableCell(numbers.DASH), TableCell(numbers.DASH)))
+                rows.append((name, number(found), DASH, DASH))
             else:
                 rows.append((name, number(found.r2), number(found.f, 1), p_value(found.p)))
     head = ("Factor", "R²", "Pseudo-F", "p, 999 permutations")
@@ -171,7 +171,7 @@ def rank_table(data: StudyData) -> TextTable:
     rows: list[tuple[TableCell, ...]] = []
     for name, each in found.items():
         if isinstance(each, NotEstimable):
-            rows.append((TableCell(name), number(each), *[TableCell(numbers.DASH)] * 4))
+            rows.append((TableCell(name), number(each), *[DASH] * 4))
         else:
             rho, tau = each.spearman, each.kendall
             shown = (number(rho.value, 2), interval(rho), number(tau.value, 2), interval(tau))
@@ -203,7 +203,7 @@ def standings_table(found: Sequence[Standing], measure: str) -> TextTable:
     for each in found:
         mean = np.exp(each.mean) if perplexity else 100 * each.mean
         if each.behind is None:
-            behind: tuple[TableCell, ...] = (TableCell(numbers.DASH), TableCell(numbers.DASH))
+            behind: tuple[TableCell, ...] = (DASH, DASH)
         else:
             scale = 1.0 if perplexity else 100.0
             behind = (number(scale * each.behind.value, 3), interval(each.behind, scale))

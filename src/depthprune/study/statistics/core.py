@@ -22,6 +22,7 @@ from depthprune.study.statistics.data import (
     Ints,
     Response,
     StudyData,
+    columns_of,
 )
 from depthprune.study.statistics.estimates import NotEstimable
 
@@ -72,14 +73,9 @@ class Core:
         """Distinct objectives of the blocks."""
         return tuple(sorted({objective for _, objective in self.blocks}))
 
-    def columns(self, kind: str) -> Ints:
-        """Indices of the responses of a kind."""
-        chosen = [i for i, response in enumerate(self.responses) if response.kind == kind]
-        return np.asarray(chosen, dtype=np.int64)
-
     def of(self, kind: str) -> Core:
         """The same with the responses of one kind only."""
-        columns = self.columns(kind)
+        columns = columns_of(self.responses, kind)
         responses = tuple(self.responses[c] for c in columns)
         without = None if self.without_items is None else self.without_items[..., columns]
         return replace(
@@ -113,7 +109,8 @@ def core(data: StudyData) -> Core | NotEstimable:
     there[unit, search, block] = True
     strata = np.zeros(shape[0], dtype=np.int64)
     strata[unit] = data.codes["calibration"]
-    units, searches, blocks = repeated(strata, *crossed(there))
+    units, searches, blocks = crossed(there)
+    units = repeated(strata, units)
     inside = np.isin(unit, units) & np.isin(search, searches) & np.isin(block, blocks)
     cells = np.flatnonzero(inside)
     place = tuple(
@@ -186,20 +183,16 @@ def crossed(there: NDArray[np.bool_]) -> list[Ints]:
         kept[worst[1]] = np.delete(kept[worst[1]], worst[2])
 
 
-def repeated(strata: Ints, units: Ints, searches: Ints, blocks: Ints) -> tuple[Ints, Ints, Ints]:
-    """Without the calibrations that have one draw, where at least two have more.
+def repeated(strata: Ints, units: Ints) -> Ints:
+    """The draws that are kept, but for those of calibrations that have one, if two have more.
 
     Args:
         strata: The calibration of every draw.
-        units: The draws that are kept.
-        searches: Passed on.
-        blocks: Passed on.
+        units: The draws.
     """
     names, counts = np.unique(strata[units], return_counts=True)
     several = names[counts > 1]
-    if len(several) > 1:
-        units = units[np.isin(strata[units], several)]
-    return units, searches, blocks
+    return units[np.isin(strata[units], several)] if len(several) > 1 else units
 
 
 def _left_out(

@@ -1,8 +1,8 @@
 """Rank correlation with bootstrap intervals: Spearman's ρ and Kendall's τ-b.
 
 Ties get the average of their ranks (ρ is Pearson's correlation of those; τ-b corrects for ties,
-Kendall 1945). The interval is the percentile bootstrap (Efron 1979) that draws cells, or whole
-draws where cells share one, with replacement. A resample is a vector of weights, in which both
+Kendall 1945). The interval is the percentile bootstrap (Efron 1979) that draws whole draws, whose
+cells share their luck, with replacement. A resample is a vector of weights, in which both
 coefficients have a closed form, so that two thousand of them are a few matrix products.
 
 Groups (a model, a k) are ranked apart and pooled as the mean of their coefficients, weighted by
@@ -33,30 +33,11 @@ class Correlation:
     kendall: IntervalEstimate
 
 
-def correlate(
-    x: Floats,
-    y: Floats,
-    *,
-    clusters: Ints | None = None,
-    resamples: int = _RESAMPLES,
-    seed: int = 0,
-) -> Correlation | NotEstimable:
-    """ρ and τ-b of two columns, with 95% intervals.
-
-    Args:
-        x: Shape (cells,).
-        y: Shape (cells,).
-        clusters: Cells with the same number are drawn together; None draws each alone.
-        resamples: Bootstrap resamples.
-        seed: Of the bootstrap.
-    """
-    return pooled([x], [y], None if clusters is None else [clusters], resamples, seed)
-
-
 def pooled(
     xs: Sequence[Floats],
     ys: Sequence[Floats],
-    clusters: Sequence[Ints] | None = None,
+    clusters: Sequence[Ints],
+    *,
     resamples: int = _RESAMPLES,
     seed: int = 0,
 ) -> Correlation | NotEstimable:
@@ -65,7 +46,7 @@ def pooled(
     Args:
         xs: One column a group; groups with fewer than three cells or no variation are passed over.
         ys: The same.
-        clusters: As in `correlate`; a draw that several groups share is drawn in all of them at
+        clusters: The draw of each cell. One that several groups share is drawn in all of them at
             once, since its luck is theirs together.
         resamples: Bootstrap resamples.
         seed: Of the bootstrap.
@@ -79,18 +60,11 @@ def pooled(
         return NotEstimable("no group has three cells whose values vary on both sides")
     sizes = np.asarray([len(xs[i]) for i in usable])
     ends = np.cumsum(sizes)
-    owners = (
-        np.arange(ends[-1]) if clusters is None else np.concatenate([clusters[i] for i in usable])
-    )
+    owners = np.concatenate([clusters[i] for i in usable])
     members = np.unique(owners, return_inverse=True)[1].reshape(-1)
     count = int(members.max()) + 1
     rng = np.random.default_rng(seed)
-    if clusters is None:
-        # Cells that share nothing are drawn within their group, so that none is left empty.
-        picks = np.hstack([rng.multinomial(n, np.full(n, 1 / n), size=resamples) for n in sizes])
-        count = int(sizes.max())
-    else:
-        picks = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    picks = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
     value, drawn = np.zeros(2), []
     for i, end, size in zip(usable, ends, sizes, strict=True):
         value += size / ends[-1] * _coefficients(xs[i], ys[i], np.ones((1, size)))[:, 0]
@@ -118,8 +92,6 @@ def averaged(
     xs: Sequence[Floats],
     ys: Sequence[Floats],
     clusters: Sequence[int],
-    resamples: int = _RESAMPLES,
-    seed: int = 0,
 ) -> Correlation | NotEstimable:
     """The plain mean of many small groups' coefficients, with 95% intervals.
 
@@ -130,8 +102,6 @@ def averaged(
         xs: One column a group; groups with fewer than three cells or no variation are passed over.
         ys: The same.
         clusters: The draw of each group.
-        resamples: Bootstrap resamples.
-        seed: Of the bootstrap.
     """
     found, owners, n = [], [], 0
     for x, y, owner in zip(xs, ys, clusters, strict=True):
@@ -143,8 +113,8 @@ def averaged(
         return NotEstimable("no draw has three cells whose values vary on both sides")
     values, members = np.stack(found, axis=1), np.unique(owners, return_inverse=True)[1]
     count = int(members.max()) + 1
-    rng = np.random.default_rng(seed)
-    picks = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    rng = np.random.default_rng(0)
+    picks = rng.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES)
     weights = picks[:, members].astype(np.float64)
     draws = values @ weights.T / weights.sum(axis=1)
     spearman, kendall = (_estimate(values[c].mean(), draws[c], n, count) for c in (0, 1))

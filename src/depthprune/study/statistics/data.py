@@ -5,7 +5,7 @@ multiply, their logarithms add) or accuracy. A column is there only if every cel
 so that no comparison mixes texts; what some cells lack is named in `partial`.
 
 Where every cell kept what each window or item gave, a column is also had without each group of them
-in turn (`left_out_items`), which is what the items' own error is made of. Groups are runs of
+in turn (`without_items`), which is what the items' own error is made of. Groups are runs of
 neighbours, since neighbouring windows may be of one document.
 
 A *unit* is one draw of one calibration. All searches and objectives read the same draw, so cells
@@ -87,8 +87,7 @@ class StudyData:
 
     def columns(self, kind: str) -> Ints:
         """Indices of the responses of a kind."""
-        chosen = [i for i, response in enumerate(self.responses) if response.kind == kind]
-        return np.asarray(chosen, dtype=np.int64)
+        return columns_of(self.responses, kind)
 
     def take(self, cells: Ints) -> StudyData:
         """Some of the cells, with the levels that they have.
@@ -111,15 +110,6 @@ class StudyData:
             values=self.values[cells],
             without_items=without,
         )
-
-    def with_values(self, values: Floats) -> StudyData:
-        """The same cells with other responses, named by number; for simulations.
-
-        Args:
-            values: Shape (cells, responses).
-        """
-        names = tuple(Response(str(i), "perplexity") for i in range(values.shape[1]))
-        return replace(self, values=values, responses=names, without_items=None)
 
 
 def data(rows: Sequence[Row], *, model: str | None = None, kind: str | None = None) -> StudyData:
@@ -152,6 +142,12 @@ def data(rows: Sequence[Row], *, model: str | None = None, kind: str | None = No
         left_out=len(chosen) - len(finite),
         without_items=_without_items(finite, shared),
     )
+
+
+def columns_of(responses: Sequence[Response], kind: str) -> Ints:
+    """Indices of the responses of a kind."""
+    chosen = [i for i, response in enumerate(responses) if response.kind == kind]
+    return np.asarray(chosen, dtype=np.int64)
 
 
 def _level(row: Row, factor: str) -> str | int | tuple[str, int]:

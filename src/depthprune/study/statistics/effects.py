@@ -157,18 +157,12 @@ def _tested(model: str, kind: str, of: StudyData, margin: Margin) -> StudyPart:
 
 def _test(part: StudyPart, measure: str, of: Core) -> None:
     """Fill in a part's effects on one measure, with the tests' own p."""
-    columns = np.arange(len(of.responses))
-    floor = noise.moved(of, "draw")
-    part.floors[measure] = (
-        floor if isinstance(floor, NotEstimable) else noise.interval(floor, columns)
-    )
+    part.floors[measure] = noise.moved(of, "draw")
     tests = joint_tests(of)
     for factor in FACTORS:
-        moves = noise.moved(of, factor)
+        size = noise.moved(of, factor)
         part.effects[factor, measure] = (
-            moves
-            if isinstance(moves, NotEstimable)
-            else Effect(noise.interval(moves, columns), tests[factor])
+            size if isinstance(size, NotEstimable) else Effect(size, tests[factor])
         )
     part.interactions.update({(name, measure): tests[name] for name in INTERACTIONS})
     part.more[measure] = noise.difference(of)

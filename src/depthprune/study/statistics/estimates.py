@@ -23,21 +23,19 @@ class NotEstimable:
 
 @dataclass(frozen=True)
 class IntervalEstimate:
-    """A value with an interval around it.
+    """A value with its 95% interval.
 
     Attributes:
         value: The estimate.
         low: Lower end of the interval, or why there is none.
         high: Upper end.
         n: How many values or pairs it is made of.
-        level: Coverage of the interval.
     """
 
     value: float
     low: float | NotEstimable
     high: float | NotEstimable
     n: int
-    level: float = 0.95
 
     @property
     def interval(self) -> tuple[float, float] | NotEstimable:

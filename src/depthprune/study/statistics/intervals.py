@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 
 from depthprune.study.statistics.core import Core
-from depthprune.study.statistics.data import Floats, Ints
+from depthprune.study.statistics.data import Floats
 
 ALPHA = 0.05
 
@@ -37,23 +37,20 @@ class VariancePart:
     freedom: float
 
 
-def item_parts(
-    of: Core, figure: Callable[[Floats], Floats], columns: Ints | None = None
-) -> list[VariancePart]:
+def item_parts(of: Core, figure: Callable[[Floats], Floats]) -> list[VariancePart]:
     """What the items judged on add to a figure's variance, a part a text or task.
 
     Args:
         of: A balanced core.
         figure: From values, shape (draws, searches, blocks, columns), to one figure a column,
             shape (columns,); the mean over the responses is the figure.
-        columns: Which responses; all by default.
 
     Returns:
         Nothing where results by item were not kept.
     """
     if of.without_items is None or not of.by_item:
         return []
-    without = of.without_items if columns is None else of.without_items[..., columns]
+    without = of.without_items
     groups, count = len(without), without.shape[-1]
     # Columns are independent of each other, so all groups are computed as columns of one table.
     beside = np.moveaxis(without, 0, -2).reshape(*without.shape[1:-1], groups * count)

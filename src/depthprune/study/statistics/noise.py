@@ -36,54 +36,46 @@ from depthprune.study.statistics.pairs import DrawPairs, gaps, levels_compared, 
 _RESAMPLES = 999
 
 
-@dataclass(frozen=True)
-class FactorEffect:
-    """How much changing one thing moves each response.
-
-    Attributes:
-        mean: Mean absolute difference, shape (responses,).
-        left_out: The same without each draw in turn, shape (draws, responses); NaN where no pair
-            is left.
-        calibration: Of each draw, shape (draws,).
-        pairs: How many pairs of draws.
-        of: The core it is of.
-        vary: What is changed.
-    """
-
-    mean: Floats
-    left_out: Floats
-    calibration: Ints
-    pairs: int
-    of: Core
-    vary: str
-
-    def items(self, columns: Ints) -> list[VariancePart]:
-        """What the windows and items judged on add to the variance of the mean of some responses.
-
-        Args:
-            columns: The responses.
-        """
-        pairs = pairs_of(self.calibration, self.vary)
-        return item_parts(
-            self.of,
-            lambda values: pairs.weights[0] @ gaps(self.of, values, self.vary, pairs),
-            columns,
-        )
-
-
-def moved(of: Core, vary: str) -> FactorEffect | NotEstimable:
-    """What changing one thing moves, all else but the draw equal.
+def moved(of: Core, vary: str) -> IntervalEstimate | NotEstimable:
+    """What changing one thing moves, all else but the draw equal: the mean over a core's responses.
 
     Args:
-        of: A balanced core.
+        of: A balanced core with the responses of one kind.
         vary: `calibration`, `search`, `objective`, or `draw` for the noise floor.
     """
     why = _unknown(of, vary)
     if why is not None:
         return why
     pairs = pairs_of(of.calibration, vary)
-    figures = pairs.weights @ gaps(of, of.values, vary, pairs)
-    return FactorEffect(figures[0], figures[1:], of.calibration, len(pairs.one), of, vary)
+    means = figures(of, vary).mean(axis=1, keepdims=True)
+    value, without, count = float(means[0, 0]), means[1:], len(pairs.one)
+    if of.draws.max() < 2:
+        why = NotEstimable("one draw of each calibration gives no interval")
+        return IntervalEstimate(value, why, why, count)
+    # Without the only draw of a calibration nothing is left of it, and its luck is not known.
+    if np.isnan(without).any():
+        why = NotEstimable("too few draws for an interval")
+        return IntervalEstimate(value, why, why, count)
+    error, freedom = _jackknife(without, of.calibration)
+    draws = VariancePart(float(error[0]) ** 2, float(freedom[0]))
+    items = item_parts(of, lambda values: pairs.weights[0] @ gaps(of, values, vary, pairs))
+    width = math.hypot(half_width([draws]), half_width(items))
+    return IntervalEstimate(value, max(0.0, value - width), value + width, count)
+
+
+def figures(of: Core, vary: str) -> Floats:
+    """Mean absolute differences of each response: in all (row 0), and without each draw in turn.
+
+    Args:
+        of: A balanced core.
+        vary: As in `moved`.
+
+    Returns:
+        Shape (1 + draws, responses); NaN where no pair is left.
+    """
+    pairs = pairs_of(of.calibration, vary)
+    found: Floats = pairs.weights @ gaps(of, of.values, vary, pairs)
+    return found
 
 
 def _unknown(of: Core, vary: str) -> NotEstimable | None:
@@ -96,28 +88,6 @@ def _unknown(of: Core, vary: str) -> NotEstimable | None:
     if vary == "objective" and not any(levels_compared(of, vary)):
         return NotEstimable("there is one objective only that every draw saw")
     return None
-
-
-def interval(moves: FactorEffect, columns: Ints) -> IntervalEstimate:
-    """The mean over responses, with its 95% interval between draws.
-
-    Args:
-        moves: What one thing moves.
-        columns: The responses.
-    """
-    value = float(moves.mean[columns].mean())
-    without = moves.left_out[:, columns].mean(axis=1, keepdims=True)
-    if np.bincount(moves.calibration).max() < 2:
-        why = NotEstimable("one draw of each calibration gives no interval")
-        return IntervalEstimate(value, why, why, moves.pairs)
-    error, freedom = _jackknife(without, moves.calibration)
-    # Without the only draw of a calibration nothing is left of it, and its luck is not known.
-    if np.isnan(without).any():
-        why = NotEstimable("too few draws for an interval")
-        return IntervalEstimate(value, why, why, moves.pairs)
-    draws = VariancePart(float(error[0]) ** 2, float(freedom[0]))
-    width = math.hypot(half_width([draws]), half_width(moves.items(columns)))
-    return IntervalEstimate(value, max(0.0, value - width), value + width, moves.pairs)
 
 
 def _jackknife(without: Floats, calibration: Ints) -> tuple[Floats, Floats]:

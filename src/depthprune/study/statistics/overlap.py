@@ -39,14 +39,8 @@ class Agreement:
     pairs: int
 
 
-def jaccard(a: Sequence[int], b: Sequence[int]) -> float:
-    """|A∩B| / |A∪B|; two empty sets agree wholly."""
-    left, right = set(a), set(b)
-    return len(left & right) / len(left | right) if left | right else 1.0
-
-
 def jaccard_matrix(sets: Sequence[Sequence[int]], blocks: int) -> Floats:
-    """The index of every two sets, shape (sets, sets)."""
+    """The index of every two sets, shape (sets, sets); two empty ones agree wholly."""
     numbers = masks(sets, blocks).astype(np.float64)
     both = numbers @ numbers.T
     sizes = numbers.sum(axis=1)

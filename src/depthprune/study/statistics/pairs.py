@@ -83,7 +83,7 @@ def gaps(of: Core, values: Floats, vary: str, pairs: DrawPairs) -> Floats:
     Args:
         of: Says what the axes are.
         values: Shape (draws, searches, blocks, columns).
-        vary: As in `moved`.
+        vary: As in `noise.moved`.
         pairs: By `pairs_of`.
     """
     width = values.shape[-1]

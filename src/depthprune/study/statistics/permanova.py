@@ -28,15 +28,11 @@ class Permanova:
         f: Pseudo-F; infinite where no two objects of a group differ.
         p: (1 + permutations at least as high) / (1 + permutations).
         r2: Share of the squared distances that lies among the groups.
-        groups: How many.
-        objects: How many.
     """
 
     f: float
     p: float
     r2: float
-    groups: int
-    objects: int
 
 
 def permanova(
@@ -79,7 +75,7 @@ def permanova(
     reached = sum(_within(squares, shuffle(), g) <= inside + tolerance for _ in range(permutations))
     among = total - inside
     f = np.inf if inside <= tolerance else among / (g - 1) / (inside / (n - g))
-    return Permanova(float(f), (1 + reached) / (1 + permutations), among / total, g, n)
+    return Permanova(float(f), (1 + reached) / (1 + permutations), among / total)
 
 
 def _within(squares: Floats, codes: Ints, groups: int) -> float:

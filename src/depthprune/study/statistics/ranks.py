@@ -11,7 +11,6 @@ import numpy as np
 from depthprune.study.statistics.correlation import (
     Correlation,
     averaged,
-    correlate,
     pooled,
 )
 from depthprune.study.statistics.data import (
@@ -42,12 +41,11 @@ def perplexity_ranks_by_cell(data: StudyData) -> dict[str, Correlation | NotEsti
     sides = _sides(data)
     if isinstance(sides, NotEstimable):
         return {}
+    (x, y), unit = sides, data.codes["unit"]
     found = {}
     for group in _groups(data, "k", "objective"):
         row = data.rows[int(group[0])]
-        clusters = data.codes["unit"][group]
-        name = f"k = {row.k}, {row.objective}"
-        found[name] = correlate(sides[0][group], sides[1][group], clusters=clusters)
+        found[f"k = {row.k}, {row.objective}"] = pooled([x[group]], [y[group]], [unit[group]])
     return found
 
 

@@ -26,13 +26,11 @@ class MetricSpread:
         variance: With ddof 0, in squared units of the metric.
         range: Largest minus smallest, in units of the metric.
         robust: 1.4826 × MAD, of the logarithm where the metric is a perplexity.
-        n: How many searches.
     """
 
     variance: float
     range: float
     robust: float
-    n: int
 
 
 def spread(values: Sequence[float], *, logarithm: bool) -> MetricSpread | NotEstimable:
@@ -53,5 +51,4 @@ def spread(values: Sequence[float], *, logarithm: bool) -> MetricSpread | NotEst
         variance=float(array.var()),
         range=float(np.ptp(array)),
         robust=_NORMAL * float(deviation),
-        n=len(array),
     )

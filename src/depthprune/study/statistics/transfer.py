@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,13 +43,11 @@ class HomeGain:
             and the text give everywhere, with the interval for further draws.
         own: Mean of the cells of one domain, over the evaluations that have both kinds.
         other: The same of all other cells.
-        evaluations: How many evaluations have both.
     """
 
     gain: IntervalEstimate
     own: float
     other: float
-    evaluations: int
 
 
 def transfer(data: StudyData, kind: str) -> Transfer | NotEstimable:
@@ -80,21 +79,18 @@ def transfer(data: StudyData, kind: str) -> Transfer | NotEstimable:
         rows.append(np.mean(means, axis=0))
     cells = tuple(int((usable & (calibration == level)).sum()) for level in range(levels))
     names = tuple(data.responses[column].name for column in columns)
-    same = _same_domain(data, names, kind)
+    source = {row.calibration.name: row.calibration.source for row in data.rows}
+    sources = [source[name] for name in data.levels["calibration"]]
+    same = _same_domain(data, sources, names, kind)
     return Transfer(data.levels["calibration"], names, np.stack(rows), same, cells)
 
 
-def _same_domain(data: StudyData, names: tuple[str, ...], kind: str) -> NDArray[np.bool_]:
-    sources = {row.calibration.name: row.calibration.source for row in data.rows}
-    domain = {
-        evaluation.name: evaluation.source
-        for row in data.rows
-        for evaluation in row.evaluations
-        if evaluation.kind == kind
-    }
-    return np.asarray(
-        [[domain[name] == sources[each] for name in names] for each in data.levels["calibration"]]
-    )
+def _same_domain(
+    data: StudyData, sources: Sequence[str], names: Sequence[str], kind: str
+) -> NDArray[np.bool_]:
+    """Where a source of a calibration and an evaluation are of one domain."""
+    domain = {e.name: e.source for row in data.rows for e in row.evaluations if e.kind == kind}
+    return np.asarray([[domain[name] == source for name in names] for source in sources])
 
 
 def home(of: Core, data: StudyData, *, lower_is_better: bool) -> HomeGain | NotEstimable:
@@ -111,8 +107,7 @@ def home(of: Core, data: StudyData, *, lower_is_better: bool) -> HomeGain | NotE
     """
     names = tuple(response.name for response in of.responses)
     kind = "perplexity" if lower_is_better else "accuracy"
-    domain = {e.name: e.source for row in data.rows for e in row.evaluations if e.kind == kind}
-    same = np.asarray([[domain[name] == source for name in names] for source in of.sources])
+    same = _same_domain(data, of.sources, names, kind)
     both = same.any(axis=0) & ~same.all(axis=0)
     if not both.any():
         return NotEstimable("no evaluation is of the domain of some calibrations and not of others")
@@ -137,4 +132,4 @@ def home(of: Core, data: StudyData, *, lower_is_better: bool) -> HomeGain | NotE
     matrix = np.stack([draws[of.calibration == c].mean(axis=0) for c in range(len(same))])
     own = [matrix[same[:, c], c].mean() for c in np.flatnonzero(both)]
     other = [matrix[~same[:, c], c].mean() for c in np.flatnonzero(both)]
-    return HomeGain(gain, float(np.mean(own)), float(np.mean(other)), int(both.sum()))
+    return HomeGain(gain, float(np.mean(own)), float(np.mean(other)))

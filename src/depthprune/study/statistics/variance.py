@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from scipy import stats
 
 from depthprune.study.statistics.data import (
     Floats,
@@ -52,8 +51,6 @@ class Term:
         eta2: Share of all the variance.
         within: Share of the variance that model, k and both together leave; None for those.
         omega2: η² less what chance explains, or why it is not known.
-        f: Ratio to its error's mean square, for one response only.
-        p: Of that F.
         error: What it is judged against, `draw` or `residual`.
     """
 
@@ -63,8 +60,6 @@ class Term:
     eta2: float
     within: float | None
     omega2: float | NotEstimable
-    f: float | NotEstimable
-    p: float | NotEstimable
     error: str
 
 
@@ -81,7 +76,6 @@ class Decomposition:
         residual_within: The same of what model and k leave; None where they leave nothing.
         residual_df: Its degrees of freedom.
         cells: How many cells.
-        responses: How many responses the sums are over.
     """
 
     terms: tuple[Term, ...]
@@ -91,7 +85,6 @@ class Decomposition:
     residual_within: float | None
     residual_df: int
     cells: int
-    responses: int
 
     def share(self, factor: str) -> float | NotEstimable:
         """The `within` share of one term.
@@ -150,7 +143,7 @@ class _Design:
         for term, own in sums.items():
             error = DRAW if term <= _PLOT and DRAW in errors else "residual"
             within = None if term <= _SIZE or left <= 1e-12 * total else max(0.0, own[0]) / left
-            found.append(_term(_name(term), own, total, within, error, errors[error], y.shape[1]))
+            found.append(_term(_name(term), own, total, within, error, errors[error]))
         return Decomposition(
             terms=tuple(found),
             not_estimable=self.not_estimable,
@@ -159,7 +152,6 @@ class _Design:
             residual_within=None if left <= 1e-12 * total else everything / left,
             residual_df=residual_df,
             cells=len(y),
-            responses=y.shape[1],
         )
 
     def _calibration(self, y: Floats, left: float, total: float) -> float | NotEstimable:
@@ -259,18 +251,10 @@ def _term(
     within: float | None,
     error: str,
     judged: tuple[float, int],
-    responses: int,
 ) -> Term:
     ss, df = own
     omega2: float | NotEstimable = NotEstimable("no cell is left to estimate the error from")
-    f: float | NotEstimable = omega2
-    p: float | NotEstimable = omega2
     if judged[1] > 0:
         mean_square = judged[0] / judged[1]
         omega2 = (ss - df * mean_square) / (total + mean_square)
-        f = p = NotEstimable("several responses are no independent repetitions")
-        if responses == 1:
-            exact = mean_square <= 1e-12 * total
-            f = (np.inf if ss > 1e-9 * total else 0.0) if exact else ss / df / mean_square
-            p = float(stats.f.sf(f, df, judged[1]))
-    return Term(name, df, max(0.0, ss), max(0.0, ss) / total, within, omega2, f, p, error)
+    return Term(name, df, max(0.0, ss), max(0.0, ss) / total, within, omega2, error)
