@@ -24,7 +24,7 @@ CORPORA = Path(os.environ.get("DEPTHPRUNE_CORPORA", Path(__file__).parents[3] / 
 def test_perplexity_falls_by_more_than_15_percent_and_rises_in_no_domain_of_the_calibration() -> (
     None
 ):
-    model = dp.load("demo", dtype="bfloat16", device="cpu")
+    model = dp.load("demo", device="cpu")
     sources = (
         f"text:{CORPORA}/wikitext-2/valid.txt",
         f"jsonl:{CORPORA}/choices/arc-easy-train.jsonl,field=prompt",
@@ -45,7 +45,7 @@ def test_perplexity_falls_by_more_than_15_percent_and_rises_in_no_domain_of_the_
 def test_a_packed_model_is_recovered_into_an_ordinary_checkpoint(tmp_path: Path) -> None:
     done = run(
         *("prune", "demo", "-k", "1", "--protect", "0-3,5-29", "--recover", "linear"),
-        *("-c", "stdlib-code,windows=16,length=128", "--dtype", "bfloat16", "--no-bench"),
+        *("-c", "stdlib-code,windows=16,length=128", "--no-bench"),
         *("-o", str(tmp_path / "out")),
     )
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,8 @@
-"""What the closed form adds to a weight: a matrix, kept as it was fitted.
+"""What recovery adds to a weight: a matrix as it was fitted, a factor, or two thin matrices.
 
 It is written into the model's weight and into the checkpoint's, which may be of another dtype: each
-sum is formed in float64 and rounded once.
+sum is formed in float64 and rounded once. What training adds is kept as two factors, which are
+small whatever the model, and written out when a weight is wanted.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Delta:
 
     def added_to(self, weight: Tensor) -> Tensor:
         """A weight with the change, in its own dtype, held by the processor."""
-        return (weight.cpu().double() + self.matrix.double()).to(weight.dtype).contiguous()
+        return _sum(weight, self.matrix.double())
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,35 @@ class Scaled:
         """The weight for which weight + offset is multiplied, in its own dtype and place."""
         scaled = self.factor * (weight.cpu().double() + self.offset) - self.offset
         return scaled.to(weight.dtype).to(weight.device).contiguous()
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A change `scale · up · down` of a weight of shape (outputs, inputs).
+
+    Attributes:
+        down: Shape (rank, inputs), float32, held by the processor.
+        up: Shape (outputs, rank), alike.
+        scale: What the product is multiplied by.
+        turned: Whether the weight is kept as (inputs, outputs), as GPT-2 does.
+
+    Source: LoRA (arXiv 2106.09685), equation 3, with B = `up` and A = `down`.
+    """
+
+    down: Tensor
+    up: Tensor
+    scale: float
+    turned: bool = False
+
+    def change(self) -> Tensor:
+        """The change, in the layout of the weight, float64."""
+        product = self.scale * (self.up.double() @ self.down.double())
+        return product.T if self.turned else product
+
+    def added_to(self, weight: Tensor) -> Tensor:
+        """A weight with the change, in its own dtype, held by the processor."""
+        return _sum(weight, self.change())
+
+
+def _sum(weight: Tensor, change: Tensor) -> Tensor:
+    return (weight.cpu().double() + change).to(weight.dtype).contiguous()

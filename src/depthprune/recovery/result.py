@@ -13,10 +13,9 @@ from depthprune.calibration import Calibration
 from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.loading import Model
 from depthprune.models.streaming.stream import Stream
-from depthprune.recovery.delta import Delta, Scaled
+from depthprune.recovery.delta import Delta, LowRank, Scaled
 from depthprune.recovery.linear.fold import folded, swapped
 from depthprune.recovery.linear.fold_target import FoldTarget
-from depthprune.recovery.low_rank import LowRank
 from depthprune.recovery.methods import Trained
 
 _REFITTED = 6
@@ -108,7 +107,7 @@ class Change:
     """T − I for one kept block, and where it is written.
 
     Attributes:
-        fold target: The block and its weights.
+        target: The block and its weights.
         matrix: T − I, shape (width, width), float64, held by the processor.
     """
 

@@ -18,6 +18,7 @@ from torch.nn.functional import kl_div
 
 import depthprune as dp
 from depthprune.checkpoints.checkpoint import open_checkpoint
+from depthprune.claims import held
 from depthprune.errors import (
     CalibrationError,
     CheckpointError,
@@ -422,13 +423,31 @@ def test_too_few_windows_are_refused(tmp_path: Path) -> None:
         distil(model, [2], single, SHORT)
 
 
-def test_models_that_cannot_be_trained_are_refused(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+def test_a_folder_in_which_another_trains_is_refused_before_anything_is_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, folder = loaded(), tmp_path / "run"
+    folder.mkdir()
+    monkeypatch.setattr("depthprune.recovery.lora.distil.recover", None)
+    with (
+        held(folder),
+        pytest.raises(OutputError, match=f"folder {folder}: another process is writing there"),
+    ):
+        distil(model, [2], drawn(tmp_path, model), replace(SHORT, start="linear"), folder=folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_models_that_cannot_be_trained_are_refused_before_anything_is_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = loaded()
+    monkeypatch.setattr("depthprune.recovery.lora.distil.recover", None)
     calibration = drawn(tmp_path, model)
     with pytest.raises(ModelError, match="gradients vanish in float16"):
         distil(replace(model, dtype="float16"), [2], calibration, SHORT)
     with pytest.raises(UsageError, match=r"rank: expected at most 32, .* got 64"):
-        distil(model, [2], calibration, replace(SHORT, rank=64))
+        distil(model, [2], calibration, replace(SHORT, rank=64, start="linear"))
     model.module.config.quantization_config = {"quant_method": "gptq"}
     with pytest.raises(ModelError, match="its weights are quantized"):
         distil(model, [2], calibration, SHORT)

@@ -123,10 +123,13 @@ def test_training_finds_what_a_planted_block_gave(tmp_path: Path) -> None:
     assert training.points[-1].choosing < 0.6 * training.points[0].choosing
 
 
-def test_more_blocks_than_are_kept_are_refused(tmp_path: Path) -> None:
+def test_more_blocks_than_are_kept_are_refused_before_anything_is_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = loaded()
+    monkeypatch.setattr("depthprune.recovery.lora.distil.recover", None)
     with pytest.raises(UsageError, match=r"--recover last: blocks: expected at most the 5 .* 6"):
-        distil(model, [3], drawn(tmp_path, model), replace(SHORT, blocks=6))
+        distil(model, [3], drawn(tmp_path, model), replace(SHORT, blocks=6, start="linear"))
     with pytest.raises(UsageError, match=r"--recover last: blocks: expected 1 or more"):
         parse_method("last:blocks=0")
     with pytest.raises(UsageError, match=r"unknown parameter 'rank=4'"):

@@ -25,10 +25,7 @@ from depthprune.models.blocks.replay import hidden_of, relative_difference
 from depthprune.models.devices import plain_products
 from depthprune.recovery.linear.fold import Weight
 from depthprune.recovery.linear.normal_equations import wide
-from depthprune.recovery.linear.probe import BATCH, LENGTH, Probe, changed, copied, groups
-
-_LIMIT = 1e-3
-"""Relative differences in float32 that rounding explains, of changes that it makes larger."""
+from depthprune.recovery.linear.probe import BATCH, LENGTH, LIMIT, Probe, changed, copied, groups
 
 
 class CannotFoldError(Exception):
@@ -126,7 +123,7 @@ class _Search:
         passing = {
             module: scale
             for module in self.finished
-            if (scale := self._scale(module, base)) is not None
+            if (scale := self.probe.response(module, self._first(module), base)) is not None
         }
         terms: dict[nn.Module, tuple[Weight, ...]] = {}
         for module in self._outermost(passing):
@@ -134,7 +131,7 @@ class _Search:
         if not terms:
             raise CannotFoldError(self._reason(passing))
         scales = [passing[module] for module in terms]
-        if max(scales) - min(scales) > _LIMIT * max(map(abs, scales)):
+        if max(scales) - min(scales) > LIMIT * max(map(abs, scales)):
             raise CannotFoldError(
                 f"block {self.probe.number} adds several terms by different factors"
             )
@@ -175,11 +172,9 @@ class _Search:
         self.finished = [module for module in self.finished if gives_states(module)]
         return base
 
-    def _scale(self, module: nn.Module, base: Tensor) -> float | None:
-        """The factor by which a change of the module's output shows in the block's, if it does."""
-        value = hidden_of(self.calls[module][0][2])
-        scale, apart = self.probe.response(module, value, base)
-        return None if not scale or apart > _LIMIT else scale
+    def _first(self, module: nn.Module) -> Tensor:
+        """What a module gave when it was observed, or the first of that."""
+        return hidden_of(self.calls[module][0][2])
 
     def _outermost(self, passing: Mapping[nn.Module, float]) -> list[nn.Module]:
         inside = {child for module in passing for child in _below(module)}
@@ -217,7 +212,7 @@ class _Search:
         before, after = (
             hidden_of(each).reshape(BATCH, LENGTH, -1)[:, 1:] for each in (output, again)
         )
-        return relative_difference(after, before) <= _LIMIT
+        return relative_difference(after, before) <= LIMIT
 
     def _weights(self, module: nn.Module) -> tuple[Weight, ...]:
         """The parameters that carry the module's output; empty if they do not carry all of it."""
@@ -232,7 +227,7 @@ class _Search:
                     found += self._carried(module, [name], base, turn) or []
             found += whole or []
         with changed(module, {w.name: w.axis for w in found}, turn):
-            if not found or relative_difference(self._call(module), base @ turn.T) > _LIMIT:
+            if not found or relative_difference(self._call(module), base @ turn.T) > LIMIT:
                 return ()
         prefix = self.names[module]
         return tuple(Weight(f"{prefix}.{weight.name}", weight.axis) for weight in found)
@@ -250,7 +245,7 @@ class _Search:
         for axis in (a for a, size in enumerate(shape) if size == self.probe.width):
             with changed(module, dict.fromkeys(names, axis), turn):
                 turned = self._call(module)
-            if relative_difference(turned - without, share @ turn.T) <= _LIMIT:
+            if relative_difference(turned - without, share @ turn.T) <= LIMIT:
                 return [Weight(name, axis) for name in names]
         return None
 
@@ -264,7 +259,7 @@ class _Search:
         if last is not None and all(p.dim() < 2 for p in last.parameters()):
             name = self.names[last]
             return f"in block {number} a norm ({name}) follows the MLP, and no map can pass it"
-        if last is not None and last in passing and not hidden_of(self.calls[last][0][2]).any():
+        if last is not None and last in passing and not self._first(last).any():
             return (
                 f"the MLP of block {number} adds nothing, so the system is singular and there is "
                 "nothing to map"

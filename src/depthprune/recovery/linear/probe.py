@@ -19,15 +19,16 @@ from depthprune.recovery.linear.fold import mapped
 BATCH, LENGTH = 2, 24
 """Shape of the token ids that it is run on."""
 
+LIMIT = 1e-3
+"""Relative differences in float32 that rounding explains, of changes that it makes larger."""
+
 
 class Probe:
     """A copy of one block in float32, with a call that it can be run with."""
 
     def __init__(self, anatomy: Anatomy, block: int) -> None:
         self.number = block
-        vocabulary = anatomy.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-        first = min(3, vocabulary - 1)
-        tokens = probe_tokens(anatomy.module, (BATCH, LENGTH), seed=block, first=first)
+        tokens = probe_tokens(anatomy.module, (BATCH, LENGTH), seed=block)
         self.module = copy.deepcopy(anatomy.blocks.modules[block])
         # A streamed or dispatched module carries a `forward` of its own, which runs the original.
         for module in self.module.modules():
@@ -50,16 +51,13 @@ class Probe:
         """The copy's output, shape (batch, length, width)."""
         return hidden_of(self.module(*self.args, **self.kwargs)).detach()
 
-    def response(self, module: nn.Module, value: Tensor, base: Tensor) -> tuple[float, float]:
-        """By which factor a change of a module's output shows in the block's, and how nearly so.
+    def response(self, module: nn.Module, value: Tensor, base: Tensor) -> float | None:
+        """The factor by which a change of a module's output shows in the block's, if it does.
 
         Args:
             module: In the copy.
             value: What it puts out, or the first of that.
             base: What the block puts out without the change.
-
-        Returns:
-            The factor, and what it leaves unexplained of the response, as `relative_difference`.
         """
         size = value.float().pow(2).mean().sqrt().item() or 1.0
         change = self.random(*value.shape) * size
@@ -75,7 +73,8 @@ class Probe:
             handle.remove()
         change = change.flatten()
         scale = (response @ change / (change @ change)).item()
-        return scale, relative_difference(response, scale * change)
+        apart = relative_difference(response, scale * change)
+        return None if not scale or apart > LIMIT else scale
 
     def random(self, *shape: int) -> Tensor:
         """Normal numbers, the next of a fixed sequence."""

@@ -69,22 +69,18 @@ class BlockRefit:
         self.deltas: dict[str, Delta] = {}
         self.done: list[LayerRefit] = []
 
-    def refit(self, stage: Stage) -> list[LayerRefit]:
-        """Refit a stage's layers.
-
-        Returns:
-            What was done for each; also kept in `done`.
-        """
+    def refit(self, stage: Stage) -> None:
+        """Refit a stage's layers; what was done for each is kept in `done`."""
         if stage.norm is not None:
-            return self._refit_normed(stage, stage.norm)
+            self._refit_normed(stage, stage.norm)
+            return
         fitted, choosing = self._sums(stage)
         outputs = [layer.outputs for layer in stage.layers]
         made = fit_layers(fitted, choosing, self._walk.shares, outputs)
-        done = []
         for layer, found in zip(stage.layers, made, strict=True):
             if found.strength:
                 self._change(layer, found.change)
-            done.append(
+            self.done.append(
                 LayerRefit(
                     block=self._block,
                     layer=layer.module,
@@ -97,10 +93,8 @@ class BlockRefit:
                     rank=found.rank,
                 )
             )
-        self.done += done
-        return done
 
-    def _refit_normed(self, stage: Stage, norm: Norm) -> list[LayerRefit]:
+    def _refit_normed(self, stage: Stage, norm: Norm) -> None:
         (layer,) = stage.layers
         self._require_room(layer, layer.inputs, layer.outputs)
         name = f"{norm.module}.weight"
@@ -116,19 +110,19 @@ class BlockRefit:
             if (bias := f"{layer.module}.bias") in dict(self._module.named_parameters()):
                 self._replace(bias, found.turn * wide(self._now(bias)))
             self._replace(name, found.gain - offset)
-        done = LayerRefit(
-            block=self._block,
-            layer=layer.module,
-            writes=True,
-            ridge=found.fit.ridge if found.kept else None,
-            strength=found.fit.strength if found.kept else 0.0,
-            tokens=found.tokens,
-            before=found.fit.before,
-            after=found.fit.after if found.kept else found.fit.before,
-            rank=found.fit.rank,
+        self.done.append(
+            LayerRefit(
+                block=self._block,
+                layer=layer.module,
+                writes=True,
+                ridge=found.fit.ridge if found.kept else None,
+                strength=found.fit.strength if found.kept else 0.0,
+                tokens=found.tokens,
+                before=found.fit.before,
+                after=found.fit.after if found.kept else found.fit.before,
+                rank=found.fit.rank,
+            )
         )
-        self.done.append(done)
-        return [done]
 
     def _normed_rows(self, stage: Stage) -> Iterator[NormedRows]:
         """All tokens at a writer with a norm behind it, a batch at a time."""

@@ -23,11 +23,8 @@ from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.blocks.replay import hidden_of, relative_difference
 from depthprune.models.devices import plain_products
 from depthprune.recovery.linear.normal_equations import wide
-from depthprune.recovery.linear.probe import BATCH, LENGTH, Probe
+from depthprune.recovery.linear.probe import BATCH, LENGTH, LIMIT, Probe
 from depthprune.recovery.parameters import holders
-
-_LIMIT = 1e-3
-"""Relative differences in float32 that rounding explains, of changes that it makes larger."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,7 @@ class _Order:
             if layer.outputs != self.probe.width:
                 continue
             with self._silenced([s for s in silent if not _holds(s, module)]):
-                scale = self._scale(last)
+                scale = self.probe.response(last, self.seen[last][0].output, self.probe.run())
             gain = self._gain(last) if scale is not None and last is not module else None
             if scale is None or (last is not module and gain is None):
                 continue
@@ -188,7 +185,7 @@ class _Order:
             if tuple(weight.shape) == shape:
                 product = call.given @ (weight if turned else weight.T)
                 product = product if bias is None else product + bias
-                if relative_difference(product, call.output) <= _LIMIT:
+                if relative_difference(product, call.output) <= LIMIT:
                     return Layer(name, outputs, inputs, turned)
         return None
 
@@ -203,19 +200,13 @@ class _Order:
                 found[before] = module
         return found
 
-    def _scale(self, module: nn.Module) -> float | None:
-        """The factor by which a change of the module's output shows in the block's, if it does."""
-        output = self.seen[module][0].output
-        scale, apart = self.probe.response(module, output, self.probe.run())
-        return None if not scale or apart > _LIMIT else scale
-
     def _gain(self, norm: nn.Module) -> Tensor | None:
         """What an RMS norm multiplies each channel by; None if the module is no such norm."""
         given = self.probe.random(BATCH * LENGTH, self.probe.width)
         unit = given / given.pow(2).mean(-1, keepdim=True).sqrt()
         output = norm(given)
         gain: Tensor = (output * unit).sum(0) / unit.pow(2).sum(0)
-        if relative_difference(gain * unit, output) > _LIMIT or not gain.any():
+        if relative_difference(gain * unit, output) > LIMIT or not gain.any():
             return None
         return wide(gain)
 

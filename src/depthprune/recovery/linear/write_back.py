@@ -5,15 +5,12 @@ transformers lays out a model when it loads it. So tensors are found by what the
 the block that equals the parameter (or its slice) in the model's dtype. The change is then written
 into the file's own values, in the file's dtype, and what a reload gives is what parity compares.
 
-What refitting and training added goes onto what a map has already put there, in the file's dtype,
-and what a reload gives in the model's dtype is what parity compares.
-
-A checkpoint's tensors, and which of them holds a parameter's values.
+What refitting and training added goes onto what a map has already put there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,11 +18,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from depthprune.checkpoints.checkpoint import Checkpoint, split_name
+from depthprune.checkpoints.safetensors import Tensor as Stored
 from depthprune.errors import ModelError
 from depthprune.models.loading import Model
-from depthprune.recovery.delta import Delta, Scaled
+from depthprune.recovery.delta import Delta, LowRank, Scaled
 from depthprune.recovery.linear.fold import folded
-from depthprune.recovery.low_rank import LowRank
 from depthprune.recovery.parameters import holders
 from depthprune.recovery.result import Change, Recovery
 
@@ -237,17 +234,12 @@ def tensors_outside(
     checkpoint: Checkpoint, prefix: str, shape: tuple[int, ...]
 ) -> dict[str, Tensor]:
     """The floating tensors of one shape that are in no block."""
-    found = {}
-    for shard in checkpoint.shards:
-        with safe_open(shard.path, framework="pt") as file:
-            for tensor in shard.tensors:
-                parts = split_name(tensor.name)
-                inside = parts is not None and parts[0] == prefix
-                if not inside and tuple(tensor.shape) == shape:
-                    value = file.get_tensor(tensor.name)
-                    if value.is_floating_point():
-                        found[tensor.name] = value
-    return found
+
+    def wanted(stored: Stored) -> bool:
+        parts = split_name(stored.name)
+        return (parts is None or parts[0] != prefix) and tuple(stored.shape) == shape
+
+    return _floating(checkpoint, wanted)
 
 
 def _read(raw: bytes, like: Tensor) -> Tensor:
@@ -270,15 +262,17 @@ class Found:
 
 def tensors_of(checkpoint: Checkpoint, prefix: str, number: int) -> dict[str, Tensor]:
     """The floating tensors of one block."""
+    return _floating(checkpoint, lambda s: (split_name(s.name) or ())[:2] == (prefix, number))
+
+
+def _floating(checkpoint: Checkpoint, wanted: Callable[[Stored], bool]) -> dict[str, Tensor]:
     found = {}
     for shard in checkpoint.shards:
         with safe_open(shard.path, framework="pt") as file:
-            for tensor in shard.tensors:
-                parts = split_name(tensor.name)
-                if parts is not None and parts[:2] == (prefix, number):
-                    value = file.get_tensor(tensor.name)
-                    if value.is_floating_point():
-                        found[tensor.name] = value
+            for stored in filter(wanted, shard.tensors):
+                value = file.get_tensor(stored.name)
+                if value.is_floating_point():
+                    found[stored.name] = value
     return found
 
 

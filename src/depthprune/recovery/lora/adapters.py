@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from depthprune.errors import ModelError, UsageError, first_line
 from depthprune.models.blocks.anatomy import Anatomy
-from depthprune.recovery.low_rank import LowRank
+from depthprune.recovery.delta import LowRank
 from depthprune.recovery.methods import LoRA
 from depthprune.recovery.parameters import frozen, holders
 
@@ -116,6 +116,21 @@ def targets(
     return found
 
 
+def require_rank(chosen: Iterable[nn.Module], settings: LoRA) -> None:
+    """Refuse a rank above every module's size.
+
+    Raises:
+        UsageError: With the highest that one has.
+    """
+    # Of a few outputs, such as the gate of a shared expert, a higher rank costs next to nothing.
+    full = max(min(each.get_parameter("weight").shape) for each in chosen)
+    if settings.rank > full:
+        raise UsageError(
+            f"--recover lora: rank: expected at most {full}, the full rank of a projection, got "
+            f"{settings.rank}"
+        )
+
+
 @contextmanager
 def adapted(
     anatomy: Anatomy, kept: Sequence[int], settings: LoRA, unwritten: Collection[str] = ()
@@ -134,13 +149,7 @@ def adapted(
     """
     module, path = anatomy.module, f"{anatomy.blocks.path}."
     chosen = targets(anatomy, kept, unwritten)
-    # Of a few outputs, such as the gate of a shared expert, a higher rank costs next to nothing.
-    full = max(min(each.get_parameter("weight").shape) for each in chosen.values())
-    if settings.rank > full:
-        raise UsageError(
-            f"--recover lora: rank: expected at most {full}, the full rank of a projection, got "
-            f"{settings.rank}"
-        )
+    require_rank(chosen.values(), settings)
     with frozen(module):
         try:
             # Of a whole model PEFT would know the type, and for some move targets to other names.

@@ -22,16 +22,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from depthprune.calibration import Calibration, require_positions
+from depthprune.claims import held
 from depthprune.errors import ModelError, UsageError
 from depthprune.extras import require_extra
 from depthprune.models.arithmetic import arithmetic_of
 from depthprune.models.loading import Model
 from depthprune.outputs import whole_file
 from depthprune.progress import SILENT, Progress
-from depthprune.recovery.delta import Delta
+from depthprune.recovery.delta import Delta, LowRank
 from depthprune.recovery.linear.fold import swapped
 from depthprune.recovery.linear.write_back import unwritten
-from depthprune.recovery.lora.adapters import Adapters, adapted
+from depthprune.recovery.lora.adapters import Adapters, adapted, require_rank, targets
 from depthprune.recovery.lora.distillation_data import (
     DistillationData,
     distillation_data,
@@ -39,8 +40,7 @@ from depthprune.recovery.lora.distillation_data import (
 )
 from depthprune.recovery.lora.own_text import with_own_text
 from depthprune.recovery.lora.student import Student
-from depthprune.recovery.lora.unfrozen import Unfrozen, unfrozen
-from depthprune.recovery.low_rank import LowRank
+from depthprune.recovery.lora.unfrozen import Unfrozen, require_kept, unfrozen
 from depthprune.recovery.methods import Last, Linear, LoRA, Trained
 from depthprune.recovery.recover import recover, refuse_quantized
 from depthprune.recovery.result import Recovery, Training
@@ -86,22 +86,23 @@ def distil(
         CheckpointError: If a checkpoint in the folder cannot be read.
         EvaluationError: If a loss or an activation is NaN or infinite.
         ModelError: If the model is quantized or streamed, or has nothing that can be trained.
+        OutputError: If another process trains in the folder.
         UsageError: If PEFT or accelerate is not installed, the removed set does not fit the model,
             or the folder holds another training's checkpoints.
     """
     settings = settings or LoRA()
     gone = check_removed(removed, model.blocks)
-    require_trainable(model, settings)
+    require_trainable(model, settings, model.blocks - len(gone))
     require_windows(calibration, settings)
     for each in (calibration, *calibration.held_out()):
         require_positions(model, each)
-    mixed = with_own_text(model, calibration, settings, progress)
-    read = distillation_data(mixed, settings, _call_tokens(model))
-    start = Recovery(gone, (), {})
-    if settings.start == "linear":
-        start = recover(model, gone, calibration, Linear(refit="none"), progress=progress)
-    task = _Task(model, gone, mixed, read, start, settings)
     with _checkpoints(folder) as place:
+        mixed = with_own_text(model, calibration, settings, progress)
+        read = distillation_data(mixed, settings, _call_tokens(model))
+        start = Recovery(gone, (), {})
+        if settings.start == "linear":
+            start = recover(model, gone, calibration, Linear(refit="none"), progress=progress)
+        task = _Task(model, gone, mixed, read, start, settings)
         _claim(place, plan_key(model, gone, calibration, settings))
         history, changes, parameters = task.train(place, progress)
     return task.recovery(history, changes, parameters, place)
@@ -136,12 +137,17 @@ def require_trainer(settings: Trained) -> None:
     require_extra(f"--recover {settings.name}", "heal", "peft", "accelerate")
 
 
-def require_trainable(model: Model, settings: Trained) -> None:
-    """Refuse a model that cannot be trained here.
+def require_trainable(model: Model, settings: Trained, kept: int) -> None:
+    """Refuse a model that cannot be trained here, and settings that fit no part of it.
+
+    Args:
+        model: The dense original.
+        settings: What is to be trained.
+        kept: How many blocks are kept at most.
 
     Raises:
         ModelError: If it is quantized, streamed or laid on several devices, or in float16.
-        UsageError: If what trains is not installed.
+        UsageError: If what trains is not installed, or the settings ask for more than there is.
     """
     require_trainer(settings)
     refuse_quantized(model)
@@ -155,6 +161,10 @@ def require_trainable(model: Model, settings: Trained) -> None:
     if model.dtype == "float16":
         raise ModelError(f"{where}: gradients vanish in float16; load it with "
                          "--dtype bfloat16 or float32")  # fmt: skip
+    if isinstance(settings, Last):
+        require_kept(settings, kept)
+    else:
+        require_rank(targets(model.anatomy, range(model.blocks)).values(), settings)
 
 
 @dataclass(frozen=True)
@@ -271,7 +281,8 @@ def _checkpoints(folder: str | Path | None) -> Iterator[Path]:
         return
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    yield place
+    with held(place, "folder"):
+        yield place
 
 
 def _claim(folder: Path, key: str) -> None:

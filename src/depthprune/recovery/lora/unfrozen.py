@@ -95,6 +95,19 @@ def _put(module: nn.Module, name: str, value: Tensor) -> None:
     module.get_submodule(inner)._parameters[leaf] = value  # type: ignore[assignment]
 
 
+def require_kept(settings: Last, kept: int) -> None:
+    """Refuse more blocks than are kept.
+
+    Raises:
+        UsageError: With how many there are.
+    """
+    if settings.blocks > kept:
+        raise UsageError(
+            f"--recover last: blocks: expected at most the {kept} that are kept, got "
+            f"{settings.blocks}"
+        )
+
+
 @contextmanager
 def unfrozen(model: Model, kept: Sequence[int], settings: Last) -> Iterator[Unfrozen]:
     """The last kept blocks and the head, to be trained.
@@ -108,11 +121,7 @@ def unfrozen(model: Model, kept: Sequence[int], settings: Last) -> Iterator[Unfr
         ModelError: If there is nothing that can be trained and written.
         UsageError: If fewer blocks are kept.
     """
-    if settings.blocks > len(kept):
-        raise UsageError(
-            f"--recover last: blocks: expected at most the {len(kept)} that are kept, got "
-            f"{settings.blocks}"
-        )
+    require_kept(settings, len(kept))
     blocks = kept[-settings.blocks :]
     names = trained_names(model, blocks)
     with frozen(model.module):

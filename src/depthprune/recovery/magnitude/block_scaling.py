@@ -21,6 +21,7 @@ from depthprune.recovery.linear.fold import swapped
 from depthprune.recovery.linear.fold_target import CannotFoldError, find_fold_target
 from depthprune.recovery.linear.probe import BATCH, LENGTH, Probe
 from depthprune.recovery.linear.stages import find_stages
+from depthprune.recovery.parameters import holders
 
 LIMIT = 1e-3
 """Relative differences in float32 that rounding, and a norm's epsilon, explain."""
@@ -111,11 +112,8 @@ def few(names: Sequence[str]) -> str:
 
 
 def _refuse_shared(anatomy: Anatomy, block: int, names: Mapping[str, float]) -> None:
-    ours = {id(anatomy.blocks.modules[block].get_parameter(name)): name for name in names}
-    holders: dict[int, int] = {}
-    for _, parameter in anatomy.module.named_parameters(remove_duplicate=False):
-        holders[id(parameter)] = holders.get(id(parameter), 0) + 1
-    shared = [name for key, name in ours.items() if holders.get(key, 1) > 1]
+    held, own = holders(anatomy.module), anatomy.blocks.modules[block]
+    shared = [name for name in names if held[id(own.get_parameter(name))] > 1]
     if shared:
         raise ModelError(
             f"--recover magnitude: block {block} shares {shared[0]} with another module, which "

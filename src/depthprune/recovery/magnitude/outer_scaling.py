@@ -45,7 +45,7 @@ def outer_scaling(anatomy: Anatomy) -> dict[str, tuple[float, bool]]:
         for name, p in module.named_parameters()
         if not name.startswith(inside) and (p is embeddings or id(p) not in of_head)
     }
-    tokens = probe_tokens(module, (BATCH, LENGTH), seed=0, first=3).to(anatomy.device)
+    tokens = probe_tokens(module, (BATCH, LENGTH), seed=0).to(anatomy.device)
     if chain:
         _refuse_other_inputs(anatomy, tokens, outer)
     tables = [n for n, p in outer.items() if p.dim() == 2 and _is_embedding(module, n)]
@@ -57,8 +57,7 @@ def outer_scaling(anatomy: Anatomy) -> dict[str, tuple[float, bool]]:
             "of its own; pass --recover linear"
         )
     for names in (tables, vectors):
-        scaled = _Outer(anatomy, tokens).scales(names)
-        if names and scaled:
+        if names and _scales(anatomy, tokens, names):
             found = dict.fromkeys(names, (0.0, False))
             tied = any(p is embeddings for link in chain for p in link.parameters())
             if embeddings is not None and tied and _name_of(module, embeddings) in names:
@@ -105,22 +104,14 @@ def _require_untied(module: Any, embeddings: Tensor) -> None:
         )
 
 
-class _Outer:
-    """The embeddings with some parameters scaled, in float32 for the proof."""
-
-    def __init__(self, anatomy: Anatomy, tokens: Tensor) -> None:
-        self._anatomy = anatomy
-        self._tokens = tokens
-        self._base = hidden(anatomy.record(tokens).states).float().clone()
-
-    def scales(self, names: Sequence[str]) -> bool:
-        """Whether scaling these parameters scales the state before block 0."""
-        module = self._anatomy.module
-        # A power of two, so that bfloat16 rounds alike.
-        new = {name: 2.0 * module.get_parameter(name).data for name in names}
-        with swapped(module, new):
-            state = hidden(self._anatomy.record(self._tokens).states).float()
-        return relative_difference(state, 2.0 * self._base) <= LIMIT
+def _scales(anatomy: Anatomy, tokens: Tensor, names: Sequence[str]) -> bool:
+    """Whether scaling these parameters scales the state before block 0."""
+    base = hidden(anatomy.record(tokens).states).float().clone()
+    # A power of two, so that bfloat16 rounds alike.
+    new = {name: 2.0 * anatomy.module.get_parameter(name).data for name in names}
+    with swapped(anatomy.module, new):
+        state = hidden(anatomy.record(tokens).states).float()
+    return relative_difference(state, 2.0 * base) <= LIMIT
 
 
 def _head_scaling(anatomy: Anatomy) -> dict[str, tuple[float, bool]]:
