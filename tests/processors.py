@@ -26,7 +26,7 @@ TESTS = (
 )
 DEMO = (
     *("prune", "demo", "-k", "2", "--search", "one-shot", "--no-bench", "--memo", "off"),
-    *("-c", "stdlib-prose,windows=4,length=64", "-c", "stdlib-code,windows=4,length=64"),
+    *("-c", "stdlib-prose,windows=2,length=32", "-c", "stdlib-code,windows=2,length=32"),
 )
 DTYPES = ("bfloat16", "float32")
 _ASK = "import torch; torch.backends.mkldnn.is_available() and torch.ones(4, 4).to_mkldnn()"

@@ -56,24 +56,21 @@ def test_runs_of_three_are_written_as_ranges() -> None:
 
 
 def test_a_set_that_fits_is_given_back_sorted() -> None:
-    assert check_removed([3, 1], 6, protect=[0]) == (1, 3)
+    assert check_removed([3, 1], 6) == (1, 3)
 
 
 @pytest.mark.parametrize(
-    ("removed", "protect", "message"),
+    ("removed", "message"),
     [
-        ([], [], "at least one block"),
-        ([6], [], "block 6 is out of range; the model has 6 blocks, 0 to 5"),
-        ([-1], [], "block -1 is out of range"),
-        ([2, 2], [], "block 2 is named twice"),
-        ([2], [2], "block 2 is protected"),
-        (range(6), [], "all 6 blocks would go"),
-        ([True], [], "whole block numbers, got True"),
-        (["2"], [], "whole block numbers, got '2'"),
+        ([], "at least one block"),
+        ([6], "block 6 is out of range; the model has 6 blocks, 0 to 5"),
+        ([-1], "block -1 is out of range"),
+        ([2, 2], "block 2 is named twice"),
+        (range(6), "all 6 blocks would go"),
+        ([True], "whole block numbers, got True"),
+        (["2"], "whole block numbers, got '2'"),
     ],
 )
-def test_a_set_that_does_not_fit_is_refused(
-    removed: list[int], protect: list[int], message: str
-) -> None:
+def test_a_set_that_does_not_fit_is_refused(removed: list[int], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        check_removed(removed, 6, protect)
+        check_removed(removed, 6)

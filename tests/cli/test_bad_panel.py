@@ -54,10 +54,10 @@ _GOOD = {"prompt": "The river is", "options": ["high", "low at the bridge"], "an
         ({"options": ["high"]}, "items.jsonl:2: options expects two or more, got 1; drop the item"),
         (
             {"answer": 2},
-            "items.jsonl:2: answer expects the index of an option, 0 to 1, got 2",
+            "items.jsonl:2: answer expects the index of an option, 0 to 1, its letter or its words",
         ),
-        ({"answer": -1}, "answer expects the index of an option, 0 to 1, got -1"),
-        ({"answer": True}, "answer expects the index of an option, 0 to 1, got True"),
+        ({"answer": -1}, "0 to 1, its letter or its words, got -1"),
+        ({"answer": True}, "0 to 1, its letter or its words, got True"),
         ({"prompt": "river " * 200}, "tokens with its longest option, and the model reads 128;"),
     ],
 )

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from demo import SMALL, document, run
+from demo import DTYPE, SMALL, document, run
 from depthprune.cli import INTERRUPTED
 
 pytestmark = pytest.mark.slow
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo, six blocks removed on a small calibration, in bfloat16."""
+    """The demo, six blocks removed on a small calibration."""
     folder = tmp_path_factory.mktemp("demo") / "out"
     specs = ("-c", f"stdlib-prose,{SMALL}", "-c", f"stdlib-code,{SMALL}")
-    words = (*specs, "--search", "one-shot", "--exact", "-o", str(folder), "--dtype", "bfloat16")
+    words = (*specs, "--search", "one-shot", "--exact", "-o", str(folder), *DTYPE)
     done = run("prune", "demo", "-k", "6", *words)
     assert done.returncode == 0, done.stderr
     assert "perplexity, stdlib-prose" in done.stdout
@@ -57,7 +57,7 @@ def test_the_manifest_says_what_was_done(manifest: Any) -> None:
     assert manifest["parity"]["bitwise"] or manifest["parity"]["float32_difference"] <= 1e-5
     assert [len(part["windows"]) for part in manifest["calibration"]] == [4, 4]
     assert manifest["search"]["cost"]["evaluations"] == 30
-    assert manifest["search"]["cost"]["block_tokens"] == 465 * 1024
+    assert manifest["search"]["cost"]["block_tokens"] == 465 * 2 * 4 * 48
     assert len(manifest["held_out"]) == 2
     cheapest = sorted(manifest["blocks"], key=lambda row: row["loss"])[:6]
     assert sorted(row["block"] for row in cheapest) == manifest["removed"]
@@ -70,25 +70,25 @@ def test_evaluate_agrees_with_ten_lines_of_transformers(out: Path, tmp_path: Pat
 
     file = tmp_path / "topics.txt"
     file.write_text("\n".join(topics.values())[:60_000], encoding="utf-8")
-    spec = f"text:{file},windows=8,length=256,order=first"
+    spec = f"text:{file},windows=2,length=64,order=first"
     found = document("evaluate", str(out), "-c", spec, "--dtype", "bfloat16")["results"][0]
 
     model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16).eval()
     ids = AutoTokenizer.from_pretrained(out)(file.read_text(), add_special_tokens=False).input_ids
     losses = []
-    for first in range(0, 8 * 256, 256):
-        window = torch.tensor([ids[first : first + 256]])
+    for first in range(0, 2 * 64, 64):
+        window = torch.tensor([ids[first : first + 64]])
         with torch.inference_mode():
             losses.append(model(window, labels=window).loss.item())
     loss = sum(losses) / len(losses)
     assert found["loss"] == pytest.approx(loss, rel=1e-3)
     assert found["perplexity"] == pytest.approx(math.exp(loss), rel=1e-3)
-    assert (found["windows"], found["tokens"]) == (8, 8 * 255)
+    assert (found["windows"], found["tokens"]) == (2, 2 * 63)
 
 
 def test_evaluate_without_blocks_is_the_pruned_checkpoint(out: Path, manifest: Any) -> None:
     removed = ",".join(map(str, manifest["removed"]))
-    words = ("-c", f"stdlib-prose,{SMALL}", "--dtype", "bfloat16")
+    words = ("-c", f"stdlib-prose,{SMALL}", *DTYPE)
     masked = document("evaluate", "demo", "--remove", removed, *words)["results"][0]
     saved = document("evaluate", str(out), *words)["results"][0]
     assert saved["loss"] == pytest.approx(masked["loss"], rel=1e-5)

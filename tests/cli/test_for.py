@@ -185,8 +185,9 @@ def test_a_dry_run_tells_what_it_costs_and_writes_nothing(
     prune: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     plan = prune("--dry-run", "--json").document
-    assert plan["block_tokens"] > 0
     assert not (tmp_path / "out").exists()
+    cost = prune("--json", "--memo", "off", "--exact").document["search"]["cost"]
+    assert cost["block_tokens"] <= plan["block_tokens"] < 1.2 * cost["block_tokens"]
 
 
 def test_a_calibration_that_is_given_is_tried_too(

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import demo
+from demo import DTYPE
 from depthprune.checkpoints.gguf.reader import read_gguf
 from gemma import MISSING, gemma_file
 
@@ -28,7 +29,6 @@ GEMMA = str(FILE)
 BLOCKS = 18
 FULL = (5, 11, 17)
 SPEC = "stdlib-prose,windows=4,length=48,seed=0"
-DTYPE = ("--dtype", "bfloat16")
 
 Run = Callable[..., Any]
 
@@ -112,15 +112,16 @@ def test_evaluate_agrees_with_ten_lines_of_transformers(
 
     file = tmp_path / "topics.txt"
     file.write_text("\n".join(topics.values())[:20_000], encoding="utf-8")
-    spec = f"text:{file},windows=4,length=96,order=first,bos=true"
-    found = document("evaluate", str(out), "-c", spec, *DTYPE)["results"][0]
+    spec = f"text:{file},windows=2,length=48,order=first,bos=true"
+    words = ("-c", spec, "--dtype", "bfloat16")
+    found = document("evaluate", str(out), *words)["results"][0]
 
     model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16).eval()
     tokenizer = AutoTokenizer.from_pretrained(out)
     ids = tokenizer(file.read_text(), add_special_tokens=False).input_ids
     losses = []
-    for first in range(0, 4 * 95, 95):
-        window = torch.tensor([[tokenizer.bos_token_id, *ids[first : first + 95]]])
+    for first in range(0, 2 * 47, 47):
+        window = torch.tensor([[tokenizer.bos_token_id, *ids[first : first + 47]]])
         with torch.inference_mode():
             losses.append(model(window, labels=window).loss.item())
     assert found["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-3)

@@ -89,8 +89,8 @@ def test_a_gguf_has_a_config_beside_it(depthprune: Command, text: Path, tmp_path
     assert place == str(out / "teacher")
     # As TRL does it: the class by the config, the weights by what it is told.
     kind = getattr(transformers, AutoConfig.from_pretrained(place).architectures[0])
-    teacher = kind.from_pretrained(place, **trl["teacher_model_init_kwargs"], dtype=torch.float32)
-    whole = dp.load(file, dtype="float32").module
+    teacher = kind.from_pretrained(place, **trl["teacher_model_init_kwargs"], dtype=torch.bfloat16)
+    whole = dp.load(file, dtype="bfloat16", device="cpu").module
     tokens = torch.arange(5)[None]
     torch.testing.assert_close(teacher(tokens).logits, whole(tokens).logits)
 

@@ -228,3 +228,17 @@ def test_reloading_needs_nothing_of_peft(prune: Command, tmp_path: Path) -> None
     prune("out", "--recover", _LORA)
     module = reload(tmp_path / "out", "float32", "cpu")
     assert not [name for name, _ in module.named_modules() if "lora" in name]
+
+
+@pytest.mark.parametrize(
+    ("way", "why"),
+    [
+        ("lora:rank=99", "rank: expected at most 32, the full rank of a projection, got 99"),
+        ("last:blocks=5", "blocks: expected at most the 4 that are kept, got 5"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused_before_the_search(
+    way: str, why: str, prune: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("depthprune.pruning.prune.workers_for", None)
+    assert why in prune("out", "--recover", f"{way},steps=4,batch=4,judge=3").error

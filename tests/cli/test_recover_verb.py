@@ -181,13 +181,14 @@ def test_recover_writes_what_prune_with_recovery_writes(
 def test_a_streamed_model_is_pruned_and_recovered_to_the_same_bytes(
     prune: Command, recover: Command, tmp_path: Path
 ) -> None:
-    words = ("--recover", "linear", "--json")
+    # Calls of a streamed model hold other numbers of windows, and so do the rounds of its races.
+    words = ("--recover", "linear", "--json", "--exact")
     held, streamed = prune("held", *words).document, prune("streamed", *words, "--stream").document
     assert streamed["parity"]["bitwise"]
     assert (streamed["sample"], streamed["speed"]) == (None, None)
     assert streamed["recovery"] == held["recovery"]
     assert streamed["held_out"] == held["held_out"]
-    prune("plain", "--stream")
+    prune("plain", "--stream", "--exact")
     again = recover("--stream", "--json").document
     assert again["recovery"] == held["recovery"]
     files = [_weights(tmp_path / name) for name in ("held", "streamed", "out", "plain")]

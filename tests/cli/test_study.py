@@ -12,7 +12,6 @@ from command import Command
 from depthprune import extras
 from depthprune.cli import DONE, FAILED, WRONG_USAGE
 from depthprune.study.report import files
-from depthprune.study.report import page as study_page
 from depthprune.study.statistics import effects
 from depthprune.study.statistics.findings import gather as findings
 
@@ -216,7 +215,7 @@ def test_the_table_is_analysed_once(
         analysed.append(len(rows))
         return effects.analyse(rows, margin)
 
-    for module in (files, study_page, findings):
+    for module in (files, findings):
         monkeypatch.setattr(module, "analyse", analyse)
     outcome = depthprune("study", plan, "-o", tmp_path / "out")
     assert analysed == [16]

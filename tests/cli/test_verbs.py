@@ -732,6 +732,28 @@ def test_an_error_of_our_own_making_is_one_line_that_says_so(
     assert _names(tmp_path) == set()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_where_memory_runs_out_the_line_says_what_helps(
+    error: Exception, prune: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(write, "verify", broken)
+    outcome = prune("-k", 2)
+    assert outcome.status == FAILED
+    last = outcome.err.splitlines()[-1]
+    assert last.startswith("error: memory ran out (")
+    assert last.endswith("--dtype bfloat16, --stream or another --device")
+
+
 LONG = "x" * 5_000
 
 

@@ -258,7 +258,7 @@ def test_where_memory_runs_out_before_a_race_it_goes_on_too(
     calibration = dp.calibrate(f"text:{text},windows=8,length=40", model)
     sets = [(block,) for block in range(6)]
     whole = dp.Evaluator(model, calibration).score(sets)
-    evaluator = dp.Evaluator(model, calibration, racing=dp.Racing(tolerance=0.0))
+    evaluator = dp.Evaluator(model, calibration, racing=dp.Racing(delta=1e-9, tolerance=0.0))
     assert evaluator._runner.calls.rows == 8
     _Cramped(100, monkeypatch, torch.OutOfMemoryError("CUDA out of memory."))
     found = evaluator.compare(sets, 1)

@@ -561,6 +561,47 @@ def test_without_a_place_of_its_own_the_memo_lasts_for_the_run(
         assert memo.statistics().bytes == 0
 
 
+@contextmanager
+def _nothing_can_be_written() -> Iterator[None]:
+    """As on a full disk: files can be made, and hold nothing."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@posix
+@pytest.mark.parametrize("times", [1, 2], ids=["first", "after what that left"])
+def test_where_the_disk_is_full_a_new_memo_lasts_for_the_run(
+    times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for _ in range(times):
+        with _nothing_can_be_written(), Memo.open() as memo:
+            assert memo.path is None
+            assert memo.notes[0].endswith("or pass --memo off; losses are kept for this run only")
+            memo.store(CONTEXT, (1,), W, np.ones(40))
+            assert _one(memo, (1,), W).known.all()
+
+
+@posix
+def test_where_the_disk_is_full_a_memo_is_read_and_says_so(filled: Path) -> None:
+    with _nothing_can_be_written(), Memo.open(filled) as memo:
+        assert memo.notes == [f"--memo {filled}: cannot be written; it is read, nothing is added"]
+        assert _one(memo, (1, 1), W).known.all()
+
+
+@posix
+def test_where_the_disk_is_full_a_new_memo_that_was_named_is_refused(path: Path) -> None:
+    with _nothing_can_be_written():
+        assert _refused(path).startswith(f"--memo {path}: ")
+
+
 # The default place.
 
 

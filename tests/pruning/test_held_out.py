@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,7 +140,7 @@ def test_where_the_dense_model_loses_nothing_there_is_no_share_of_it(
         (2.5, None, None),
     ]
     with pytest.raises(dp.UsageError, match="--max-increase: the dense model loses nothing"):
-        SizeRule(held_out_scorer, 0.1)
+        SizeRule(held_out_scorer.mixed, 0.1)
 
 
 def test_block_scores_are_of_each_block_alone_against_the_dense_model(
@@ -159,13 +160,13 @@ class _Ruler:
     def __init__(self, *losses: float) -> None:
         self.losses = losses
 
-    def mixed(self, sets: list[tuple[int, ...]]) -> list[tuple[float, float]]:
+    def mixed(self, sets: Sequence[tuple[int, ...]]) -> list[tuple[float, float]]:
         return [(self.losses[len(removed)], 0.01 * len(removed)) for removed in sets]
 
 
 def _largest(losses: list[float], max_increase: float, patience: int = 2) -> tuple[int, int]:
     """The size chosen along a path of growing sets, and how many sizes were tried."""
-    rule = SizeRule(_Ruler(*losses), max_increase, patience=patience)  # type: ignore[arg-type]
+    rule = SizeRule(_Ruler(*losses).mixed, max_increase, patience=patience)
     for size in range(1, len(losses)):
         if rule(tuple(range(size))):
             break
@@ -199,7 +200,7 @@ def test_patience_is_how_many_sizes_above_the_limit_end_the_search() -> None:
 
 
 def test_a_negative_loss_may_grow_by_a_share_of_its_size() -> None:
-    rule = SizeRule(_Ruler(-2.0), 0.1)  # type: ignore[arg-type]
+    rule = SizeRule(_Ruler(-2.0).mixed, 0.1)
     assert (rule.dense, rule.limit) == (-2.0, pytest.approx(-1.8))
 
 

@@ -281,6 +281,20 @@ def test_too_many_sets_for_exhaustive_are_refused_with_the_count_and_the_limit()
     assert landscape.calls == []
 
 
+def test_a_model_that_cbo_cannot_solve_to_the_end_gives_its_best_so_far_each_time_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = random.Random(0)
+    linear = {block: rng.random() for block in range(40)}
+    quadratic = {pair: rng.gauss(0, 0.3) for pair in itertools.combinations(range(40), 2)}
+    monkeypatch.setattr("depthprune.searches.cbo._MOST_WORK", 0.3)
+    first, second = (minimisers(linear, quadratic, 12, 3) for _ in range(2))
+    assert first == second
+    assert [len(removed) for removed in first] == [12]
+    assert caplog.messages == [caplog.messages[0]] * 2
+    assert "may have better sets than those found" in caplog.messages[0]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a signal to itself ends a process there")
 def test_an_interrupt_while_cbo_solves_its_model_ends_it_as_one() -> None:
     """The solver took Ctrl-C for its own, and the search was said to have failed."""

@@ -25,7 +25,7 @@ import typer
 from depthprune.claims import forget_claims
 from depthprune.cli.app import app
 from depthprune.cli.console import listening
-from depthprune.errors import DepthpruneError, UsageError, one_line
+from depthprune.errors import DepthpruneError, UsageError, first_line, one_line
 from depthprune.pruning.standing import forget_standing, what_stands
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -124,9 +124,24 @@ def _failed(error: Exception, words: list[str], debug: bool) -> int:
         said = str(error.strerror).lower()
         name = one_line(name, _MOST_OF_A_NAME)
         return _say(f"{name}: {said}; {_REMEDIES[error.errno]}", FAILED, debug)
+    if _memory_ran_out(error):
+        return _say(
+            f"memory ran out ({first_line(error)}); close other programs, or take fewer windows= "
+            "or a shorter length=, --dtype bfloat16, --stream or another --device",
+            FAILED,
+            debug,
+        )
     what = " ".join(str(error).split()) or "no message"
     advice = "" if debug else "; this is a bug: run again with --debug and report what it shows"
     return _say(f"{type(error).__name__}: {what}{advice}", FAILED, debug)
+
+
+def _memory_ran_out(error: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from depthprune.models.free_memory import out_of_memory
+
+    return out_of_memory(error)
 
 
 def _is_interruption(error: BaseException | None) -> bool:

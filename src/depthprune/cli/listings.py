@@ -141,12 +141,13 @@ def _show(spec: str, model: str, json: bool) -> None:
         reading,
     )
 
-    check_files(parse_calibration(spec))
+    specs = parse_calibration(spec)
+    check_files(specs)
     loading = Loading(model)
     progress = TerminalProgress()
     reader = read_tokenizer(loading.find(), progress, loading)
-    with reading(spec, progress):
-        drawn = calibrate(spec, reader)
+    with reading(specs, progress):
+        drawn = calibrate(specs, reader)
     rows = _rows(drawn, reader.tokenizer)
     if json:
         show_json(_document(drawn, rows))

@@ -128,7 +128,7 @@ class RacingOptions:
     """How sure a search is of its choices."""
 
     exact: options.Exact = False
-    delta: options.Delta = 0.01
+    delta: options.Delta = Racing.delta
     tolerance: options.Tolerance = "0.1%"
 
     def parsed(self) -> Racing | None:

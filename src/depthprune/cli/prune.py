@@ -20,7 +20,7 @@ from depthprune.cli.option_groups import (
     expand_groups,
 )
 from depthprune.cli.values import parse_share
-from depthprune.pruning.options import prune_job
+from depthprune.pruning.options import PROMPT, prune_job
 from depthprune.removed_sets import name_blocks
 
 
@@ -64,9 +64,7 @@ def prune(
     protect: Annotated[
         str, typer.Option(metavar="BLOCKS", help="Blocks that stay, such as 0,29 or 0-3.")
     ] = "",
-    prompt: Annotated[
-        str, typer.Option(help="What both models continue in the report.")
-    ] = "The most important thing about a good library is",
+    prompt: Annotated[str, typer.Option(help="What both models continue in the report.")] = PROMPT,
     recover: options.Recover = None,
     also: options.Also = None,
     answers: options.Answers = None,

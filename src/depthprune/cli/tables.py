@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,13 +51,6 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _rows(table: Table, lines: Sequence[summary.Comparison]) -> None:
-    for line in lines:
-        table.add_row(
-            _plain(line.name), _plain(line.before), _plain(line.after, "bold"), _plain(line.change)
-        )
-
-
 def prune_summary(manifest: Manifest, report_path: Path | None = None) -> RenderableType:
     """What `prune` says last: the comparison, a continuation from both models, parity, the report.
 
@@ -69,20 +62,16 @@ def prune_summary(manifest: Manifest, report_path: Path | None = None) -> Render
     table = _table(
         f"{manifest.model.name}, {summary.removed_words(manifest)}", "", "before", "after", "change"
     )
-    _rows(
-        table,
-        [
-            summary.Comparison("blocks", str(blocks), str(kept), numbers.change(blocks, kept)),
-            *(summary.size_comparisons(manifest.size) if manifest.size else []),
-            *summary.held_out_comparisons(manifest),
-            *summary.answer_comparisons(manifest),
-            *(
-                summary.speed_comparisons(manifest.speed, ranges=False)
-                if manifest.speed is not None
-                else []
-            ),
-        ],
-    )
+    for row in (
+        summary.Comparison("blocks", str(blocks), str(kept), numbers.change(blocks, kept)),
+        *(summary.size_comparisons(manifest.size) if manifest.size else []),
+        *summary.held_out_comparisons(manifest),
+        *summary.answer_comparisons(manifest),
+        *(summary.speed_comparisons(manifest.speed, ranges=False) if manifest.speed else []),
+    ):
+        table.add_row(
+            _plain(row.name), _plain(row.before), _plain(row.after, "bold"), _plain(row.change)
+        )
     parts: list[RenderableType] = [table]
     if manifest.target is not None:
         parts.append(Padding(_plain(target.first_sentence(manifest.target)), (0, 0, 1, 0)))
@@ -149,9 +138,7 @@ def draws_table(blocks: Sequence[BlockDraws], draws: int, k: int) -> RenderableT
     return table
 
 
-def score_table(
-    scores: Sequence[BlockScore], dense: Estimate, removed: Collection[int] = ()
-) -> RenderableType:
+def score_table(scores: Sequence[BlockScore], dense: Estimate) -> RenderableType:
     """What removing each block alone adds to the loss, with a bar in characters.
 
     A bar that ends in `»` is cut off, where one block is worth many times what the others are.
@@ -159,7 +146,6 @@ def score_table(
     Args:
         scores: One a block, in the order to print.
         dense: The whole model on the same windows.
-        removed: Blocks to mark with a cross.
     """
     title = (
         f"loss of the whole model {numbers.with_error(dense.loss, dense.stderr)}, "
@@ -170,12 +156,11 @@ def score_table(
     increases = [score.increase for score in scores if math.isfinite(score.increase)]
     cap = numbers.axis_cap(increases) or max(increases, default=0.0)
     for score in scores:
-        gone = score.block in removed
         table.add_row(
-            _plain(f"{score.block}{' ×' if gone else ''}", "bold" if gone else ""),
+            _plain(str(score.block)),
             _plain(numbers.with_error(score.loss, score.stderr)),
             _plain(numbers.with_error(score.increase, score.increase_stderr, sign=True)),
-            _plain(_bar(score.increase, cap), "bold" if gone else ""),
+            _plain(_bar(score.increase, cap)),
         )
     return table
 

@@ -7,9 +7,8 @@ sources that no draw contains, and the difference between two models is taken wi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from depthprune.calibration import Calibration, Part
 from depthprune.errors import UsageError
@@ -141,13 +140,6 @@ def other_name(used: Mixture, asked: Mixture) -> str | None:
     return None if used.name == asked.name else used.name
 
 
-class Mixed(Protocol):
-    """What a size is judged by."""
-
-    def mixed(self, sets: Sequence[RemovedSet]) -> list[tuple[float, float]] | None:
-        """The loss of each set, and its standard error; None where losses have no unit."""
-
-
 class SizeRule:
     """The largest k whose held-out loss grows by no more than a limit, along a nested path.
 
@@ -155,7 +147,7 @@ class SizeRule:
     stop once `patience` sizes in a row are above the limit, and the largest size below it counts.
 
     Args:
-        held_out_scorer: Measures the held-out loss.
+        mixed: Gives the loss of each set, and its standard error; None where losses have no unit.
         max_increase: Allowed growth of the loss, as a fraction of the dense model's.
         patience: How many sizes above the limit end the search.
 
@@ -163,11 +155,17 @@ class SizeRule:
         UsageError: If the dense model's loss is 0 where losses are counted in shares of it.
     """
 
-    def __init__(self, held_out_scorer: Mixed, max_increase: float, *, patience: int = 2) -> None:
-        self._held_out_scorer = held_out_scorer
+    def __init__(
+        self,
+        mixed: Callable[[Sequence[RemovedSet]], Sequence[tuple[float, float]] | None],
+        max_increase: float,
+        *,
+        patience: int = 2,
+    ) -> None:
+        self._mixed = mixed
         self._patience = patience
         self._above = 0
-        found = held_out_scorer.mixed([()])
+        found = mixed([()])
         if found is None:
             raise UsageError(
                 "--max-increase: the dense model loses nothing on the held-out part of a source, "
@@ -181,7 +179,7 @@ class SizeRule:
 
     def __call__(self, removed: RemovedSet) -> bool:
         """Judge the next size; True if the search has gone far enough."""
-        found = self._held_out_scorer.mixed([removed])
+        found = self._mixed([removed])
         loss = math.inf if found is None else found[0][0]
         if loss <= self.limit:
             self.chosen = removed

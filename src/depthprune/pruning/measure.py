@@ -89,7 +89,7 @@ def measure_task(
         return _measure_chosen(job, task, task.wanted, resources)
     evaluator = resources.evaluator(task.calibration, task.objective)
     held_out_scorer = _held_out_scorer(resources, task.calibration, task.objective)
-    rule = None if job.max_increase is None else SizeRule(held_out_scorer, job.max_increase)
+    rule = None if job.max_increase is None else SizeRule(held_out_scorer.mixed, job.max_increase)
     result = _searched(job, task, evaluator, rule)
     # A path that the search did not score itself is worth its cost only to a size rule.
     known = bool(result.path) and all(evaluator.has_asked(s) for s in result.path)

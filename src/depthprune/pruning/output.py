@@ -6,7 +6,7 @@ before anything is published. A GGUF is cut from a GGUF alone: nothing here quan
 A checkpoint of the dense model, for surgery to cut: its own files, or a copy written once.
 
 Surgery copies byte ranges of safetensors files. A GGUF or pickled weights have none, so the loaded
-model is saved beside the output, in the dtype it was measured in, and removed after the cut.
+model is saved beside the output and removed after the cut.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from depthprune.checkpoints.surgery import Surgery, write_pruned
 from depthprune.claims import DENSE, Claim
 from depthprune.errors import UsageError
 from depthprune.models.completed import completed
+from depthprune.models.devices import DTYPES
+from depthprune.models.gguf.written_dtype import as_written
 from depthprune.models.loading import Model
 from depthprune.models.pretrained import quiet_transformers
 from depthprune.models.source import ModelSource
@@ -148,11 +150,12 @@ def dense_checkpoint(
     if model.source.checkpoint is not None:
         yield completed(model.source.checkpoint, module.config)
         return
-    check_space(beside, sum(p.numel() * p.element_size() for p in module.parameters()))
+    check_space(beside, model.parameters * model.written_dtype.itemsize)
     parent = beside.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     with hidden_folder(parent, beside.name, DENSE) as folder:
         with progress.step("writing the dense weights", None, ""), quiet_transformers():
-            module.save_pretrained(folder)
+            with as_written(module, DTYPES[model.dtype], model.written_dtype):
+                module.save_pretrained(folder)
             model.tokenizer.save_pretrained(folder)
         yield open_checkpoint(folder)

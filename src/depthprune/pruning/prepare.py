@@ -192,7 +192,7 @@ def prepare(job: PruneJob, asked_for: ParsedJob, *, rehearsed: bool = False) -> 
     make_space(model.blocks, k, asked, refusal=refusal)
     _note_needed(source, asked, protect)
     if recovery.method is not None:
-        check_enough(model, calibration, recovery.method, further)
+        check_enough(model, calibration, recovery.method, further, model.blocks - (job.k or 1))
     return PruneTask(
         model=model,
         calibration=calibration,

@@ -31,7 +31,7 @@ def foretell(job: PruneJob, task: PruneTask) -> None:
     if busy := busy_words():
         words.append(busy)
     words.append("losses are kept as they are found, so a run that is stopped goes on from there")
-    note(f"{'; '.join(words)}")
+    note("; ".join(words))
 
 
 def time_words(plan: CostEstimate, job: PruneJob) -> str:

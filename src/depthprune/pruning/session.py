@@ -193,35 +193,32 @@ def memo_at(place: str | Path | None) -> Iterator[Memo | None]:
 
 def _say(memo: Memo) -> None:
     for line in memo.notes:
-        warn(f"{line}")
+        warn(line)
     memo.notes.clear()
 
 
-def reading(
-    specs: str | Sequence[str | CalibrationSpec], progress: Progress
-) -> AbstractContextManager[object]:
+def reading(specs: Sequence[CalibrationSpec], progress: Progress) -> AbstractContextManager[object]:
     """A step that shows while text is read; none where the model writes some, which shows its own.
 
     Args:
         specs: What is read.
         progress: Where it shows itself.
     """
-    from depthprune.calibration import SOURCES, parse_calibration
+    from depthprune.calibration import SOURCES
 
-    if any(SOURCES.get(spec.source).kind == "generated" for spec in parse_calibration(specs)):
+    if any(SOURCES.get(spec.source).kind == "generated" for spec in specs):
         return nullcontext()
     return progress.step("reading and tokenising the calibration text", None, "")
 
 
 def mixture(
-    specs: Sequence[str | CalibrationSpec] | None, reader: TextReader, progress: Progress
+    specs: Sequence[CalibrationSpec], reader: TextReader, progress: Progress
 ) -> Calibration:
     """The calibration that `-c` flags name, mixed, with a word about one that is too small."""
     from depthprune.calibration import calibrate
 
-    named = list(specs or [DEFAULT_CALIBRATION])
-    with reading(named, progress):
-        calibration = calibrate(named, reader)
+    with reading(specs, progress):
+        calibration = calibrate(list(specs), reader)
     for warning in calibration.warnings():
-        warn(f"{warning}")
+        warn(warning)
     return calibration

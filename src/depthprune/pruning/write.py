@@ -1,8 +1,8 @@
 """What `prune` and `recover` do alike once the set is known: cut, reload, prove, publish, measure.
 
 The checkpoint is published as soon as it is proven, with a manifest that the caller makes and its
-page. What is measured of it afterwards, a sample and the speed, is added to both as it is found,
-within a bounded time; should that fail or be interrupted, it alone is missing.
+page. What is measured of it afterwards, a sample and the speed, is added to both within a bounded
+time; should a part of that fail or be interrupted, it alone is missing.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Writing:
             progress=self.progress,
         ) as (stage, surgery):
             for warning in surgery.warnings:
-                warn(f"{warning}")
+                warn(warning)
             module = self._reload(model, stage)
             with weights.in_place():
                 parity = verify(model, module, removed, progress=self.progress)
@@ -138,24 +138,22 @@ class Writing:
         questions = self.questions
         if questions is not None:
             steps["answers"] = partial(self._answers, questions, record)
-        for name, step in steps.items():
-            missing = f"the {name} {'were' if name == 'answers' else 'was'} not measured"
-            try:
-                added = record.model_copy(update={name: step(model, module)})
-                self._amend(added)
-                record = added
-            except KeyboardInterrupt:
-                note(f"the checkpoint is whole and proven; of it {missing}")
-                raise
-            except OutputError as error:
-                if not self.claim.stands:
+        found: dict[str, Any] = {}
+        try:
+            for name, step in steps.items():
+                missing = f"the {name} {'were' if name == 'answers' else 'was'} not measured"
+                try:
+                    found[name] = step(model, module)
+                except KeyboardInterrupt:
+                    note(f"the checkpoint is whole and proven; of it {missing}")
                     raise
-                warn(
-                    f"the checkpoint is whole and proven; to it the {name} cannot be added: {error}"
-                )
-            except Exception as error:
-                warn(f"{missing} ({first_line(error)})")
-        return record
+                except Exception as error:
+                    warn(f"{missing} ({first_line(error)})")
+        finally:
+            amended = record.model_copy(update=found)
+            if found and not self._amend(amended, " and the ".join(found)):
+                amended = record
+        return amended
 
     def _answers(
         self, questions: Questions, record: Manifest, model: Model, module: nn.Module
@@ -172,9 +170,17 @@ class Writing:
             warn(line)
         return found
 
-    def _amend(self, record: Manifest) -> None:
+    def _amend(self, record: Manifest, added: str) -> bool:
+        """Write the record and its page anew; whether that went well."""
         target = self.claim.target
-        self.claim.amend({**report_files(record, target), target.manifest.name: record.text()})
+        try:
+            self.claim.amend({**report_files(record, target), target.manifest.name: record.text()})
+        except OutputError as error:
+            if not self.claim.stands:
+                raise
+            warn(f"the checkpoint is whole and proven; to it the {added} cannot be added: {error}")
+            return False
+        return True
 
     def _speed(self, model: Model, module: nn.Module) -> Speed:
         before, after = measure(

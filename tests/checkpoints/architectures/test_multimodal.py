@@ -157,12 +157,12 @@ def test_the_whole_model_is_loaded_where_a_part_would_be() -> None:
 
 def test_probes_leave_out_tokens_that_stand_for_pictures() -> None:
     model = tiny_model("llava", image_token_index=7)
-    tokens = probe_tokens(model, (4, 400), seed=0, first=3)
+    tokens = probe_tokens(model, (4, 400), seed=0)
     assert tokens.min() >= 3
     assert 7 not in tokens
     plain = tiny_model("llama")
     expected = torch.randint(3, 320, (4, 400), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(probe_tokens(plain, (4, 400), seed=0, first=3), expected)
+    assert torch.equal(probe_tokens(plain, (4, 400), seed=0), expected)
 
 
 def test_both_rows_speak_and_that_of_the_language_model_first() -> None:

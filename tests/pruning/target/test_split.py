@@ -221,3 +221,46 @@ def test_what_is_left_out_of_a_target_is_said(model: dp.Model, tmp_path: Path) -
     assert "replaced by U+FFFD (and 8 more)" in halved
     assert long.startswith("60 of the 120 examples looked at are longer than length=")
     assert not _split(model, f"jsonl:{file},prompt=q,answer=a,length=400").goals[0].notes[1:]
+
+
+def _asked(folder: Path, count: int, answer: str = "It is high.") -> Path:
+    file = folder / "asked.jsonl"
+    rows = ({"q": f"How high is river {i}?", "a": answer} for i in range(count))
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def test_examples_that_are_all_too_long_need_longer_windows_and_not_more_of_them(
+    model: dp.Model, tmp_path: Path
+) -> None:
+    spec = f"jsonl:{_asked(tmp_path, 64, 'It is high. ' * 40)},prompt=q,answer=a"
+    with pytest.raises(CalibrationError, match=r"64 examples 64 are longer than .*raise length="):
+        _split(model, f"{spec},length=96")
+    assert _split(model, f"{spec},length=512").goals[0].documents == (32, 16, 16)
+
+
+def test_repeats_are_told_where_too_little_is_left(model: dp.Model, tmp_path: Path) -> None:
+    file = _asked(tmp_path, 20)
+    file.write_text(file.read_text(encoding="utf-8") * 20, encoding="utf-8")
+    with pytest.raises(CalibrationError, match=r"20 examples \(380 repeats of them are left out"):
+        _split(model, f"jsonl:{file},prompt=q,answer=a")
+
+
+def test_of_very_many_examples_only_those_that_are_needed_become_windows(
+    model: dp.Model, tmp_path: Path
+) -> None:
+    spec = f"jsonl:{_asked(tmp_path, 20_000)},prompt=q,answer=a"
+    specs, split = target_specs([spec]), parse_split("50,25,25")
+    (goal,) = split_target(specs, model, split, 0, tokens=1024).goals
+    goal.draw(0)
+    calibrate, choose, _ = (source.pool for source in goal.sources)
+    assert len(choose.fits) < 500  # type: ignore[attr-defined]
+    assert len(calibrate.documents) < 9_000  # type: ignore[attr-defined]
+    assert goal.documents == (10_000, 5_000, 5_000)
+    assert 4096 - 64 < goal.choose.tokens <= 4096
+
+
+def test_every_token_counts_where_that_is_asked_for(model: dp.Model, tmp_path: Path) -> None:
+    spec = f"jsonl:{_asked(tmp_path, 64)},prompt=q,answer=a,mask=all"
+    (goal,) = _split(model, spec).goals
+    assert all(w.scored.sum() == len(w.tokens) - 1 for w in goal.choose.windows)

@@ -55,7 +55,9 @@ def connect(place: Path) -> tuple[sqlite3.Connection, bool]:
         return prepared(f"{uri}?mode=rwc", label, writable=True), True
     except sqlite3.DatabaseError as error:
         failure = error
-    if os.path.exists(place) and re.search("readonly|unable to open", str(failure)):
+    why = str(failure)
+    closed = os.path.exists(place) and re.search("readonly|unable to open", why)
+    if closed or (size_of(place) and re.search("full|disk I/O", why)):
         # The second way is for a folder in which SQLite cannot put its files beside the memo. It
         # would not see what a killed process left in one of them.
         ways = ["mode=ro"] + ["mode=ro&immutable=1"] * (not size_of(log_beside(place)))

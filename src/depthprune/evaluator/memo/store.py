@@ -9,7 +9,6 @@ fails in mid-run must not cost the run, so it turns itself off and says so in `M
 from __future__ import annotations
 
 import math
-import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,7 +80,7 @@ class Memo:
     def open(cls, path: str | Path | None = None) -> Memo:
         """Open the memo at a path, by default `default_path()`; make it if there is none.
 
-        A file that can be read and not written is read. Where the default place cannot be made,
+        A file that can be read and not written is read. Where the default one cannot be made,
         losses are kept until the process ends. Either is said in `notes`.
 
         Raises:
@@ -91,7 +90,7 @@ class Memo:
         try:
             db, writable = connect(place)
         except OutputError as error:
-            if path is not None or os.path.exists(place):
+            if path is not None or size_of(place):
                 raise
             memory = prepared(":memory:", writable=True)
             return cls(memory, None, f"{error}; losses are kept for this run only")

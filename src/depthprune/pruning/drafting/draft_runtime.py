@@ -55,7 +55,7 @@ def choose_runtime(name: str, sources: Sequence[ModelSource], dtype: str, device
             f"--device {device}: expected auto or cpu with llama.cpp, which takes the accelerator "
             f"that it was built for; drop it, {remedy}"
         )
-    require_llama_cpp("--draft of two GGUF files")
+    require_llama_cpp()
     return name
 
 

@@ -18,7 +18,7 @@ from depthprune.manifest import HeldOut
 from depthprune.models.loading import Model
 from depthprune.objectives import parse_objective
 from depthprune.progress import SILENT, Progress
-from depthprune.pruning.held_out import estimate, other_name
+from depthprune.pruning.held_out import before_and_after, estimate, other_name
 from depthprune.recovery import Recovery, recovered
 
 _LEAST = 0.0005
@@ -60,24 +60,17 @@ def judge_recovered(
         dense, pruned = (s.require_finite() for s in evaluator.score([(), removed]))
         after = evaluator.score_changed(removed, partial(recovered, model, recovery))
         after.require_finite()
-        grown, stderr = increase(pruned, dense)
         left, left_stderr = increase(after, dense)
         change, change_stderr = increase(after, pruned)
-        records.append(
-            HeldOut(
-                calibration=text.parts[0].spec.line(),
-                objective=other_name(kind, asked),
-                dense=estimate(dense, evaluator.objective),
-                pruned=estimate(pruned, evaluator.objective),
-                increase=grown,
-                increase_stderr=stderr,
-                recovered=estimate(after, evaluator.objective),
-                recovered_increase=left,
-                recovered_increase_stderr=left_stderr,
-                recovered_change=change,
-                recovered_change_stderr=change_stderr,
-            )
-        )
+        record = before_and_after(text.parts[0], kind, other_name(kind, asked), dense, pruned)
+        mended = {
+            "recovered": estimate(after, kind),
+            "recovered_increase": left,
+            "recovered_increase_stderr": left_stderr,
+            "recovered_change": change,
+            "recovered_change_stderr": change_stderr,
+        }
+        records.append(record.model_copy(update=mended))
     return records
 
 

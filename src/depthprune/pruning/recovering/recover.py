@@ -193,7 +193,7 @@ class RecoverJob:
         further = further_texts(also, reader)
         questions = draw_questions(answers, reader)
         model = loading.load(source, reader.tokenizer, self.progress)
-        check_enough(model, calibration, method, further)
+        check_enough(model, calibration, method, further, source.blocks - len(removed))
         with dense_checkpoint(model, self.out.path, progress=self.progress) as dense:
             prefix = block_prefix(model) or dense.block_prefix
             pruned.require_unchanged(dense, removed, prefix, self.progress)

@@ -142,7 +142,7 @@ def fit_and_judge(
     choices = judge_choices(model, [*own, *further], recovery, **shared)
     warnings = harmed([*held_out, *others, *choices])
     for warning in warnings:
-        warn(f"{warning}")
+        warn(warning)
     read = recovery.training.calibration if recovery.training else calibration
     record = RecoveryRecord(
         method=method.name,
@@ -188,19 +188,12 @@ class RecoveredModel:
 
     def replacements(self, dense: Checkpoint, block_prefix: str | None) -> dict[str, bytes]:
         """New bytes of some tensors of the dense checkpoint, by their names in it."""
-        data, self._as_written = to_write(self._found, self._model, dense, block_prefix)
+        if self._found is None:
+            return {}
+        data, recovery = stored(self._found.recovery, self._model, dense, block_prefix)
+        self._as_written = recovered(self._model, recovery)
         return data
 
     def in_place(self) -> AbstractContextManager[None]:
         """Inside the context the model has the weights that were written."""
         return self._as_written
-
-
-def to_write(
-    found: Recovered | None, model: Model, dense: Checkpoint, block_prefix: str | None
-) -> tuple[dict[str, bytes], AbstractContextManager[None]]:
-    """What surgery replaces, and a context inside which the model has the same weights."""
-    if found is None:
-        return {}, nullcontext()
-    data, recovery = stored(found.recovery, model, dense, block_prefix)
-    return data, recovered(model, recovery)

@@ -61,7 +61,11 @@ def check_way(method: Method, *, stream: bool, in_search: bool = False) -> None:
 
 
 def check_enough(
-    model: Model, calibration: Calibration, method: Method, further: Sequence[Calibration]
+    model: Model,
+    calibration: Calibration,
+    method: Method,
+    further: Sequence[Calibration],
+    kept: int,
 ) -> None:
     """Refuse, before anything is spent, what cannot be recovered or judged.
 
@@ -70,11 +74,12 @@ def check_enough(
         calibration: What is to be fitted or trained on.
         method: The way to recover.
         further: What recovery is to be judged on besides.
+        kept: How many blocks are kept at most.
     """
     for each in (calibration, *calibration.held_out(), *further):
         require_positions(model, each)
     if isinstance(method, (LoRA, Last)):
-        require_trainable(model, method)
+        require_trainable(model, method, kept)
         require_windows(calibration, method)
     if isinstance(method, Linear):
         method.behind(model.blocks)

@@ -56,7 +56,7 @@ class Resources:
     progress: Progress = SILENT
     workers: LossWorkers | None = None
 
-    def evaluator(self, calibration: Calibration, objective: Any, **more: Any) -> Evaluator:
+    def evaluator(self, calibration: Calibration, objective: Any) -> Evaluator:
         """An evaluator on a calibration."""
         return Evaluator(
             self.model,
@@ -67,7 +67,6 @@ class Resources:
             memo=self.memo,
             progress=self.progress,
             workers=self.workers,
-            **more,
         )
 
 
@@ -167,7 +166,9 @@ def _spend(
 def foretell_choice(
     task: TargetTask, rules: Rules, budget: Budget | None, model: Model
 ) -> list[tuple[Rehearsal, Calibration]]:
-    """The same choice on evaluators that only count.
+    """The same choice on evaluators that only count; its cost at the most.
+
+    Each calibration gives a set of its own, and none drops out before it saw all windows.
 
     Returns:
         What was counted on each calibration.
@@ -179,12 +180,14 @@ def foretell_choice(
 
     def make(calibration: Calibration, objective: Mixture) -> Rehearsal:
         rehearsal = Rehearsal.of(model, calibration, objective)
+        rehearsal.lose_by(len(made))
         made.append((rehearsal, calibration))
         return rehearsal
 
     scorers = TargetScorers(make, task.target.choose, task.objective, task.default)
     _, spent, _ = _spend(task, rules, budget, scorers, model)
-    _raced(task, spent, scorers, None)
+    scorers.general(list(spent.first))
+    scorers.choose.score([(), *spent.first])
     return made
 
 

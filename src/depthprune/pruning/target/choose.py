@@ -1,10 +1,10 @@
 """One set is chosen of many: by a race on the part of the target that decides.
 
 Sets are compared window by window, on growing numbers of windows, and one drops out as soon as it
-is surely worse than another, by the anytime-valid bound that searches race by. Two things differ
-from a search's race. What is asked is not the loss over these windows but over the target they were
-drawn from, so even with all windows seen a difference has its error. And many sets were looked at,
-so the chance of a wrong choice is shared among all of them.
+is surely worse than another, by the bound that searches race by. Two things differ from a search's
+race. What is asked is not the loss over these windows but over the target they were drawn from, so
+even with all windows seen a difference has its error. And many sets were looked at, so the chance
+of a wrong choice is shared among all of them.
 
 What is left at the end is a tie: the target cannot tell these sets apart. Of those that are within
 a standard error of the best, what is lost on everything else decides.
@@ -13,7 +13,7 @@ a standard error of the best, what is lost on everything else decides.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +21,9 @@ import numpy as np
 from depthprune.errors import EvaluationError, UsageError
 from depthprune.evaluator import RemovedSet, Score, increase
 from depthprune.evaluator.racing.bounds import bound_for
+from depthprune.evaluator.racing.chances import equal_chances
 from depthprune.evaluator.racing.decision import decide
 from depthprune.evaluator.racing.differences import Strata
-from depthprune.evaluator.racing.settings import Racing
 from depthprune.searches.driver import Scorer
 
 CHOICE_DELTA = 0.1
@@ -67,7 +67,6 @@ def race(
     delta: float = CHOICE_DELTA,
     tolerance: float = TOLERANCE,
     bounds: tuple[float, float] | None = None,
-    progressed: Callable[[int, int], None] = lambda windows, sets: None,
 ) -> tuple[list[RemovedSet], dict[RemovedSet, Score]]:
     """Find the sets that cannot be told apart from the best.
 
@@ -79,7 +78,6 @@ def race(
         delta: Chance of an error, over all.
         tolerance: Differences within this share of the loss are ties.
         bounds: The range of a window's loss, if it has one.
-        progressed: Called with each round: its windows and its sets.
 
     Returns:
         Those sets, the best first, and every set's score on the windows that it saw.
@@ -89,9 +87,8 @@ def race(
     """
     contenders = list(dict.fromkeys(sets))
     scores: dict[RemovedSet, Score] = {}
-    windows = min(max(first, 2), scorer.windows)
-    while True:
-        progressed(windows, len(contenders))
+    looks = _looks(max(first, 2), scorer.windows)
+    for windows in looks:
         found = scorer.score(contenders, windows=windows)
         scores.update(zip(contenders, found, strict=True))
         finite = [score for score in found if score.finite]
@@ -100,18 +97,25 @@ def race(
                 "--for: the loss of every set is NaN or infinite on some windows; compute in "
                 "another --dtype (float32), or drop those windows' documents"
             )
-        contenders = _left(finite, max(looked, len(sets)), delta, tolerance, bounds)
-        if windows == scorer.windows:
-            return contenders, scores
-        if len(contenders) == 1:
+        contenders = _left(finite, looks, max(looked, len(sets)), delta, tolerance, bounds)
+        if len(contenders) == 1 and windows < scorer.windows:
             # Alone, it is still to be known on all windows.
             scores[contenders[0]] = scorer.score(contenders)[0]
-            return contenders, scores
-        windows = min(math.ceil(windows * _GROWTH), scorer.windows)
+            break
+    return contenders, scores
+
+
+def _looks(first: int, windows: int) -> list[int]:
+    """Windows seen after each round."""
+    looks = [min(first, windows)]
+    while looks[-1] < windows:
+        looks.append(min(math.ceil(looks[-1] * _GROWTH), windows))
+    return looks
 
 
 def _left(
     scores: Sequence[Score],
+    looks: Sequence[int],
     looked: int,
     delta: float,
     tolerance: float,
@@ -134,8 +138,9 @@ def _left(
     width = None
     if bounds is not None:
         width = float(seen_weighting.weights().max()) * len(seen) * (bounds[1] - bounds[0])
-    bound = bound_for(Racing(delta, tolerance), max(looked, 2), 1, 4 * len(weighting.groups), width)
-    decision = decide(table, strata, 1, bound, tolerance * abs(ranked[0].loss))
+    bound = bound_for(looks, _ENDLESS, width)
+    chances = np.full(len(ranked), equal_chances(delta, max(looked, 2), 1))
+    decision = decide(table, strata, 1, bound, chances, tolerance * abs(ranked[0].loss))
     return [
         score.removed
         for score, dropped in zip(ranked, decision.dropped, strict=True)
@@ -168,7 +173,6 @@ def break_tie(
     tied: Sequence[RemovedSet],
     general: Mapping[RemovedSet, float],
     scores: Mapping[RemovedSet, Score],
-    tolerance: float = TOLERANCE,
 ) -> RemovedSet:
     """Of sets that cannot be told apart, one that is near the best, and loses least in general.
 
@@ -180,13 +184,12 @@ def break_tie(
         tied: The sets, the best first.
         general: Each set's loss on the default text.
         scores: Each set's on the part that chooses.
-        tolerance: Differences within this share of the loss are none.
     """
     best = scores[tied[0]]
 
     def is_near(removed: RemovedSet) -> bool:
         above, stderr = increase(scores[removed], best)
-        return above <= max(stderr, tolerance * abs(best.loss))
+        return above <= max(stderr, TOLERANCE * abs(best.loss))
 
     near = [removed for removed in tied if removed == tied[0] or is_near(removed)]
     return min(near, key=lambda removed: (general[removed], near.index(removed)))

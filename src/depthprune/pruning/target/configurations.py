@@ -71,9 +71,9 @@ def target_objective(target: Target, asked: str | None) -> Mixture:
     return _by_kind(target.choose)
 
 
-def _by_kind(calibration: Calibration, items: str = "option-ce", text: str = "nll") -> Mixture:
+def _by_kind(calibration: Calibration) -> Mixture:
     of_items = sum(p.share for p in calibration.parts if p.windows[0].item is not None)
-    parts = [(items, of_items), (text, 1 - of_items)]
+    parts = [("option-ce", of_items), ("nll", 1 - of_items)]
     return parse_objective("+".join(f"{name}:{share!r}" for name, share in parts if share > 1e-9))
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from depthprune.calibration import CalibrationSpec, parse_calibration
 from depthprune.calibration.parsing import beside, is_file, parse_line, parse_mapping
-from depthprune.calibration.reading.documents import utf8
+from depthprune.calibration.reading.files import whole_text
 from depthprune.calibration.sources import SOURCES
 from depthprune.errors import UsageError
 from depthprune.objectives import parse_objective
@@ -142,7 +142,7 @@ def read_portfolio(name: str) -> tuple[Row, ...]:
         UsageError: If it is not YAML, or holds something else, naming the row and the key.
         CalibrationError: If it cannot be read.
     """
-    found = parse_yaml(utf8(name), name, error=UsageError)
+    found = parse_yaml(whole_text(name), name, error=UsageError)
     if not isinstance(found, list) or not found:
         raise UsageError(
             f"--portfolio {name}: expected a list of rows such as {{name: mine, calibration: "

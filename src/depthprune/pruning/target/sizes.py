@@ -5,12 +5,11 @@ The limit is of the loss on the part of the target that chooses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from depthprune.errors import UsageError
-from depthprune.evaluator import RemovedSet, Score
+from depthprune.evaluator import RemovedSet
 from depthprune.pruning.held_out import SizeRule
 from depthprune.pruning.target.budgets import is_anchor
 from depthprune.pruning.target.choose import Raced
@@ -22,24 +21,17 @@ from depthprune.searches import make_space
 from depthprune.searches.common.moves import longer
 
 
-class _Judge:
-    """The target's loss, as `SizeRule` asks for it."""
-
-    def __init__(self, score: Callable[[list[RemovedSet]], list[Score]]) -> None:
-        self._score = score
-
-    def mixed(self, sets: Any) -> list[tuple[float, float]]:
-        """The loss of each set, and its standard error."""
-        return [(score.loss, score.stderr) for score in self._score(list(sets))]
-
-
 def largest(task: TargetTask, rules: Rules, scorers: TargetScorers, max_increase: float) -> int:
     """How many blocks may go at the most, as the default calibration and the task itself say."""
     named = [c for c in task.configurations if not c.draw and is_anchor(c)]
     tried = named or task.configurations[:1]
     most, rule = 0, None
+
+    def losses(sets: Sequence[RemovedSet]) -> list[tuple[float, float]]:
+        return [(score.loss, score.stderr) for score in scorers.choose.score(sets)]
+
     for configuration in tried:
-        rule = SizeRule(_Judge(scorers.choose.score), max_increase)
+        rule = SizeRule(losses, max_increase)
         rules.run(rules.search, scorers.scorer(configuration), enough=rule)
         most = max(most, len(rule.chosen))
     if not most and rule is not None:

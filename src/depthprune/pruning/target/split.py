@@ -9,7 +9,6 @@ two texts are, which the judged loss then has in it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,28 +24,24 @@ from depthprune.calibration import (
     HasTokenizer,
     LoadedSource,
     Part,
-    Window,
     context_of,
     documents_of_spec,
     load_source,
     measure_overlap,
     parse_calibration,
 )
-from depthprune.calibration.drawing import TooLittleText
 from depthprune.calibration.examples import notes_of_pools
 from depthprune.calibration.loading import notes_of
 from depthprune.calibration.model_limits import rows_of
-from depthprune.errors import CalibrationError, UsageError
-from depthprune.pruning.target.options import CALIBRATION_TOKENS, PARTS, Split
+from depthprune.errors import UsageError
+from depthprune.pruning.target.options import CALIBRATION_TOKENS, Split
 from depthprune.pruning.target.passages import cut_at_paragraphs
+from depthprune.pruning.target.windows import LEAST_WINDOWS, TooFew, looked_at, sample, too_long
 
 Kind = Literal["choices", "answers", "chats", "text"]
 
-LEAST_WINDOWS = 8
-"""Windows that every part has; below that nothing is known of the spread between them."""
-
-MOST_DRAWS = 4
-"""The part that chooses, and the one that judges, have the tokens of so many draws at most."""
+_MOST_DRAWS = (128, 4, 4)
+"""Each part has the tokens of so many draws at most."""
 
 _DRAWN = 0.75
 """Share of the part that one draw takes at most, so that two draws are not the same."""
@@ -90,16 +85,12 @@ class Goal:
             part: What of a mixture the target is; the draw is as much smaller.
             whole: Count every token, and not an answer's alone.
         """
-        tokens = max(self._longest, int(part * self._drawn))
+        tokens = max(*self._sizes, int(part * self._drawn))
         changed: dict[str, object] = {"seed": seed, "windows": None, "tokens": tokens}
         if whole and self.kind != "choices":
             changed["mask"] = "all"
         spec = self.spec.model_copy(update=changed)
         return self.sources[0].part(spec, part * self.share, "draw")
-
-    @property
-    def _longest(self) -> int:
-        return max(self._sizes)
 
     @property
     def _drawn(self) -> float:
@@ -129,11 +120,6 @@ class Target:
     def judge(self) -> Calibration:
         """What is reported, of all goals."""
         return Calibration(tuple(goal.judge for goal in self.goals))
-
-    @property
-    def name(self) -> str:
-        """What it is, for people."""
-        return " + ".join(goal.spec.short() for goal in self.goals)
 
 
 def target_specs(specs: Sequence[str]) -> list[CalibrationSpec]:
@@ -196,7 +182,7 @@ def _goal(
     seed: int,
     tokens: int,
 ) -> Goal:
-    documents, _ = documents_of_spec(spec.model_copy(update={"dedupe": True}))
+    documents, repeats = documents_of_spec(spec.model_copy(update={"dedupe": True}))
     kind = _kind(documents[0])
     spec = _as_asked(spec, kind)
     running = kind == "text" and spec.format == "raw"
@@ -205,35 +191,38 @@ def _goal(
         largest = 0.0 if read < _FEW_DOCUMENTS else split.smallest / 2
         documents = cut_at_paragraphs(documents, spec, largest)
     cut = len(documents) != read
-    sizes = [len(d.running) if running else 1 for d in documents]
-    parts = _shared_out(sizes, split, np.random.default_rng([seed, 3]))
+    lengths = [len(d.running) if running else 1 for d in documents]
+    parts = _shared_out(lengths, split, np.random.default_rng([seed, 3]))
     what = "passages" if cut else ("documents" if running else "examples")
+    few = TooFew(spec, what, len(documents), repeats, split)
     if not all(parts):
-        raise _too_little(spec, what, len(documents), [len(part) for part in parts], split)
-    sources = tuple(load_source(spec, model, [documents[i] for i in part]) for part in parts)
+        raise few.error([len(part) for part in parts])
+    sources = [load_source(spec, model, [documents[i] for i in part]) for part in parts]
     whole = spec.model_copy(update={"windows": "all", "order": "first", "seed": seed})
-    found = [_windows(whole, source) for source in sources]
+    found = [
+        sample(whole, source, seed + place, draws * tokens)
+        for source, place, draws in zip(sources, (2, 0, 1), _MOST_DRAWS, strict=True)
+    ]
     if min(map(len, found)) < LEAST_WINDOWS:
-        raise _too_little(spec, what, len(documents), [len(windows) for windows in found], split)
-    parts_of = [
+        raise few.error([len(windows) for windows in found], too_long(sources))
+    choose, judge = (
         Part(
             whole.model_copy(update={"windows": len(windows), "order": "random"}),
             share,
             windows,
             source,
         )
-        for source, windows in (
-            (source, _sample(windows, seed + place, MOST_DRAWS * tokens))
-            for place, (source, windows) in enumerate(zip(sources[1:], found[1:], strict=True))
-        )
-    ]
+        for source, windows in zip(sources[1:], found[1:], strict=True)
+    )
     if spec.against:
         for windows in found:
             measure_overlap(spec, windows, model.tokenizer)
     counts = tuple(len(part) for part in parts)
-    choose, judge = parts_of
     notes += notes_of_pools([source.pool for source in sources])
-    return Goal(spec, kind, share, sources, counts, cut, choose, judge, tokens, notes)  # type: ignore[arg-type]
+    looked = looked_at(sources[0])
+    if looked is not None:
+        sources[0] = load_source(spec, model, [documents[parts[0][i]] for i in looked])
+    return Goal(spec, kind, share, tuple(sources), counts, cut, choose, judge, tokens, notes)  # type: ignore[arg-type]
 
 
 def _kind(document: Document) -> Kind:
@@ -247,9 +236,10 @@ def _kind(document: Document) -> Kind:
 def _as_asked(spec: CalibrationSpec, kind: Kind) -> CalibrationSpec:
     """The spec as a task is asked: a prompt with its answer, whose tokens alone count."""
     changed: dict[str, object] = {}
+    named = spec.model_fields_set
     if kind == "answers" and spec.format == "raw":
         changed["format"] = "zero-shot"
-    if kind in ("answers", "chats") and spec.mask == "all":
+    if kind in ("answers", "chats") and "mask" not in named:
         changed["mask"] = "answer"
     return spec.model_copy(update=changed)
 
@@ -269,42 +259,3 @@ def _shared_out(
     for found in parts:
         found.sort()
     return parts
-
-
-def _windows(spec: CalibrationSpec, source: LoadedSource) -> tuple[Window, ...]:
-    try:
-        return source.pool.draw(spec, "whole")
-    except TooLittleText:
-        return ()
-
-
-def _sample(windows: tuple[Window, ...], seed: int, most: int) -> tuple[Window, ...]:
-    """As many windows as have so many tokens, in their order."""
-    order = np.random.default_rng([seed, 4]).permutation(len(windows)).tolist()
-    chosen: list[int] = []
-    tokens = 0
-    for place in order:
-        tokens += len(windows[place].tokens)
-        if tokens > most and len(chosen) >= LEAST_WINDOWS:
-            break
-        chosen.append(place)
-    return tuple(windows[place] for place in sorted(chosen))
-
-
-def _too_little(
-    spec: CalibrationSpec, what: str, have: int, counts: Sequence[int], split: Split
-) -> CalibrationError:
-    named = ", ".join(f"{count} to {part}" for count, part in zip(counts, PARTS, strict=True))
-    if what == "examples":
-        need = math.ceil(LEAST_WINDOWS / split.smallest)
-        return CalibrationError(
-            f"--for {spec.short()}: {have} examples of at most {spec.length} tokens make three "
-            f"parts of {LEAST_WINDOWS} or more only from {need} on (of these: {named}); give "
-            f"{need} or more, or even out --for-split"
-        )
-    need = math.ceil(LEAST_WINDOWS * spec.length / split.smallest * 1.25)
-    return CalibrationError(
-        f"--for {spec.short()}: its {have} {what} give windows of {spec.length} tokens: {named}; "
-        f"each part needs {LEAST_WINDOWS}: give about {need:,} tokens of text or more, lower "
-        "length=, or even out --for-split"
-    )

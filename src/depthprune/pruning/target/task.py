@@ -15,7 +15,7 @@ import numpy as np
 from depthprune.calibration import Calibration, CalibrationSpec, check_files, parse_calibration
 from depthprune.errors import UsageError
 from depthprune.evaluator import Score
-from depthprune.objectives import Mixture
+from depthprune.objectives import Mixture, parse_objective
 from depthprune.progress import warn
 from depthprune.pruning.session import DEFAULT_CALIBRATION, TextReader
 from depthprune.pruning.target.configurations import (
@@ -78,20 +78,11 @@ def parse_target(job: TargetJob, given: Sequence[str], objective: str) -> Parsed
     Raises:
         UsageError: If any of it is wrong.
     """
-    if job.keep_general is not None and job.keep_general < 0:
-        raise UsageError(f"--keep-general: expected a share from 0, got {job.keep_general:g}")
     split = parse_split(job.split)
     specs = target_specs(job.specs)
     if job.objective is not None:
-        target_objective_words(job.objective)
+        parse_objective(job.objective)
     return ParsedTarget(job, specs, split, rows_for(job.portfolio, given, objective))
-
-
-def target_objective_words(text: str) -> None:
-    """Refuse a `--for-objective` that names nothing."""
-    from depthprune.objectives import parse_objective
-
-    parse_objective(text)
 
 
 def read_target(
@@ -142,8 +133,6 @@ def refuse_chance(
     Raises:
         UsageError: Naming the first such goal, with how near to chance it is.
     """
-    from depthprune.objectives import parse_objective
-
     if asked is not None and not any(
         c.objective.items_only for c in parse_objective(asked).components
     ):

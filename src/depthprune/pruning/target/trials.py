@@ -35,14 +35,13 @@ class Rules:
         name: str | Search,
         scorer: Scorer,
         *,
-        k: int | None = None,
         enough: Callable[[RemovedSet], bool] | None = None,
     ) -> Result:
         """Run a search on a scorer."""
         return search(
             name,
             scorer,
-            k=self.k if k is None else k,
+            k=self.k,
             seed=self.seed,
             protect=self.protect,
             refusal=self.refusal,
