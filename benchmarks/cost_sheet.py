@@ -1,12 +1,15 @@
-"""What a study's grid costs on 1, 8 and 64 GPUs: counted work over a stated rate, no model needed.
+"""What a study's grid costs on 1, 8 and 64 GPUs: counted work over a rate, no model needed.
 
     python benchmarks/cost_sheet.py docs/recipes/paper-v1.yaml
+    python benchmarks/cost_sheet.py docs/recipes/paper-v1.yaml --measure     (on one of the GPUs)
 
 Searches are rehearsed on made-up losses, as `study --dry-run` does, on models of which only the
-shape is known; what they ask for is cut among workers as a study cuts it. The rate is stated, not
-measured: `--flops` of a GPU times `--utilisation` (by default an H100's 989e12 in bfloat16, and
-0.4). A block-token is two operations for each parameter of a block, and four for each token before
-it and each number that attention compares; a head-token is two for each parameter of the head.
+shape is known; what they ask for is cut among workers as a study cuts it. The rate is stated:
+`--flops` of a GPU times `--utilisation` (by default an H100's 989e12 in bfloat16, and 0.4); or,
+with `--measure`, that of the evaluator on the device at hand, on a model of `--blocks` blocks of
+the first model's shape and random weights, loaded as `depthprune` does (some 3 GB on disk). A
+block-token is two operations for each parameter of a block, and four for each token before it and
+each number that attention compares; a head-token is two for each parameter of the head.
 Loading, recovery, parity, generation and the start of workers are left out. Takes four minutes, of
 which the search `bayesian` takes nearly all.
 """
@@ -16,15 +19,20 @@ from __future__ import annotations
 import argparse
 import heapq
 import itertools
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import depthprune as dp
 from depthprune.evaluator import RemovedSet
+from depthprune.evaluator.memory import call_tokens
 from depthprune.evaluator.prefix_walk import block_runs
 from depthprune.evaluator.rehearsal import Rehearsal
 from depthprune.evaluator.shards import Work, cut
+from depthprune.pruning.session import Loading
 from depthprune.searches import search
 from depthprune.study.grid import Cell, Grid, read_grid
 from depthprune.study.plan_reader import Specs
@@ -238,6 +246,54 @@ def finalists(shape: Shape, grid: Grid, gpus: Sequence[int]) -> Phase:
     )
 
 
+LENGTH = 2048
+"""Tokens of a window on which the rate is measured."""
+
+
+def random_model(shape: Shape, blocks: int, folder: str) -> None:
+    """Save a model of so many blocks of a shape, with random weights."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.inner,
+        num_hidden_layers=blocks,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_heads,
+        head_dim=shape.head,
+        max_position_embeddings=2 * LENGTH,
+        tie_word_embeddings=True,
+    )
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    # Any tokenizer does that has fewer tokens.
+    Loading("demo").find().tokenizer().save_pretrained(folder)
+
+
+def measured(shape: Shape, blocks: int) -> float:
+    """Operations a second that the evaluator does on this machine, on one-shot's sets."""
+    with tempfile.TemporaryDirectory() as folder:
+        random_model(shape, blocks, folder)
+        model = dp.load(folder)
+        count = 2 * max(1, call_tokens(model) // LENGTH) + 1
+        spec = f"stdlib-code,windows={count},length={LENGTH}"
+        evaluator = dp.Evaluator(model, dp.calibrate(spec, model))
+        sets = [(block,) for block in range(blocks)]
+        # Kernels are chosen and memory is taken before the clock starts.
+        evaluator.score(sets, windows=1)
+        before, began = evaluator.cost, time.perf_counter()
+        evaluator.score(sets)
+        seconds, spent = time.perf_counter() - began, evaluator.cost - before
+    rate = (spent.block_tokens * shape.block(LENGTH) + spent.head_tokens * shape.top) / seconds
+    print(
+        f"measured on {model.device} in {model.dtype}: {rate / 1e12:.3g} TFLOP/s, "
+        f"{spent.block_tokens / seconds:,.0f} block-tokens a second with their heads "
+        f"({blocks} blocks, {count - 1} windows of {LENGTH:,} tokens, {seconds:.1f} s)\n"
+    )
+    return rate
+
+
 def text_of(name: str, specs: Specs, windows: dict[str, tuple[int, int]]) -> Text:
     """How much a spec draws."""
     if name in windows:
@@ -254,6 +310,8 @@ def main() -> None:
     parser.add_argument("plan", type=Path)
     parser.add_argument("--flops", type=float, default=989e12, help="of a GPU, a second")
     parser.add_argument("--utilisation", type=float, default=0.4)
+    parser.add_argument("--measure", action="store_true", help="the rate, on this machine")
+    parser.add_argument("--blocks", type=int, default=4, help="of the model that is measured")
     parser.add_argument(
         "--rate", type=float, help="measured: block-tokens a second of the first model, 2,048 long"
     )
@@ -274,7 +332,9 @@ def main() -> None:
         windows[name] = (int(count), int(length))
     grid = read_grid(options.plan)
     rate = options.flops * options.utilisation
-    if options.rate is not None:
+    if options.measure:
+        rate = measured(SHAPES[grid.cells[0].model], options.blocks)
+    elif options.rate is not None:
         rate = options.rate * SHAPES[grid.cells[0].model].block(2048)
     calibrations = {n: text_of(n, c.specs, windows) for n, c in grid.calibrations.items()}
     texts = {n: text_of(n, specs, windows) for n, specs in grid.texts.items()}

@@ -30,6 +30,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,21 @@ class Bench:
         keys = f"windows={windows},length=128,order=random"
         return dp.calibrate([f"{spec},{keys}" for spec in specs], self.model, split=split)
 
+    @cached_property
+    def _original(self) -> str:
+        """What is cut: of a GGUF, the folder that it unpacks to.
+
+        llama.cpp knows some models' kinds of blocks by their numbers, and then a file cannot hold
+        every set.
+        """
+        if self.model.source.gguf is None:
+            return str(self.model.source.name)
+        self._unpacked = tempfile.TemporaryDirectory()
+        module: Any = self.model.module
+        module.save_pretrained(self._unpacked.name)
+        self.model.tokenizer.save_pretrained(self._unpacked.name)
+        return self._unpacked.name
+
     def find(self, search: str, objective: str) -> None:
         """The sets of all sizes that a search finds."""
         key = {"search": search, "objective": objective}
@@ -186,7 +202,7 @@ class Bench:
         missing = [key for key in keys if not self.rows.of("written", **key)]
         if not missing:
             return
-        with _copy(self.model, removed) as copy:
+        with _copy(self._original, removed) as copy:
             for key in missing:
                 self.rows.add("written", **key, **self._written(copy, key))
 
@@ -234,19 +250,11 @@ class Bench:
 
 
 @contextmanager
-def _copy(model: dp.Model, removed: Set) -> Iterator[Any]:
-    """A model without some blocks, written and loaded.
-
-    A GGUF is cut as the folder that it unpacks to: llama.cpp knows some models' kinds of blocks by
-    their numbers, and then a file cannot hold every set.
-    """
+def _copy(original: str, removed: Set) -> Iterator[Any]:
+    """A model without some blocks, written and loaded."""
     with tempfile.TemporaryDirectory() as folder:
-        original, out = Path(folder) / "original", Path(folder) / "draft"
-        module: Any = model.module
-        if model.source.gguf is not None:
-            module.save_pretrained(original)
-            model.tokenizer.save_pretrained(original)
-        dp.apply(original if original.exists() else model.source.name, removed, out)
+        out = Path(folder) / "draft"
+        dp.apply(original, removed, out)
         yield dp.load(out).module
 
 

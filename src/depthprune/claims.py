@@ -167,8 +167,12 @@ def staged(target: OutputTarget, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, named: str = "-o") -> Iterator[None]:
     """Hold a folder that is written piece by piece, so that no other process does.
+
+    Args:
+        folder: The folder, which exists.
+        named: By what it was given.
 
     Raises:
         OutputError: If another process does.
@@ -178,8 +182,8 @@ def held(folder: Path) -> Iterator[None]:
             stack.enter_context(locked(folder.resolve()))
         except LockedError:
             raise OutputError(
-                f"-o {folder}: another process is writing there; let it end, or choose another "
-                "folder"
+                f"{named} {folder}: another process is writing there; let it end, or choose "
+                "another folder"
             ) from None
         yield
 

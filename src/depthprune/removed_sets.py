@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import groupby
 
 from depthprune.errors import UsageError
@@ -75,18 +75,13 @@ def format_blocks(blocks: Iterable[int]) -> str:
 
 
 def check_removed(
-    removed: Iterable[int],
-    blocks: int,
-    protect: Sequence[int] = (),
-    *,
-    flag: str = "--remove",
+    removed: Iterable[int], blocks: int, *, flag: str = "--remove"
 ) -> tuple[int, ...]:
     """Check a removed set against a model.
 
     Args:
         removed: Block numbers, in any order.
         blocks: How many blocks the model has.
-        protect: Blocks that must stay.
         flag: The flag or argument the set came from, named in messages.
 
     Returns:
@@ -94,7 +89,7 @@ def check_removed(
 
     Raises:
         UsageError: If the set is empty, is the whole model, names a block twice, a block the
-            model does not have, a protected block, or something that is no whole number.
+            model does not have, or something that is no whole number.
     """
     listed = list(removed)
     strange = [b for b in listed if isinstance(b, bool) or not hasattr(b, "__index__")]
@@ -109,11 +104,6 @@ def check_removed(
         raise UsageError(
             f"{flag}: block {outside[0]} is out of range; the model has {blocks} blocks, "
             f"0 to {blocks - 1}"
-        )
-    kept_back = sorted(set(numbers) & set(protect))
-    if kept_back:
-        raise UsageError(
-            f"{flag}: block {kept_back[0]} is protected; take it out of {flag} or of --protect"
         )
     if len(numbers) == blocks:
         raise UsageError(

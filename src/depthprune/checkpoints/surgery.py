@@ -2,7 +2,7 @@
 
 Shards are rewritten one by one from ranges of the old ones, with the remaining blocks renumbered;
 a tensor that recovery has changed is written from the bytes it gives; the config is rewritten by
-`config_surgery`; what makes the folder usable (tokenizer, chat template, generation settings,
+`config.cut`; what makes the folder usable (tokenizer, chat template, generation settings,
 licence) is copied. Nothing here loads a tensor, and nothing here or below imports torch: a cut
 costs what copying the kept bytes costs, and a few megabytes of memory.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 from depthprune.engine.cluster import Cluster
 from depthprune.engine.facts import Alike, Facts
@@ -51,7 +51,7 @@ class RayLosses:
 
     def __init__(self, cluster: Cluster, load: Callable[[], Model], model: Model) -> None:
         self._alike = Alike(Facts.of(model))
-        self._pool: Pool[LossWorker] = Pool(cluster, _Factory(load), self._alike)
+        self._pool: Pool[LossWorker] = Pool(cluster, partial(LossWorker, load), self._alike)
 
     @property
     def count(self) -> int:
@@ -97,11 +97,3 @@ class RayLosses:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-@dataclass(frozen=True)
-class _Factory:
-    load: Callable[[], Model]
-
-    def __call__(self) -> LossWorker:
-        return LossWorker(self.load)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,8 +12,11 @@ from depthprune.report import draft, numbers, recovery, summary, target, trainin
 HERE = "depthprune.report"
 
 
+@cache
 def environment(*, autoescape: bool, package: str = HERE) -> Environment:
     """The jinja environment of a report; a name that is not defined is an error, not a blank.
+
+    It is made once, for compiling the templates takes longer than filling them in.
 
     Args:
         autoescape: Escape for HTML. The card, which is Markdown, escapes by its own filters.

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from depthprune.extras import require_extra
+from depthprune.progress import warn
 from depthprune.searches.common.base import Method
 from depthprune.searches.common.moves import ranked
 from depthprune.searches.common.protocol import (
@@ -31,6 +32,8 @@ _SCALE = 10**7
 """Integer steps of the largest coefficient: the solver counts in whole numbers."""
 _PENALTY = 4.0
 _PATIENCE = 0.05
+_MOST_WORK = 300.0
+"""CP-SAT's deterministic time for all sets of a model together, about a second each unit."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class CBO(Method):
     no three blocks interact.
 
     OR-tools' CP-SAT solves it to optimality, in integers: coefficients are rounded to 10⁻⁷ of the
-    largest. The second best is the best once the first is excluded by a cut, and so on.
+    largest. The second best is the best once the first is excluded by a cut, and so on. Its work is
+    bounded, in a measure that is the same on every machine; where that ends it, the best so far is
+    taken, which is said.
 
     Source: arXiv 2602.00161; arXiv 2604.24938, search 6.
 
@@ -137,17 +142,30 @@ def minimisers(
     solver.parameters.catch_sigint_signal = False
     found: list[RemovedSet] = []
     refused = False
+    work = _MOST_WORK
     while len(found) < min(count, math.comb(len(linear), k)):
+        solver.parameters.max_deterministic_time = max(work, 1e-6)
         status = _interruptible(solver, model)
+        work -= solver.response_proto.deterministic_time
         if status == cp_model.INFEASIBLE and refused:
             break
-        if status != cp_model.OPTIMAL:
+        stopped = status in (cp_model.FEASIBLE, cp_model.UNKNOWN)
+        if stopped:
+            warn(
+                "search cbo: its quadratic model took too much work to be solved to the end, and "
+                "may have better sets than those found; remove fewer blocks, or take another search"
+            )
+        elif status != cp_model.OPTIMAL:
             raise RuntimeError("CP-SAT did not prove an optimum")
+        if status == cp_model.UNKNOWN:
+            break
         best = tuple(b for b, x in taken.items() if solver.value(x))
         if allows(best):
             found.append(best)
         else:
             best, refused = _narrowed(best, allows), True
+        if stopped:
+            break
         model.add(sum(taken[b] for b in best) <= len(best) - 1)
     return found
 

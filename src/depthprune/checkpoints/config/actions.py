@@ -1,4 +1,4 @@
-"""What each action does to the value of a field: the other half of the table in `config_fields`.
+"""What each action does to the value of a field: the other half of the table in `fields`.
 
 A value of another shape than its action means is left alone where the field allows for both (an
 `intermediate_size` that is one number), and is refused where it can only be a mistake.

@@ -3,7 +3,7 @@
 Most fields of `config.json` say nothing about depth; a few do, and their names mean the same thing
 in every architecture that uses them. So the rule belongs to the name, not to the model type, and a
 new architecture usually needs nothing here. What is particular to a type (a list that its config
-class derives when the file leaves it out) stands in its row of `architecture_rows`.
+class derives when the file leaves it out) stands in its row of `architectures`.
 """
 
 from __future__ import annotations
@@ -12,45 +12,40 @@ from collections.abc import Mapping
 from typing import Literal
 
 Action = Literal[
+    # A list with one entry a block loses the removed blocks' entries.
     "slice",
-    "remap",
-    "remap-from-1",
-    "remap-keys",
-    "recount",
-    "recount-shared",
+    # The same, and a block that borrows keeps the one before that lends.
     "slice-lent",
+    # The same, and what follows the blocks' entries goes.
     "slice-longer",
+    # The same, and a list of another length, which says something else, stays.
     "slice-matching",
+    # A set of block numbers loses the removed ones and is renumbered.
+    "remap",
+    # The same, where blocks are numbered from 1.
+    "remap-from-1",
+    # Settings of single blocks, keyed by number, are renumbered.
+    "remap-keys",
+    # A number of blocks at the start becomes the number of those kept.
+    "recount",
+    # A number of blocks at the end that read others' keys and values becomes the number of those
+    # kept; the blocks that they read must stay.
+    "recount-shared",
+    # The number of the last block of a range is renumbered; -1, the very last, stays.
     "last",
+    # A pattern repeated to the depth becomes one entry for each kept block.
     "repeat",
+    # GPT-Neo's pairs of pattern and repeats become one entry a kept block.
     "attention-types",
+    # A period of expert blocks becomes the set of dense blocks, and the step 1.
     "sparse-step",
+    # A scale divided by the root of the depth is multiplied to stay the same.
     "scale-depth",
+    # Depth enters the arithmetic when this is on; such a model is refused.
     "refuse-true",
+    # A tie between blocks that no config can express; such a model is refused.
     "refuse-above-1",
 ]
-
-ACTIONS: Mapping[Action, str] = {
-    "slice": "a list with one entry a block loses the removed blocks' entries",
-    "remap": "a set of block numbers loses the removed ones and is renumbered",
-    "remap-from-1": "the same, where blocks are numbered from 1",
-    "remap-keys": "settings of single blocks, keyed by number, are renumbered",
-    "slice-lent": "the same as slice, and a block that borrows keeps the one before that lends",
-    "slice-longer": "the same as slice, and what follows the blocks' entries goes",
-    "slice-matching": "the same as slice, and a list of another length, which says something else, "
-    "stays",
-    "recount": "a number of blocks at the start becomes the number of those kept",
-    "recount-shared": "a number of blocks at the end that read others' keys and values becomes the "
-    "number of those kept; the blocks that they read must stay",
-    "last": "the number of the last block of a range is renumbered; -1, the very last, stays",
-    "repeat": "a pattern repeated to the depth becomes one entry for each kept block",
-    "attention-types": "GPT-Neo's pairs of pattern and repeats become one entry a kept block",
-    "sparse-step": "a period of expert blocks becomes the set of dense blocks, and the step 1",
-    "scale-depth": "a scale divided by the root of the depth is multiplied to stay the same",
-    "refuse-true": "depth enters the arithmetic when this is on; such a model is refused",
-    "refuse-above-1": "a tie between blocks that no config can express; such a model is refused",
-}
-"""What each action does, for listings and documentation."""
 
 FIELDS: Mapping[str, Action] = {
     # One entry a block. Several are usually a single number and only sometimes a list.

@@ -1,4 +1,4 @@
-"""Refusing a GGUF that llama.cpp would misread after a cut, by the table in `gguf_rows`."""
+"""Refusing a GGUF that llama.cpp would misread after a cut, by the table in `architectures`."""
 
 from __future__ import annotations
 
