@@ -7,7 +7,8 @@ with the attention that transformers takes, once with the evaluator's own (`plai
 losses the walk's must equal in float32 and, where products of more rows round alike, in bfloat16.
 Beside them stands the time that the bare matrix products take (the
 blocks' projections and the head, of the same shapes and number as the walk runs them), which no
-evaluator can undercut.
+evaluator can undercut. In a round before, which is not timed, the memory of each is taken: the most
+anonymous memory above what the loaded model has.
 
     python benchmarks/one_shot.py --repeats 3
 """
@@ -15,6 +16,7 @@ evaluator can undercut.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
 import time
 from collections.abc import Callable
@@ -30,6 +32,7 @@ from depthprune.calibration import Calibration
 from depthprune.models.attention import fast_attention
 from depthprune.models.loading import Model
 from depthprune.objectives.tiles import tiles
+from streaming import anonymous, peak_anonymous
 
 
 def walked(model: Model, calibration: Calibration) -> tuple[list[float], Any]:
@@ -74,6 +77,24 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - began, answer
 
 
+def peak(work: Callable[[], Any]) -> int:
+    """Bytes that the work takes above what stands before it, on a Linux with glibc."""
+    # What was freed and not given back would hide what the work takes.
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = anonymous()
+    with peak_anonymous() as memory:
+        work()
+    return memory[-1] - before
+
+
+def peaks(model: Model, calibration: Calibration) -> dict[str, int]:
+    """Of each way; the plain one twice, with either attention."""
+    found = {"plain": peak(lambda: plain(model, calibration))}
+    with fast_attention():
+        found["plain, same"] = peak(lambda: plain(model, calibration))
+    return found | {"walk": peak(lambda: walked(model, calibration))}
+
+
 def _difference(ours: list[float], theirs: list[float]) -> float:
     return max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True))
 
@@ -91,6 +112,7 @@ def main() -> None:
     calibration = dp.calibrate(spec, model)
     walked(model, dp.calibrate(f"stdlib-prose,windows=1,length={options.length}", model))
     times: dict[str, list[float]] = {"plain": [], "plain, same": [], "walk": [], "products": []}
+    memory = peaks(model, calibration)
     worst = rounding = 0.0
     for _ in range(options.repeats):
         seconds, theirs = timed(lambda: plain(model, calibration))
@@ -107,11 +129,12 @@ def main() -> None:
         raise SystemExit(f"losses differ by {worst:.1e}")
     print(f"{model.blocks + 1} sets, {calibration.tokens:,} tokens, {model.dtype}, {model.device}")
     print(f"block-tokens {cost.block_tokens:,} of {cost.plain_block_tokens:,} for plain forwards")
-    print(f"{'':12}{'median s':>10}{'low':>8}{'high':>8}{'÷ walk':>9}")
+    print(f"{'':12}{'median s':>10}{'low':>8}{'high':>8}{'÷ walk':>9}{'peak MB':>9}")
     for name, values in times.items():
         ratio = statistics.median(a / b for a, b in zip(values, times["walk"], strict=True))
         median = statistics.median(values)
-        print(f"{name:12}{median:>10.2f}{min(values):>8.2f}{max(values):>8.2f}{ratio:>9.2f}")
+        row = f"{name:12}{median:>10.2f}{min(values):>8.2f}{max(values):>8.2f}{ratio:>9.2f}"
+        print(row + (f"{memory[name] / 1e6:>9.0f}" if name in memory else ""))
     share = statistics.median(a / b for a, b in zip(times["products"], times["walk"], strict=True))
     print(f"the walk runs at {share:.2f} of the bare products' rate")
     print(f"losses within {worst:.1e} with the same attention, {rounding:.1e} with the other")
