@@ -39,7 +39,7 @@ from depthprune.objectives import Mixture
 R = TypeVar("R", bound="Rehearsal")
 
 RACED = 0.25
-"""Of the losses, what racing looked at in 240 choices of a draw (`docs/benchmarks.md`)."""
+"""Of the losses, what racing looked at in 720 choices on three draws (`docs/benchmarks.md`)."""
 
 _RACE_WINDOWS = 16
 """On fewer windows a race has hardly begun when it ends."""
