@@ -101,6 +101,18 @@ def test_a_streamed_models_own_forward_is_the_loaded_ones_dense_and_masked(
     assert _blocks_are_empty(streamed)
 
 
+def test_a_model_is_streamed_where_torch_has_mps_and_no_cuda(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    # `torch.mps` has no `current_device`, which torch asks for whenever a CUDA stream is entered.
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    streamed = load(tiny_llama, dtype="float32", device="cpu", stream=True)
+    monkeypatch.undo()
+    held = load(tiny_llama, dtype="float32", device="cpu")
+    assert torch.equal(_logits(streamed, _tokens()), _logits(held, _tokens()))
+
+
 def test_a_buffer_that_a_type_keeps_in_float32_is_streamed_in_it(tmp_path: Path) -> None:
     """DeepSeek's bias of each expert, by which it is chosen or not."""
     folder = save_tiny(tmp_path / "model", "deepseek_v3")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,7 +145,9 @@ class Stream:
         queue = torch.cuda.current_stream(self._device) if on_gpu else None
 
         def read() -> _Read:
-            with torch.cuda.stream(queue), torch.inference_mode(False), torch.no_grad():
+            # Even without a queue torch's own context asks for the current device, which MPS lacks.
+            behind = nullcontext() if queue is None else torch.cuda.stream(queue)
+            with behind, torch.inference_mode(False), torch.no_grad():
                 tensors = self._laid_out(slots, buffer)
                 return _Read(buffer, tensors, self._reader.read(slots, tensors))
 
