@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from depthprune.errors import UsageError
 from depthprune.models.devices import (
+    choose_device,
     plain_products,
     wide_place,
     wide_sum,
@@ -16,6 +18,17 @@ from depthprune.models.free_memory import out_of_memory
 from depthprune.recovery.linear.normal_equations import Sums
 
 MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
+
+
+@pytest.mark.parametrize("name", ["meta", "xpu", "xpu:0", "hpu", "privateuseone", "vulkan", "cpu!"])
+def test_a_device_of_another_kind_is_refused_by_name(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As where this torch can make tensors on it.
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    with pytest.raises(UsageError, match=f"cuda:N or mps, got '{name}'") as caught:
+        choose_device(name)
+    assert "\n" not in str(caught.value)
 
 
 def test_float32_is_float32_inside_and_as_it_was_afterwards() -> None:
