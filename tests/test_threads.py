@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from depthprune import threads
+from depthprune import control_groups, threads
 
 _NAMES = (
     "OMP_NUM_THREADS",
@@ -114,8 +114,8 @@ def test_the_least_quota_of_the_groups_above_counts(
         path = tmp_path / "groups" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    monkeypatch.setattr(threads, "_OWN_GROUP", tmp_path / "own")
-    monkeypatch.setattr(threads, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(control_groups, "_OWN", tmp_path / "own")
+    monkeypatch.setattr(control_groups, "_ROOT", tmp_path / "groups")
     assert threads.quota() == expected
 
 

@@ -16,8 +16,8 @@ import os
 import sys
 from pathlib import Path
 
-_GROUPS = Path("/sys/fs/cgroup")
-_OWN_GROUP = Path("/proc/self/cgroup")
+from depthprune.control_groups import groups
+
 _SPINS = "10000"  # tens of microseconds
 _SLEEP_AFTER = "1"  # milliseconds, of the OpenMP of Intel and LLVM
 
@@ -50,7 +50,7 @@ def processors() -> int:
 
 def quota() -> float | None:
     """How many processors' time its control group may take; None where there is no limit."""
-    limits = [limit for folder in _groups() if (limit := _limit(folder)) is not None]
+    limits = [limit for folder in groups("cpu") if (limit := _limit(folder)) is not None]
     return min(limits, default=None)
 
 
@@ -64,22 +64,6 @@ def busy_words() -> str:
     if load < 1.5 * there + 0.5:
         return ""
     return f"the machine is busy (a load of {load:.1f} on {there:g} processors)"
-
-
-def _groups() -> list[Path]:
-    """The folders of the control groups that this process is in, up to the root."""
-    try:
-        lines = _OWN_GROUP.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        _, kinds, path = line.split(":", 2)
-        root = _GROUPS if not kinds else _GROUPS / "cpu" if "cpu" in kinds.split(",") else None
-        if root is not None:
-            own = root / path.lstrip("/")
-            found += [own, *(each for each in own.parents if each.is_relative_to(root))]
-    return found
 
 
 def _limit(group: Path) -> float | None:

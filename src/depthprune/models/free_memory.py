@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-_UNKNOWN = 4 << 30
+from depthprune.control_groups import groups
 
-_GROUP = Path("/sys/fs/cgroup")
+_UNKNOWN = 4 << 30
 
 _WORDS = (
     "can't allocate memory",
@@ -26,7 +26,7 @@ _WORDS = (
 def available_memory(device: torch.device) -> int:
     """Bytes that can be taken on a device now.
 
-    On a processor: what the system says is available, within the limit of the control group that
+    On a processor: what the system says is available, within the limits of the control groups that
     the process runs in. Where the system does not say, four GiB. On CUDA what this process holds
     and does not use is counted too.
     """
@@ -36,7 +36,8 @@ def available_memory(device: torch.device) -> int:
     if device.type == "mps":
         used = torch.mps.current_allocated_memory()
         return max(0, int(torch.mps.recommended_max_memory()) - int(used))
-    found = [value for value in (_system_memory(), _group_memory()) if value is not None]
+    limits = [_system_memory(), *map(_group_memory, groups("memory"))]
+    found = [value for value in limits if value is not None]
     return min(found, default=_UNKNOWN)
 
 
@@ -53,17 +54,23 @@ def _system_memory() -> int | None:
         return None
 
 
-def _group_memory() -> int | None:
+def _group_memory(group: Path) -> int | None:
+    """What is left of a control group's own limit, of either version."""
+    newer = (group / "memory.max").exists()
+    limit, used, total = (
+        ("memory.max", "memory.current", "")
+        if newer
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+    )
     try:
-        limit = (_GROUP / "memory.max").read_text(encoding="ascii").strip()
-        used = int((_GROUP / "memory.current").read_text(encoding="ascii"))
-        lines = (_GROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+        most, taken = ((group / name).read_text(encoding="ascii").strip() for name in (limit, used))
+        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
         counted = {name: int(size) for name, size in map(str.split, lines)}
+        # What was read of files counts as used, and goes as soon as room is wanted.
+        cached = sum(counted.get(f"{total}{name}_file", 0) for name in ("active", "inactive"))
+        return max(0, int(most) - max(0, int(taken) - cached)) if most.isdigit() else None
     except (OSError, ValueError):
         return None
-    # What was read of files counts as used, and goes as soon as room is wanted.
-    cached = sum(counted.get(name, 0) for name in ("active_file", "inactive_file"))
-    return max(0, int(limit) - max(0, used - cached)) if limit.isdigit() else None
 
 
 def out_of_memory(error: BaseException) -> bool:
