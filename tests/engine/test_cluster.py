@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from depthprune import extras
-from depthprune.engine import Engine, join, parse_engine
+from depthprune.engine import Engine, cluster, join, parse_engine
 from depthprune.engine.cluster import _sized
 from depthprune.errors import UsageError
 
@@ -53,6 +54,15 @@ def test_numbers_out_of_range_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         parse_engine("ray", workers, gpus, cpus)
+
+
+def test_a_cluster_here_is_sized_where_the_system_binds_no_process_to_processors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # macOS, Windows
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(cluster, "_running_here", lambda: False)
+    assert cluster._fit(Engine(), {}) == {"num_cpus": 3}
 
 
 def test_an_address_that_nobody_answers_is_said_within_seconds() -> None:

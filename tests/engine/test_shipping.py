@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -43,6 +44,15 @@ def test_what_another_user_laid_there_is_not_read(monkeypatch: pytest.MonkeyPatc
     folder.rename(folder.with_name(f"depthprune-{user + 1}-abc"))
     with pytest.raises(ModelError, match="is another user's and is not read"):
         _found()
+
+
+def test_windows_which_numbers_no_users_reads_what_was_shipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delattr(os, "getuid")
+    monkeypatch.setattr(Path, "lstat", lambda _: SimpleNamespace(st_uid=0))
+    assert _found().name == "depthprune-0-abc"
 
 
 def test_a_disk_that_fills_up_is_left_as_it_was(

@@ -20,6 +20,7 @@ from typing import Any
 from depthprune.errors import UsageError, first_line
 from depthprune.extras import require_extra
 from depthprune.progress import note
+from depthprune.threads import processors
 
 _ANSWERS_WITHIN = 8.0
 _MOST_WORKERS = 4096
@@ -165,7 +166,7 @@ def _require_answer(address: str) -> None:
 def _fit(engine: Engine, settings: dict[str, Any]) -> dict[str, Any]:
     """A cluster that is started here has the processors that this process may use."""
     if engine.address is None and not _running_here():
-        settings["num_cpus"] = len(os.sched_getaffinity(0))
+        settings["num_cpus"] = processors()
     elif engine.address is None:
         settings.pop("include_dashboard", None)
     return settings

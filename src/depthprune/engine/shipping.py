@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ def _written(name: str, files: Any, digest: str) -> str:
     """
     import ray
 
-    folder = Path(tempfile.gettempdir()) / f"depthprune-{os.getuid()}-{digest}"
+    folder = Path(tempfile.gettempdir()) / f"depthprune-{_user()}-{digest}"
     if not folder.exists():
         made = Path(tempfile.mkdtemp(prefix=folder.name))
         try:
@@ -127,9 +128,14 @@ def _written(name: str, files: Any, digest: str) -> str:
         finally:
             shutil.rmtree(made, ignore_errors=True)
     # Where it lies, anyone may have made a folder of that name.
-    if folder.lstat().st_uid != os.getuid():
+    if folder.lstat().st_uid != _user():
         raise ModelError(
             f"{folder}: is another user's and is not read; have it removed, or start the worker "
             "with a TMPDIR of its own"
         )
     return str(folder if not name.endswith(".gguf") else folder / Path(name).name)
+
+
+def _user() -> int:
+    """The number that this user's files carry; on Windows all carry the same."""
+    return 0 if sys.platform == "win32" else os.getuid()
