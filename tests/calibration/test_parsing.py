@@ -146,3 +146,13 @@ def test_a_file_without_its_source_is_told_which_reads_it(
 def test_what_can_be_no_file_s_name_is_no_file() -> None:
     with pytest.raises(UsageError, match="unknown calibration source '999"):
         parse_line("9" * 5000)
+
+
+def test_a_file_without_its_source_is_known_by_a_name_with_a_drive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "C:\\data\\a.jsonl"
+    monkeypatch.setattr(parsing, "is_there", lambda file: file == name)
+    with pytest.raises(UsageError) as caught:
+        parse_line(f"{name},windows=4")
+    assert str(caught.value) == f"{name}: a file needs its source, pass jsonl:{name}"

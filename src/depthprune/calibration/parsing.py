@@ -120,8 +120,10 @@ def _build(
         names = [*SOURCES.names(), *also]
         wrong = _wrong({key: value for key, value in values.items() if key in KEYS})
         first = str(unknown("calibration source", source, names))
-        if not target and is_there(source):
-            first = f"{source}: a file needs its source, pass {source_for(source)}:{source}"
+        # A colon may be a name's own, such as behind the letter of a drive.
+        file = f"{source}:{target}" if target else source
+        if is_there(file):
+            first = f"{file}: a file needs its source, pass {source_for(file)}:{file}"
         raise SpecProblems("; ".join([first, *problems, *wrong.values()]))
     kind = SOURCES.get(source)
     own: dict[str, str] = {}
