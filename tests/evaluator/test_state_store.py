@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import tempfile
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -112,6 +113,17 @@ def test_a_state_costs_the_same_however_many_are_held(budget: int) -> None:
 
     few, many = steps(25), steps(100)
     assert 0 < many < 4.2 * few
+
+
+def test_no_folder_for_temporary_files_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    # As in a container that can write nowhere.
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "gone")])
+    with pytest.raises(EvaluationError, match=r"no folder for temporary files .* set TMPDIR"):
+        StateStore(0).put(_state(0))
 
 
 def test_the_file_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

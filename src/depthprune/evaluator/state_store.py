@@ -203,4 +203,10 @@ def _folder() -> str:
     on_disk = Path("/var/tmp")
     if "TMPDIR" not in os.environ and on_disk.is_dir() and os.access(on_disk, os.W_OK):
         return str(on_disk)
-    return tempfile.gettempdir()
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise EvaluationError(
+            "hidden states past --memory go to a file, and no folder for temporary files can be "
+            "written; set TMPDIR to one that can, or raise --memory"
+        ) from error
