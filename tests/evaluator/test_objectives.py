@@ -228,6 +228,23 @@ def test_an_item_of_many_short_options_does_not_hide_what_a_window_passes_over(
     assert reads_packed_items(_loaded(tmp_path, module), [many])
 
 
+@pytest.mark.parametrize("model_type", ["qwen3_next", "jamba"])
+def test_items_of_single_tokens_do_not_hide_that_a_model_reads_from_one_option_into_the_next(
+    model_type: str, tmp_path: Path
+) -> None:
+    """Yes and no, long behind a passage, beside short questions whose answers are words."""
+    module = tiny_model(model_type)
+    module.save_pretrained(tmp_path)
+    other = _loaded(tmp_path, module)
+    rng = np.random.default_rng(4)
+    items = [item_of(rng, 30, [1, 1]), item_of(rng, 5, [3, 4]), item_of(rng, 20, [9, 1, 1])]
+    assert not reads_packed_items(other, items)
+    (score,) = dp.Evaluator(other, calibration_of(items), "option-ce").score([(1,)])
+    ll = np.array([-row.sum() for row in _item_losses(other, items[1], (1,))])
+    expected = np.log(np.exp(ll).sum()) - ll[items[1].item.answer]  # type: ignore[union-attr]
+    assert score.window_losses[1] == pytest.approx(float(expected), rel=1e-3)
+
+
 def _loaded(folder: Path, module: Any) -> dp.Model:
     from depthprune.models.blocks.find import find_anatomy
     from depthprune.models.source import find_model

@@ -175,6 +175,11 @@ def _option_width(window: Window) -> int:
     return spans[0][0] + max(last - first for first, last in spans)
 
 
+def _read_behind_another(window: Window) -> int:
+    """Where the last option ends that stands behind another and of which a token is read."""
+    return max((last for first, last in _spans(window)[1:] if last - first > 1), default=0)
+
+
 def _spans(window: Window) -> tuple[tuple[int, int], ...]:
     if window.item is None:
         raise ValueError("the window is no item")
@@ -190,16 +195,19 @@ def reads_packed_items(model: Model, windows: Sequence[Window]) -> bool:
     """Whether the longest items give the same losses packed as with a row for each option.
 
     Long in a row, and long behind a prompt: an attention window passes over what is too far back,
-    and of an item with many short options nothing is. It costs those items twice through every
-    block, in float32; a model whose blocks are read from disk is not tried.
+    and of an item with many short options nothing is. And long up to an option that is itself read
+    behind another: one token is predicted by the prompt alone, whatever stands between. It costs
+    those items twice through every block, in float32; a model whose blocks are read from disk is
+    not tried.
     """
     items = [place for place, window in enumerate(windows) if window.item is not None]
     if not items or model.streamed:
         return False
     longest = max(items, key=lambda place: len(windows[place].tokens))
     farthest = max(items, key=lambda place: _option_width(windows[place]))
+    telling = max(items, key=lambda place: _read_behind_another(windows[place]))
     # Beside another item, which is filled up to the length of the longest.
-    places = tuple(dict.fromkeys((items[0], longest, farthest)))
+    places = tuple(dict.fromkeys((items[0], longest, farthest, telling)))
     length = len(windows[longest].tokens)
     try:
         with widened(model.module, model.anatomy.blocks.modules):
