@@ -92,6 +92,16 @@ def _lines(folder: Path, *rows: Any) -> Path:
             id="SocialIQA",
         ),
         pytest.param(
+            {"context": "Ann fell in.", "question": "How is she?", "answerA": "dry",
+             "answerB": "wet", "answerC": "asleep", "label": 2},
+            "Ann fell in.\nQuestion: How is she?\nAnswer:", ("dry", "wet", "asleep"), 1,
+            id="SocialIQA without quotes",
+        ),
+        pytest.param(
+            {"question": "Wet?", "choices": _LABELS | {"label": [1, 2]}, "answerKey": 2},
+            "Question: Wet?\nAnswer:", ("sand", "water"), 1, id="labels without quotes",
+        ),
+        pytest.param(
             {"question": "Wet?", "distractor1": "sand", "distractor2": "air", "distractor3": "fire",
              "correct_answer": "water", "support": "Seas."},
             "Seas.\nQuestion: Wet?\nAnswer:", ("sand", "air", "fire", "water"), 3, id="SciQ",
@@ -137,6 +147,51 @@ def test_an_answer_that_could_mean_two_options_or_none_is_refused(
 ) -> None:
     file = _lines(tmp_path, {"question": "Which?", "choices": options, "answer": answer})
     with pytest.raises(CalibrationError, match="answer expects the index of an option") as caught:
+        _read(file)
+    assert str(caught.value).startswith(f"{file}:1: ")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Wet?", "options": {"1": "water", "2": "sand"}, "answer": 1},
+        {"question": "Wet?", "choices": _LABELS | {"label": ["1", "2"]}, "answerKey": 1},
+        {"question": "Wet?", "choices": _LABELS | {"label": [1, 2]}, "answerKey": 0},
+        {"sentence": "_ smiled.", "option1": "Ann", "option2": "Bo", "answer": 1},
+    ],
+)
+def test_a_number_that_may_be_a_place_or_what_an_option_is_called_is_refused(
+    row: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(CalibrationError, match=r"got \d \(options are called 1, 2\)"):
+        _read(_lines(tmp_path, row))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question": None, "choices": ["a", "b"], "answer": 0}, "expects text, got NoneType"),
+        ({"goal": None, "sol1": "a", "sol2": "b", "label": 0}, "expects text, got NoneType"),
+        ({"passage": "Seas.", "question": None, "answer": True}, "an item expects"),
+        (
+            {"premise": None, "choice1": "a", "choice2": "b", "question": "cause", "label": 0},
+            "an item expects",
+        ),
+        (
+            {"sentence": "_ smiled.", "option1": None, "option2": "Bo", "answer": "2"},
+            "an item expects",
+        ),
+        (
+            {"question": "Wet?", "choices": {"text": None, "label": None}, "answerKey": "A"},
+            "an item expects",
+        ),
+    ],
+)
+def test_a_field_that_is_empty_is_no_word_of_an_item(
+    row: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    file = _lines(tmp_path, row)
+    with pytest.raises(CalibrationError, match=said) as caught:
         _read(file)
     assert str(caught.value).startswith(f"{file}:1: ")
 

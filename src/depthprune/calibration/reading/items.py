@@ -17,7 +17,7 @@ from typing import Any
 from depthprune.errors import CalibrationError
 
 Row = Mapping[str, Any]
-Found = tuple[Any, Any, Any, Sequence[str]]
+Found = tuple[Any, Any, Any, Sequence[Any]]
 """A prompt, its options, what is said of the right one, and what options are called if not A, B."""
 
 LETTERS = string.ascii_uppercase
@@ -49,11 +49,12 @@ def find_item(row: Any, where: str) -> Found:
     )
 
 
-def right_option(answer: Any, options: Sequence[str], labels: Sequence[str], where: str) -> int:
+def right_option(answer: Any, options: Sequence[str], labels: Sequence[Any], where: str) -> int:
     """The place of the right option, from 0.
 
     Args:
-        answer: A place, a letter or label, or the option's words.
+        answer: A place, a letter or label, or the option's words. Where options are called by
+            numbers a number is such a name: in quotes, or where they are called so without.
         options: All of them.
         labels: What the options are called; by default A, B, ….
         where: The item's place, for messages.
@@ -62,15 +63,19 @@ def right_option(answer: Any, options: Sequence[str], labels: Sequence[str], whe
         CalibrationError: If it names none of them, or could mean two.
     """
     count, why = len(options), ""
+    called = [str(name) for name in labels]
     if isinstance(answer, int) and not isinstance(answer, bool):
-        if 0 <= answer < count:
+        numbered = any(map(str.isdecimal, called))
+        place = called.index(str(answer)) if numbered and str(answer) in called else None
+        if place is not None and (place == answer or answer in labels):
+            return place
+        if not numbered and 0 <= answer < count:
             return answer
-        why = " (the first is 0)"
+        why = f" (options are called {', '.join(called)})" if numbered else " (the first is 0)"
     elif isinstance(answer, str):
         said = answer.strip()
-        names = [str(name) for name in labels] or list(LETTERS[:count])
-        called = zip(names, options, strict=False)
-        places = [i for i, each in enumerate(called) if said and said in (each[0], each[1].strip())]
+        named = zip(called or LETTERS[:count], options, strict=False)
+        places = [i for i, each in enumerate(named) if said and said in (each[0], each[1].strip())]
         # As a place it may count from 0 or from 1.
         number = not labels and said.isdecimal() and int(said) <= count
         if len(places) == 1 and not (number and int(said) != places[0]):
@@ -82,7 +87,10 @@ def right_option(answer: Any, options: Sequence[str], labels: Sequence[str], whe
     )
 
 
-def _asked(question: Any, row: Row | None = None) -> str:
+def _asked(question: Any, row: Row | None = None) -> Any:
+    """What is asked, behind what it is asked of; a question that is no text stays what it is."""
+    if not isinstance(question, str):
+        return question
     leads = [] if row is None else [row.get(key) for key in _LEADS]
     lead = next((each for each in leads if isinstance(each, str) and each), "")
     return f"{lead}\n{QUESTION.format(question)}".lstrip()
@@ -102,9 +110,12 @@ def _labelled(row: Row) -> Found | None:
         choices = {key: [each.get(key) for each in choices] for key in ("text", "label")}
     if not isinstance(choices, dict) or not {"text", "label"} <= set(choices):
         return None
+    texts, labels = choices["text"], choices["label"]
+    if not isinstance(texts, list) or not isinstance(labels, list):
+        return None
     stem = row.get("question_stem")
     prompt = stem if isinstance(stem, str) else _asked(question, row)
-    return prompt, list(choices["text"]), row["answerKey"], list(choices["label"])
+    return prompt, texts, row["answerKey"], labels
 
 
 def _listed(options: str) -> Callable[[Row], Found | None]:
@@ -154,21 +165,23 @@ def _winogrande(row: Row) -> Found | None:
     sentence, options = row["sentence"], [row["option1"], row["option2"]]
     if not isinstance(sentence, str) or sentence.count("_") != 1:
         return None
-    return "", [sentence.replace("_", str(each)) for each in options], row["answer"], ("1", "2")
+    if not all(isinstance(each, str) for each in options):
+        return None
+    return "", [sentence.replace("_", each) for each in options], row["answer"], ("1", "2")
 
 
 def _copa(row: Row) -> Found | None:
     words = {"cause": "because", "effect": "therefore"}.get(str(row["question"]))
-    options = [row["choice1"], row["choice2"]]
-    if words is None or not all(isinstance(each, str) for each in options):
+    premise, options = row["premise"], [row["choice1"], row["choice2"]]
+    if words is None or not all(isinstance(each, str) for each in (premise, *options)):
         return None
-    prompt = f"{str(row['premise']).strip().rstrip('.')} {words}"
+    prompt = f"{premise.strip().rstrip('.')} {words}"
     return prompt, [each[:1].lower() + each[1:] for each in options], row["label"], ("0", "1")
 
 
 def _siqa(row: Row) -> Found:
     options = [row[f"answer{letter}"] for letter in "ABC"]
-    return _asked(row["question"], row), options, row["label"], ("1", "2", "3")
+    return _asked(row["question"], row), options, row["label"], (1, 2, 3)
 
 
 def _sciq(row: Row) -> Found:
@@ -186,10 +199,10 @@ def _gold(row: Row) -> Found | None:
 
 def _boolq(answer: str) -> Callable[[Row], Found | None]:
     def read(row: Row) -> Found | None:
-        right = row[answer]
-        if not isinstance(right, (bool, int)):
+        right, question = row[answer], row["question"]
+        if not isinstance(right, (bool, int)) or not isinstance(question, str):
             return None
-        prompt = _asked(f"{str(row['question']).strip().rstrip('?')}?", row)
+        prompt = _asked(f"{question.strip().rstrip('?')}?", row)
         return prompt, ["no", "yes"], int(right), ()
 
     return read
