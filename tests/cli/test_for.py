@@ -151,6 +151,13 @@ def test_max_increase_is_of_the_targets_loss(prune: Callable[..., Outcome]) -> N
     assert document["removed"]
 
 
+def test_max_increase_takes_all_that_may_go_where_the_target_allows_it(
+    prune: Callable[..., Outcome],
+) -> None:
+    document = prune("--json", "--max-increase", "5000%", "--protect", "0-2,5").document
+    assert document["removed"] == [3, 4]
+
+
 def test_it_is_recovered_and_repeated_on_the_calibration_that_won(
     prune: Callable[..., Outcome],
 ) -> None:

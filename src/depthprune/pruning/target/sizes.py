@@ -17,7 +17,7 @@ from depthprune.pruning.target.configurations import Configuration
 from depthprune.pruning.target.scorers import TargetScorers
 from depthprune.pruning.target.task import TargetTask
 from depthprune.pruning.target.trials import Rules, Trial
-from depthprune.searches import make_space
+from depthprune.searches import make_space, most_removable
 from depthprune.searches.common.moves import longer
 
 
@@ -52,12 +52,9 @@ def grown(
 ) -> tuple[Raced, Trial]:
     """The chosen set with further blocks, as long as the target allows it."""
     scorer, removed = scorers.scorer(configuration), raced.winner
-    while True:
-        more = len(removed) + 1
-        free = make_space(scorer.blocks, min(more, scorer.blocks - 1), rules.protect).free
-        if more >= scorer.blocks or more > len(free):
-            break
-        space = make_space(scorer.blocks, more, rules.protect, refusal=rules.refusal)
+    most = most_removable(scorer.blocks, rules.protect, rules.refusal)
+    while len(removed) < most:
+        space = make_space(scorer.blocks, len(removed) + 1, rules.protect, refusal=rules.refusal)
         sets = longer(space, removed)
         if not sets:
             break
