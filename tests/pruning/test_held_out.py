@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import depthprune as dp
+from depthprune.calibration import Part
 from depthprune.evaluator import Evaluator
 from depthprune.evaluator.score import Weighting, score_of
 from depthprune.objectives import NLL
@@ -141,6 +142,28 @@ def test_where_the_dense_model_loses_nothing_there_is_no_share_of_it(
     ]
     with pytest.raises(dp.UsageError, match="--max-increase: the dense model loses nothing"):
         SizeRule(held_out_scorer.mixed, 0.1)
+
+
+def test_of_a_margin_below_nothing_there_is_no_share_either(
+    model: dp.Model, calibration: dp.Calibration, tmp_path: Path
+) -> None:
+    """Half of it would be a smaller share, and is a worse margin."""
+    rows = [{"prompt": f"Line {i}:", "options": [" a", " b"], "answer": 0} for i in range(40)]
+    file = tmp_path / "items.jsonl"
+
+    def items(answer: int) -> Part:
+        text = "".join(json.dumps(row | {"answer": answer}) + "\n" for row in rows)
+        file.write_text(text, encoding="utf-8")
+        return dp.calibrate(f"choices:{file},windows=6", model).parts[0]
+
+    found = []
+    for answer in (0, 1):
+        both = dp.Calibration(
+            (replace(calibration.parts[0], share=0.6), replace(items(answer), share=0.4))
+        )
+        scorer = HeldOutScorer(model, both, "nll+margin")
+        found.append((scorer.held_out((1,))[1].dense.loss > 0, scorer.mixed([(1,)]) is not None))
+    assert sorted(found) == [(False, False), (True, True)]
 
 
 def test_block_scores_are_of_each_block_alone_against_the_dense_model(

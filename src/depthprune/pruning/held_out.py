@@ -79,7 +79,8 @@ class HeldOutScorer:
 
         Where the worst domain counts, it is that of the worst source. Of a mixture of objectives,
         each source's loss is as a share of the dense model's, as they have no common unit; None
-        where the dense model loses nothing on a source, of which there are no shares.
+        where the dense model loses nothing on a source, or less (a margin may be below 0), of which
+        there are no shares.
         """
         columns: list[list[Score]] = []
         for evaluator in self._evaluators:
@@ -104,7 +105,7 @@ class HeldOutScorer:
         single = len(evaluator.objective.components) == 1
         if not single or len(self._objective.components) == 1:
             return scores
-        if dense.loss == 0:
+        if dense.loss <= 0:
             return None
         return [replace(s, loss=s.loss / dense.loss, stderr=s.stderr / dense.loss) for s in scores]
 
@@ -152,7 +153,8 @@ class SizeRule:
         patience: How many sizes above the limit end the search.
 
     Raises:
-        UsageError: If the dense model's loss is 0 where losses are counted in shares of it.
+        UsageError: If the dense model's loss is not above 0 where losses are counted in shares of
+            it.
     """
 
     def __init__(
@@ -168,9 +170,9 @@ class SizeRule:
         found = mixed([()])
         if found is None:
             raise UsageError(
-                "--max-increase: the dense model loses nothing on the held-out part of a source, "
-                "and a mixture of objectives grows by shares of that; take one objective, or give "
-                "-k"
+                "--max-increase: the dense model loses nothing, or less, on the held-out part of a "
+                "source, and a mixture of objectives grows by shares of that; take one objective, "
+                "or give -k"
             )
         dense = found[0][0]
         self.dense = dense
