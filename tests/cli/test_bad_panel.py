@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
@@ -142,6 +143,20 @@ def test_further_draws_of_a_fixed_calibration_are_refused(
     outcome = depthprune(verb, tiny_llama, "-c", f"{spec},order=first", "--draws", 2, *out)
     assert outcome.status == 2
     assert "every draw of text:" in outcome.error
+
+
+@pytest.mark.parametrize("verb", ["prune", "score"])
+def test_a_further_draw_that_would_be_refused_is_so_before_the_first_is_searched(
+    verb: str, depthprune: Command, tiny_llama: Path, no_weights: None, tmp_path: Path
+) -> None:
+    """The first draw of three items has none that is longer than the model reads."""
+    rows = [_GOOD | {"prompt": "The river is " * (80 if i == 7 else 1)} for i in range(30)]
+    file = tmp_path / "items.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    out = ("-k", 2, "-o", tmp_path / "out") if verb == "prune" else ()
+    outcome = depthprune(verb, tiny_llama, "-c", f"choices:{file},windows=3", "--draws", 40, *out)
+    assert outcome.status == 1
+    assert re.match(r"--draws, draw \d+ of 40: .*items.jsonl:8: the item has", outcome.error)
 
 
 class Raising:

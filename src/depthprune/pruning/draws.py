@@ -11,8 +11,15 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from depthprune.calibration import Calibration, CalibrationSpec
-from depthprune.errors import UsageError
+from depthprune.calibration import (
+    SOURCES,
+    Calibration,
+    CalibrationSpec,
+    HasTokenizer,
+    context_of,
+)
+from depthprune.calibration.model_limits import rows_of
+from depthprune.errors import CalibrationError, UsageError
 from depthprune.evaluator import Evaluator, RemovedSet
 from depthprune.manifest import BlockScore, DrawRecord
 from depthprune.pruning.held_out import block_scores
@@ -63,6 +70,29 @@ def check_draws(specs: Sequence[CalibrationSpec], draws: int) -> None:
             f"{specs[0].short()},{'windows=all' if specs[0].windows == 'all' else 'order=first'} "
             "is the same; drop --draws, or pass order=random and a number of windows"
         )
+
+
+def require_draws(calibration: Calibration, draws: int, model: HasTokenizer) -> None:
+    """Refuse further draws that cannot be had, before anything is spent on the first.
+
+    Args:
+        calibration: The first draw.
+        draws: How many in all.
+        model: Whose limits they must keep.
+
+    Raises:
+        CalibrationError: Naming the first that is refused: its documents are too short, an item is
+            too long, or it overlaps with evaluation files.
+    """
+    # What a model is yet to write is taken as it comes.
+    read = [p for p in calibration.parts if SOURCES.get(p.spec.source).kind != "generated"]
+    for repetition in range(1, draws):
+        try:
+            further = Calibration(tuple(part.redraw(repetition) for part in read))
+            further.check_context(context_of(model))
+            further.check_ids(rows_of(model))
+        except CalibrationError as error:
+            raise CalibrationError(f"--draws, draw {repetition + 1} of {draws}: {error}") from error
 
 
 def blocks_over_draws(draws: Sequence[Sequence[BlockScore]], k: int) -> list[BlockDraws]:

@@ -33,7 +33,7 @@ from depthprune.outputs import check_target
 from depthprune.progress import note
 from depthprune.pruning.answers import Questions, WantedAnswers, draw_questions, read_answers
 from depthprune.pruning.drafting.as_draft import LARGEST_SHARE, check_draft
-from depthprune.pruning.draws import check_draws
+from depthprune.pruning.draws import check_draws, require_draws
 from depthprune.pruning.output import check_pruned_output
 from depthprune.pruning.recovering.recovery_step import (
     WantedRecovery,
@@ -181,6 +181,7 @@ def prepare(job: PruneJob, asked_for: ParsedJob, *, rehearsed: bool = False) -> 
         wanted = read_target(asked_for.wanted, reader, job.seed, generates=generates)
         objective = parse_objective("nll")  # of the default calibration; each has its own
     objective.judged(calibration.windows)
+    require_draws(calibration, job.draws, reader)
     calibration.held_out()
     further = further_texts(recovery.also, reader)
     questions = draw_questions(asked_for.answers, reader)

@@ -17,7 +17,13 @@ from depthprune.manifest import BlockScore, Estimate
 from depthprune.models.loading import Model
 from depthprune.objectives import parse_objective
 from depthprune.progress import SILENT, Progress, warn
-from depthprune.pruning.draws import BlockDraws, blocks_over_draws, check_draws, scores_over_draws
+from depthprune.pruning.draws import (
+    BlockDraws,
+    blocks_over_draws,
+    check_draws,
+    require_draws,
+    scores_over_draws,
+)
 from depthprune.pruning.held_out import block_scores, estimate
 from depthprune.pruning.session import (
     DEFAULT_CALIBRATION,
@@ -138,6 +144,7 @@ def score(
     reader = read_tokenizer(source, progress, loading)
     drawn = mixture(specs, reader, progress)
     kind.judged(drawn.windows)
+    require_draws(drawn, draws, reader)
     loaded = loading.load(source, reader.tokenizer, progress)
     _check_lowest(k, loaded.blocks)
     lowest = k or max(1, loaded.blocks // 5)
