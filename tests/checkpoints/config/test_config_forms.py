@@ -71,14 +71,31 @@ def test_a_config_that_repeats_its_text_config_loads_after_the_cut(tmp_path: Pat
     assert config["layer_types"] == config["text_config"]["layer_types"]
 
 
-@pytest.mark.skipif("minimax_m3_vl_text" not in CONFIG_MAPPING, reason="not known yet")
-def test_minimax_m3_as_published_has_each_kept_block_as_it_was(tmp_path: Path) -> None:
-    published = {
-        "model_type": "minimax_m3_vl_text",
-        "num_hidden_layers": 6,
-        "moe_layer_freq": [0, 0, 1, 1, 1, 1],
-        "sparse_attention_config": {"sparse_attention_freq": [0, 0, 0, 1, 0, 1]},
-    }
+@pytest.mark.parametrize(
+    ("model_type", "fields"),
+    [
+        (
+            "minimax_m3_vl_text",
+            {
+                "moe_layer_freq": [0, 0, 1, 1, 1, 1],
+                "sparse_attention_config": {"sparse_attention_freq": [0, 0, 0, 1, 0, 1]},
+            },
+        ),
+        (
+            "dots3_note_text",
+            {
+                "moe_layer_freq": [0, 0, 1, 0, 1, 1],
+                "layer_types": ["full_attention", "sliding_attention"] * 3,
+            },
+        ),
+    ],
+)
+def test_a_list_of_flags_keeps_the_kind_of_each_block(
+    model_type: str, fields: dict[str, Any]
+) -> None:
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip("not known yet")
+    published = {"model_type": model_type, "num_hidden_layers": 6, **fields}
     removed = (0, 4)
     before, after = (
         AutoConfig.for_model(**config)

@@ -51,6 +51,8 @@ class Prefix:
         rest: The entry of the others.
         default: The count where its field is missing.
         indices: The field is the set of those at the start rather than one entry a block.
+        flags: A field that may hold one entry a block, where a 0 makes a block of the first kind
+            too.
     """
 
     field: str
@@ -59,6 +61,7 @@ class Prefix:
     rest: Any = "sparse"
     default: int = 0
     indices: bool = False
+    flags: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ config class derives from a block's number and no pattern here writes out.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from depthprune.checkpoints.architectures.schema import (
     Architecture,
     Cycle,
@@ -133,11 +135,15 @@ ROWS: tuple[Architecture, ...] = (
         )
         for name, patterns, needs in (
             ("axk1", (), ()),
-            ("dots3_note_text", (), (RequiredList("layer_types"),)),
             ("kimi_linear", (), (RequiredList("layer_types", unless="linear_attn_config"),)),
             ("hy_v4", (), (RequiredList("indexer_types"),)),
             ("mimo_v2_flash", (Pattern("layer_types", 6, also=(0,)),), ()),
         )
+    ),
+    Architecture(
+        "dots3_note_text",
+        patterns=(replace(_LEADING_DENSE, flags="moe_layer_freq"),),
+        needs=(RequiredList("layer_types"),),
     ),
     Architecture(
         "bailing_hybrid",

@@ -27,7 +27,11 @@ from depthprune.checkpoints.architectures.schema import (
 )
 from depthprune.checkpoints.architectures.table import find, require_prunable
 from depthprune.checkpoints.config.actions import SectionCut
-from depthprune.checkpoints.config.checks import check_attention, check_kept, check_lead
+from depthprune.checkpoints.config.checks import (
+    check_attention,
+    check_kept,
+    check_lead,
+)
 from depthprune.checkpoints.config.fields import (
     COPIED_COUNTS,
     DECODER_COUNTS,
@@ -205,13 +209,7 @@ def _spell_out(cut: SectionCut, pattern: Pattern | Prefix | Cycle) -> None:
         section[pattern.field] = [pattern.entries[block % length] for block in range(cut.blocks)]
         return
     if isinstance(pattern, Prefix):
-        count = pattern.count
-        if isinstance(count, str):
-            count = cut.whole_number(count, pattern.default)
-        first = min(count, cut.blocks)
-        rest = cut.blocks - first
-        entries = [pattern.first] * first + [pattern.rest] * rest
-        section[pattern.field] = list(range(first)) if pattern.indices else entries
+        _spell_out_prefix(cut, pattern)
         return
     if (pattern.when and not section.get(pattern.when)) or section.get(pattern.unless):
         return
@@ -230,3 +228,14 @@ def _spell_out(cut: SectionCut, pattern: Pattern | Prefix | Cycle) -> None:
         section[pattern.field] = [block for block in range(cut.blocks) if special[block]]
     else:
         section[pattern.field] = [pattern.special if s else pattern.usual for s in special]
+
+
+def _spell_out_prefix(cut: SectionCut, pattern: Prefix) -> None:
+    count = pattern.count
+    if isinstance(count, str):
+        count = cut.whole_number(count, pattern.default)
+    flags = cut.section.get(pattern.flags)
+    off = [b for b, flag in enumerate(flags) if not flag] if isinstance(flags, list) else []
+    first = [block for block in range(cut.blocks) if block < count or block in off]
+    entries = [pattern.first if b in first else pattern.rest for b in range(cut.blocks)]
+    cut.section[pattern.field] = first if pattern.indices else entries
