@@ -107,6 +107,16 @@ def test_a_list_of_flags_keeps_the_kind_of_each_block(
         ]
 
 
+def test_kimi_without_lists_of_its_kinds_is_refused() -> None:
+    """Then its class counts every fourth block, and would count anew."""
+    linear = {"head_dim": 16, "num_heads": 2, "short_conv_kernel_size": 4}
+    config = {"model_type": "kimi_linear", "num_hidden_layers": 6, "linear_attn_config": linear}
+    with pytest.raises(ModelError, match="expected layer_types with one entry a block, found none"):
+        cut_config(config, (1,))
+    linear |= {"full_attn_layers": [3, 6], "kda_layers": [1, 2, 4, 5]}
+    assert cut_config(config, (1,)).config["linear_attn_config"]["full_attn_layers"] == [2, 5]
+
+
 @pytest.mark.parametrize("underscored", [None, ["recurrent", "recurrent", "attention"]])
 def test_recurrent_gemma_keeps_its_kinds_where_the_file_leaves_their_pattern_to_the_class(
     tmp_path: Path, underscored: list[str] | None

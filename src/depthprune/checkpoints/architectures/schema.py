@@ -120,7 +120,7 @@ class RequiredList:
     Attributes:
         field: The list's name.
         when: The field that, when set, makes blocks differ; without one, they always do.
-        unless: A field that says the same in another form.
+        unless: A field that says the same in another form, with dots.
     """
 
     field: str

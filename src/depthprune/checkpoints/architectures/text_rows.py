@@ -135,7 +135,11 @@ ROWS: tuple[Architecture, ...] = (
         )
         for name, patterns, needs in (
             ("axk1", (), ()),
-            ("kimi_linear", (), (RequiredList("layer_types", unless="linear_attn_config"),)),
+            (
+                "kimi_linear",
+                (),
+                (RequiredList("layer_types", unless="linear_attn_config.full_attn_layers"),),
+            ),
             ("hy_v4", (), (RequiredList("indexer_types"),)),
             ("mimo_v2_flash", (Pattern("layer_types", 6, also=(0,)),), ()),
         )

@@ -17,7 +17,7 @@ from depthprune.checkpoints.config.fields import (
     NESTED,
     RECURRENT,
 )
-from depthprune.checkpoints.config.sections import Config
+from depthprune.checkpoints.config.sections import Config, dotted
 from depthprune.errors import ModelError
 
 
@@ -64,9 +64,7 @@ def check_lead(config: Config, row: Architecture, kept: Sequence[int]) -> None:
     """
     if row.lead is None:
         return
-    found: Any = config
-    for name in row.lead.field.split("."):
-        found = found.get(name) if isinstance(found, dict) else None
+    found = dotted(config, row.lead.field)
     first = len(found) if isinstance(found, (list, tuple)) else row.lead.default
     if list(kept[:first]) != list(range(first)):
         raise ModelError(

@@ -42,6 +42,7 @@ from depthprune.checkpoints.config.sections import (
     Config,
     count_blocks,
     counts,
+    dotted,
     text_section,
 )
 from depthprune.errors import CheckpointError, ModelError
@@ -193,7 +194,7 @@ def _check_need(cut: SectionCut, need: RequiredList) -> None:
     alike = not flag if flag is None or isinstance(flag, bool) else flag in (0, 1)
     if cut.section.get(need.field) or (need.when and alike):
         return
-    if need.unless and cut.section.get(need.unless):
+    if need.unless and dotted(cut.section, need.unless):
         return
     raise ModelError(
         f"config.json: expected {need.field} with one entry a block, found none, and it cannot be "

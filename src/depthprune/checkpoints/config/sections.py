@@ -33,6 +33,19 @@ def text_section(config: Config) -> Config:
     return config
 
 
+def dotted(config: Config, path: str) -> Any:
+    """What stands in a config under names joined by dots, each in the one before; None if nothing.
+
+    Args:
+        config: A whole config, or a part.
+        path: The names.
+    """
+    found: Any = config
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
 def count_blocks(config: Config) -> int:
     """The number of blocks that a config states.
 
