@@ -117,6 +117,12 @@ def test_kimi_without_lists_of_its_kinds_is_refused() -> None:
     assert cut_config(config, (1,)).config["linear_attn_config"]["full_attn_layers"] == [2, 5]
 
 
+def test_gpt_neo_keeps_its_kinds_where_the_file_leaves_their_pattern_to_the_class() -> None:
+    config = {"model_type": "gpt_neo", "num_layers": 24}
+    after = AutoConfig.for_model(**cut_config(config, (0, 3, 4)).config)
+    assert after.attention_layers == ["local", "global", "local", *["global", "local"] * 9]
+
+
 @pytest.mark.parametrize("underscored", [None, ["recurrent", "recurrent", "attention"]])
 def test_recurrent_gemma_keeps_its_kinds_where_the_file_leaves_their_pattern_to_the_class(
     tmp_path: Path, underscored: list[str] | None

@@ -170,7 +170,7 @@ class Architecture:
         phases: Periods with an offset, to be fitted anew to the kept blocks.
         needs: Lists that the file must have.
         defaults: What the config class assumes of a count of blocks, of a scale that the depth
-            enters, or of a pattern's `when`, when the file says nothing.
+            enters, of GPT-Neo's pattern, or of a pattern's `when`, when the file says nothing.
         keep: Blocks that must stay, because they alone have a tensor or lack one; -1 is the last.
         places: Block types that the ends of what is kept must have.
         packed: Tensors outside the blocks that hold a part for each.
@@ -187,7 +187,7 @@ class Architecture:
     patterns: tuple[Pattern | Prefix | Cycle, ...] = ()
     phases: tuple[Phase, ...] = ()
     needs: tuple[RequiredList, ...] = ()
-    defaults: Mapping[str, int | float] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     keep: tuple[int, ...] = ()
     places: tuple[RequiredType, ...] = ()
     packed: tuple[PackedTensor, ...] = ()

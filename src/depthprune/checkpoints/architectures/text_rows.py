@@ -72,7 +72,11 @@ ROWS: tuple[Architecture, ...] = (
     *(Architecture(name, count="decoder_layers") for name in _DECODER_LAYERS.split()),
     *(Architecture(name) for name in _BERT.split()),
     Architecture("openai-gpt", count="n_layer"),
-    Architecture("gpt_neo", count="num_layers"),
+    Architecture(
+        "gpt_neo",
+        count="num_layers",
+        defaults={"attention_types": [[["global", "local"], 12]]},
+    ),
     *(
         Architecture(name, defaults={"first_k_dense_replace": count})
         for name, count in {
