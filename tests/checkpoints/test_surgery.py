@@ -272,3 +272,11 @@ def test_a_replacement_that_does_not_fit_is_refused(name: str, found: str, tmp_p
     source = make(tmp_path / "a", [blocks(0, 1, 2) | {"norm.w": tensor(9)}])
     with pytest.raises(CheckpointError, match=rf"{name} of 4 bytes to replace, found {found}"):
         write_pruned(open_checkpoint(source), (1,), tmp_path / "b", replace={name: b"1234"})
+
+
+def test_minimax_without_its_decays_is_refused(tmp_path: Path) -> None:
+    """Its class would compute them from each block's new number."""
+    source = make(tmp_path / "a", [blocks(0, 1, 2)], model_type="minimax")
+    with pytest.raises(ModelError, match=r"expected tensors slope_rate, .*save it again"):
+        cut(source, tmp_path / "b", 1)
+    assert list((tmp_path / "b").iterdir()) == []

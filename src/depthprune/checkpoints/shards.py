@@ -110,9 +110,11 @@ def plan_shards(
         data: New bytes of some tensors, by their names in the original.
 
     Raises:
-        ModelError: If a block has no tensor.
+        ModelError: If a block has no tensor, or lacks one that would be computed from its number.
     """
-    names = _Names(prefix, kept, checkpoint.blocks, row_of(checkpoint.config), data or {})
+    row = row_of(checkpoint.config)
+    _check_stored(checkpoint, row)
+    names = _Names(prefix, kept, checkpoint.blocks, row, data or {})
     everything = frozenset(checkpoint.tensors)
     shards = [_plan_shard(shard, names, everything) for shard in checkpoint.shards]
     _check_names(checkpoint, prefix, shards)
@@ -123,6 +125,16 @@ def plan_shards(
             f"{min(missing)} has no tensor; check the number of blocks in config.json"
         )
     return ShardPlan(tuple(shard for shard in shards if shard.pieces), len(names.extra))
+
+
+def _check_stored(checkpoint: Checkpoint, row: Architecture | None) -> None:
+    for stored in row.stored if row is not None else ():
+        if not any(name.endswith(f".{stored}") for name in checkpoint.tensors):
+            raise ModelError(
+                f"{checkpoint.folder}: expected tensors {stored}, found none, and transformers "
+                "would compute them from each block's new number; load the model in transformers "
+                "and save it again"
+            )
 
 
 def _check_names(checkpoint: Checkpoint, prefix: str, shards: Sequence[Shard]) -> None:

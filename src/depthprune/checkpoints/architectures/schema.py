@@ -174,6 +174,8 @@ class Architecture:
         keep: Blocks that must stay, because they alone have a tensor or lack one; -1 is the last.
         places: Block types that the ends of what is kept must have.
         packed: Tensors outside the blocks that hold a part for each.
+        stored: How the names of tensors end that the class computes from a block's number where
+            the file has none.
         lead: Blocks at the start that must stay.
         tower: Of a model of several modalities, the type of its language model where that has
             none of its own.
@@ -191,6 +193,7 @@ class Architecture:
     keep: tuple[int, ...] = ()
     places: tuple[RequiredType, ...] = ()
     packed: tuple[PackedTensor, ...] = ()
+    stored: tuple[str, ...] = ()
     lead: LeadingBlocks | None = None
     tower: str = ""
     loader: str = "AutoModelForCausalLM"
@@ -211,6 +214,7 @@ class Architecture:
         parts += [f"the {'last' if block else 'first'} block must stay" for block in self.keep]
         parts += [f"the {place.end} kept block must be {place.entry}" for place in self.places]
         parts += [f"{packed.name} sliced" for packed in self.packed]
+        parts += [f"{', '.join(self.stored)} needed in the weights"] if self.stored else []
         parts += [f"as many first blocks as {self.lead.field} must stay"] if self.lead else []
         parts += [f"its language model by its own row, else as {self.tower}"] if self.tower else []
         return "; ".join(parts) or "by field"

@@ -260,6 +260,7 @@ ROWS: tuple[Architecture, ...] = (
         places=(
             RequiredType("first", "full_attention", "its cache counts tokens in the first block"),
         ),
+        stored=("slope_rate", "query_decay", "key_decay", "diagonal_decay"),
     ),
     Architecture(
         "modernbert-decoder",
