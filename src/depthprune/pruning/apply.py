@@ -90,8 +90,8 @@ def apply(
         return _apply_gguf(source, blocks, writing)
     if target.is_file:
         raise OutputError(
-            f"-o {out}: a folder is cut into a folder; give one, and convert the result to a GGUF "
-            "with llama.cpp"
+            f"-o {out}: a folder is cut into a folder; give one, or convert the whole model to a "
+            "GGUF with llama.cpp first and cut that"
         )
     if is_adapter(source):
         return _apply_adapter(source, blocks, replace(writing, finish=None))

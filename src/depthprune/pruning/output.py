@@ -62,7 +62,7 @@ def check_pruned_output(
     if source.gguf is None:
         raise UsageError(
             f"-o {out}: a GGUF is written from a GGUF, and {source.name} is none; give a folder, "
-            "and convert the result with llama.cpp"
+            "or convert the whole model with llama.cpp first"
         )
     if out.is_same(source.gguf):
         raise UsageError(f"-o {out}: is the model itself; choose another name")

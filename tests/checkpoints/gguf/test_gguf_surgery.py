@@ -274,7 +274,9 @@ def test_an_architecture_that_nobody_read_needs_verify(tmp_path: Path) -> None:
 def test_kinds_are_not_mixed(tiny: Path, tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"give a name that ends in \.gguf"):
         apply(tiny, "1", tmp_path / "out")
-    with pytest.raises(OutputError, match="a folder is cut into a folder"):
+    with pytest.raises(
+        OutputError, match="a folder is cut into a folder; give one, or convert the whole"
+    ):
         apply(tiny_llama, "1", tmp_path / "out.gguf")
     assert list(tmp_path.iterdir()) == []
 
