@@ -15,7 +15,7 @@ from depthprune.checkpoints.config.fields import (
     ATTENTION_SETS,
     FIELDS,
     NESTED,
-    RECURRENT,
+    WITHOUT_TOKENS,
 )
 from depthprune.checkpoints.config.sections import Config, dotted
 from depthprune.errors import ModelError
@@ -81,11 +81,11 @@ def check_attention(name: str, types: Sequence[Any], kept: Sequence[int]) -> Non
         kept: Original numbers of the kept blocks, in order.
 
     Raises:
-        ModelError: If there was attention, and recurrence alone would be left.
+        ModelError: If there was attention, and none would be left.
     """
     known = [item if isinstance(item, str) else "" for item in types]
     chosen = {known[block % len(known)] for block in kept} if known else set()
-    if ATTENTION.intersection(known) and chosen & RECURRENT and not chosen & ATTENTION:
+    if ATTENTION.intersection(known) and chosen & WITHOUT_TOKENS and not chosen & ATTENTION:
         last = max(len(known) - 1, *kept)
         which = ", ".join(str(b) for b in range(last + 1) if known[b % len(known)] in ATTENTION)
         raise ModelError(

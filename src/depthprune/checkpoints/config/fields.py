@@ -166,8 +166,10 @@ ATTENTION = frozenset(
 )
 """Entries of a list of block types that stand for attention over the tokens."""
 
-RECURRENT = frozenset({"linear_attention", "mamba", "conv", "recurrent", "M"})
-"""Entries that stand for a state of fixed size."""
+WITHOUT_TOKENS = frozenset(
+    {"linear_attention", "mamba", "conv", "recurrent", "M", "mlp", "-", "moe", "E"}
+)
+"""Entries that stand for a state of fixed size, or for a block that keeps none."""
 
 SECTIONS = ("text_config", "llm_config", "language_config")
 """Sections of a config that may hold the language model's own fields."""
