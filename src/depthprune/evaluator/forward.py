@@ -35,7 +35,7 @@ from depthprune.models.blocks.carried import (
 )
 from depthprune.models.blocks.replay import Inputs
 from depthprune.models.devices import plain_products
-from depthprune.models.free_memory import out_of_memory
+from depthprune.models.free_memory import give_back_memory, out_of_memory
 from depthprune.models.loading import Model
 from depthprune.progress import ProgressStep
 
@@ -231,8 +231,7 @@ class Forward:
 
     def _smaller(self, batches: list[Batch], error: BaseException) -> list[list[Batch]]:
         """The same work in smaller pieces."""
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_back_memory()
         if len(batches) > 1:
             middle = len(batches) // 2
             return [batches[:middle], batches[middle:]]

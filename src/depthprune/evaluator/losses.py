@@ -27,7 +27,7 @@ from depthprune.evaluator.tile_walk import losses_by_tiles, passes_of, rows_roun
 from depthprune.models.blocks.head import Head
 from depthprune.models.blocks.projection import Projection
 from depthprune.models.devices import plain_products, uploaded
-from depthprune.models.free_memory import out_of_memory
+from depthprune.models.free_memory import give_back_memory, out_of_memory
 from depthprune.models.loading import Model
 from depthprune.objectives import Mixture
 from depthprune.objectives.checked import token_losses, window_loss
@@ -164,8 +164,7 @@ class Losses:
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or self.chunk <= _CHUNK_LEAST or not self.runs_head:
                     raise
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            give_back_memory()
             self.chunk //= 2
         # The device is waited for once a set, when all of it is under way.
         return {

@@ -1,4 +1,4 @@
-"""How much memory is free on a device, and whether an error says that it ran out."""
+"""How much memory is free on a device, giving it back, and whether an error says it ran out."""
 
 from __future__ import annotations
 
@@ -71,6 +71,14 @@ def _group_memory(group: Path) -> int | None:
         return max(0, int(most) - max(0, int(taken) - cached)) if most.isdigit() else None
     except (OSError, ValueError):
         return None
+
+
+def give_back_memory() -> None:
+    """Return to accelerators what torch keeps for itself of the memory that was let go on them."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from depthprune.models.free_memory import available_memory
+from depthprune.models.free_memory import available_memory, give_back_memory
 
 _ROOM = 1 << 30
 """Bytes that a pass takes beside the weights: activations and logits of a few windows."""
@@ -65,7 +65,7 @@ def _move(module: nn.Module, device: torch.device) -> None:
         module.to(device)
     if device.type == "cpu":
         gc.collect()
-        torch.cuda.empty_cache()
+        give_back_memory()
 
 
 def _device(module: nn.Module) -> torch.device | None:

@@ -27,11 +27,7 @@ from depthprune.checkpoints.architectures.schema import (
 )
 from depthprune.checkpoints.architectures.table import find, require_prunable
 from depthprune.checkpoints.config.actions import SectionCut
-from depthprune.checkpoints.config.checks import (
-    check_attention,
-    check_kept,
-    check_lead,
-)
+from depthprune.checkpoints.config.checks import check_attention, check_kept, check_lead
 from depthprune.checkpoints.config.fields import (
     COPIED_COUNTS,
     DECODER_COUNTS,
