@@ -57,6 +57,17 @@ def test_each_context_has_a_line_the_last_used_first(depthprune: Command, path: 
     assert len(lines) == 4
 
 
+def test_in_eighty_columns_nothing_of_a_line_is_cut_off(
+    depthprune: Command, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with Memo.open(path) as memo:
+        memo.changed("/home/someone/of/a/long/name/models/small", NEW.weights)
+    out = depthprune("memo", "--memo", path).out
+    assert "…" not in out
+    assert {"small", "demo", "b2b2b2b2b2b2", "bfloat16"} <= set(out.split())
+
+
 def test_json_tells_the_same(depthprune: Command, path: Path) -> None:
     document = depthprune("memo", "--memo", path, "--json").document
     assert document["bytes"] > 10_000

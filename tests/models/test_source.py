@@ -38,6 +38,7 @@ def test_demo_is_the_gguf_of_its_package() -> None:
     source = find_model("demo")
     assert (source.kind, source.blocks, source.model_type) == ("gguf", 30, "llama")
     assert source.gguf == demo_file()
+    assert source.identity == "demo"
 
 
 @pytest.mark.parametrize(

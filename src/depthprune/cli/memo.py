@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from depthprune.evaluator.memo.store import ContextStatistics, MemoStatistics
 
 _SHORT = 12
+_WHOLE = ("weights", "dtype", "losses", "last used")
+"""Columns that are never folded: they are copied, or read as one number."""
 
 
 @expand_groups
@@ -148,15 +150,28 @@ def _table(found: MemoStatistics) -> Table:
     columns = ["model", "weights", "dtype", "device", "torch", "objective", "arithmetic"]
     columns += ["losses", "last used"]
     repaired = any(row.context.recovery for row in found.contexts)
-    table = Table(*columns, *(["recovery"] if repaired else []), box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in (*columns, *(["recovery"] if repaired else [])):
+        # Folded, never cut off: what two lines differ in may stand at the end.
+        table.add_column(name, overflow="fold", no_wrap=name in _WHOLE)
     for row in found.contexts:
         context = row.context
-        used = datetime.fromtimestamp(row.used).strftime("%Y-%m-%d %H:%M")
-        cells = [", ".join(row.names), context.weights[:_SHORT], context.dtype, context.device]
+        used = datetime.fromtimestamp(row.used).strftime("%Y-%m-%d")
+        cells = [
+            ", ".join(map(_last_part, row.names)),
+            context.weights[:_SHORT],
+            context.dtype,
+            context.device,
+        ]
         cells += [context.torch, context.objective, context.arithmetic]
         cells += [f"{row.losses:,}", used, context.recovery]
         table.add_row(*(Text(cell) for cell in cells[: len(table.columns)]))
     return table
+
+
+def _last_part(name: str) -> str:
+    """Of a path what tells it from its neighbours; a hub id whole. --json has paths whole."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _summary(place: Path, found: MemoStatistics, pruned: int | None) -> str:

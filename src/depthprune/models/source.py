@@ -73,7 +73,7 @@ class ModelSource:
     @property
     def identity(self) -> str:
         """A name that means the same model in every working folder."""
-        if self.kind == "hub":
+        if self.kind == "hub" or (self.name == DEMO and self.gguf is not None):
             return self.name
         return str((self.gguf or self.folder).resolve())
 
