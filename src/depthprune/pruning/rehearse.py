@@ -30,7 +30,13 @@ def foretell(job: PruneJob, task: PruneTask) -> None:
     words = [f"the search takes {time_words(plan, job)}"]
     if busy := busy_words():
         words.append(busy)
-    words.append("losses are kept as they are found, so a run that is stopped goes on from there")
+    if job.memo == "off":
+        words.append("with --memo off a run that is stopped begins anew")
+    else:
+        words[0] += ", less what the memo already holds"
+        words.append(
+            "losses are kept as they are found, so a run that is stopped goes on from there"
+        )
     note("; ".join(words))
 
 
