@@ -41,6 +41,18 @@ def test_evaluate(tiny_llama: Path, spec: str, capsys: pytest.CaptureFixture[str
     assert found.results[0].estimate.windows == 6
 
 
+def test_what_an_objective_cannot_judge_is_named_before_weights_are_read(
+    tiny_llama: Path, spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = tmp_path / "items.jsonl"
+    item = {"prompt": "The mill turns", "options": ["fast", "slow"], "answer": 0}
+    items.write_text(20 * (json.dumps(item) + "\n"), encoding="utf-8")
+    where = "depthprune.pruning.session.Loading.load"
+    monkeypatch.setattr(where, lambda *_: pytest.fail("loaded"))
+    with pytest.raises(dp.UsageError, match=r"^-c text:\S*text\.txt: --objective accuracy: judges"):
+        dp.evaluate(tiny_llama, [f"choices:{items},windows=1", spec], "accuracy", memo="off")
+
+
 def test_score(tiny_llama: Path, spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = dp.score(tiny_llama, spec, draws=2, k=2, dtype="float32", memo="off")
     _quiet(capsys)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from depthprune.calibration import calibrate, check_files, parse_calibration
+from depthprune.errors import UsageError
 from depthprune.evaluator import Evaluator, RemovedSet
 from depthprune.manifest import Estimate
 from depthprune.objectives import parse_objective
@@ -116,6 +117,11 @@ def evaluate(
     reader = read_tokenizer(source, progress, loading)
     with reading(specs, progress):
         drawn = [calibrate(spec, reader, split="whole") for spec in specs]
+    for spec, each in zip(specs, drawn, strict=True):
+        try:
+            kind.judged(each.windows)
+        except UsageError as error:
+            raise UsageError(f"-c {spec.short()}: {error}") from None
     loaded = loading.load(source, reader.tokenizer, progress)
     rows = []
     with open_memo(memo, source) as store:
