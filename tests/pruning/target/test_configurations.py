@@ -35,7 +35,7 @@ def _text(seed: int, words: int) -> str:
     return " ".join(f"{drawn.choice('bdfgklm')}{drawn.randrange(999)}" for _ in range(words))
 
 
-def _tried(target: str, spec: str, draws: int = 2) -> list[Configuration]:
+def _tried(target: str, spec: str, draws: int = 2, *more: Row) -> list[Configuration]:
     core = tiny_tokenizer().backend_tokenizer
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", chat_template=_TEMPLATE
@@ -44,7 +44,7 @@ def _tried(target: str, spec: str, draws: int = 2) -> list[Configuration]:
     split = split_target(target_specs([target]), reader, parse_split("50,25,25"), 0)
     row = Row(name="given", calibration=(spec,), objective="nll", draws=draws)
     objective = target_objective(split, None)
-    return configurations([row], split, objective, Reader(reader), asked=False)
+    return configurations([*more, row], split, objective, Reader(reader), asked=False)
 
 
 def _chats(file: Path, first: int) -> Path:
@@ -61,6 +61,13 @@ def test_chats_that_share_a_system_prompt_alone_do_not_overlap(tmp_path: Path) -
     assert len(_tried(f"jsonl:{ours}", f"jsonl:{theirs}")) == 2
     with pytest.raises(CalibrationError, match=r"b\.jsonl: it shares 13 words in a row"):
         _tried(f"jsonl:{theirs}", f"jsonl:{theirs}")
+
+
+def test_what_overlaps_is_refused_before_the_model_is_loaded_to_write(tmp_path: Path) -> None:
+    ours = _chats(tmp_path / "a.jsonl", 100)
+    writes = Row(name="self", calibration=("self,windows=2,length=16",), objective="nll")
+    with pytest.raises(CalibrationError, match=r"a\.jsonl: it shares 13 words in a row"):
+        _tried(f"jsonl:{ours}", f"jsonl:{ours}", 2, writes)
 
 
 def test_every_draw_is_compared_with_what_decides_and_judges(tmp_path: Path) -> None:

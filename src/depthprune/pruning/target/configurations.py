@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from depthprune.calibration import (
@@ -149,16 +150,19 @@ def configurations(
         UsageError: If a row's objective cannot judge it.
     """
     found: dict[tuple[str, str], Configuration] = {}
-    kept = sorted(rows, key=_writes)
-    for row in kept:
-        if _writes(row) and not generates:
-            note(f"{row.name} is left out: a streamed model would read its weights for every token")
-            continue
-        for draw in range(row.draws):
-            each = _drawn(row, draw, target, objective, reader, asked)
-            key = (each.calibration.fingerprint, each.objective.name)
-            found.setdefault(key, each)
-    refuse_overlap(found.values(), target)
+    # What is only read is compared before the model, which takes minutes, writes.
+    for writes, some in groupby(sorted(rows, key=_writes), key=_writes):
+        before = len(found)
+        for row in some:
+            if writes and not generates:
+                words = "is left out: a streamed model would read its weights for every token"
+                note(f"{row.name} {words}")
+                continue
+            for draw in range(row.draws):
+                each = _drawn(row, draw, target, objective, reader, asked)
+                key = (each.calibration.fingerprint, each.objective.name)
+                found.setdefault(key, each)
+        refuse_overlap(list(found.values())[before:], target)
     return list(found.values())
 
 
@@ -242,9 +246,10 @@ def _overlap_words(part: Part, goal: Goal) -> str | None:
     most = max(len(shared), len(found))
     if most <= part.spec.overlap * len(part.windows):
         return None
+    windows = f"{most} window{'' if most == 1 else 's'}"
     return (
         f"-c {part.spec.short()}: it shares {ngram} words in a row, or a whole short item, with "
-        f"{most} windows of what is to choose and to judge of --for {goal.spec.short()}, the first "
+        f"{windows} of what is to choose and to judge of --for {goal.spec.short()}, the first "
         f"{(*shared, *found)[0]}"
     )
 
