@@ -98,6 +98,19 @@ def test_apply_refuses_a_wrong_set(remove: str, message: str, refused: Callable[
 
 
 @pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("demo", "demo: expected a checkpoint folder, found nothing; check the path (hub ids and"),
+        (__file__, "expected a checkpoint folder, found a file; give the folder that holds it"),
+    ],
+)
+def test_apply_says_what_to_name_in_place_of_what_is_no_folder(
+    name: str, message: str, depthprune: Command
+) -> None:
+    assert message in depthprune("apply", name, "--remove", "1", "-o", "out").error
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (("evaluate", "MODEL", "--remove", "6"), "--remove: block 6 is out of range"),
@@ -118,7 +131,9 @@ def test_apply_refuses_a_wrong_set(remove: str, message: str, refused: Callable[
         (("calibrations", "show", "choices:a,shots=1"), "shots= means nothing with format=raw"),
         (("calibrations", "show", "x", "--schema"), "calibrations: --schema takes no other words"),
         (("prunes",), "No such command 'prunes'"),
-        (("prune",), "Missing argument 'MODEL'"),
+        (("help",), "No such command 'help'; see depthprune --help"),
+        (("prune",), "Missing argument 'MODEL'; see depthprune prune --help"),
+        (("apply", "MODEL", "-k", "3"), "No such option: -k; see depthprune apply --help"),
         ((), "Missing command; see depthprune --help"),
     ],
 )

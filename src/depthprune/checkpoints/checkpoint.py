@@ -122,7 +122,11 @@ def open_checkpoint(folder: Path, *, allow_pickle: bool = False) -> Checkpoint:
             refused.
     """
     if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
+        found = (
+            "a file; give the folder that holds it"
+            if folder.exists()
+            else "nothing; check the path (hub ids and 'demo' name no folder)"
+        )
         raise CheckpointError(f"{folder}: expected a checkpoint folder, found {found}")
     config = read_object(folder / "config.json", "a checkpoint's config")
     check_side_files(folder)

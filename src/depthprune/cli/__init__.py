@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from time import monotonic
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 import typer
 
@@ -110,9 +110,7 @@ def _failed(error: Exception, words: list[str], debug: bool) -> int:
     # Typer's own complaints about flags are recognised by what they carry, since typer
     # vendors click in some versions and depends on it in others.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        message = " ".join(str(error.format_message()).split())
-        hint = "" if words else "; see depthprune --help"
-        return _say(message.rstrip(".") + hint, WRONG_USAGE, debug)
+        return _say(_complaint(error), WRONG_USAGE, debug)
     if isinstance(error, BrokenPipeError):
         raise error
     if isinstance(error, OSError) and {"--help", "--version"} & set(words):
@@ -134,6 +132,16 @@ def _failed(error: Exception, words: list[str], debug: bool) -> int:
     what = " ".join(str(error).split()) or "no message"
     advice = "" if debug else "; this is a bug: run again with --debug and report what it shows"
     return _say(f"{type(error).__name__}: {what}{advice}", FAILED, debug)
+
+
+def _complaint(error: Any) -> str:
+    """What typer has to say of the words of a command line, and where the right ones stand."""
+    message = " ".join(str(error.format_message()).split())
+    if message.endswith("?") or "Possible options" in message:
+        return message
+    context = getattr(error, "ctx", None)
+    verb = "depthprune" if context is None else context.command_path
+    return f"{message.rstrip('.')}; see {verb} --help"
 
 
 def _memory_ran_out(error: Exception) -> bool:
