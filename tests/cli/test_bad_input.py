@@ -130,6 +130,8 @@ def test_apply_says_what_to_name_in_place_of_what_is_no_folder(
         ),
         (("calibrations", "show", "choices:a,shots=1"), "shots= means nothing with format=raw"),
         (("calibrations", "show", "x", "--schema"), "calibrations: --schema takes no other words"),
+        (("report", "none.gguf"), "none.gguf: no such folder or file; check the path"),
+        (("report", "TMP"), "or depthprune.json (a pruned checkpoint); check the path"),
         (("prunes",), "No such command 'prunes'"),
         (("help",), "No such command 'help'; see depthprune --help"),
         (("prune",), "Missing argument 'MODEL'; see depthprune prune --help"),

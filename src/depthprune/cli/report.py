@@ -11,7 +11,7 @@ from depthprune.claims import held
 from depthprune.cli.console import show_json, show_text
 from depthprune.cli.option_groups import ResultOptions, expand_groups
 from depthprune.errors import OutputError, UsageError
-from depthprune.outputs import MANIFEST_NAME, PAGE_NAME, OutputTarget, as_target
+from depthprune.outputs import PAGE_NAME, OutputTarget, as_target
 from depthprune.pruning.standing import if_interrupted
 
 
@@ -36,9 +36,9 @@ def report(
     elif target.manifest.is_file():
         page = _checkpoint_page(target)
     else:
-        raise UsageError(
-            f"{folder}: expected {TABLE_NAME} (a study) or {MANIFEST_NAME} (a pruned checkpoint)"
-        )
+        wanted = f"{TABLE_NAME} (a study) or {target.manifest.name} (a pruned checkpoint)"
+        found = f"expected {wanted}" if folder.exists() else "no such folder or file"
+        raise UsageError(f"{folder}: {found}; check the path")
     if_interrupted(lambda: f"{page} stands")
     if result.json:
         show_json({"schema": 1, "report": str(page)})
