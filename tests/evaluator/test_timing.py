@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import depthprune as dp
+from depthprune.calibration import context_of
 from depthprune.evaluator import memory, timing
 from depthprune.models.timed_choices import remembered_choice
+from tiny import save_tiny
 
 
 @pytest.fixture
@@ -41,6 +43,16 @@ def test_a_block_is_timed_on_every_size(model: dp.Model, monkeypatch: pytest.Mon
     rates = timing._rates(model)
     assert list(rates) == [64, 128, 4096]
     assert min(rates.values()) > 0
+
+
+def test_windows_that_are_timed_are_no_longer_than_the_model_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MPT has 128 places in its table here, and calls that number by a name of its own."""
+    monkeypatch.setattr(timing, "CALL_SIZES", (512,))
+    mpt = dp.load(save_tiny(tmp_path / "mpt", "mpt"), dtype="float32", device="cpu")
+    assert timing._rates(mpt)[512] > 0
+    assert context_of(mpt) == 128
 
 
 def test_sizes_that_memory_does_not_hold_are_left_out(

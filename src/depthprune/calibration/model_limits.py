@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from depthprune.checkpoints.config.sections import context_length
+
 
 class HasTokenizer(Protocol):
     """A loaded model, or a model's files: anything that carries a tokenizer."""
@@ -21,8 +23,7 @@ def context_of(model: HasTokenizer) -> int | None:
     """Tokens of the longest sequence that a model reads, if it says so."""
     module = getattr(model, "module", None)
     if module is not None:
-        found = getattr(module.config.get_text_config(), "max_position_embeddings", None)
-        return found if isinstance(found, int) and found > 0 else None
+        return context_length(module.config.get_text_config())
     found = getattr(model, "context", None) or getattr(model.tokenizer, "model_max_length", None)
     # A tokenizer that knows no limit says about 10 to the 30th.
     return found if isinstance(found, int) and 0 < found < 2**31 else None

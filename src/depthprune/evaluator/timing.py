@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from depthprune.checkpoints.config.sections import context_length
 from depthprune.models.arithmetic import arithmetic_of
 from depthprune.models.blocks.anatomy import MissingError
 from depthprune.models.blocks.replay import Inputs
@@ -62,7 +63,7 @@ def _fewest(rates: dict[int, float]) -> int:
 def _rates(model: Model) -> dict[int, float]:
     """Tokens a second of a block in the middle, by the size of the call; until memory runs out."""
     config = model.module.config.get_text_config()  # type: ignore[operator, union-attr]
-    length = min(_LENGTH, getattr(config, "max_position_embeddings", None) or _LENGTH)
+    length = min(_LENGTH, context_length(config) or _LENGTH)
     rates: dict[int, float] = {}
     for size in CALL_SIZES:
         tokens = probe_tokens(model.module, (max(1, size // length), length), seed=0, first=0)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from depthprune.checkpoints.config.sections import context_length
 from depthprune.errors import UsageError
 
 
@@ -28,8 +29,8 @@ def require_room(module: Any, prompt_tokens: int, new_tokens: int) -> None:
     """
     if not learns_positions(module):
         return
-    most = getattr(module.config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(most, int) and prompt_tokens + new_tokens > most:
+    most = context_length(module.config.get_text_config())
+    if most is not None and prompt_tokens + new_tokens > most:
         raise UsageError(
             f"a prompt of {prompt_tokens:,} tokens and {new_tokens:,} new ones are more than the "
             f"{most:,} positions that the model has; ask for fewer"

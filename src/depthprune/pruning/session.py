@@ -143,15 +143,16 @@ def read_tokenizer(
         progress: Where it shows itself.
         loading: How the model is loaded, if a calibration asks for text of its own.
     """
+    from depthprune.checkpoints.config.sections import context_length
+
     with progress.step(f"reading the tokenizer of {source.name}", None, ""):
         tokenizer = source.tokenizer()
     config = source.checkpoint.config if source.checkpoint is not None else {}
     text = config.get("text_config")
     sizes = {**config, **(text if isinstance(text, dict) else {})}
-    context, rows = (
-        value if isinstance(value, int) and not isinstance(value, bool) else None
-        for value in map(sizes.get, ("max_position_embeddings", "vocab_size"))
-    )
+    rows = sizes.get("vocab_size")
+    rows = rows if isinstance(rows, int) and not isinstance(rows, bool) else None
+    context = context_length(sizes)
     load = None if loading is None else partial(loading.load, source, tokenizer, progress)
     return TextReader(tokenizer, context, rows, load, progress)
 

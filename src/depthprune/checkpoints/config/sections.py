@@ -16,6 +16,7 @@ from depthprune.untrusted import shown
 
 Config = dict[str, Any]
 
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len")
 _DEEPEST = 100_000
 """More blocks than any model has: a config that states more is damaged or hostile."""
 
@@ -44,6 +45,19 @@ def dotted(config: Config, path: str) -> Any:
     for name in path.split("."):
         found = found.get(name) if isinstance(found, dict) else None
     return found
+
+
+def context_length(config: Any) -> int | None:
+    """Tokens of the longest sequence that a config says its model reads; None if it says nothing.
+
+    Args:
+        config: The language model's part, from a file or as transformers holds it.
+    """
+    for name in _CONTEXT:
+        found = config.get(name) if isinstance(config, dict) else getattr(config, name, None)
+        if isinstance(found, int) and not isinstance(found, bool) and found > 0:
+            return found
+    return None
 
 
 def count_blocks(config: Config) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from depthprune.checkpoints.config.sections import context_length
 from depthprune.checkpoints.purpose import other_head
 from depthprune.errors import ModelError, ParityError, first_line
 from depthprune.manifest import ParityRecord
@@ -133,9 +134,7 @@ def _verify(
 
 def _probe(anatomy: Anatomy) -> Tensor:
     config: Any = anatomy.module.config
-    context = getattr(config.get_text_config(), "max_position_embeddings", None) or 0
-    # Some types say -1, and have no limit.
-    context = int(context) if context > 0 else _LENGTH + _NEW
+    context = context_length(config.get_text_config()) or _LENGTH + _NEW
     shape = (_WINDOWS, max(_SHORTEST, min(_LENGTH, context - _NEW)))
     return probe_tokens(anatomy.module, shape, seed=0).to(anatomy.device)
 
