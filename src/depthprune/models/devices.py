@@ -36,11 +36,11 @@ def choose_device(name: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     wanted = f"--device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}"
+    # What waits for a device, and asks what memory and dtypes it has, knows these.
+    if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        raise UsageError(wanted)
     try:
         device = torch.device(name)
-        # What waits for a device, and asks what memory and dtypes it has, knows these.
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise UsageError(wanted)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"{wanted} ({first_line(error)})") from error
