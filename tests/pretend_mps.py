@@ -204,7 +204,7 @@ def pretend_mps() -> Iterator[None]:
     with (
         patch.object(torch.backends.mps, "is_available", lambda: True),
         patch.multiple(torch.mps, **memory),
-        patch.object(torch, "Event", _Event),
+        patch.object(torch, "Event", _Event, create=True),
         _Numbered(),
         _Pretend(),
     ):

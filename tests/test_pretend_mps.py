@@ -1,7 +1,7 @@
 """Every way that computes on a device is right on one that refuses what an accelerator refuses.
 
 The device is pretended (`pretend_mps`), so a tensor in the wrong place, or of float64, is found on
-a machine that has none. Its arithmetic is the processor's: what comes out is the same to the bit.
+a machine that has none. Its arithmetic is the processor's, in calls of another size.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pretend_mps import pretend_mps
 
 TEXT = "stdlib-prose,windows=6,length=48"
 BOTH = ("mps", "cpu")
+CLOSE = {"float32": 1e-5, "bfloat16": 3e-2}
 SETS = [(), (0,), (2, 3), (1, 4, 5)]
 
 
@@ -55,13 +56,13 @@ def test_losses_are_those_of_the_processor(tiny_llama: Path, objective: str) -> 
     there, here = (
         losses(tiny_llama, device, objective=objective, dtype="float32") for device in BOTH
     )
-    np.testing.assert_array_equal(there, here)
+    np.testing.assert_allclose(there, here, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_blocks_are_read_to_the_device(tiny_llama: Path, dtype: str) -> None:
     there, here = (losses(tiny_llama, device, dtype=dtype, stream=True) for device in BOTH)
-    np.testing.assert_array_equal(there, here)
+    np.testing.assert_allclose(there, here, rtol=CLOSE[dtype])
 
 
 def test_items_with_options_are_scored_there(tiny_llama: Path, tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_items_with_options_are_scored_there(tiny_llama: Path, tmp_path: Path) -
     there, here = (
         losses(tiny_llama, device, spec, objective="option-ce", dtype="float32") for device in BOTH
     )
-    np.testing.assert_array_equal(there, here)
+    np.testing.assert_allclose(there, here, rtol=1e-5)
 
 
 # Torch says so of an operation that it takes apart itself where nothing is pretended.
@@ -109,4 +110,4 @@ def test_prune_comes_to_what_it_comes_to_on_the_processor(
         found = manifest.held_out[0]
         losses.append([found.dense.loss, found.pruned.loss, found.recovered.loss])
     # An optimizer of the device's own divides rounding by rounding.
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3 if trained else 1e-6)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3 if trained else 1e-5)
