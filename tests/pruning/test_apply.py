@@ -24,8 +24,9 @@ from depthprune.errors import (
     ParityError,
     UsageError,
 )
-from depthprune.manifest import ParityRecord
+from depthprune.manifest import Manifest, ParityRecord
 from depthprune.pruning.apply import apply
+from depthprune.pruning.lineage import cut_from
 from tiny import save_tiny
 
 
@@ -66,6 +67,36 @@ def test_a_cut_can_be_cut_again(tiny_llama: Path, out: Path, tmp_path: Path) -> 
     once = open_checkpoint(tmp_path / "again").tensors
     apply(tiny_llama, "0,1", tmp_path / "both")
     assert set(once) == set(open_checkpoint(tmp_path / "both").tensors)
+
+
+def test_of_a_cut_that_is_cut_again_all_that_is_gone_is_told_in_the_first_models_numbers(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    removed: tuple[tuple[int, ...], ...] = ((1, 4), (0, 2), (1,))
+    places = [tiny_llama, *(tmp_path / str(i) for i in range(3))]
+    for source, blocks, out in zip(places, removed, places[1:], strict=False):
+        apply(source, blocks, out)
+    found = [Manifest.read(place / "depthprune.json").model for place in places[1:]]
+    assert [model.name for model in found] == [str(place) for place in places[:3]]
+    firsts = [model.cut_from for model in found]
+    assert firsts[0] is None
+    # Of 0–5 first 0, 2, 3, 5 are left, then 2 and 5, then 2.
+    assert [(f.name, f.blocks, f.removed) for f in firsts[1:] if f is not None] == [
+        (str(tiny_llama), 6, [0, 1, 3, 4]),
+        (str(tiny_llama), 6, [0, 1, 3, 4, 5]),
+    ]
+
+
+def test_a_manifest_of_another_model_or_of_none_tells_nothing_of_a_cut(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    apply(tiny_llama, (1,), tmp_path / "cut")
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_llama, copy)
+    for text in ((tmp_path / "cut" / "depthprune.json").read_text(encoding="utf-8"), "{}"):
+        (copy / "depthprune.json").write_text(text, encoding="utf-8")
+        assert cut_from(copy, 6, (2,)) is None
+    assert cut_from(tmp_path / "cut", 5, (1, 3)) is not None
 
 
 @pytest.mark.parametrize("removed", ["", "9", "1,1", "0-5", "x", [6], [], [0, 0], range(6)])

@@ -4,8 +4,9 @@ import re
 import pytest
 import yaml
 
-from depthprune.manifest import SourceModel
+from depthprune.manifest import FirstModel, SourceModel
 from depthprune.report.card import render_card
+from depthprune.report.page import render_page
 
 from .examples import calibration, full, minimal, search
 
@@ -35,6 +36,20 @@ def test_the_front_matter_is_what_the_hub_reads(manifest):
 def test_a_model_of_the_hub_is_named_as_the_base():
     card = render_card(full(model=hub("HuggingFaceTB/SmolLM2-135M")))
     assert front_matter(card)["base_model"] == "HuggingFaceTB/SmolLM2-135M"
+
+
+def test_a_model_that_had_been_cut_before_is_told_by_the_first_of_them():
+    first = FirstModel(name="a/base", kind="hub", blocks=32, removed=[3, 4, 9])
+    source = SourceModel(
+        name="./once", kind="folder", model_type="llama", blocks=30, cut_from=first
+    )
+    card = render_card(full(model=source))
+    assert front_matter(card)["base_model"] == "a/base"
+    words = (
+        "had itself been cut from a/base; of the 32 blocks of that one, 3, 4, 9 are gone in all."
+    )
+    assert words in card
+    assert words in render_page(full(model=source))
 
 
 @pytest.mark.parametrize("name", ['a: "b"\n- c', "---", "# x", "naïve/模型", "\\u0041", "yes"])

@@ -3,7 +3,7 @@
 from depthprune.manifest.calibration import CalibrationRecord, WindowRecord
 from depthprune.manifest.draft import DraftPoint, DraftRecord
 from depthprune.manifest.losses import BlockScore, Estimate, HeldOut, PathPoint
-from depthprune.manifest.manifest import Manifest, SourceModel
+from depthprune.manifest.manifest import FirstModel, Manifest, SourceModel
 from depthprune.manifest.measurement import (
     AnswerRecord,
     AnswerShare,
@@ -48,6 +48,7 @@ __all__ = [
     "DraftRecord",
     "DrawRecord",
     "Estimate",
+    "FirstModel",
     "HeldOut",
     "Manifest",
     "ParityRecord",

@@ -26,6 +26,17 @@ from depthprune.manifest.target import TargetRecord
 from depthprune.untrusted import parse_json, read_text
 
 
+class FirstModel(Record):
+    """The model that the pruned one had itself been cut from, by one cut or several."""
+
+    name: str
+    kind: Literal["folder", "hub", "gguf"]
+    blocks: int
+    revision: str | None = None
+    fingerprint: str | None = None
+    removed: list[int] = Field(description="All of its blocks that are gone now, sorted.")
+
+
 class SourceModel(Record):
     """The model that was pruned."""
 
@@ -41,6 +52,9 @@ class SourceModel(Record):
         default=None, description="What in transformers loads it, where it is no language model."
     )
     code: bool = Field(default=False, description="Whether Python code of its own makes it.")
+    cut_from: FirstModel | None = Field(
+        default=None, description="Where a manifest beside it says what it was cut from."
+    )
 
 
 class Manifest(Record):

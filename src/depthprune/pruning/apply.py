@@ -30,6 +30,7 @@ from depthprune.models.completed import completed
 from depthprune.models.source import check_code
 from depthprune.outputs import OutputTarget, as_target, check_target, is_gguf
 from depthprune.progress import SILENT, Progress
+from depthprune.pruning.lineage import cut_from
 from depthprune.removed_sets import check_removed, parse_blocks
 
 
@@ -120,7 +121,10 @@ class _Writing:
         with staged(self.out, overwrite=self.overwrite) as stage:
             surgery = cut(stage)
             parity = self._proved(original, stage, surgery) if self.verify else None
-            manifest = _manifest(describe(surgery), surgery, self.command, parity)
+            gone = surgery.removed
+            first = cut_from(original, len(gone) + len(surgery.kept), gone)
+            model = describe(surgery).model_copy(update={"cut_from": first})
+            manifest = _manifest(model, surgery, self.command, parity)
             if self.finish is not None:
                 manifest = self.finish(manifest, self.out.at(stage))
             manifest.write(self.out.at(stage).manifest)

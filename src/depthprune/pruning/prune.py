@@ -121,7 +121,7 @@ def _manifest(
         schema=1,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=job.command,
-        model=source_model(model),
+        model=source_model(model, result.removed),
         removed=list(result.removed),
         kept=list(written.surgery.kept),
         dtype=written.surgery.dtype,

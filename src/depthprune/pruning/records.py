@@ -6,7 +6,7 @@ from collections import Counter
 
 from depthprune.calibration import Part
 from depthprune.checkpoints.surgery import Surgery
-from depthprune.evaluator import Racing, Rounding
+from depthprune.evaluator import Racing, RemovedSet, Rounding
 from depthprune.manifest import (
     CalibrationRecord,
     CostRecord,
@@ -20,11 +20,12 @@ from depthprune.manifest import (
 )
 from depthprune.models.auto_class import needs_code
 from depthprune.models.loading import Model
+from depthprune.pruning.lineage import cut_from
 from depthprune.searches import Result
 
 
-def source_model(model: Model) -> SourceModel:
-    """A model's source as the manifest has it."""
+def source_model(model: Model, removed: RemovedSet) -> SourceModel:
+    """A model's source as the manifest has it, of which some blocks are removed."""
     source = model.source
     return SourceModel(
         name=source.name,
@@ -34,6 +35,7 @@ def source_model(model: Model) -> SourceModel:
         revision=source.revision,
         fingerprint=model.fingerprint,
         code=source.checkpoint is not None and needs_code(source.checkpoint.config),
+        cut_from=cut_from(source.gguf or source.folder, model.blocks, removed),
     )
 
 

@@ -163,6 +163,17 @@ def unpacked_words(manifest: Manifest) -> str:
     )
 
 
+def first_words(manifest: Manifest) -> str:
+    """Of a model that had been cut before: what it was cut from, and all that is gone; else empty."""
+    first = manifest.model.cut_from
+    if first is None:
+        return ""
+    return (
+        f"{manifest.model.name} had itself been cut from {first.name}; of the {first.blocks} blocks of "
+        f"that one, {numbers.block_list(first.removed)} are gone in all."
+    )
+
+
 def speed_comparisons(speed: Speed, *, ranges: bool = True) -> list[Comparison]:
     """Prefill and decode tokens a second, before and after.
 
