@@ -11,7 +11,7 @@ from pathlib import Path
 
 from depthprune.errors import CheckpointError
 from depthprune.manifest import FirstModel, Manifest
-from depthprune.outputs import as_target
+from depthprune.outputs import OutputTarget, is_gguf
 from depthprune.progress import note
 
 
@@ -26,7 +26,7 @@ def cut_from(source: Path, blocks: int, removed: Sequence[int]) -> FirstModel | 
     Returns:
         None where no manifest beside it tells of a cut that left so many blocks.
     """
-    place = as_target(source).manifest
+    place = OutputTarget(source, is_file=is_gguf(source)).manifest
     if not place.is_file():
         return None
     try:

@@ -164,13 +164,13 @@ def unpacked_words(manifest: Manifest) -> str:
 
 
 def first_words(manifest: Manifest) -> str:
-    """Of a model that had been cut before: what it was cut from, and all that is gone; else empty."""
+    """What a model that had been cut before was cut from, and all that is gone; else empty."""
     first = manifest.model.cut_from
     if first is None:
         return ""
     return (
-        f"{manifest.model.name} had itself been cut from {first.name}; of the {first.blocks} blocks of "
-        f"that one, {numbers.block_list(first.removed)} are gone in all."
+        f"{manifest.model.name} had itself been cut from {first.name}; of the {first.blocks} "
+        f"blocks of that one, {numbers.block_list(first.removed)} are gone in all."
     )
 
 
