@@ -17,7 +17,8 @@ from depthprune.checkpoints.surgery import write_pruned
 from depthprune.errors import ModelError
 from depthprune.models.parity import reload, verify
 from depthprune.recovery import Linear, stored
-from depthprune.recovery.linear.write_back import unwritten
+from depthprune.recovery.delta import Delta, Scaled
+from depthprune.recovery.linear.write_back import add_changes, unwritten
 from mended import drawn
 from tiny import save_tiny
 
@@ -165,3 +166,20 @@ def test_what_the_checkpoint_joins_is_left_as_it_is(tiny_llama: Path, tmp_path: 
     ]
     assert {"self_attn.q_proj", "self_attn.o_proj"} <= found[0]
     assert found[1] == found[0] - {"self_attn.q_proj", "self_attn.k_proj"}
+
+
+@pytest.mark.parametrize("change", [Delta(torch.full((32,), 0.5)), Scaled(1.5, offset=1.0)])
+def test_a_norm_of_zeros_outside_the_blocks_is_moved_where_its_change_moves_it(
+    change: Delta | Scaled, tmp_path: Path
+) -> None:
+    """Gemma's norms multiply by 1 + w, so one that is as it was made has zeros."""
+    folder = save_tiny(tmp_path / "gemma", "gemma")
+    file = folder / "model.safetensors"
+    name = "model.norm.weight"
+    save_file(load_file(file) | {name: torch.zeros(32)}, file, metadata={"format": "pt"})
+    model = dp.load(folder, dtype="float32", device="cpu")
+    data: dict[str, bytes] = {}
+    weights: dict[str, torch.Tensor] = {}
+    add_changes({name: change}, model, open_checkpoint(folder), "model.layers.", data, weights)
+    assert torch.equal(weights[name], torch.full((32,), 0.5))
+    assert data.keys() == {name}

@@ -196,8 +196,8 @@ def _write_outer(
 ) -> None:
     """Write a change of a parameter that is in no block, wherever a file holds its values."""
     value = model.module.get_parameter(name).data.cpu()
-    if not value.any():
-        weights[name] = value  # scaled, zeros stay zeros
+    if not (value.any() or change.added_to(value).any()):
+        weights[name] = value  # zeros stay zeros
         return
     holding = _holding(name, model, checkpoint, prefix)
     if not holding:
