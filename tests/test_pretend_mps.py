@@ -18,6 +18,9 @@ import torch
 import depthprune as dp
 from pretend_mps import pretend_mps
 
+# Torch says so of an operation that it takes apart itself where nothing is pretended.
+pytestmark = pytest.mark.filterwarnings("ignore:at..frobenius_norm is deprecated:UserWarning")
+
 TEXT = "stdlib-prose,windows=6,length=48"
 BOTH = ("mps", "cpu")
 CLOSE = {"float32": 1e-5, "bfloat16": 3e-2}
@@ -79,8 +82,6 @@ def test_items_with_options_are_scored_there(tiny_llama: Path, tmp_path: Path) -
     np.testing.assert_allclose(there, here, rtol=1e-5)
 
 
-# Torch says so of an operation that it takes apart itself where nothing is pretended.
-@pytest.mark.filterwarnings("ignore:at..frobenius_norm is deprecated:UserWarning")
 @pytest.mark.parametrize("search", ["block-influence", "angular", "taylor", "relative-magnitude"])
 def test_searches_by_signals_find_there_what_they_find_here(tiny_llama: Path, search: str) -> None:
     found = []
