@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import transformers
-
-OLD = int(transformers.__version__.split(".")[0]) < 5
-"""Whether this transformers is of the fourth series, which names some fields otherwise."""
+from versions import OLD
 
 
 def _mrope(*section: int, **more: Any) -> dict[str, Any]:

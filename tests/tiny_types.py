@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tiny_multimodal import MULTIMODAL, OLD
+from tiny_multimodal import MULTIMODAL
+from versions import OLD
 
 _MLA = {"head_dim": 8, "q_lora_rank": 16}
 """DeepSeek's attention: `head_dim` means the rotary part there."""

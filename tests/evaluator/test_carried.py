@@ -14,6 +14,7 @@ from depthprune.evaluator.state_store import StateStore
 from depthprune.models.blocks.carried import Carried
 from depthprune.models.loading import Model
 from tiny import save_tiny
+from versions import needs_transformers_5
 
 TYPES = {
     "gemma3n_text": (1, 4),
@@ -23,7 +24,12 @@ TYPES = {
     "xlnet": (2, 5),
     "zaya": (1, 4),
 }
-STREAMED = ("gemma3n_text", "gemma4_text", "xlnet")
+STREAMED = (
+    # Transformers 4 writes it as the language model of one that sees.
+    pytest.param("gemma3n_text", marks=needs_transformers_5),
+    "gemma4_text",
+    "xlnet",
+)
 TEXT = "The mill stands by the water, and nobody works there now; a child wades across it. " * 12
 
 
@@ -31,12 +37,12 @@ TEXT = "The mill stands by the water, and nobody works there now; a child wades 
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("carried")
     (made / "text.txt").write_text(TEXT, encoding="utf-8")
-    for model_type in TYPES:
-        save_tiny(made / model_type, model_type)
     return made
 
 
 def _loaded(folder: Path, model_type: str, **how: bool) -> tuple[Model, dp.Calibration]:
+    if not (folder / model_type).exists():
+        save_tiny(folder / model_type, model_type)
     model = dp.load(folder / model_type, dtype="float32", device="cpu", **how)
     spec = f"text:{folder}/text.txt,windows=5,length=21,seed=0"
     return model, dp.calibrate(spec, model)

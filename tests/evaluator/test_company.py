@@ -27,6 +27,7 @@ from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.blocks.projection import ProjectedRows
 from depthprune.searches import search
 from tiny import save_tiny
+from versions import needs_transformers_5
 
 SETS = [(), (1,), (2, 4), (0, 3)]
 
@@ -233,6 +234,7 @@ def test_a_few_windows_are_not_filled_up_to_a_call(
     assert evaluator._runner.calls.tokens() == count * 32
 
 
+@needs_transformers_5
 def test_experts_are_sent_what_is_in_the_other_rows_so_their_windows_are_alone(
     experts: dp.Model, model: dp.Model, memo: Memo, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from depthprune.evaluator import memory as memory_module
 from depthprune.evaluator.batches import reads_packed_items
 from depthprune.objectives.nll import NLL
 from tiny import tiny_model
+from versions import needs_transformers_5
 
 SETS = [(), (1,), (2, 4), (0, 5)]
 
@@ -228,7 +229,9 @@ def test_an_item_of_many_short_options_does_not_hide_what_a_window_passes_over(
     assert reads_packed_items(_loaded(tmp_path, module), [many])
 
 
-@pytest.mark.parametrize("model_type", ["qwen3_next", "jamba"])
+@pytest.mark.parametrize(
+    "model_type", ["qwen3_next", pytest.param("jamba", marks=needs_transformers_5)]
+)
 def test_items_of_single_tokens_do_not_hide_that_a_model_reads_from_one_option_into_the_next(
     model_type: str, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from depthprune.models.auto_class import read_config
 from depthprune.models.loading import load
 from depthprune.pruning.apply import apply
 from tiny import save_tiny
+from versions import needs_transformers_5
 
 FOREIGN = {
     "_attn_implementation": "somebody/kernel",
@@ -62,6 +63,7 @@ def test_a_part_of_a_config_names_none_either(tmp_path: Path) -> None:
     assert config.text_config._attn_implementation is None
 
 
+@needs_transformers_5
 def test_a_choice_among_transformers_own_stays(tiny_llama: Path, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model")
     _named(folder, {"attn_implementation": "eager"})

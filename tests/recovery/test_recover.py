@@ -199,7 +199,7 @@ def test_a_channel_that_a_norm_had_switched_off_takes_its_part(tmp_path: Path) -
     before = (states(model, text, 1) - dense).pow(2).mean()
     with dp.recovered(model, recovery):
         after = (states(model, text, 1) - dense).pow(2).mean()
-    assert after < 0.5 * before
+    assert after < 0.6 * before
 
 
 def test_a_writer_that_gives_nothing_to_its_norm_is_refitted(tmp_path: Path) -> None:

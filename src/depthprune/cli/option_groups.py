@@ -29,15 +29,20 @@ def expand_groups(verb: Callable[..., None]) -> Callable[..., None]:
     Args:
         verb: A function for `typer.Typer.command`.
     """
-    hints = get_type_hints(verb, include_extras=True)
-    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    # `get_type_hints` of Python 3.10 hides the annotation of a flag whose default is None in an
+    # Optional, where typer does not look.
+    parameters = inspect.signature(verb, eval_str=True).parameters
+    groups: dict[str, Any] = {
+        name: parameter.annotation
+        for name, parameter in parameters.items()
+        if is_dataclass(parameter.annotation)
+    }
     flags: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(verb).parameters.items():
+    for name, parameter in parameters.items():
         if name in groups:
-            flags += _flags(hints[name])
+            flags += _flags(parameter.annotation)
         else:
-            kind = inspect.Parameter.KEYWORD_ONLY
-            flags.append(parameter.replace(annotation=hints[name], kind=kind))
+            flags.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
     @wraps(verb)
     def expanded(**given: Any) -> None:

@@ -60,7 +60,7 @@ def test_a_newer_type_whose_depth_enters_otherwise_is_refused_by_parity(
     forward = Gemma2MLP.forward
 
     def by_depth(self: Any, states: torch.Tensor) -> torch.Tensor:
-        return forward(self, states) / self.config.num_hidden_layers
+        return forward(self, states) + states / self.config.num_hidden_layers
 
     monkeypatch.setattr(Gemma2MLP, "forward", by_depth)
     with pytest.raises(ParityError, match="logits differ"):

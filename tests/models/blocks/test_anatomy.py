@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import Tensor, nn
 
 from depthprune.errors import ModelError
@@ -14,6 +13,7 @@ from depthprune.models.blocks.carried import hidden
 from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.blocks.replay import relative_difference
 from tiny import tiny_model
+from versions import OLD
 
 TYPES = (
     "llama",
@@ -36,8 +36,7 @@ TYPES = (
     pytest.param(
         "recurrent_gemma",
         marks=pytest.mark.skipif(
-            int(transformers.__version__.split(".")[0]) < 5,
-            reason="keeps its recurrent state between calls before transformers 5",
+            OLD, reason="keeps its recurrent state between calls before transformers 5"
         ),
     ),
 )

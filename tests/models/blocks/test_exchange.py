@@ -24,6 +24,7 @@ from depthprune.models.blocks.carried import (
 from depthprune.models.blocks.find import find_anatomy
 from depthprune.models.blocks.replay import relative_difference
 from tiny import tiny_model
+from versions import OLD
 
 HANDED: dict[str, tuple[int, int | str]] = {
     "glm_moe_dsa": (1, "prev_topk_indices"),
@@ -52,6 +53,8 @@ def _tokens(batch: int, length: int, seed: int = 0) -> Tensor:
 @contextmanager
 def _passing_over(anatomy: Anatomy, model_type: str, removed: tuple[int, ...]) -> Any:
     """The slow reference: transformers' own forward, with `forward` of some blocks replaced."""
+    if OLD and model_type == "gemma3n_text":
+        pytest.skip("before transformers 5 its blocks take other arguments")
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         if model_type == "xlnet":

@@ -23,6 +23,7 @@ from depthprune.models.streaming.conversion import converts
 from depthprune.pruning.apply import apply
 from hostile import HostileArithmetic
 from tiny import save_tiny, tiny_model
+from versions import OLD
 
 SETS: list[tuple[int, ...]] = [(), (0,), (1,), (2,), (3,), (4,), (5,), (1, 4), (0, 1, 2)]
 
@@ -153,7 +154,8 @@ def test_loading_takes_two_passes_a_block_of_each_form_and_the_rest_once(
     block = stream.bytes_a_pass // 6
     stored = load_file(tiny_llama / "model.safetensors").values()
     rest = sum(t.numel() * t.element_size() for t in stored) - stream.bytes_a_pass
-    assert stream.bytes_read == 2 * stream.bytes_a_pass + block + rest
+    # What is loaded first is looked at once more, but before transformers 5.
+    assert stream.bytes_read == 2 * stream.bytes_a_pass + (0 if OLD else block) + rest
     assert _blocks_are_empty(streamed)
 
 

@@ -8,6 +8,7 @@ import torch
 from depthprune.recovery.linear.fold_target import CannotFoldError, find_fold_target
 from depthprune.recovery.linear.stages import Stage, find_stages
 from mended import loaded
+from versions import needs_transformers_5
 
 BLOCK = 3
 
@@ -32,7 +33,7 @@ def found(model_type: str, **settings: float) -> tuple[Stage, ...]:
         ("gemma3_text", ["q_proj k_proj v_proj", "gate_proj up_proj"], ["o_proj", "down_proj"]),
         ("olmo2", ["q_proj k_proj v_proj", "gate_proj up_proj"], ["o_proj", "down_proj"]),
         ("glm4", ["q_proj k_proj v_proj", "gate_up_proj"], ["o_proj", "down_proj"]),
-        ("mixtral", ["q_proj k_proj v_proj"], ["o_proj"]),
+        pytest.param("mixtral", ["q_proj k_proj v_proj"], ["o_proj"], marks=needs_transformers_5),
     ],
 )
 def test_layers_that_are_given_the_same_values_make_a_stage(

@@ -229,7 +229,8 @@ def _hold_to(arguments: TrainingArguments, device: torch.device) -> None:
     arguments._n_gpu = min(1, arguments.n_gpu)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    arguments.__dict__["_setup_devices"] = device
+    # Before transformers 5 the property that is found once keeps it under the other name.
+    arguments.__dict__ |= {"_setup_devices": device, "__cached__setup_devices": device}
 
 
 def _points(first: dict[str, float], log: Sequence[dict[str, float]]) -> list[StudentPoint]:
