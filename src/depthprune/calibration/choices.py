@@ -22,7 +22,6 @@ from depthprune.calibration.reading.documents import (
     json_lines,
     row_domain,
     row_name,
-    table_rows,
     text_field,
     with_bound,
 )
@@ -36,6 +35,7 @@ from depthprune.calibration.reading.files import (
 from depthprune.calibration.reading.hub import hub_rows
 from depthprune.calibration.reading.items import QUESTION, find_item, right_option
 from depthprune.calibration.reading.parquet import parquet_rows
+from depthprune.calibration.reading.tables import table_rows
 from depthprune.errors import CalibrationError
 
 COMMONSENSE = "zwhe99/commonsense_170k"

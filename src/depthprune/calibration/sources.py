@@ -20,7 +20,6 @@ from depthprune.calibration.reading.documents import (
     json_lines,
     left_out,
     row_document,
-    table_rows,
     wanted_columns,
     with_bound,
     with_last_word,
@@ -35,6 +34,7 @@ from depthprune.calibration.reading.files import (
 from depthprune.calibration.reading.hub import HUB_OPTIONS, check_hub, read_hub
 from depthprune.calibration.reading.parquet import parquet_rows
 from depthprune.calibration.reading.stdlib import code_documents, prose_documents
+from depthprune.calibration.reading.tables import table_rows
 from depthprune.errors import CalibrationError, DepthpruneError, UsageError, failure
 from depthprune.registry import Registry
 

@@ -7,7 +7,6 @@ instruction with its output.
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import re
@@ -189,39 +188,6 @@ def _parsed(line: str, where: str) -> Any:
         if where.endswith(":1") and line.strip().endswith(("{", "[")):
             remedy = "write one row a line, for example by jq -c '.data[]', data being their field"
         raise CalibrationError(f"{where}: not JSON ({first_line(error)}); {remedy}") from error
-
-
-def table_rows(target: str, bound: Bounded, delimiter: str) -> Iterator[tuple[str, Any]]:
-    """The rows of a CSV or TSV file by their column names, each with its place, `FILE:LINE`.
-
-    Args:
-        target: The file, whose first row names the columns.
-        bound: How much may still be read.
-        delimiter: What stands between two fields.
-
-    Raises:
-        CalibrationError: If the file cannot be read, or a row has more fields than there are names.
-    """
-    csv.field_size_limit(LONGEST_LINE)
-    reader = csv.DictReader(
-        (f"{line}\n" for line in lines(target, bound)), delimiter=delimiter, strict=True
-    )
-    try:
-        for row in reader:
-            where = f"{target}:{reader.line_num}"
-            if None in row:
-                raise CalibrationError(_too_many_fields(where, reader.fieldnames or (), delimiter))
-            yield where, {name: value or "" for name, value in row.items()}
-    except csv.Error as error:
-        raise CalibrationError(f"{target}:{reader.line_num}: not a table ({error})") from error
-
-
-def _too_many_fields(where: str, names: Sequence[str], delimiter: str) -> str:
-    other = next((mark for mark in ";|\t," if len(names) == 1 and mark in names[0]), None)
-    remedy = f"quote what holds a {delimiter!r}"
-    if other is not None:
-        remedy = f"its names seem to be separated by {other!r}, put {delimiter!r} between fields"
-    return f"{where}: more fields than its {len(names)} columns; {remedy}"
 
 
 def row_document(row: Any, options: Mapping[str, str], where: str) -> Document:
