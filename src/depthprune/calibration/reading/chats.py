@@ -3,7 +3,8 @@
 `messages` of `role` and `content` (TRL, axolotl, OpenAI), ShareGPT's `conversations` of `from` and
 `value`, TRL's `prompt` with `completion`, Alpaca's `instruction`, `input` and `output`. A row says
 which it is by its fields, so nothing need be named. Contents in parts are kept as parts of text;
-what no text model reads (pictures, sound) is refused, never left out.
+what no text model reads (pictures, sound) is refused, never left out, be it a part of a turn or a
+field beside the turns. So is what a row itself calls an answer that is not wanted.
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ _ALPACA = ("instruction", "input", "output")
 
 ALSO_READ = (*CHAT_FIELDS, "tools", "system", "prompt", "completion", *_ALPACA)
 """Every field that a row without named fields may be read from."""
+
+NO_TEXT = ("image", "images", "audio", "audios", "video", "videos")
+"""Fields of what is seen or heard beside the text."""
+
+READ_BESIDE = (*NO_TEXT, "label")
+"""Fields that say whether a row may be read, and hold no text."""
 
 _ROLES = {
     "human": "user",
@@ -102,8 +109,27 @@ def find_chat(row: Any, where: str) -> Chat | None:
     """
     if isinstance(row, list) and row and isinstance(row[0], dict):
         return _chat(row, None, where)
-    if not isinstance(row, dict):
-        return None
+    found = _chat_of_fields(row, where) if isinstance(row, dict) else None
+    if found is not None:
+        require_text_alone(row, where)
+    return found
+
+
+def require_text_alone(row: Mapping[str, Any], where: str) -> None:
+    """Refuse a row whose text goes with a picture or a sound.
+
+    Raises:
+        CalibrationError: Naming the field.
+    """
+    name = next((name for name in NO_TEXT if row.get(name)), None)
+    if name is not None:
+        raise CalibrationError(
+            f"{where}: its field {name!r} holds what is no text; only text calibrates a language "
+            "model, drop the row"
+        )
+
+
+def _chat_of_fields(row: Mapping[str, Any], where: str) -> Chat | None:
     for name in CHAT_FIELDS:
         if isinstance(row.get(name), (list, str)) and row[name]:
             return named_chat(row, name, where)
@@ -158,6 +184,11 @@ def _completion(row: Mapping[str, Any], where: str) -> Chat | None:
 
 def _chat(turns: Sequence[Any], tools: Any, where: str) -> Chat:
     read = tuple(_turn(turn, f"{where}: turn {number}") for number, turn in enumerate(turns, 1))
+    if row.get("label") is False:
+        raise CalibrationError(
+            f"{where}: its label is false, so its completion is one that is not wanted; drop such "
+            "rows"
+        )
     if isinstance(tools, str) and tools.strip():
         try:
             tools = json.loads(tools)

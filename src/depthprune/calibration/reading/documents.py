@@ -14,7 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from depthprune.calibration.reading.chats import ALSO_READ, CHAT_FIELDS, Chat, find_chat, named_chat
+from depthprune.calibration.reading.chats import (
+    ALSO_READ,
+    CHAT_FIELDS,
+    READ_BESIDE,
+    Chat,
+    find_chat,
+    named_chat,
+)
 from depthprune.calibration.reading.files import (
     LONGEST_LINE,
     MOST_TEXT,
@@ -242,10 +249,13 @@ def wanted_columns(names: Sequence[str], options: Mapping[str, str]) -> list[str
         options: `field`, or `prompt` and `answer`; `id`, `domain_field`.
     """
     given = [options[key] for key in ("answer", "field", "prompt") if key in options]
-    if not given:
-        given = ["text"] if "text" in names else [name for name in ALSO_READ if name in names]
-        given.sort(key=lambda name: name not in (*CHAT_FIELDS, "instruction", "prompt", "text"))
     more = [options[key] for key in ("id", "domain_field") if key in options]
+    if not given and "text" in names:
+        given = ["text"]
+    elif not given:
+        given = [name for name in ALSO_READ if name in names]
+        given.sort(key=lambda name: name not in (*CHAT_FIELDS, "instruction", "prompt", "text"))
+        more += [name for name in READ_BESIDE if name in names]
     if "field" in options:
         more += [name for name in ("tools", "system") if name in names]
     wanted = list(dict.fromkeys([*given, *more]))

@@ -14,6 +14,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from depthprune.calibration.reading.chats import require_text_alone
 from depthprune.errors import CalibrationError
 
 Row = Mapping[str, Any]
@@ -43,6 +44,7 @@ def find_item(row: Any, where: str) -> Found:
             if set(fields) <= set(row) and (found := read(row)) is not None:
                 return found
     have = ", ".join(sorted(map(str, row))) if isinstance(row, dict) else type(row).__name__
+                require_text_alone(row, where)
     raise CalibrationError(
         f"{where}: an item expects prompt, options and answer, or the fields of a known benchmark "
         f"(docs/calibrations.md lists them), and has: {have}; rename them"
