@@ -27,6 +27,8 @@ QUESTION = "Question: {}\nAnswer:"
 """How lm-evaluation-harness puts a question."""
 
 _LEADS = ("passage", "article", "context", "support")
+_PERHAPS_LEADS = ("text", "story", "paragraph", "document", "dialogue", "background", "hint")
+"""What a question may be asked of, or may not: `text` often repeats the whole item."""
 
 
 def find_item(row: Any, where: str) -> Found:
@@ -49,6 +51,16 @@ def find_item(row: Any, where: str) -> Found:
         f"{where}: an item expects prompt, options and answer, or the fields of a known benchmark "
         f"(docs/calibrations.md lists them), and has: {have}; rename them"
     )
+
+
+def unread(row: Any) -> str:
+    """What should be known of a question that may be asked of a text which is not read, if any."""
+    if not isinstance(row, dict) or "question" not in row or any(row.get(key) for key in _LEADS):
+        return ""
+    for key in _PERHAPS_LEADS:
+        if isinstance(row.get(key), str) and row[key]:
+            return f"its {key!r} is not read; call it passage if the question is asked of it"
+    return ""
 
 
 def right_option(answer: Any, options: Sequence[str], labels: Sequence[Any], where: str) -> int:
