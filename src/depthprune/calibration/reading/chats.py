@@ -43,6 +43,8 @@ _ROLES = {
     "function_response": "tool",
 }
 
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+
 _KINDS_OF_TEXT = ("text", "input_text", "output_text")
 
 
@@ -95,6 +97,14 @@ def turn_text(turn: Mapping[str, Any]) -> str:
     if isinstance(content, str):
         return content
     return "\n".join(part["text"] for part in content or ())
+
+
+def thoughts(turn: Mapping[str, Any]) -> list[str]:
+    """What an assistant's turn thinks before it speaks: in fields of their own, or its content."""
+    before, _, _ = turn_text(turn).rpartition("</think>")
+    found = [turn.get(name) for name in _THOUGHTS]
+    texts = [before.rpartition("<think>")[2], *(text for text in found if isinstance(text, str))]
+    return [text.strip() for text in texts if text.strip()]
 
 
 def find_chat(row: Any, where: str) -> Chat | None:
@@ -174,6 +184,11 @@ def _alpaca(row: Mapping[str, Any]) -> Chat:
 
 def _completion(row: Mapping[str, Any], where: str) -> Chat | None:
     prompt, completion = row["prompt"], row["completion"]
+    if row.get("label") is False:
+        raise CalibrationError(
+            f"{where}: its label is false, so its completion is one that is not wanted; drop such "
+            "rows"
+        )
     if isinstance(prompt, str) and isinstance(completion, str):
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
         return Chat(tuple(turns))
@@ -184,11 +199,6 @@ def _completion(row: Mapping[str, Any], where: str) -> Chat | None:
 
 def _chat(turns: Sequence[Any], tools: Any, where: str) -> Chat:
     read = tuple(_turn(turn, f"{where}: turn {number}") for number, turn in enumerate(turns, 1))
-    if row.get("label") is False:
-        raise CalibrationError(
-            f"{where}: its label is false, so its completion is one that is not wanted; drop such "
-            "rows"
-        )
     if isinstance(tools, str) and tools.strip():
         try:
             tools = json.loads(tools)
