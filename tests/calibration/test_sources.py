@@ -116,6 +116,21 @@ def test_empty_documents_are_left_out(tmp_path: Path) -> None:
     assert [d.name for d in _read("jsonl", file)] == [f"{file}:2"]
 
 
+def test_rows_that_answer_nothing_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [{"q": f"{i}?", "a": "" if i < 3 else "yes"} for i in range(9)]
+    found = _read("jsonl", _lines(tmp_path / "a.jsonl", *rows), prompt="q", answer="a")
+    assert [d.prompt for d in found] == [f"{i}?" for i in range(3, 9)]
+    assert found[-1].note == "rows left out because they answer nothing: 3"
+    assert not any(d.note for d in found[:-1])
+
+
+def test_a_row_of_a_table_that_ends_early_answers_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("q,a\n1?,yes\n2?\n", encoding="utf-8")
+    (found,) = _read("csv", file, prompt="q", answer="a")
+    assert (found.text, found.note) == ("yes", "rows left out because they answer nothing: 1")
+
+
 def test_field_names_the_text_of_json_lines(tmp_path: Path) -> None:
     file = _lines(tmp_path / "a.jsonl", {"text": "no", "body": "yes"})
     assert [d.text for d in _read("jsonl", file, field="body")] == ["yes"]

@@ -89,8 +89,21 @@ def read_documents(source: Source, name: str, target: str, options: Mapping[str,
         UsageError: If a target is missing, or given where none is taken.
     """
     check_target(source, name, target)
+    empty = 0
+
+    def saying() -> Iterator[Document]:
+        nonlocal empty
+        for document in source.read(target, options):
+            if _says(document):
+                yield without_surrogates(document)
+            else:
+                empty += document.prompt is not None
+
+    def word() -> str:
+        return f"rows left out because they answer nothing: {empty:,}" if empty else ""
+
     try:
-        documents = [without_surrogates(d) for d in source.read(target, options) if _says(d)]
+        documents = list(with_last_word(saying(), word))
     except DepthpruneError:
         raise
     except Exception as error:
