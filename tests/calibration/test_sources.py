@@ -161,6 +161,11 @@ def test_a_line_that_is_not_json_is_refused_by_its_number(tmp_path: Path) -> Non
     assert "write one row a line, for example by jq" in _refusal("jsonl", file)
 
 
+def test_a_file_that_is_one_object_is_to_be_written_as_rows(tmp_path: Path) -> None:
+    file = _lines(tmp_path / "a.jsonl", {"rows": [{"text": "one"}], "version": 1})
+    assert "write one row a line, for example by jq -c '.rows[]'" in _refusal("jsonl", file)
+
+
 def test_rows_of_parquet_are_documents_named_by_their_number(tmp_path: Path) -> None:
     file = _table(tmp_path / "a.parquet", text=["one", None, "three"], other=[1, 2, 3])
     left_out = "rows left out because their text is null: 1"

@@ -304,11 +304,22 @@ def text_field(row: Any, key: str, options: Mapping[str, str], where: str) -> st
     return value
 
 
+def _holder_of_rows(row: Any) -> str | None:
+    """The field that holds all rows of a file which is one object."""
+    if not isinstance(row, dict):
+        return None
+    return next((name for name in _HOLDERS if _is_list_of_rows(row.get(name))), None)
+
+
+_HOLDERS = ("data", "rows", "examples", "records", "items", "train")
+
+
 def _field(row: Any, name: str, key: str, where: str) -> Any:
     if not isinstance(row, dict) or name not in row:
         have = ", ".join(sorted(map(str, row))) if isinstance(row, dict) else type(row).__name__
         pair = ", or a question and its answer by prompt= and answer=" if key == "field" else ""
-        raise CalibrationError(
-            f"{where}: no field {name!r} (it has: {have}); name one by {key}={pair}"
-        )
+        remedy = f"name one by {key}={pair}"
+        if (holder := _holder_of_rows(row)) is not None:
+            remedy = f"write one row a line, for example by jq -c '.{holder}[]'"
+        raise CalibrationError(f"{where}: no field {name!r} (it has: {have}); {remedy}")
     return row[name]
