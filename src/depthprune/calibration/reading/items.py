@@ -44,9 +44,9 @@ def find_item(row: Any, where: str) -> Found:
     if isinstance(row, dict):
         for fields, read in _FORMS:
             if set(fields) <= set(row) and (found := read(row)) is not None:
+                require_text_alone(row, where)
                 return found
     have = ", ".join(sorted(map(str, row))) if isinstance(row, dict) else type(row).__name__
-                require_text_alone(row, where)
     raise CalibrationError(
         f"{where}: an item expects prompt, options and answer, or the fields of a known benchmark "
         f"(docs/calibrations.md lists them), and has: {have}; rename them"
