@@ -136,7 +136,14 @@ def target_specs(specs: Sequence[str]) -> list[CalibrationSpec]:
                 f"--for {spec.short()}: a task is what people wrote or ask; name a source of that, "
                 "and calibrate on the model's own text by -c self"
             )
-        fixed = {"tokens": None, "windows": 16, "order": "random", "reduction": None, "seed": 0}
+        fixed = {
+            "tokens": None,
+            "windows": 16,
+            "documents": None,
+            "order": "random",
+            "reduction": None,
+            "seed": 0,
+        }
         for key, value in fixed.items():
             if getattr(spec, key) != value:
                 raise UsageError(
