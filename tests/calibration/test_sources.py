@@ -116,6 +116,21 @@ def test_empty_documents_are_left_out(tmp_path: Path) -> None:
     assert [d.name for d in _read("jsonl", file)] == [f"{file}:2"]
 
 
+def test_rows_that_answer_nothing_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [{"q": f"{i}?", "a": "" if i < 3 else "yes"} for i in range(9)]
+    found = _read("jsonl", _lines(tmp_path / "a.jsonl", *rows), prompt="q", answer="a")
+    assert [d.prompt for d in found] == [f"{i}?" for i in range(3, 9)]
+    assert found[-1].note == "rows left out because they answer nothing: 3"
+    assert not any(d.note for d in found[:-1])
+
+
+def test_a_row_of_a_table_that_ends_early_answers_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("q,a\n1?,yes\n2?\n", encoding="utf-8")
+    (found,) = _read("csv", file, prompt="q", answer="a")
+    assert (found.text, found.note) == ("yes", "rows left out because they answer nothing: 1")
+
+
 def test_field_names_the_text_of_json_lines(tmp_path: Path) -> None:
     file = _lines(tmp_path / "a.jsonl", {"text": "no", "body": "yes"})
     assert [d.text for d in _read("jsonl", file, field="body")] == ["yes"]
@@ -144,6 +159,11 @@ def test_a_line_that_is_not_json_is_refused_by_its_number(tmp_path: Path) -> Non
     file.write_text(json.dumps({"data": [{"text": "one"}]}, indent=1), encoding="utf-8")
     assert f"{file}:1: not JSON" in _refusal("jsonl", file)
     assert "write one row a line, for example by jq" in _refusal("jsonl", file)
+
+
+def test_a_file_that_is_one_object_is_to_be_written_as_rows(tmp_path: Path) -> None:
+    file = _lines(tmp_path / "a.jsonl", {"rows": [{"text": "one"}], "version": 1})
+    assert "write one row a line, for example by jq -c '.rows[]'" in _refusal("jsonl", file)
 
 
 def test_rows_of_parquet_are_documents_named_by_their_number(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from depthprune.calibration.reading.documents import (
     json_lines,
     row_domain,
     row_name,
-    table_rows,
     text_field,
     with_bound,
 )
@@ -34,8 +33,9 @@ from depthprune.calibration.reading.files import (
     whole_text,
 )
 from depthprune.calibration.reading.hub import hub_rows
-from depthprune.calibration.reading.items import QUESTION, find_item, right_option
+from depthprune.calibration.reading.items import QUESTION, find_item, right_option, unread
 from depthprune.calibration.reading.parquet import parquet_rows
+from depthprune.calibration.reading.tables import table_rows
 from depthprune.errors import CalibrationError
 
 COMMONSENSE = "zwhe99/commonsense_170k"
@@ -63,7 +63,7 @@ def _items(target: str, options: Mapping[str, str], bound: Bounded) -> Iterator[
         else:
             text = "\n\n".join(filter(None, chat.texts()))
         document = item(name, text, found, answer, where, domain, labels)
-        yield document if chat is None else replace(document, chat=chat)
+        yield replace(document, chat=chat, note=unread(row))
 
 
 def _item_rows(target: str, bound: Bounded) -> Iterator[tuple[str, Any]]:

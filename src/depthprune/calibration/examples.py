@@ -27,7 +27,7 @@ from depthprune.calibration.drawing import (
     documents_of,
     within_budget,
 )
-from depthprune.calibration.reading.chats import Chat
+from depthprune.calibration.reading.chats import Chat, thoughts
 from depthprune.calibration.reading.documents import Document
 from depthprune.calibration.reading.items import QUESTION
 from depthprune.calibration.reading.templates import ChatTemplate, plain
@@ -48,12 +48,14 @@ class ExamplePool:
         tokenizer: A tokenizer from transformers.
         lead: The tokens that begin every example.
         fits: Of every example that was looked at, whether it is short enough.
+        thoughtless: Those of them that lack, as they are written, what the assistant thinks.
     """
 
     documents: Sequence[Document]
     tokenizer: Any
     lead: tuple[int, ...] = ()
     fits: dict[int, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
+    thoughtless: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def draw(self, spec: CalibrationSpec, split: Split) -> tuple[Window, ...]:
         """The windows of a spec: see `drawing.draw_windows` for the splits.
@@ -230,6 +232,8 @@ class ExamplePool:
             text, spans = plain(chat)
         else:
             text, spans = self.template.render(chat, document.name), []
+        if any(thought not in text for turn in chat.turns for thought in thoughts(turn)):
+            self.thoughtless.add(index)
         ids = self._encode(text)
         lead = len(with_bos(self.lead, ids)) - len(ids)
         if len(ids) + lead > spec.length:
@@ -305,9 +309,11 @@ def notes_of_pools(pools: Sequence[Any]) -> tuple[str, ...]:
     """
     notes: dict[str, None] = {}
     fits: list[bool] = []
+    thoughtless = 0
     for pool in pools:
         if isinstance(pool, ExamplePool):
             fits += pool.fits.values()
+            thoughtless += len(pool.thoughtless)
             notes |= dict.fromkeys(pool.template.notes if "template" in pool.__dict__ else ())
         else:
             notes |= dict.fromkeys(getattr(pool, "notes", ()))
@@ -315,6 +321,12 @@ def notes_of_pools(pools: Sequence[Any]) -> tuple[str, ...]:
         notes[
             f"{long:,} of the {len(fits):,} examples looked at are longer than length= and are "
             "left out; raise it to have them"
+        ] = None
+    if thoughtless:
+        notes[
+            f"{thoughtless:,} of the {len(fits):,} examples looked at are read without all that "
+            "the assistant thinks (reasoning_content, <think>), which is left out as they are "
+            "written; format=plain has what stands in their contents"
         ] = None
     return tuple(notes)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from depthprune.calibration.bos import bos_tokens_of
 from depthprune.calibration.examples import ExamplePool
@@ -30,6 +31,10 @@ def documents_of_spec(spec: CalibrationSpec) -> tuple[list[Document], int]:
     source = SOURCES.get(spec.source)
     documents = read_documents(source, spec.source, spec.target, spec.options)
     kept = without_repeats(documents) if spec.dedupe else documents
+    if kept[-1] is not documents[-1]:
+        # What is to be said of the whole source stands with its last document.
+        said = dict.fromkeys(filter(None, (kept[-1].note, documents[-1].note)))
+        kept[-1] = replace(kept[-1], note="; ".join(said))
     return kept, len(documents) - len(kept)
 
 

@@ -20,7 +20,6 @@ from depthprune.calibration.reading.documents import (
     json_lines,
     left_out,
     row_document,
-    table_rows,
     wanted_columns,
     with_bound,
     with_last_word,
@@ -35,6 +34,7 @@ from depthprune.calibration.reading.files import (
 from depthprune.calibration.reading.hub import HUB_OPTIONS, check_hub, read_hub
 from depthprune.calibration.reading.parquet import parquet_rows
 from depthprune.calibration.reading.stdlib import code_documents, prose_documents
+from depthprune.calibration.reading.tables import table_rows
 from depthprune.errors import CalibrationError, DepthpruneError, UsageError, failure
 from depthprune.registry import Registry
 
@@ -89,8 +89,21 @@ def read_documents(source: Source, name: str, target: str, options: Mapping[str,
         UsageError: If a target is missing, or given where none is taken.
     """
     check_target(source, name, target)
+    empty = 0
+
+    def saying() -> Iterator[Document]:
+        nonlocal empty
+        for document in source.read(target, options):
+            if _says(document):
+                yield without_surrogates(document)
+            else:
+                empty += document.prompt is not None
+
+    def word() -> str:
+        return f"rows left out because they answer nothing: {empty:,}" if empty else ""
+
     try:
-        documents = [without_surrogates(d) for d in source.read(target, options) if _says(d)]
+        documents = list(with_last_word(saying(), word))
     except DepthpruneError:
         raise
     except Exception as error:

@@ -98,3 +98,8 @@ class TargetRecord(Record):
     whole: Estimate = Field(description="The whole model on the part that chooses.")
     choosing: Estimate = Field(description="The chosen set on the part that chooses.")
     judged: list[TargetJudged]
+
+    @property
+    def ties(self) -> int:
+        """How many sets cannot be told apart on the target; the default text takes one of them."""
+        return sum(each.tied for each in self.sets)

@@ -12,7 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from depthprune.manifest import Estimate, HeldOut, Manifest, ParityRecord, Size, Speed, Spread
+from depthprune.manifest import (
+    Estimate,
+    HeldOut,
+    Manifest,
+    ParityRecord,
+    Size,
+    Speed,
+    Spread,
+    TargetRecord,
+)
 from depthprune.report import numbers
 
 _FILE_SOURCES = ("text:", "jsonl:", "csv:", "tsv:", "parquet:", "choices:")
@@ -73,11 +82,20 @@ def held_out_comparisons(manifest: Manifest) -> list[Comparison]:
 def decided_words(manifest: Manifest) -> str:
     """What held-out losses decided all the same, to follow a comma's sentence; else empty."""
     if manifest.target is not None:
-        return "; but of sets that tied on the target, the loss on the default text chose one"
+        return _decided_by_default(manifest.target)
     sized = manifest.search is not None and manifest.search.max_increase is not None
     if sized or (manifest.draft is not None and len(manifest.draft.points) > 1):
         return "; but it decided how many blocks went, so it flatters that choice a little"
     return ""
+
+
+def _decided_by_default(target: TargetRecord) -> str:
+    found = []
+    if target.keep_general is not None and any(each.refused for each in target.sets):
+        found.append("sets that lose too much on the default text were refused")
+    if target.ties > 1:
+        found.append("of sets that tied on the target, the loss on the default text chose one")
+    return f"; but {' and '.join(found)}" if found else ""
 
 
 def written(record: HeldOut) -> tuple[Estimate, float, float]:

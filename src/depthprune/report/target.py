@@ -171,16 +171,7 @@ def _state(each: TargetSet, removed: Sequence[int]) -> str:
 
 def choice_words(record: TargetRecord) -> str:
     """How the choice was made, and what the winner gave where it was chosen and where judged."""
-    tied = sum(each.tied for each in record.sets)
-    chosen = judged_as(record, "chosen")
-    if tied > 1:
-        words = (
-            f"{tied} of {len(record.sets)} sets cannot be told apart on the part that chooses, and "
-            "of those within a standard error of the best the one that loses least on the default "
-            "text was taken"
-        )
-    else:
-        words = f"of {len(record.sets)} sets one is surely the best on the part that chooses"
+    words, chosen = _choice_among(record), judged_as(record, "chosen")
     there = numbers.with_error(record.choosing.loss, record.choosing.stderr)
     whole = numbers.with_error(record.whole.loss, record.whole.stderr)
     words = f"{words[0].upper()}{words[1:]}. There its loss is {there} (the whole model's {whole})"
@@ -188,6 +179,22 @@ def choice_words(record: TargetRecord) -> str:
         judged = numbers.with_error(chosen.loss.loss, chosen.loss.stderr)
         words += f", and {judged} on the part that judges"
     return f"{words}."
+
+
+def _choice_among(record: TargetRecord) -> str:
+    raced = sum(not each.refused for each in record.sets)
+    sets = f"{len(record.sets)} sets"
+    if refused := len(record.sets) - raced:
+        sets += f", of which {refused} {'was' if refused == 1 else 'were'} refused,"
+    if record.ties > 1:
+        return (
+            f"{record.ties} of {sets} cannot be told apart on the part that chooses, and of those "
+            "within a standard error of the best the one that loses least on the default text was "
+            "taken"
+        )
+    if raced > 1:
+        return f"of {sets} one is surely the best on the part that chooses"
+    return f"of {sets} one was left to take" if refused else "only one set was found"
 
 
 def target_svg(manifest: Manifest) -> str | None:

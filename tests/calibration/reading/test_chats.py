@@ -373,6 +373,15 @@ def test_today_s_date_is_pinned_and_that_is_said(tmp_path: Path) -> None:
         ({"messages": _calling(0, "no list")}, "turn 2: tool_calls expects a list of calls"),
         ({"messages": _calling(0, {"name": "x"})}, "turn 2: tool_calls expects a list of calls"),
         ({"text": "plain"}, "no conversation, and"),
+        (
+            {"messages": _chat(0), "images": ["x.png"]},
+            "field 'images' holds what is no text; only text calibrates",
+        ),
+        (
+            {**_shared_gpt(0), "image": {"bytes": "", "path": "x.png"}},
+            "field 'image' holds what is no text",
+        ),
+        ({"prompt": "Why?", "completion": "No.", "label": False}, "one that is not wanted"),
     ],
 )
 def test_a_row_that_is_no_conversation_of_text_is_refused_by_its_place(
@@ -411,3 +420,40 @@ def test_a_conversation_longer_than_the_length_is_left_out(tmp_path: Path) -> No
     drawn = calibrate(f"jsonl:{_file(tmp_path, rows)},windows=all,length=400", reader)
     assert 2 not in {w.start for w in drawn.windows}
     assert len(drawn.windows) == 17
+
+
+def test_a_picture_in_a_table_of_conversations_is_refused_and_an_empty_field_is_none(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "seen.parquet"
+    for name in ("image", "video"):
+        for shown in (None, b"x"):
+            rows = [{"messages": _chat(i), name: shown if i == 1 else None} for i in range(20)]
+            schema = pa.schema([(name, pa.binary())])
+            table = pa.table({"messages": [row["messages"] for row in rows]}).append_column(
+                schema.field(0), pa.array([row[name] for row in rows], pa.binary())
+            )
+            parquet.write_table(table, file)
+            if shown is None:
+                assert len(_drawn(f"parquet:{file}").windows) == 4
+                continue
+            with pytest.raises(CalibrationError, match=f":1: its field '{name}' holds what is no"):
+                _drawn(f"parquet:{file}")
+
+
+@pytest.mark.parametrize("aside", ["reasoning_content", "thinking", "content"])
+def test_thoughts_that_are_left_out_are_said(aside: str, tmp_path: Path) -> None:
+    forgets = _PLAIN.replace("m['content']", "m['content'].split('</think>')[-1]")
+
+    def row(number: int) -> dict[str, Any]:
+        said = f"It is {number}."
+        if aside == "content":
+            return {"role": "assistant", "content": f"<think>\nLet me see.\n</think>\n\n{said}"}
+        return {"role": "assistant", "content": said, aside: "Let me see."}
+
+    rows = _rows(lambda i: {"messages": [{"role": "user", "content": "Why?"}, row(i)]})
+    file = _file(tmp_path, rows)
+    (note,) = _drawn(f"jsonl:{file}", forgets).parts[0].notes
+    assert note.startswith("4 of the 4 examples looked at are read without all that the assistant")
+    heard = _PLAIN.replace("{{ m['content'] }}", f"{{{{ m['{aside}'] }}}}{{{{ m['content'] }}}}")
+    assert not _drawn(f"jsonl:{file}", heard).parts[0].notes

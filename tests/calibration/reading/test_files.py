@@ -161,6 +161,22 @@ def test_a_row_with_more_fields_than_columns_is_refused(tmp_path: Path) -> None:
     assert "its names seem to be separated by ';', put ',' between fields" in _refusal("csv", file)
 
 
+def test_a_quote_that_is_not_doubled_is_refused_by_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.tsv"
+    file.write_text('text\tmore\none\ttwo\n"Three" is said\tfour\n', encoding="utf-8")
+    refusal = _refusal("tsv", file)
+    assert refusal.startswith(f"{file}:3: not a table")
+    assert "ends with one, and has those inside it doubled" in refusal
+
+
+def test_two_columns_of_one_name_are_refused_and_two_without_are_not(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("text,text\none,two\n", encoding="utf-8")
+    assert _refusal("csv", file) == f"{file}:1: two columns are called 'text'; rename one"
+    file.write_text(",text,\n0,one,\n", encoding="utf-8")
+    assert [d.text for d in _read("csv", file)] == ["one"]
+
+
 def test_a_json_list_is_its_rows(tmp_path: Path) -> None:
     rows = [{"text": "one"}, {"text": "two"}]
     for indent in (None, 2):

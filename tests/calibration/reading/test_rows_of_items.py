@@ -235,3 +235,19 @@ def test_a_parquet_file_has_the_same_items_as_its_lines(tmp_path: Path) -> None:
 def test_a_row_of_no_known_form_is_refused_by_its_fields(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match=r"known benchmark .* and has: answer, question"):
         _read(_lines(tmp_path, {"question": "Wet?", "answer": True}))
+
+
+def test_a_text_that_a_question_may_be_asked_of_and_is_not_read_is_said(tmp_path: Path) -> None:
+    item = {"question": "Wet?", "options": ["sand", "water"], "answer": 1}
+    (found,) = _read(_lines(tmp_path, {**item, "text": "The sea is wet."}))
+    assert found.prompt == "Question: Wet?\nAnswer:"
+    assert found.note == "its 'text' is not read; call it passage if the question is asked of it"
+    for other in ({}, {"text": ""}, {"text": "The sea.", "passage": "The sea is wet."}):
+        (found,) = _read(_lines(tmp_path, {**item, **other}))
+        assert not found.note
+
+
+def test_an_item_about_a_picture_is_refused(tmp_path: Path) -> None:
+    item = {"question": "What is seen?", "choices": ["sand", "water"], "answer": 1}
+    with pytest.raises(CalibrationError, match=":2: its field 'image' holds what is no text"):
+        _read(_lines(tmp_path, {**item, "image": None}, {**item, "image": {"path": "a.png"}}))

@@ -136,7 +136,9 @@ def test_shares_are_three_and_sum_to_a_hundred(shares: str) -> None:
         parse_split(shares)
 
 
-@pytest.mark.parametrize("key", ["seed=3", "windows=4", "order=first", "tokens=1000"])
+@pytest.mark.parametrize(
+    "key", ["seed=3", "windows=4", "order=first", "tokens=1000", "documents=9"]
+)
 def test_keys_that_the_split_decides_are_refused(key: str) -> None:
     with pytest.raises(UsageError, match=f"{key.partition('=')[0]}= means nothing here"):
         target_specs([f"text:a.txt,{key}"])
@@ -195,6 +197,28 @@ def test_a_mask_that_was_asked_for_is_kept(model: dp.Model, tmp_path: Path) -> N
     spec = f"jsonl:{file},prompt=q,answer=a,format=zero-shot,mask=last,length=96"
     (goal,) = _split(model, spec).goals
     assert {int(window.scored.sum()) for window in goal.choose.windows} == {1}
+
+
+def test_a_form_that_was_asked_for_is_kept_or_refused(model: dp.Model, tmp_path: Path) -> None:
+    spec = f"jsonl:{_asked(tmp_path, 80)},prompt=q,answer=a"
+    assert _split(model, f"{spec},format=plain").goals[0].spec.format == "plain"
+    assert _split(model, spec).goals[0].spec.format == "zero-shot"
+    with pytest.raises(UsageError, match=r"format=raw makes running text .* drop it, or pass"):
+        _split(model, f"{spec},format=raw")
+    for key in ("min_length=8", "pack=false"):
+        with pytest.raises(UsageError, match=f"{key.split('=')[0]}= means nothing with format="):
+            _split(model, f"{spec},{key}")
+
+
+def test_what_is_left_out_is_said_though_the_last_row_is_a_repeat(
+    model: dp.Model, tmp_path: Path
+) -> None:
+    file = _asked(tmp_path, 80)
+    lines = file.read_text(encoding="utf-8").splitlines()
+    lines += [json.dumps({"q": "How deep?", "a": ""}), lines[0]]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    (note,) = _split(model, f"jsonl:{file},prompt=q,answer=a").goals[0].notes
+    assert note.endswith("rows left out because they answer nothing: 1")
 
 
 def test_tokens_that_the_embedding_lacks_are_refused_before_anything_is_spent(

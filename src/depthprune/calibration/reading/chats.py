@@ -3,7 +3,8 @@
 `messages` of `role` and `content` (TRL, axolotl, OpenAI), ShareGPT's `conversations` of `from` and
 `value`, TRL's `prompt` with `completion`, Alpaca's `instruction`, `input` and `output`. A row says
 which it is by its fields, so nothing need be named. Contents in parts are kept as parts of text;
-what no text model reads (pictures, sound) is refused, never left out.
+what no text model reads (pictures, sound) is refused, never left out, be it a part of a turn or a
+field beside the turns. So is what a row itself calls an answer that is not wanted.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ _ALPACA = ("instruction", "input", "output")
 ALSO_READ = (*CHAT_FIELDS, "tools", "system", "prompt", "completion", *_ALPACA)
 """Every field that a row without named fields may be read from."""
 
+NO_TEXT = ("image", "images", "audio", "audios", "video", "videos")
+"""Fields of what is seen or heard beside the text."""
+
+READ_BESIDE = (*NO_TEXT, "label")
+"""Fields that say whether a row may be read, and hold no text."""
+
 _ROLES = {
     "human": "user",
     "gpt": "assistant",
@@ -35,6 +42,8 @@ _ROLES = {
     "observation": "tool",
     "function_response": "tool",
 }
+
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
 _KINDS_OF_TEXT = ("text", "input_text", "output_text")
 
@@ -90,6 +99,14 @@ def turn_text(turn: Mapping[str, Any]) -> str:
     return "\n".join(part["text"] for part in content or ())
 
 
+def thoughts(turn: Mapping[str, Any]) -> list[str]:
+    """What an assistant's turn thinks before it speaks: in fields of their own, or its content."""
+    before, _, _ = turn_text(turn).rpartition("</think>")
+    found = [turn.get(name) for name in _THOUGHTS]
+    texts = [before.rpartition("<think>")[2], *(text for text in found if isinstance(text, str))]
+    return [text.strip() for text in texts if text.strip()]
+
+
 def find_chat(row: Any, where: str) -> Chat | None:
     """The conversation of a row whose fields say that it is one, else None.
 
@@ -102,8 +119,27 @@ def find_chat(row: Any, where: str) -> Chat | None:
     """
     if isinstance(row, list) and row and isinstance(row[0], dict):
         return _chat(row, None, where)
-    if not isinstance(row, dict):
-        return None
+    found = _chat_of_fields(row, where) if isinstance(row, dict) else None
+    if found is not None:
+        require_text_alone(row, where)
+    return found
+
+
+def require_text_alone(row: Mapping[str, Any], where: str) -> None:
+    """Refuse a row whose text goes with a picture or a sound.
+
+    Raises:
+        CalibrationError: Naming the field.
+    """
+    name = next((name for name in NO_TEXT if row.get(name)), None)
+    if name is not None:
+        raise CalibrationError(
+            f"{where}: its field {name!r} holds what is no text; only text calibrates a language "
+            "model, drop the row"
+        )
+
+
+def _chat_of_fields(row: Mapping[str, Any], where: str) -> Chat | None:
     for name in CHAT_FIELDS:
         if isinstance(row.get(name), (list, str)) and row[name]:
             return named_chat(row, name, where)
@@ -148,6 +184,11 @@ def _alpaca(row: Mapping[str, Any]) -> Chat:
 
 def _completion(row: Mapping[str, Any], where: str) -> Chat | None:
     prompt, completion = row["prompt"], row["completion"]
+    if row.get("label") is False:
+        raise CalibrationError(
+            f"{where}: its label is false, so its completion is one that is not wanted; drop such "
+            "rows"
+        )
     if isinstance(prompt, str) and isinstance(completion, str):
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
         return Chat(tuple(turns))

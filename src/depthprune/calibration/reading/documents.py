@@ -7,7 +7,6 @@ instruction with its output.
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import re
@@ -15,7 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from depthprune.calibration.reading.chats import ALSO_READ, CHAT_FIELDS, Chat, find_chat, named_chat
+from depthprune.calibration.reading.chats import (
+    ALSO_READ,
+    CHAT_FIELDS,
+    READ_BESIDE,
+    Chat,
+    find_chat,
+    named_chat,
+)
 from depthprune.calibration.reading.files import (
     LONGEST_LINE,
     MOST_TEXT,
@@ -191,39 +197,6 @@ def _parsed(line: str, where: str) -> Any:
         raise CalibrationError(f"{where}: not JSON ({first_line(error)}); {remedy}") from error
 
 
-def table_rows(target: str, bound: Bounded, delimiter: str) -> Iterator[tuple[str, Any]]:
-    """The rows of a CSV or TSV file by their column names, each with its place, `FILE:LINE`.
-
-    Args:
-        target: The file, whose first row names the columns.
-        bound: How much may still be read.
-        delimiter: What stands between two fields.
-
-    Raises:
-        CalibrationError: If the file cannot be read, or a row has more fields than there are names.
-    """
-    csv.field_size_limit(LONGEST_LINE)
-    reader = csv.DictReader(
-        (f"{line}\n" for line in lines(target, bound)), delimiter=delimiter, strict=True
-    )
-    try:
-        for row in reader:
-            where = f"{target}:{reader.line_num}"
-            if None in row:
-                raise CalibrationError(_too_many_fields(where, reader.fieldnames or (), delimiter))
-            yield where, {name: value or "" for name, value in row.items()}
-    except csv.Error as error:
-        raise CalibrationError(f"{target}:{reader.line_num}: not a table ({error})") from error
-
-
-def _too_many_fields(where: str, names: Sequence[str], delimiter: str) -> str:
-    other = next((mark for mark in ";|\t," if len(names) == 1 and mark in names[0]), None)
-    remedy = f"quote what holds a {delimiter!r}"
-    if other is not None:
-        remedy = f"its names seem to be separated by {other!r}, put {delimiter!r} between fields"
-    return f"{where}: more fields than its {len(names)} columns; {remedy}"
-
-
 def row_document(row: Any, options: Mapping[str, str], where: str) -> Document:
     """A row as a document, by the fields that the options name.
 
@@ -276,10 +249,13 @@ def wanted_columns(names: Sequence[str], options: Mapping[str, str]) -> list[str
         options: `field`, or `prompt` and `answer`; `id`, `domain_field`.
     """
     given = [options[key] for key in ("answer", "field", "prompt") if key in options]
-    if not given:
-        given = ["text"] if "text" in names else [name for name in ALSO_READ if name in names]
-        given.sort(key=lambda name: name not in (*CHAT_FIELDS, "instruction", "prompt", "text"))
     more = [options[key] for key in ("id", "domain_field") if key in options]
+    if not given and "text" in names:
+        given = ["text"]
+    elif not given:
+        given = [name for name in ALSO_READ if name in names]
+        given.sort(key=lambda name: name not in (*CHAT_FIELDS, "instruction", "prompt", "text"))
+        more += [name for name in READ_BESIDE if name in names]
     if "field" in options:
         more += [name for name in ("tools", "system") if name in names]
     wanted = list(dict.fromkeys([*given, *more]))
@@ -328,11 +304,22 @@ def text_field(row: Any, key: str, options: Mapping[str, str], where: str) -> st
     return value
 
 
+def _holder_of_rows(row: Any) -> str | None:
+    """The field that holds all rows of a file which is one object."""
+    if not isinstance(row, dict):
+        return None
+    return next((name for name in _HOLDERS if _is_list_of_rows(row.get(name))), None)
+
+
+_HOLDERS = ("data", "rows", "examples", "records", "items", "train")
+
+
 def _field(row: Any, name: str, key: str, where: str) -> Any:
     if not isinstance(row, dict) or name not in row:
         have = ", ".join(sorted(map(str, row))) if isinstance(row, dict) else type(row).__name__
         pair = ", or a question and its answer by prompt= and answer=" if key == "field" else ""
-        raise CalibrationError(
-            f"{where}: no field {name!r} (it has: {have}); name one by {key}={pair}"
-        )
+        remedy = f"name one by {key}={pair}"
+        if (holder := _holder_of_rows(row)) is not None:
+            remedy = f"write one row a line, for example by jq -c '.{holder}[]'"
+        raise CalibrationError(f"{where}: no field {name!r} (it has: {have}); {remedy}")
     return row[name]

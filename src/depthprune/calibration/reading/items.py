@@ -14,6 +14,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from depthprune.calibration.reading.chats import require_text_alone
 from depthprune.errors import CalibrationError
 
 Row = Mapping[str, Any]
@@ -26,6 +27,8 @@ QUESTION = "Question: {}\nAnswer:"
 """How lm-evaluation-harness puts a question."""
 
 _LEADS = ("passage", "article", "context", "support")
+_PERHAPS_LEADS = ("text", "story", "paragraph", "document", "dialogue", "background", "hint")
+"""What a question may be asked of, or may not: `text` often repeats the whole item."""
 
 
 def find_item(row: Any, where: str) -> Found:
@@ -41,12 +44,23 @@ def find_item(row: Any, where: str) -> Found:
     if isinstance(row, dict):
         for fields, read in _FORMS:
             if set(fields) <= set(row) and (found := read(row)) is not None:
+                require_text_alone(row, where)
                 return found
     have = ", ".join(sorted(map(str, row))) if isinstance(row, dict) else type(row).__name__
     raise CalibrationError(
         f"{where}: an item expects prompt, options and answer, or the fields of a known benchmark "
         f"(docs/calibrations.md lists them), and has: {have}; rename them"
     )
+
+
+def unread(row: Any) -> str:
+    """What should be known of a question that may be asked of a text which is not read, if any."""
+    if not isinstance(row, dict) or "question" not in row or any(row.get(key) for key in _LEADS):
+        return ""
+    for key in _PERHAPS_LEADS:
+        if isinstance(row.get(key), str) and row[key]:
+            return f"its {key!r} is not read; call it passage if the question is asked of it"
+    return ""
 
 
 def right_option(answer: Any, options: Sequence[str], labels: Sequence[Any], where: str) -> int:

@@ -33,6 +33,7 @@ from depthprune.calibration import (
 from depthprune.calibration.examples import notes_of_pools
 from depthprune.calibration.loading import notes_of
 from depthprune.calibration.model_limits import rows_of
+from depthprune.calibration.rules import check_spec
 from depthprune.errors import UsageError
 from depthprune.pruning.target.options import CALIBRATION_TOKENS, Split
 from depthprune.pruning.target.passages import cut_at_paragraphs
@@ -135,7 +136,14 @@ def target_specs(specs: Sequence[str]) -> list[CalibrationSpec]:
                 f"--for {spec.short()}: a task is what people wrote or ask; name a source of that, "
                 "and calibrate on the model's own text by -c self"
             )
-        fixed = {"tokens": None, "windows": 16, "order": "random", "reduction": None, "seed": 0}
+        fixed = {
+            "tokens": None,
+            "windows": 16,
+            "documents": None,
+            "order": "random",
+            "reduction": None,
+            "seed": 0,
+        }
         for key, value in fixed.items():
             if getattr(spec, key) != value:
                 raise UsageError(
@@ -238,7 +246,14 @@ def _as_asked(spec: CalibrationSpec, kind: Kind) -> CalibrationSpec:
     changed: dict[str, object] = {}
     named = spec.model_fields_set
     if kind == "answers" and spec.format == "raw":
+        if "format" in named:
+            raise UsageError(
+                f"--for {spec.short()}: format=raw makes running text of prompts, which are "
+                "measured by their answers; drop it, or pass zero-shot, few-shot, chat or plain"
+            )
         changed["format"] = "zero-shot"
+        # Keys of running text would do nothing.
+        check_spec(spec.model_copy(update=changed))
     if kind in ("answers", "chats") and "mask" not in named:
         changed["mask"] = "answer"
     return spec.model_copy(update=changed)
