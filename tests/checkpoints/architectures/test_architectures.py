@@ -26,6 +26,7 @@ from depthprune.checkpoints.config.fields import FIELDS, LISTED_COUNTS
 from depthprune.checkpoints.config.sections import text_section
 from depthprune.errors import ModelError
 from tiny import tiny_config
+from versions import OLD
 
 BLOCKS = 6
 SETS = [(2,), (0,), (5,), (2, 3), (1, 2, 4)]
@@ -91,6 +92,8 @@ def _allowed(full: dict[str, Any]) -> list[tuple[int, ...]]:
 def test_a_cut_checkpoint_computes_what_skipping_in_place_does(
     model_type: str, tmp_path: Path
 ) -> None:
+    if OLD and model_type == "gemma3":
+        pytest.skip("transformers 4 names its blocks otherwise in files, and it cannot be streamed")
     finding = examine(model_type, tmp_path)
     assert finding.verdict == "exact", finding.line()
     if THIS_VERSION:

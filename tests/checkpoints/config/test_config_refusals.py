@@ -25,20 +25,20 @@ from tiny import tiny_config
 HYBRID = ["linear_attention", "full_attention", "linear_attention"] * 2
 WINDOWED = ["sliding_attention", "full_attention"] * 3
 CONFIGS = {
-    "hybrid": tiny_config("qwen3_next", 6, layer_types=HYBRID).to_dict(),
-    "borrowing": {
+    "hybrid": lambda: tiny_config("qwen3_next", 6, layer_types=HYBRID).to_dict(),
+    "borrowing": lambda: {
         "model_type": "gemma4_text",
         "num_hidden_layers": 6,
         "num_kv_shared_layers": 2,
         "layer_types": WINDOWED,
     },
-    "plain": tiny_config("llama", 6).to_dict(),
+    "plain": lambda: tiny_config("llama", 6).to_dict(),
 }
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_it_says_of_every_set_what_surgery_would(name: str) -> None:
-    config = CONFIGS[name]
+    config = CONFIGS[name]()
     refusal = config_refusal(config)
     reasons = {}
     for size in range(1, 6):
@@ -52,14 +52,14 @@ def test_it_says_of_every_set_what_surgery_would(name: str) -> None:
 
 
 def test_in_a_hybrid_any_attention_may_go_but_not_all() -> None:
-    refusal = config_refusal(CONFIGS["hybrid"])
+    refusal = config_refusal(CONFIGS["hybrid"]())
     assert refusal((1,)) is refusal((4,)) is None
     assert "no attention block would be left" in (refusal((1, 4)) or "")
 
 
 def test_a_damaged_config_is_no_refusal_of_a_set() -> None:
     with pytest.raises(CheckpointError, match="layer_types has 5 entries and the model 6"):
-        config_refusal(CONFIGS["hybrid"] | {"layer_types": HYBRID[:5]})((0,))
+        config_refusal(CONFIGS["hybrid"]() | {"layer_types": HYBRID[:5]})((0,))
 
 
 @pytest.mark.parametrize("nested", [True, False])
