@@ -21,7 +21,7 @@ from tiny import save_tiny
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-NEEDED = ("jinja2", "numpy", "pydantic", "pyyaml", "regex", "rich", "safetensors", "scipy", "typer")
+NEEDED = "jinja2 matplotlib numpy pydantic pyyaml regex rich safetensors scipy typer".split()  # noqa: SIM905
 VERBS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 
 
