@@ -6,6 +6,7 @@ matrix units and GPUs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,9 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> dp.Model:
 
 
 @pytest.fixture
-def memo(tmp_path: Path) -> Memo:
-    return Memo.open(tmp_path / "memo.sqlite")
+def memo(tmp_path: Path) -> Iterator[Memo]:
+    with Memo.open(tmp_path / "memo.sqlite") as opened:
+        yield opened
 
 
 def _texts(count: int, length: int = 32) -> list[Window]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import depthprune as dp
 from depthprune.errors import EvaluationError, UsageError
+from depthprune.evaluator import forward as forward_module
 from depthprune.evaluator import memory as memory_module
 from depthprune.models.blocks.anatomy import Anatomy
 from depthprune.models.blocks.projection import ProjectedRows
@@ -249,6 +251,29 @@ def test_when_memory_runs_out_the_work_is_halved_and_goes_on(
     assert evaluator._runner.calls.rows == 2
     tried = dp.Evaluator(dp.load(model.source, dtype="float32", device="cpu"), calibration)
     assert tried._runner.calls.rows == 2
+
+
+def test_what_did_not_fit_is_let_go_before_memory_is_given_back(
+    model: dp.Model, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration = dp.calibrate(f"text:{text},windows=8,length=40", model)
+    made: list[weakref.ref[torch.Tensor]] = []
+    left: list[torch.Tensor | None] = []
+    call = Anatomy.call
+
+    def calling(anatomy: Any, block: int, states: Any, inputs: Any) -> Any:
+        if states.shape[0] * states.shape[1] <= 100:
+            return call(anatomy, block, states, inputs)
+        half = states + 1
+        made.append(weakref.ref(half))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Anatomy, "call", calling)
+    monkeypatch.setattr(forward_module, "give_back_memory", lambda: left.append(made[-1]()))
+    evaluator = dp.Evaluator(model, calibration)
+    evaluator.score([(1,), (2,)])
+    assert left
+    assert left == [None] * len(left)
 
 
 def test_where_memory_runs_out_before_a_race_it_goes_on_too(

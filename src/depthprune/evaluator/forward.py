@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from traceback import clear_frames
 from typing import TypeAlias
 
 import torch
@@ -121,6 +122,8 @@ class Forward:
             except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
+                # What did not fit is held by the frames that it was made in.
+                clear_frames(error.__traceback__)
                 if self._model.stream is not None:
                     self._model.stream.use_one_buffer()
                 waiting.extend(reversed(self._smaller(group, error)))

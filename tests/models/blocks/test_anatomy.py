@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -112,6 +114,24 @@ def test_recording_runs_no_block_and_no_head() -> None:
         block.mlp.register_forward_hook(lambda *_: calls.append("mlp"))
     anatomy.record(_tokens(1, 16))
     assert calls == []
+
+
+def test_recording_keeps_nothing_of_what_its_caller_held() -> None:
+    """An exception ends it, whose frames Python 3.13 keeps until garbage is collected."""
+    anatomy = find_anatomy(tiny_model("llama"))
+    gone: list[weakref.ref[Tensor]] = []
+
+    def holding() -> None:
+        held = torch.ones(3)
+        gone.append(weakref.ref(held))
+        anatomy.record(_tokens(1, 16))
+
+    gc.disable()
+    try:
+        holding()
+        assert gone[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_a_head_that_scales_its_logits_is_run_by_the_models_own_forward() -> None:

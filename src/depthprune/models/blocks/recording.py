@@ -97,8 +97,9 @@ class Recorder:
         try:
             with patched(dict.fromkeys(self._blocks.modules, self._note)):
                 yield
-        except _Reached:
-            pass
+        except _Reached as reached:
+            # Python 3.13 makes a circle of it and the frames it went through, which hold states.
+            reached.__traceback__ = None
 
     def _note(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call, states = Call.of(args, kwargs)

@@ -240,6 +240,7 @@ class BlockRefit:
             try:
                 anatomy, inputs = self._walk.anatomy, self._walk.inputs[place]
                 rest.insert(0, hidden(anatomy.call(self._block, states, inputs)))
-            except _Enough:
-                pass
+            except _Enough as enough:
+                # As of `Recorder.recording`: nothing that these frames hold is to outlive them.
+                enough.__traceback__ = None
         return given[0], outputs, rest
