@@ -154,7 +154,7 @@ def test_a_memo_tells_apart_which_weight_was_recovered(tiny_llama: Path) -> None
     (one,) = _changed().weights.values()
     other = one + 1
     found = []
-    for first, second in (((0, one), (1, other)), ((1, other), (0, one)), ((0, other), (1, one))):
+    for first, second in (((0, one), (1, other)), ((1, other), (0, one)), ((0, one), (4, other))):
         named = {f"model.layers.{n}.mlp.down_proj.weight": w for n, w in (first, second)}
         with dp.recovered(model, Recovery(REMOVED, (), named)):
             found.append(contexts_of(model, parse_objective("nll"), False, "")[0].recovery)
