@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthprune.calibration import CalibrationSpec, Document, Window
-from depthprune.calibration.drawing import draw_windows
+from depthprune.calibration.drawing import draw_windows, within_budget
 from depthprune.calibration.streams import TokenStream, tokenize
 from depthprune.errors import CalibrationError
 from tiny import tiny_tokenizer
@@ -297,6 +297,13 @@ def test_a_budget_of_single_documents_is_not_exceeded(budget: int, seed: int, or
     assert set(sizes) <= {15, 12, 9, 14}
 
 
+def test_a_budget_is_met_where_one_more_window_might_not_fit() -> None:
+    spec = _spec(tokens=30)
+    assert within_budget(spec, [15, 5]) == 2
+    assert within_budget(spec, [10, 5, 5]) is None
+    assert within_budget(spec, [10, 5, 5], at_most=True) == 3
+
+
 def test_documents_from_the_least_length_on_make_windows_of_their_own_length() -> None:
     stream = _documents(5, 30, 12, 9, 40, 40, 40, 40, 40, 40)
     spec = _spec(windows="all", length=20, pack=False, min_length=9)
@@ -327,6 +334,8 @@ def test_packed_windows_leave_short_documents_out() -> None:
     separators = np.setdiff1d(inside, long)
     assert len(separators) <= 2 * 10
     assert {w.document for w in drawn} <= {f"doc{i}" for i in range(1, 20, 2)}
+    exact = draw_windows(_spec(windows="all", length=10, min_length=20), stream, "draw")
+    assert _starts(exact) == _starts(drawn)
     with pytest.raises(CalibrationError, match="none of its 20 documents has min_length=50"):
         draw_windows(_spec(windows=1, length=10, min_length=50), stream, "draw")
 

@@ -12,7 +12,9 @@ from items import calibration_of, random_item, random_text
 from torch.nn.functional import cross_entropy, kl_div
 
 import depthprune as dp
+from depthprune.evaluator.memo.contexts import contexts_of
 from depthprune.evaluator.memo.store import Memo
+from depthprune.objectives import parse_objective
 from depthprune.recovery import Recovery, recovered
 from mended import loaded
 
@@ -145,6 +147,18 @@ def test_a_memo_tells_recovered_weights_from_the_models_own(
             evaluator = dp.Evaluator(model, calibration, memo=memo)
             assert evaluator.score([REMOVED])[0].loss == plain
         assert evaluator.cost.recalled == len(calibration.windows)
+
+
+def test_a_memo_tells_apart_which_weight_was_recovered(tiny_llama: Path) -> None:
+    model = dp.load(tiny_llama, dtype="float32", device="cpu")
+    (one,) = _changed().weights.values()
+    other = one + 1
+    found = []
+    for first, second in (((0, one), (1, other)), ((1, other), (0, one)), ((0, one), (4, other))):
+        named = {f"model.layers.{n}.mlp.down_proj.weight": w for n, w in (first, second)}
+        with dp.recovered(model, Recovery(REMOVED, (), named)):
+            found.append(contexts_of(model, parse_objective("nll"), False, "")[0].recovery)
+    assert found[0] == found[1] != found[2]
 
 
 def test_an_evaluator_is_of_the_weights_that_it_was_made_with(model: dp.Model) -> None:

@@ -649,6 +649,17 @@ def test_changed_weights_are_told_once_and_only_if_losses_are_lost_with_them(mem
     assert memo.changed("demo", old) is None
 
 
+def test_of_several_earlier_weights_the_latest_are_told(
+    memo: Memo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    for seconds, weights in enumerate(("f1" * 32, "a1" * 32)):
+        monkeypatch.setattr(time, "time", lambda seconds=seconds: now + seconds)
+        memo.changed("demo", weights)
+        memo.store(replace(CONTEXT, weights=weights), (1,), W[:1], np.ones(1))
+    assert memo.changed("demo", "b2" * 32) == "a1" * 32
+
+
 def test_statistics_tell_each_context(memo: Memo, path: Path) -> None:
     memo.changed("demo", CONTEXT.weights)
     memo.store(CONTEXT, (1,), W[:3], np.ones(3))
@@ -673,6 +684,25 @@ def test_reading_counts_as_use(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert memo.statistics().contexts[0].used == pytest.approx(now, abs=60)
         _one(memo, (1,), W[:1])
         assert memo.statistics().contexts[0].used == now + 9 * 86_400
+
+
+def test_storing_more_counts_as_use(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    with Memo.open(path) as memo:
+        memo.store(CONTEXT, (1,), W[:1], np.ones(1))
+    monkeypatch.setattr(time, "time", lambda: now + 9 * 86_400)
+    with Memo.open(path) as memo:
+        memo.store(CONTEXT, (2,), W[:1], np.ones(1))
+        assert memo.statistics().contexts[0].used == now + 9 * 86_400
+
+
+def test_use_is_noted_at_most_once_an_hour(memo: Memo, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    for seconds, noted in ((0, 0), (3599, 0), (3601, 3601)):
+        monkeypatch.setattr(time, "time", lambda seconds=seconds: now + seconds)
+        memo.store(CONTEXT, (1,), W[:1], np.ones(1))
+        _one(memo, (1,), W[:1])
+        assert memo.statistics().contexts[0].used == now + noted
 
 
 def test_pruning_by_age_and_weights_takes_what_both_name(
@@ -702,6 +732,8 @@ def test_pruning_frees_the_disk_and_forgets_names(filled: Path) -> None:
         memo.changed("demo", CONTEXT.weights)
         assert memo.prune(weights="a1") == 81 * 40
         assert memo.changed("demo", "b2") is None
+        memo.store(CONTEXT, (1,), W[:1], np.ones(1))
+        assert memo.statistics().contexts[0].names == ()
     assert filled.stat().st_size <= before / 2
 
 

@@ -78,6 +78,15 @@ def test_batches_are_cut_before_sets_since_that_costs_nothing() -> None:
     assert len(cut(work[:1], 32, 4)) == 4
 
 
+def test_the_dearest_shard_comes_first_and_the_dense_model_counts_in_each() -> None:
+    singles = [(block,) for block in range(8)]
+    work = [Work(((place,),), 16 << place, singles) for place in range(3)]
+    alone = [shard.cost for shard in cut(work, 8, 1)]
+    assert alone == [tokens * block_runs(singles, 8) for tokens in (64, 32, 16)]
+    beside = [shard.cost for shard in cut(work, 8, 1, compares=True)]
+    assert beside == [tokens * block_runs([(), *singles], 8) for tokens in (64, 32, 16)]
+
+
 @pytest.mark.parametrize("name", ["one-shot", "greedy", "beam"])
 def test_eight_workers_run_at_most_a_third_more_than_one(name: str) -> None:
     first = [(block,) for block in range(32)]

@@ -165,6 +165,20 @@ def test_a_seed_repeats_the_run_and_its_trace(name: str) -> None:
     assert runs[0].trace == runs[1].trace
 
 
+def test_annealing_without_heat_ends_no_worse_than_it_began() -> None:
+    found = search("annealing:heat=0,steps=50", rugged(12, 1), k=4)
+    assert found.score.loss <= search("one-shot", rugged(12, 1), k=4).score.loss
+
+
+def test_the_chance_of_a_mutation_decides_which_children_there_are() -> None:
+    asked = []
+    for chance in (0, 1):
+        landscape = rugged(12, 1)
+        search(f"genetic:mutation={chance}", landscape, k=4)
+        asked.append(landscape.asked)
+    assert asked[0] != asked[1]
+
+
 @pytest.mark.parametrize("name", CHANCE)
 def test_another_seed_asks_for_other_sets(name: str) -> None:
     asked = []

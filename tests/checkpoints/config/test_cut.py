@@ -178,6 +178,14 @@ def test_kinds_at_uneven_distances_are_refused_where_two_numbers_say_them() -> N
         jamba((4, 12))
     with pytest.raises(CheckpointError, match=r"attn_layer_period is 0 and attn_layer_offset is 4"):
         jamba((0,), attn_layer_period=0)
+    with pytest.raises(CheckpointError, match="attn_layer_offset is -4, expected"):
+        jamba((0,), attn_layer_offset=-4)
+
+
+def test_kinds_that_begin_later_than_their_distance_are_refused() -> None:
+    # Of ten blocks 4 and 7 would be of attention: every third, but so would 1 be.
+    with pytest.raises(ModelError, match=r"blocks 4, 7.* no period and offset say"):
+        jamba((5, 6, 7, 8, 9, 13), num_experts=1)
 
 
 def test_pairs_of_pattern_and_repeats_become_one_entry_a_kept_block() -> None:
@@ -280,6 +288,8 @@ def test_settings_keyed_by_block_are_renumbered_in_the_form_they_had() -> None:
     assert cut("per_layer_config", {"01": {"a": 1}, "05": {"b": 2}}) == {"03": {"b": 2}}
     with pytest.raises(CheckpointError, match="block numbers from 0 to 5 as keys"):
         cut("per_layer_config", {"6": {}})
+    with pytest.raises(CheckpointError, match="expected each block's number once"):
+        cut("per_layer_config", {"5": {"a": 1}, "05": {"b": 2}})
 
 
 def test_fields_of_a_nested_part_are_rewritten_too() -> None:
@@ -361,6 +371,15 @@ def test_an_unknown_list_that_speaks_of_layers_is_cut_and_reported() -> None:
     new = cut_config(config(layer_flavours=list("abcdef")), REMOVED)
     assert new.config["layer_flavours"] == list("acdf")
     assert new.notes == ("config.json: layer_flavours has one entry a block and was cut like them",)
+
+
+def test_unknown_settings_by_block_number_are_renumbered_and_others_left_alone() -> None:
+    found = cut_config(config(layer_gain={"2": 0.5, "5": 0.25}), (1, 4))
+    assert found.config["layer_gain"] == {"1": 0.5, "3": 0.25}
+    assert found.notes == ("config.json: layer_gain is keyed by block numbers and was renumbered",)
+    for other in ({"2": 0.5, "6": 0.25}, {"2": 0.5, "mean": 1.0}):
+        left = cut_config(config(layer_gain=other), (1, 4))
+        assert (left.config["layer_gain"], left.notes) == (other, ())
 
 
 @pytest.mark.parametrize(("name", "value"), [("skip_layers", [2]), ("flavours", list("abcdef"))])

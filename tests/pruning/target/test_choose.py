@@ -63,6 +63,25 @@ def test_what_is_surely_worse_drops_out_before_the_others_are_scored_on_all() ->
     assert all(sets == 2 for sets, _ in drawn.calls[1:])
 
 
+def test_a_set_that_is_left_alone_early_is_still_scored_on_all() -> None:
+    means = {(0,): 1.0, (1,): 9.0}
+    scorer: Scorer = Drawn(means, 128)  # type: ignore[assignment]
+    contenders, scores = race(scorer, list(means), looked=2, first=16)
+    assert contenders == [(0,)]
+    assert [scores[removed].windows for removed in means] == [128, 16]
+
+
+@pytest.mark.parametrize(("small", "left"), [(50, [(0,)]), (10, [(0,), (1,)])])
+def test_windows_that_count_for_more_make_a_strict_bound_wider(
+    small: int, left: list[tuple[int, ...]]
+) -> None:
+    drawn = Drawn({(0,): 0.0, (1,): 1.0}, 100)
+    drawn._losses = {(0,): np.zeros(100), (1,): np.ones(100)}
+    groups = np.repeat([0, 1], [100 - small, small])
+    drawn._weighting = Weighting(groups, (0.5, 0.5), np.ones(100, np.int64))
+    assert _race(drawn, [(0,), (1,)], first=100, bounds=(0.0, 1.0)) == left
+
+
 def test_more_looks_make_more_ties() -> None:
     ties = []
     for looked in (2, 1000):
@@ -104,6 +123,15 @@ def test_a_tie_goes_to_the_least_loss_in_general() -> None:
     assert _taken({(0,): 2.0, (1,): 2.0}) == (0,)
 
 
+def test_of_equal_losses_in_general_the_better_of_the_tied_is_taken() -> None:
+    weighting = Weighting(np.zeros(9, np.int64), (1.0,), np.ones(9, np.int64))
+    losses = {(1,): np.ones(9), (0,): np.full(9, 1.0005), (2,): np.full(9, 1.002)}
+    scores = {removed: score_of(removed, each, weighting) for removed, each in losses.items()}
+    assert break_tie(list(losses), dict.fromkeys(losses, 3.0), scores) == (1,)
+    # These differ by the same in all windows, so it is the tolerance that says what is near.
+    assert break_tie(list(losses), {(1,): 3.0, (0,): 2.0, (2,): 1.0}, scores) == (0,)
+
+
 def test_a_tied_set_that_is_likely_worse_is_not_taken() -> None:
     error = 1 / math.sqrt(63)
     assert _taken({(0,): 3.0, (1,): 2.9}, above=0.9 * error) == (1,)
@@ -113,4 +141,5 @@ def test_a_tied_set_that_is_likely_worse_is_not_taken() -> None:
 def test_keep_general_refuses_what_is_too_far_above_the_best() -> None:
     general = {(0,): 2.0, (1,): 2.09, (2,): 2.11}
     assert allowed_by_general(general, 0.05) == ([(0,), (1,)], ((2,),))
+    assert allowed_by_general(general, 0.0) == ([(0,)], ((1,), (2,)))
     assert allowed_by_general(general, None) == (list(general), ())

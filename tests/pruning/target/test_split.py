@@ -68,6 +68,17 @@ def test_the_seed_decides_the_split_and_the_same_one_gives_the_same(
     assert first.choose.fingerprint != other.choose.fingerprint
 
 
+@pytest.mark.parametrize("shares", ["70,15,15", "56,24,20", "34,33,33"])
+def test_parts_have_their_shares_to_the_item_in_the_order_of_the_file(
+    model: dp.Model, tmp_path: Path, shares: str
+) -> None:
+    (goal,) = _split(model, f"choices:{_choices(tmp_path, 100)}", shares=shares).goals
+    assert ",".join(map(str, goal.documents)) == shares
+    for source in goal.sources:
+        prompts = [d.prompt or "" for d in source.pool.documents]  # type: ignore[attr-defined]
+        assert prompts == sorted(prompts, key=lambda prompt: int(prompt.split()[1]))
+
+
 def test_repeated_items_stand_in_one_part_only(model: dp.Model, tmp_path: Path) -> None:
     file = _choices(tmp_path, 60)
     file.write_text(file.read_text(encoding="utf-8") * 2, encoding="utf-8")
@@ -277,9 +288,11 @@ def test_of_very_many_examples_only_those_that_are_needed_become_windows(
     specs, split = target_specs([spec]), parse_split("50,25,25")
     (goal,) = split_target(specs, model, split, 0, tokens=1024).goals
     goal.draw(0)
-    calibrate, choose, _ = (source.pool for source in goal.sources)
+    calibrate, choose, judge = (source.pool for source in goal.sources)
     assert len(choose.fits) < 500  # type: ignore[attr-defined]
     assert len(calibrate.documents) < 9_000  # type: ignore[attr-defined]
+    names = [{d.name for d in pool.documents} for pool in (calibrate, choose, judge)]  # type: ignore[attr-defined]
+    assert len(set.union(*names)) == sum(map(len, names))
     assert goal.documents == (10_000, 5_000, 5_000)
     assert 4096 - 64 < goal.choose.tokens <= 4096
 

@@ -131,15 +131,14 @@ class SectionCut:
             return value
         if not all(_DIGITS.fullmatch(str(key)) and int(key) < self.blocks for key in value):
             raise self._wrong(name, value, f"block numbers from 0 to {self.blocks - 1} as keys")
+        if len({int(key) for key in value}) != len(value):
+            raise self._wrong(name, value, "each block's number once")
         new = {block: number for number, block in enumerate(self.kept)}
-        renumbered = {
+        return {
             f"{new[int(key)]:0{len(str(key))}}": item
             for key, item in value.items()
             if int(key) in new
         }
-        if len(renumbered) != sum(int(key) in new for key in value):
-            raise self._wrong(name, value, "each block's number once")
-        return renumbered
 
     def _recount_shared(self, name: str, value: Any) -> Any:
         if not isinstance(value, int) or not 0 <= value < self.blocks:
