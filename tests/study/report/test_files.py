@@ -45,6 +45,19 @@ def test_the_tables_are_there_for_a_paper(folder):
     assert text.count("\n|--") == (folder / "tables.tex").read_text().count(r"\begin{table}")
 
 
+def test_a_table_of_several_parts_says_which_part_it_is_of(folder):
+    agree = "How far removed sets agree"
+    text, tex = ((folder / name).read_text() for name in ("tables.md", "tables.tex"))
+    for part in ("../../a/b", "x"):
+        assert text.count(f"\n{part}: {agree}\n") == tex.count(f"{{{part}: {agree}}}") == 1
+    assert f"\n{agree}\n" not in text
+
+
+def test_a_table_of_the_only_part_names_none(tmp_path):
+    write_study(Table("b3:1", tuple(noise_only(**FEW))), tmp_path)
+    assert "\nHow far removed sets agree\n" in (tmp_path / "tables.md").read_text()
+
+
 def test_what_was_there_is_replaced(folder, table):
     (folder / "report.html").write_text("old")
     write_study(table, folder)

@@ -92,7 +92,7 @@ def test_the_answer_comes_first(page):
         ),
         (
             noise_only(sources=("prose",), searches=("one-shot", "greedy")),
-            "changing the search by",
+            "changing the search moved log-perplexity by",
         ),
     ],
     ids=[

@@ -37,7 +37,7 @@ def test_latex_by_hand():
     assert latex(SHEET) == (
         "\\begin{table}\n\\centering\n\\caption{What\\_it is}\n\\begin{tabular}{lr}\n\\toprule\n"
         "Search & $\\sigma$$^2$ of 5\\% \\\\\n\\midrule\n"
-        "one-shot & 0.25 \\\\\na|b \\& $<$c$>$ & $-$ 1 \\\\\n"
+        "one-shot & 0.25 \\\\\na\\textbar{}b \\& $<$c$>$ & $-$ 1 \\\\\n"
         "\\bottomrule\n\\end{tabular}\n\\end{table}\n"
     )
 
@@ -45,6 +45,17 @@ def test_latex_by_hand():
 def test_a_command_in_a_name_is_not_run():
     text_table = TextTable("x", ("\\input{/etc/passwd}",), ())
     assert r"\textbackslash{}input\{/etc/passwd\}" in latex(text_table)
+
+
+def test_a_name_in_brackets_is_no_argument_of_the_row_before():
+    text_table = TextTable(
+        "x", ("a",), ((TableCell("b"),), (TableCell("[c]"),), (TableCell("*d"),))
+    )
+    assert "b \\\\\n{[}c{]} \\\\\n{*}d \\\\\n" in latex(text_table)
+
+
+def test_a_bar_is_a_bar_in_latex():
+    assert r"a\textbar{}b" in latex(TextTable("x", ("a|b",), ()))
 
 
 def test_a_line_break_does_not_end_a_row():

@@ -35,6 +35,16 @@ def test_what_few_draws_saw_is_left_out_and_named():
     assert found.values.shape == (9, 3, 2, 2)
 
 
+def test_an_objective_that_few_draws_saw_at_one_k_is_left_out_there_and_named():
+    rows = [
+        row for row in noise_only(ks=(3, 6), objectives=("nll", "kl"))
+        if (row.k, row.objective) != (3, "kl") or row.draw == 0
+    ]  # fmt: skip
+    found = core(data(rows))
+    assert found.blocks == ((3, "nll"), (6, "kl"), (6, "nll"))
+    assert found.left_out == {"objective": ("kl at k = 3",)}
+
+
 def test_one_failed_cell_costs_its_draw_and_no_more():
     rows = noise_only()
     rows[5] = rows[5].model_copy(update={"error": "no memory"})

@@ -212,6 +212,14 @@ def test_a_single_search_leaves_search_unsaid():
     assert "there is one search only that every draw saw" in text
 
 
+def test_what_the_search_moves_is_named_where_the_calibration_was_not_measured():
+    perplexity = of(noise_only(sources=("prose",)), "verdict")[0]
+    told = (
+        "changing the calibration was not measured (there is one calibration only), changing the "
+    )
+    assert f"{told}search moved log-perplexity by " in perplexity.sentence
+
+
 def test_an_objective_that_moves_is_named():
     rows = Grid(
         lambda cell: 3.5 + 0.4 * (cell.objective == "kl") + 0.02 * cell.luck + 0.01 * cell.own,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from depthprune.outputs import PAGE_NAME, whole_file
@@ -16,7 +16,7 @@ from depthprune.study.finalists import FinalRow
 from depthprune.study.plan import Stated
 from depthprune.study.report.page import notes_of, page_of
 from depthprune.study.report.sections import Section, sections_of
-from depthprune.study.report.table_model import latex, markdown
+from depthprune.study.report.table_model import TextTable, latex, markdown
 from depthprune.study.statistics.effects import analyse
 from depthprune.study.statistics.findings import findings_of
 from depthprune.study.statistics.findings.verdicts import Finding
@@ -72,7 +72,7 @@ def write_study(
     page = page_of(table, found, sections, notes_of(parts, stated), plan=plan, title=title)
     files = {PAGE_NAME: page}
     text_tables = [
-        text_table for section in sections if section.name != "cells"
+        _named(text_table, shown.part) for section in sections if section.name != "cells"
         for shown in section.shown for text_table in shown.text_tables
     ]  # fmt: skip
     files[TABLES_MARKDOWN] = "\n".join(markdown(text_table) for text_table in text_tables)
@@ -84,6 +84,12 @@ def write_study(
         with whole_file(path) as partial:
             partial.write_text(content, encoding="utf-8")
     return WrittenReport(tuple(files), tuple(found))
+
+
+def _named(text_table: TextTable, part: str) -> TextTable:
+    """A table that says which part of the study it is of, since no heading stands above it."""
+    caption = f"{part}: {text_table.caption}" if part else text_table.caption
+    return replace(text_table, caption=caption)
 
 
 def _figures(sections: Sequence[Section]) -> Iterator[tuple[str, str]]:

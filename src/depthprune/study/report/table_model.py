@@ -88,7 +88,9 @@ _TEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "−": "$-$", "×": r"$\times$", "²": "$^2$", "σ": r"$\sigma$", "ρ": r"$\rho$", "τ": r"$\tau$",
     "η": r"$\eta$", "ω": r"$\omega$", "±": r"$\pm$", "∞": r"$\infty$", "–": "--",
-    "<": "$<$", ">": "$>$",
+    "<": "$<$", ">": "$>$", "|": r"\textbar{}",
+    # Behind the end of a row these would be its argument and its star.
+    "[": "{[}", "]": "{]}", "*": "{*}",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }  # fmt: skip
 

@@ -208,6 +208,12 @@ def _left_out(
         factor: tuple(level for level in data.levels[factor] if level not in names)
         for factor, names in kept.items()
     }
+    there = dict.fromkeys((row.k, row.objective) for row in data.rows)
+    found["objective"] += tuple(
+        f"{objective} at k = {k}"
+        for k, objective in sorted(there)
+        if (k, objective) not in blocks and str(k) in kept["k"] and objective in kept["objective"]
+    )
     return {factor: levels for factor, levels in found.items() if levels}
 
 

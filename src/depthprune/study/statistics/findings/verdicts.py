@@ -121,7 +121,7 @@ def verdict_of(part: StudyPart, measure: str, where: str, *, called: str = "") -
     said: list[str] = []
     for name in ("calibration", "search"):
         effect = part.effects.get((name, measure), NotEstimable("no cell was judged on it"))
-        subject = "" if said else "it" if called else MEASURED[measure]
+        subject = "" if numbers else "it" if called else MEASURED[measure]
         said.append(_moved(name, effect, measure, subject))
         numbers |= of_effect(name, effect)
     more, floor = part.more.get(measure), part.floors.get(measure)
