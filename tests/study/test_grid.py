@@ -108,6 +108,13 @@ def test_files_that_are_missing_are_all_named_before_anything_runs(tmp_path: Pat
     assert "arc.jsonl" not in words
 
 
+def test_a_device_that_is_not_there_is_named_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "arc.jsonl").write_text("", encoding="utf-8")
+    check_files(_grid(tmp_path, device="cpu"))
+    with pytest.raises(UsageError, match="device: --device: expected auto, cpu, cuda"):
+        check_files(_grid(tmp_path, device="abacus"))
+
+
 def test_the_fingerprint_is_of_what_decides_a_result(tmp_path: Path) -> None:
     before = _grid(tmp_path).fingerprint
     assert _grid(tmp_path, name="another").fingerprint == before
@@ -157,6 +164,13 @@ def test_a_plan_that_moves_with_its_files_keeps_its_fingerprint(
         ({"exclude": [{"searches": "greedy"}]}, "exclude.0: expected model, k"),
         ({"homes": {"x": "prose"}}, "homes.x: expected a name of texts"),
         ({"budget": "lots"}, "budget: --budget"),
+        ({"protect": "first"}, "protect: protect 'first': expected block numbers"),
+        ({"dtype": "float8"}, "dtype: --dtype: expected auto, float32"),
+        ({"choices": {"c": "stdlib-code"}}, "choices.c: expected items, from a choices: source"),
+        ({"k": True}, "k: value error, expected no true or false; got true"),
+        ({"draws": [True]}, "draws: value error, expected no true or false"),
+        ({"margin": {"accuracy": True}}, "margin.accuracy: value error, expected no true or"),
+        ({"exclude": [{"draw": True}]}, "exclude.0: expected a level, or a list of levels"),
         ({"texts": {"t": "text:"}}, "texts.t: "),
         ({"objectives": "option-ce", "calibrations": {"a": "stdlib-code"}}, "no cell is left"),
     ],

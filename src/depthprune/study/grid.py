@@ -25,6 +25,7 @@ from depthprune.calibration.reading.files import is_there
 from depthprune.calibration.windows import Split
 from depthprune.errors import UsageError
 from depthprune.evaluator import RemovedSet
+from depthprune.models.devices import choose_device
 from depthprune.objectives import parse_objective
 from depthprune.removed_sets import parse_blocks
 from depthprune.searches import Budget, parse_budget
@@ -145,7 +146,7 @@ def read_grid(path: Path) -> Grid:
         for each in reading.configurations(name, entry)
     )
     texts = {name: reading.specs(f"texts.{name}", spec) for name, spec in plan.texts.items()}
-    choices = {name: reading.specs(f"choices.{name}", spec) for name, spec in plan.choices.items()}
+    choices = {name: reading.items(f"choices.{name}", spec) for name, spec in plan.choices.items()}
     problems = {
         name: reading.problem(f"generate.{name}", entry.spec)
         for name, entry in plan.generate.items()
@@ -218,7 +219,7 @@ def levels(cells: Sequence[Cell]) -> dict[str, int]:
 
 
 def check_files(grid: Grid) -> None:
-    """Refuse a plan that names files which are not there.
+    """Refuse a plan that names files, or a device, which are not there.
 
     Args:
         grid: Of the plan.
@@ -234,6 +235,10 @@ def check_files(grid: Grid) -> None:
             f"{'; '.join(dict.fromkeys(missing))}; paths are resolved against the plan's file, "
             "mend them"
         )
+    try:
+        choose_device(grid.plan.device)
+    except UsageError as error:
+        raise UsageError(f"device: {error}") from error
 
 
 def _files(grid: Grid) -> Iterator[tuple[str, str]]:

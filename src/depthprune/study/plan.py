@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from depthprune.calibration.problems import ANSWER_STOPS, ANSWER_TOKENS
 from depthprune.errors import UsageError
@@ -60,10 +68,22 @@ STATED_KEYS = ("test", "margin")
 """The keys of how the results are read; once stated, they are part of what the plan is."""
 
 
-class Generation(BaseModel):
-    """Problems that finalists answer in their own words."""
+class _Keys(BaseModel):
+    """Keys of a plan. `true` is no number, though Python counts it as 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        asked = cls.model_fields[str(info.field_name)].annotation
+        if asked is not bool and any(isinstance(each, bool) for each in listed(value)):
+            raise ValueError(f"expected no true or false; got {shown(value)}")
+        return value
+
+
+class Generation(_Keys):
+    """Problems that finalists answer in their own words."""
 
     spec: str = Field(description="Questions and answers, with a format= that asks.")
     max_new_tokens: int = Field(ANSWER_TOKENS, ge=1, description="Tokens that an answer may have.")
@@ -75,10 +95,8 @@ class Generation(BaseModel):
     )
 
 
-class Margin(BaseModel):
+class Margin(_Keys):
     """The largest difference of two effects that still counts as alike."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     perplexity: float = Field(
         default=0.02, gt=0, allow_inf_nan=False, description="In log-perplexity: 0.02 is 2%."
@@ -86,10 +104,8 @@ class Margin(BaseModel):
     accuracy: float = Field(default=0.01, gt=0, lt=1, description="A fraction: 0.01 is one point.")
 
 
-class Plan(BaseModel):
+class Plan(_Keys):
     """What a study runs. Attributes are the keys of the YAML file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field("study", description="Of the study, for its page.")
     models: Annotated[list[str], BeforeValidator(listed)] = Field(

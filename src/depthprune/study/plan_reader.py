@@ -13,7 +13,9 @@ from typing import Any, TypeAlias, TypeVar
 from depthprune.calibration import SOURCES, CalibrationSpec, beside, parse_calibration
 from depthprune.calibration.problems import as_problems
 from depthprune.errors import DepthpruneError, UsageError
+from depthprune.models.devices import check_dtype
 from depthprune.objectives import parse_objective
+from depthprune.removed_sets import parse_blocks
 from depthprune.searches import make_search, parse_budget
 from depthprune.study.plan import Plan, listed
 from depthprune.untrusted import shown
@@ -78,6 +80,13 @@ class PlanReader:
         """What is judged on; nothing where it is wrong."""
         return self._gathered(where, lambda: _specs(spec, self._folder)) or ()
 
+    def items(self, where: str, spec: str) -> Specs:
+        """What accuracy is judged on; nothing where it is wrong."""
+        found = self.specs(where, spec)
+        if not all(SOURCES.get(each.source).kind == "choices" for each in found):
+            self.problems.append(f"{where}: expected items, from a choices: source; got {spec}")
+        return found
+
     def problem(self, where: str, spec: str) -> CalibrationSpec | None:
         """Questions with answers, the answers scored; None where they are wrong."""
         return self._gathered(where, lambda: _problem(_specs(spec, self._folder)))
@@ -94,7 +103,7 @@ class PlanReader:
         return names
 
     def check_names(self, calibrations: Mapping[str, Calibrated]) -> None:
-        """Objectives, searches, the budget, what is excluded and where texts are at home.
+        """Objectives, searches, the budget, blocks, what is excluded and where texts are at home.
 
         Args:
             calibrations: The configurations.
@@ -110,6 +119,9 @@ class PlanReader:
             self._gathered("objectives", partial(parse_objective, objective))
         for search in self._plan.searches:
             self._gathered("searches", partial(make_search, search))
+        self._gathered("dtype", partial(check_dtype, self._plan.dtype))
+        if self._plan.protect:
+            self._gathered("protect", partial(parse_blocks, self._plan.protect, "protect"))
         if self._plan.budget is not None:
             self._gathered("budget", partial(parse_budget, self._plan.budget))
         if (self._plan.tasks or self._plan.generate) and not judged:
@@ -181,7 +193,7 @@ def _check_excluded(entry: Mapping[str, Any], known: Mapping[str, Sequence[Any]]
         raise UsageError(f"expected {', '.join(AXES)}; got {unknown[0]}")
     for axis, levels in entry.items():
         for level in listed(levels):
-            if isinstance(level, (list, dict)):
+            if isinstance(level, (list, dict, bool)):
                 raise UsageError(f"expected a level, or a list of levels; got {shown(level, 60)}")
             if level not in known[axis]:
                 told = ", ".join(dict.fromkeys(map(str, known[axis])))
