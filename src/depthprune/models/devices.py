@@ -17,12 +17,9 @@ import torch
 from torch import Tensor
 
 from depthprune.errors import UsageError, first_line
+from depthprune.models.dtype_names import DTYPE_NAMES
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 
 def choose_device(name: str) -> torch.device:
@@ -45,16 +42,6 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"{wanted} ({first_line(error)})") from error
     return device
-
-
-def check_dtype(name: str) -> None:
-    """Refuse a `--dtype` that is none.
-
-    Raises:
-        UsageError: If the name is unknown.
-    """
-    if name != "auto" and name not in DTYPES:
-        raise UsageError(f"--dtype: expected auto, {', '.join(DTYPES)}, got {name!r}")
 
 
 def wide_place(device: torch.device) -> torch.device:

@@ -24,11 +24,8 @@ from torch import Tensor
 
 from depthprune.checkpoints.gguf.reader import read_gguf
 from depthprune.models.arithmetic import arithmetic
-from depthprune.models.devices import (
-    DTYPES,
-    check_dtype,
-    synchronize,
-)
+from depthprune.models.devices import DTYPES, synchronize
+from depthprune.models.dtype_names import check_dtype
 from depthprune.models.free_memory import available_memory
 from depthprune.models.source import ModelSource
 from depthprune.models.timed_choices import remembered_choice

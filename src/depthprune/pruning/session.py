@@ -42,7 +42,8 @@ class Loading:
     def find(self) -> ModelSource:
         """The model's files, checked."""
         from depthprune.checkpoints.purpose import require_language_model
-        from depthprune.models.devices import check_dtype, check_placement
+        from depthprune.models.devices import check_placement
+        from depthprune.models.dtype_names import check_dtype
         from depthprune.models.source import find_model
         from depthprune.models.streaming.skeleton import check_streamable
 

@@ -25,7 +25,6 @@ from depthprune.calibration.reading.files import is_there
 from depthprune.calibration.windows import Split
 from depthprune.errors import UsageError
 from depthprune.evaluator import RemovedSet
-from depthprune.models.devices import choose_device
 from depthprune.objectives import parse_objective
 from depthprune.removed_sets import parse_blocks
 from depthprune.searches import Budget, parse_budget
@@ -235,6 +234,8 @@ def check_files(grid: Grid) -> None:
             f"{'; '.join(dict.fromkeys(missing))}; paths are resolved against the plan's file, "
             "mend them"
         )
+    from depthprune.models.devices import choose_device
+
     try:
         choose_device(grid.plan.device)
     except UsageError as error:

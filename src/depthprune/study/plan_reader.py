@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 from depthprune.calibration import SOURCES, CalibrationSpec, beside, parse_calibration
 from depthprune.calibration.problems import as_problems
 from depthprune.errors import DepthpruneError, UsageError
-from depthprune.models.devices import check_dtype
+from depthprune.models.dtype_names import check_dtype
 from depthprune.objectives import parse_objective
 from depthprune.removed_sets import parse_blocks
 from depthprune.searches import make_search, parse_budget
