@@ -274,6 +274,22 @@ def test_a_level_given_twice_is_refused(tmp_path: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "spellings"),
+    [
+        ("searches", ["beam", "beam:width=5"]),
+        ("objectives", ["kl", "kl:top=0"]),
+        ("searches", ["annealing:steps=20,heat=1", "annealing:heat=1.0,steps=20"]),
+    ],
+)
+def test_two_spellings_of_one_level_are_refused(
+    key: str, spellings: list[str], tmp_path: Path
+) -> None:
+    first, second = spellings
+    with pytest.raises(UsageError, match=f"{key}: {first} and {second} are one; name it once"):
+        _grid(tmp_path, **{key: spellings})
+
+
+@pytest.mark.parametrize(
     ("entry", "message"),
     [
         ({"k": "3"}, "exclude.0: k: the plan has no '3'; name one of 3, 6"),

@@ -14,9 +14,9 @@ from depthprune.calibration import SOURCES, CalibrationSpec, beside, parse_calib
 from depthprune.calibration.problems import as_problems
 from depthprune.errors import DepthpruneError, UsageError
 from depthprune.models.dtype_names import check_dtype
-from depthprune.objectives import parse_objective
+from depthprune.objectives import Mixture, parse_objective
 from depthprune.removed_sets import parse_blocks
-from depthprune.searches import make_search, parse_budget
+from depthprune.searches import Search, make_search, parse_budget
 from depthprune.study.plan import Plan, listed
 from depthprune.untrusted import shown
 
@@ -115,10 +115,8 @@ class PlanReader:
             for key in _LISTED
             if len(set(getattr(self._plan, key))) < len(getattr(self._plan, key))
         ]
-        for objective in self._plan.objectives:
-            self._gathered("objectives", partial(parse_objective, objective))
-        for search in self._plan.searches:
-            self._gathered("searches", partial(make_search, search))
+        self._check_levels("objectives", self._plan.objectives, parse_objective)
+        self._check_levels("searches", self._plan.searches, make_search)
         self._gathered("dtype", partial(check_dtype, self._plan.dtype))
         if self._plan.protect:
             self._gathered("protect", partial(parse_blocks, self._plan.protect, "protect"))
@@ -148,6 +146,20 @@ class PlanReader:
             "draw": plan.draws,
             "seed": plan.seeds,
         }
+
+    def _check_levels(
+        self, where: str, levels: Iterable[str], parse: Callable[[str], Mixture | Search]
+    ) -> None:
+        """Refuse levels that are none, and two spellings of one: it would be compared with itself.
+
+        What is written twice in the same words has been told already.
+        """
+        spelled: dict[str, str] = {}
+        for level in dict.fromkeys(levels):
+            found = self._gathered(where, partial(parse, level))
+            first = spelled.setdefault(found.name, level) if found is not None else level
+            if first != level:
+                self.problems.append(f"{where}: {first} and {level} are one; name it once")
 
     def _gathered(self, where: str, work: Callable[[], T]) -> T | None:
         try:
