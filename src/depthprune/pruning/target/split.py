@@ -2,9 +2,10 @@
 
 A set that is searched, chosen and judged on the same data is flattered three times over, so each
 part has documents of its own, drawn by a seed. Repeated documents are left out, as they could stand
-on both sides. A text of few documents, or one of many that is much of all the text, is cut into
-passages at its paragraphs, and those are split; passages of one text are nearer to each other than
-two texts are, which the judged loss then has in it.
+on both sides; questions on one passage stay in one part (`shares.py`). A text of few documents, or
+one of many that is much of all the text, is cut into passages at its paragraphs, and those are
+split; passages of one text are nearer to each other than two texts are, which the judged loss then
+has in it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from depthprune.calibration.rules import check_spec
 from depthprune.errors import UsageError
 from depthprune.pruning.target.options import CALIBRATION_TOKENS, Split
 from depthprune.pruning.target.passages import cut_at_paragraphs
+from depthprune.pruning.target.shares import shared_out
 from depthprune.pruning.target.windows import LEAST_WINDOWS, TooFew, looked_at, sample, too_long
 
 Kind = Literal["choices", "answers", "chats", "text"]
@@ -200,7 +202,7 @@ def _goal(
         documents = cut_at_paragraphs(documents, spec, largest)
     cut = len(documents) != read
     lengths = [len(d.running) if running else 1 for d in documents]
-    parts = _shared_out(lengths, split, np.random.default_rng([seed, 3]))
+    parts = shared_out(documents, lengths, split, np.random.default_rng([seed, 3]))
     what = "passages" if cut else ("documents" if running else "examples")
     few = TooFew(spec, what, len(documents), repeats, split)
     if not all(parts):
@@ -257,20 +259,3 @@ def _as_asked(spec: CalibrationSpec, kind: Kind) -> CalibrationSpec:
     if kind in ("answers", "chats") and "mask" not in named:
         changed["mask"] = "answer"
     return spec.model_copy(update=changed)
-
-
-def _shared_out(
-    sizes: Sequence[int], split: Split, rng: np.random.Generator
-) -> tuple[list[int], list[int], list[int]]:
-    """Which documents each part has, in the source's order: by size, in a drawn order."""
-    order = rng.permutation(len(sizes)).tolist()
-    ends = np.cumsum([sizes[place] for place in order]) / max(sum(sizes), 1)
-    first, second = split.calibrate, split.calibrate + split.choose
-    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
-    for place, end in zip(order, ends.tolist(), strict=True):
-        # What reaches over a border belongs to the part behind it; rounding is no reach.
-        part = 0 if end <= first + 1e-9 else (1 if end <= second + 1e-9 else 2)
-        parts[part].append(place)
-    for found in parts:
-        found.sort()
-    return parts
