@@ -55,7 +55,7 @@ def test_one_failed_cell_costs_its_draw_and_no_more():
 
 def test_a_calibration_with_one_draw_has_nothing_to_be_compared_by():
     rows = [row for row in noise_only() if row.calibration.name != "law" or row.draw == 0]
-    assert core(data(rows)).left_out == {"calibration": ("law",)}
+    assert core(data(rows)).left_out == {"calibration": ("law (it has one complete draw)",)}
     assert len(core(data(noise_only(draws=1))).calibrations) == 4
 
 

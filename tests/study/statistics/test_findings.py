@@ -290,6 +290,13 @@ def test_the_gap_of_each_objective_is_given():
     assert [each.sentence.split()[5] for each in found] == ["kl", "nll"]
 
 
+def test_the_gap_is_of_the_cells_that_are_in_every_other_figure():
+    rows = calibration_only()
+    broken = [each.model_copy(update={"value": np.inf}) for each in rows[0].evaluations]
+    broken_down = rows[0].model_copy(update={"evaluations": tuple(broken), "loss": 90.0})
+    assert of([broken_down, *rows[1:]], "additivity") == of(rows[1:], "additivity")
+
+
 def test_the_gap_of_each_model_is_its_own():
     rows = calibration_only(models=("a", "b"))
     rows = [

@@ -109,8 +109,8 @@ def core(data: StudyData) -> Core | NotEstimable:
     there[unit, search, block] = True
     strata = np.zeros(shape[0], dtype=np.int64)
     strata[unit] = data.codes["calibration"]
-    units, searches, blocks = crossed(there)
-    units = repeated(strata, units)
+    in_cross, searches, blocks = crossed(there)
+    units = repeated(strata, in_cross)
     inside = np.isin(unit, units) & np.isin(search, searches) & np.isin(block, blocks)
     cells = np.flatnonzero(inside)
     place = tuple(
@@ -135,7 +135,7 @@ def core(data: StudyData) -> Core | NotEstimable:
         responses=data.responses,
         cells=cells,
         left_out={
-            **_left_out(data, names, searches, kept_blocks),
+            **_left_out(data, names, searches, kept_blocks, once=np.setdiff1d(in_cross, units)),
             **_draws_left_out(data, names, units),
         },
         without_items=None if without is None else np.stack([over_seeds(w) for w in without]),
@@ -196,7 +196,11 @@ def repeated(strata: Ints, units: Ints) -> Ints:
 
 
 def _left_out(
-    data: StudyData, calibrations: Ints, searches: Ints, blocks: Sequence[tuple[int, str]]
+    data: StudyData,
+    calibrations: Ints,
+    searches: Ints,
+    blocks: Sequence[tuple[int, str]],
+    once: Ints,
 ) -> dict[str, tuple[str, ...]]:
     kept = {
         "calibration": {data.levels["calibration"][i] for i in calibrations},
@@ -208,6 +212,15 @@ def _left_out(
         factor: tuple(level for level in data.levels[factor] if level not in names)
         for factor, names in kept.items()
     }
+    alone = {
+        row.calibration.name
+        for row, unit in zip(data.rows, data.codes["unit"], strict=True)
+        if unit in once
+    }
+    found["calibration"] = tuple(
+        f"{name} (it has one complete draw)" if name in alone else name
+        for name in found["calibration"]
+    )
     there = dict.fromkeys((row.k, row.objective) for row in data.rows)
     found["objective"] += tuple(
         f"{objective} at k = {k}"

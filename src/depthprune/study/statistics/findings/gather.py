@@ -50,7 +50,7 @@ def findings_of(parts: Sequence[StudyPart], rows: Sequence[Row]) -> list[Finding
             found.append(Finding("missing", f"{where}The cells share no evaluation.", {}, "unsaid"))
         if part.data.rows:
             found += relation_findings(part, where)
-    found += additivity_findings(rows)
+    found += additivity_findings([row for part in parts for row in part.data.rows])
     if any(row.error is not None for row in rows):
         found.append(_missing("", rows))
     # What an answer rests on stands beside it.
