@@ -129,3 +129,30 @@ def test_every_word_of_a_job_is_parsed_once(tiny_llama: Path, text: Path, tmp_pa
         ("parse_method", "linear"),
         ("parse_objective", "kl"),
     ]
+
+
+def test_what_was_said_of_a_source_is_in_the_manifest_and_on_the_page(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "items.jsonl"
+    rows = [
+        {
+            "question": f"Is {i} odd?",
+            "hint": "<b>Halve it.</b>",
+            "options": ["no", "yes"],
+            "answer": i % 2,
+        }
+        for i in range(40)
+    ]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    manifest = dp.prune(
+        tiny_llama, k=1, out=tmp_path / "out", calibration=[f"choices:{file},windows=8"],
+        objective="option-ce", dtype="float32", bench=False, memo="off",
+    )  # fmt: skip
+    (part,) = manifest.calibration
+    (note,) = part.notes
+    assert "its 'hint' is not read" in note
+    assert _told(tmp_path / "out")["calibration"][0]["notes"] == [note]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Of how it was read: " in page
+    assert "its &#39;hint&#39; is not read" in page

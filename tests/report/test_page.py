@@ -105,7 +105,7 @@ def test_markup_in_what_others_wrote_is_shown_and_not_run():
     source = render_page(
         full(
             model=SourceModel(name=evil, kind="folder", model_type=evil, blocks=30, revision=evil),
-            calibration=[calibration(evil, 0)],
+            calibration=[calibration(evil, 0).model_copy(update={"notes": [evil]})],
             held_out=[record],
             command=evil,
             objective=evil,

@@ -40,3 +40,6 @@ class CalibrationRecord(Record):
     overlap: float | None = Field(
         default=None, description="Share of the windows that overlap with the files of against=."
     )
+    notes: list[str] = Field(
+        default=[], description="What was said of how it was read, such as what was passed over."
+    )

@@ -22,6 +22,9 @@ class TargetGoal(Record):
     documents: list[int] = Field(description="To calibrate on, to choose by, to judge by.")
     windows: list[int] = Field(description="Scored to choose, and to judge.")
     tokens: list[int] = Field(description="Of those windows.")
+    notes: list[str] = Field(
+        default=[], description="What was said of how it was read, such as what was passed over."
+    )
 
 
 class TargetCalibration(Record):

@@ -56,6 +56,7 @@ def calibration_record(part: Part) -> CalibrationRecord:
         domains=dict(Counter(part.domains)),
         repeats=part.material.repeats,
         overlap=part.overlap.share if part.overlap is not None else None,
+        notes=list(part.notes),
     )
 
 

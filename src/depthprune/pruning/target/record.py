@@ -69,6 +69,7 @@ def _goal(goal: Goal) -> TargetGoal:
         documents=list(goal.documents),
         windows=[len(part.windows) for part in (goal.choose, goal.judge)],
         tokens=[part.tokens for part in (goal.choose, goal.judge)],
+        notes=list(goal.notes),
     )
 
 
