@@ -55,6 +55,13 @@ def test_sets_alike_in_the_target_are_tied_even_when_every_window_was_seen() -> 
     assert set(_race(Drawn(means, 64), means, tolerance=0.0)) == {(0,), (1,)}
 
 
+def test_a_set_that_is_surely_within_a_tie_of_the_best_is_left_to_what_is_lost_in_general() -> None:
+    means = {(0,): 1.0, (1,): 1.0005, (2,): 1.01}
+    drawn = Drawn(means, 64, spread=1e-6)
+    assert _race(drawn, means, tolerance=0.001) == [(0,), (1,)]
+    assert _race(drawn, means, tolerance=0.0001) == [(0,)]
+
+
 def test_what_is_surely_worse_drops_out_before_the_others_are_scored_on_all() -> None:
     means = {(0,): 1.0, (1,): 1.01, (2,): 9.0}
     drawn = Drawn(means, 128)

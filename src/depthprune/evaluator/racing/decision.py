@@ -53,7 +53,8 @@ def decide(
         wanted: How many of them are wanted, from 1 to n − 1.
         bound: How far differences can be from what they seem.
         chances: With which each candidate may beat another wrongly, shape (n,).
-        tie: Differences of the losses up to this are ties.
+        tie: Differences of the losses up to this are ties, which the lower mean decides; below 0,
+            no candidate beats another that is not surely worse by more than its size.
         pool: Whether candidates help out with each other's variances; a strict bound knows better.
         earlier: What is known of their predecessors; likewise.
     """

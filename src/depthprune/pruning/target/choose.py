@@ -1,10 +1,10 @@
 """One set is chosen of many: by a race on the part of the target that decides.
 
 Sets are compared window by window, on growing numbers of windows, and one drops out as soon as it
-is surely worse than another, by the bound that searches race by. Two things differ from a search's
-race. What is asked is not the loss over these windows but over the target they were drawn from, so
-even with all windows seen a difference has its error. And many sets were looked at, so the chance
-of a wrong choice is shared among all of them.
+is surely worse than another by more than a tie, by the bound that searches race by. Two things
+differ from a search's race. What is asked is not the loss over these windows but over the target
+they were drawn from, so even with all windows seen a difference has its error. And many sets were
+looked at, so the chance of a wrong choice is shared among all of them.
 
 What is left at the end is a tie: the target cannot tell these sets apart. Of those that are within
 a standard error of the best, what is lost on everything else decides.
@@ -140,7 +140,8 @@ def _left(
         width = float(seen_weighting.weights().max()) * len(seen) * (bounds[1] - bounds[0])
     bound = bound_for(looks, _ENDLESS, width)
     chances = np.full(len(ranked), equal_chances(delta, max(looked, 2), 1))
-    decision = decide(table, strata, 1, bound, chances, tolerance * abs(ranked[0].loss))
+    # A tie is for the text in general to decide, however surely one of its sets is ahead.
+    decision = decide(table, strata, 1, bound, chances, -tolerance * abs(ranked[0].loss))
     return [
         score.removed
         for score, dropped in zip(ranked, decision.dropped, strict=True)
