@@ -26,31 +26,26 @@ import argparse
 import json
 import math
 import random
-import sys
+import statistics
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-# This folder has a benchmark called `statistics`, which is not the module that is meant below.
-sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != Path(__file__).parent]
+from scipy import stats
 
-import statistics  # noqa: E402
-
-from scipy import stats  # noqa: E402
-
-from depthprune.calibration import Calibration  # noqa: E402
-from depthprune.errors import UsageError  # noqa: E402
-from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet, increase  # noqa: E402
-from depthprune.progress import SILENT  # noqa: E402
-from depthprune.pruning.session import Loading, read_tokenizer  # noqa: E402
-from depthprune.pruning.target.auto import Chosen, Resources, choose  # noqa: E402
-from depthprune.pruning.target.options import TargetJob  # noqa: E402
-from depthprune.pruning.target.task import TargetTask, parse_target, read_target  # noqa: E402
-from depthprune.pruning.target.trials import Rules  # noqa: E402
-from depthprune.searches import make_search, make_space  # noqa: E402
-from depthprune.searches.common.moves import random_set  # noqa: E402
+from depthprune.calibration import Calibration
+from depthprune.errors import UsageError
+from depthprune.evaluator import Evaluator, Memo, Racing, RemovedSet, increase
+from depthprune.progress import SILENT
+from depthprune.pruning.session import Loading, read_tokenizer
+from depthprune.pruning.target.auto import Chosen, Resources, choose
+from depthprune.pruning.target.options import TargetJob
+from depthprune.pruning.target.task import TargetTask, parse_target, read_target
+from depthprune.pruning.target.trials import Rules
+from depthprune.searches import make_search, make_space
+from depthprune.searches.common.moves import random_set
 
 TARGETS = {
     "arc-easy": "choices:{}/choices/arc-easy-train.jsonl",

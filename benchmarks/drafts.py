@@ -25,7 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
+import statistics
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -34,24 +34,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-# This folder has a benchmark called `statistics`, which is not the module that is meant below.
-sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != Path(__file__).parent]
+import numpy as np
+import torch
 
-import statistics  # noqa: E402
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-
-import depthprune as dp  # noqa: E402
-from depthprune.evaluator import Score  # noqa: E402
-from depthprune.models.assisted import (  # noqa: E402
+import depthprune as dp
+from depthprune.evaluator import Score
+from depthprune.models.assisted import (
     DraftCounts,
     best_length,
     first_mismatch,
     predicted_speedup,
     write,
 )
-from depthprune.recovery import recovered  # noqa: E402
+from depthprune.recovery import recovered
 
 TEXTS = {
     "prose": "text:{data}/wikitext-2/test.txt",
