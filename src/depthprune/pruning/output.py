@@ -3,8 +3,6 @@
 Both are staged, so that the caller can reload the result, judge it and put its report beside it
 before anything is published. A GGUF is cut from a GGUF alone: nothing here quantises.
 
-A checkpoint of the dense model, for surgery to cut: its own files, or a copy written once.
-
 Surgery copies byte ranges of safetensors files. A GGUF or pickled weights have none, so the loaded
 model is saved beside the output and removed after the cut.
 """
