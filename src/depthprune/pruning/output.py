@@ -148,12 +148,13 @@ def dense_checkpoint(
     if model.source.checkpoint is not None:
         yield completed(model.source.checkpoint, module.config)
         return
-    check_space(beside, model.parameters * model.written_dtype.itemsize)
+    computed, written = DTYPES[model.dtype], DTYPES[model.written_dtype]
+    check_space(beside, model.parameters * written.itemsize)
     parent = beside.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     with hidden_folder(parent, beside.name, DENSE) as folder:
         with progress.step("writing the dense weights", None, ""), quiet_transformers():
-            with as_written(module, DTYPES[model.dtype], model.written_dtype):
+            with as_written(module, computed, written):
                 module.save_pretrained(folder)
             model.tokenizer.save_pretrained(folder)
         yield open_checkpoint(folder)
