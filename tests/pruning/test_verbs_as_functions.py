@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
 
 import depthprune as dp
 from command import run
+from depthprune.cli.app import app
 from depthprune.pruning.drafting.bench_draft import bench_draft
 from tiny import save_tiny
 
@@ -161,3 +164,24 @@ def test_run_study(
     ours = _json(result.document())
     assert {**ours, "table": "", "report": ""} == {**told, "table": "", "report": ""}
     result.require_all()
+
+
+@pytest.mark.parametrize(
+    ("verb", "function"),
+    [
+        ("prune", dp.prune),
+        ("apply", dp.apply),
+        ("score", dp.score),
+        ("evaluate", dp.evaluate),
+        ("bench", dp.bench),
+        ("bench", dp.bench_draft),
+        ("recover", dp.recover_checkpoint),
+        ("study", dp.run_study),
+    ],
+)
+def test_a_keyword_has_the_default_of_its_flag(verb: str, function: Any) -> None:
+    flags: Any = get_command(app)
+    named = {flag.name: flag.default for flag in flags.commands[verb].params}
+    keywords = inspect.signature(function).parameters
+    shared = {name for name in named.keys() & keywords.keys() if named[name] not in (None, "")}
+    assert {n: named[n] for n in shared} == {n: keywords[n].default for n in shared}

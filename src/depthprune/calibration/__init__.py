@@ -14,7 +14,7 @@ from depthprune.calibration.parts import LoadedSource, Part
 from depthprune.calibration.presets import PRESETS, Preset, parse_calibration
 from depthprune.calibration.reading.documents import Document
 from depthprune.calibration.rules import check_files, files_of
-from depthprune.calibration.sources import SOURCES, Source
+from depthprune.calibration.sources import SOURCES, Source, is_generated
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Item, Window
 
@@ -40,6 +40,7 @@ __all__ = [
     "documents_of_spec",
     "file_schema",
     "files_of",
+    "is_generated",
     "load_source",
     "measure_overlap",
     "parse_calibration",

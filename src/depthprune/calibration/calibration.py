@@ -18,7 +18,7 @@ from depthprune.calibration.loading import documents_of_spec, load_source
 from depthprune.calibration.model_limits import HasTokenizer, context_of, rows_of
 from depthprune.calibration.parts import LoadedSource, Part
 from depthprune.calibration.presets import parse_calibration
-from depthprune.calibration.sources import SOURCES
+from depthprune.calibration.sources import is_generated
 from depthprune.calibration.spec import CalibrationSpec
 from depthprune.calibration.windows import Split, Window
 from depthprune.errors import CalibrationError, UsageError
@@ -188,7 +188,7 @@ def calibrate(
         raise UsageError(f"split: expected {', '.join(get_args(Split))}, got {split!r}")
     parsed = parse_calibration(specs)
     total = sum(spec.weight for spec in parsed)
-    order = sorted(range(len(parsed)), key=lambda place: _is_generated(parsed[place]))
+    order = sorted(range(len(parsed)), key=lambda place: is_generated(parsed[place].source))
     parts = {
         place: _material(parsed[place], model).part(
             parsed[place], parsed[place].weight / total, split
@@ -201,12 +201,8 @@ def calibrate(
     return calibration
 
 
-def _is_generated(spec: CalibrationSpec) -> bool:
-    return SOURCES.get(spec.source).kind == "generated"
-
-
 def _material(spec: CalibrationSpec, model: HasTokenizer) -> LoadedSource:
-    if _is_generated(spec):
+    if is_generated(spec.source):
         from depthprune.calibration.generated import generated_pool
 
         return LoadedSource(generated_pool(model), model.tokenizer, {}, 0)

@@ -150,12 +150,12 @@ class ExamplePool:
         chatty = spec.format == "chat" or (document.chat and spec.format == "raw")
         space = "" if chatty else " "
         if not document.options:
-            prompt, answer = self._pair(spec, document, context, space + document.text)
+            prompt, answer = self._pair(document, context, space + document.text)
             ids = [*prompt, *answer]
             if len(ids) > spec.length:
                 return None
             return plain_window(ids, document.name, index, spec.mask, len(prompt))
-        pairs = [self._pair(spec, document, context, space + o) for o in document.options]
+        pairs = [self._pair(document, context, space + o) for o in document.options]
         return self._item(document, index, pairs)
 
     def _item(
@@ -272,7 +272,7 @@ class ExamplePool:
         return mask
 
     def _pair(
-        self, spec: CalibrationSpec, document: Document, context: str, continuation: str
+        self, document: Document, context: str, continuation: str
     ) -> tuple[list[int], list[int]]:
         """Tokens of the context and of its continuation."""
         kept = context.rstrip()

@@ -282,3 +282,8 @@ SOURCES: Registry[Source] = Registry(
     },
     Source,
 )
+
+
+def is_generated(source: str) -> bool:
+    """Whether a source, by its name, is text that the model writes itself."""
+    return SOURCES.get(source).kind == "generated"

@@ -204,7 +204,7 @@ def _counted(checkpoint: Checkpoint) -> Checkpoint:
     nested = section is not checkpoint.config
     if not nested or row is None or counts(section) or any(map(section.get, LISTED_COUNTS)):
         return checkpoint
-    lists = _numbered(checkpoint.tensors).items()
+    lists = numbers_by_prefix(checkpoint.tensors).items()
     ours = [numbers for prefix, numbers in lists if not OTHER_TOWERS.search(prefix)]
     if len(ours) != 1:
         return checkpoint
@@ -270,7 +270,7 @@ def split_name(name: str) -> tuple[str, int, str] | None:
     return None if match is None else (match[1] or "", int(match[2]), name[match.end() :])
 
 
-def _numbered(names: Iterable[str]) -> dict[str, set[int]]:
+def numbers_by_prefix(names: Iterable[str]) -> dict[str, set[int]]:
     """The numbers that stand behind each prefix in some tensors' names."""
     numbers: dict[str, set[int]] = {}
     for prefix, number, _ in filter(None, map(split_name, names)):
@@ -295,7 +295,7 @@ def find_block_prefix(names: Iterable[str], blocks: int) -> str:
     Raises:
         ModelError: If none fits, or several do and none is the language model's.
     """
-    numbers = _numbered(names)
+    numbers = numbers_by_prefix(names)
     fitting = [
         prefix
         for prefix, found in numbers.items()

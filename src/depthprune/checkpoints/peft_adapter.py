@@ -20,6 +20,7 @@ from depthprune.checkpoints.byte_copy import write_file
 from depthprune.checkpoints.checkpoint import (
     INDEX,
     OTHER_TOWERS,
+    numbers_by_prefix,
     read_object,
     split_name,
 )
@@ -152,9 +153,7 @@ def open_adapter(folder: Path) -> Adapter:
 
 def _find_prefix(folder: Path, names: Iterable[str]) -> tuple[str, int]:
     """The prefix of the blocks' tensors and the last block among them."""
-    numbers: dict[str, set[int]] = {}
-    for prefix, number, _ in filter(None, map(split_name, names)):
-        numbers.setdefault(prefix, set()).add(number)
+    numbers = numbers_by_prefix(names)
     ours = [prefix for prefix in numbers if not OTHER_TOWERS.search(prefix)] or list(numbers)
     if len(ours) != 1:
         found = ", ".join(sorted(numbers)) or "none"

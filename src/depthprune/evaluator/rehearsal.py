@@ -30,7 +30,7 @@ from depthprune.evaluator.prefix_walk import (
     block_runs,
     widest,
 )
-from depthprune.evaluator.score import Score, Weighting, score_of
+from depthprune.evaluator.score import ONE_WINDOW, Score, score_of
 from depthprune.evaluator.timing import block_seconds, median_seconds
 from depthprune.models.blocks.carried import hidden
 from depthprune.models.loading import Model
@@ -224,7 +224,7 @@ class Rehearsal:
 
     def _made_up(self, removed: RemovedSet) -> Score:
         loss = 3.0 + sum(self._damage[b] for b in removed) * (1 + len(removed) / self.blocks)
-        return score_of(removed, np.array([loss]), _ONE)
+        return score_of(removed, np.array([loss]), ONE_WINDOW)
 
 
 def _lacking(
@@ -236,9 +236,6 @@ def _lacking(
         if (more := seen - known.get(removed, 0)) > 0:
             found.setdefault(more, []).append(removed)
     return list(found.items())
-
-
-_ONE = Weighting(np.zeros(1, dtype=np.int64), (1.0,), np.ones(1, dtype=np.int64))
 
 
 @torch.inference_mode()

@@ -150,6 +150,10 @@ class Weighting:
         return float(residuals @ residuals) / (count - 1) / count
 
 
+ONE_WINDOW = Weighting(np.zeros(1, dtype=np.int64), (1.0,), np.ones(1, dtype=np.int64))
+"""Of a score that is one number and no mean of windows."""
+
+
 @dataclass(frozen=True)
 class Score:
     """The loss of the model without a set of blocks, over all windows of a calibration.

@@ -1,4 +1,4 @@
-"""Models: their files and configs, their blocks and how to call them, surgery and parity.
+"""Models: finding and loading them, their blocks and how to call them, streaming and parity.
 
-Nothing is imported here, so that surgery, which knows nothing of torch, does not load it.
+Nothing is imported here, so that who asks for what needs no torch (`source`) does not load it.
 """

@@ -1,9 +1,8 @@
 """The devices and dtypes that a model can compute on and in, and what is done otherwise on each.
 
-Several devices: what a device map may be, and what it excludes.
-
-transformers and accelerate do the placing. A part that fits no device would be moved there for
-every call; such a model is streamed instead.
+On several devices transformers and accelerate do the placing; here stands what a device map may
+be, and what it excludes. A part that fits no device would be moved there for every call; such a
+model is streamed instead.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from depthprune.checkpoints.gguf.reader import read_gguf
@@ -103,12 +102,12 @@ class Model:
         return learns_positions(self.module)
 
     @cached_property
-    def written_dtype(self) -> torch.dtype:
-        """The dtype of a checkpoint that is made of it where its files are none to be cut."""
-        computed = DTYPES[self.dtype]
+    def written_dtype(self) -> str:
+        """Name of the dtype of a checkpoint made of it, where its files are none to be cut."""
         if self.source.gguf is None:
-            return computed
-        return written_dtype(read_gguf(self.source.gguf), computed)
+            return self.dtype
+        written = written_dtype(read_gguf(self.source.gguf), DTYPES[self.dtype])
+        return str(written).removeprefix("torch.")
 
     @property
     def parameters(self) -> int:

@@ -161,7 +161,7 @@ def load_streamed(
         filled = stream_into(source.name, module, checkpoint, device)
         _refuse_partial(source.name, {"missing_keys": filled.missing})
         fresh = build_skeleton(source, dtype)
-        prove_streamed(source.name, module, fresh, filled.outside, filled.stream)
+        prove_streamed(source.name, fresh, filled.outside, filled.stream)
     return module, filled
 
 

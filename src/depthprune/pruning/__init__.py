@@ -1,1 +1,1 @@
-"""The jobs: prune, recover and apply, with their held-out evaluation and their records."""
+"""The jobs, one a verb that measures or writes, with held-out evaluation and their records."""

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from depthprune.calibration import (
-    SOURCES,
     Calibration,
     CalibrationSpec,
     HasTokenizer,
     context_of,
+    is_generated,
 )
 from depthprune.calibration.model_limits import rows_of
 from depthprune.errors import CalibrationError, UsageError
@@ -85,7 +85,7 @@ def require_draws(calibration: Calibration, draws: int, model: HasTokenizer) -> 
             too long, or it overlaps with evaluation files.
     """
     # What a model is yet to write is taken as it comes.
-    read = [p for p in calibration.parts if SOURCES.get(p.spec.source).kind != "generated"]
+    read = [p for p in calibration.parts if not is_generated(p.spec.source)]
     for repetition in range(1, draws):
         try:
             further = Calibration(tuple(part.redraw(repetition) for part in read))

@@ -207,7 +207,7 @@ def _searched(
     if scorer is not evaluator:
         # What the search saw is on other windows, and recovered.
         result = replace(result, score=evaluator.score([result.removed])[0].require_finite())
-    return result if rule is None else _shortened(job, result, rule, evaluator)
+    return result if rule is None else _shortened(result, rule, evaluator)
 
 
 def _recovering(job: PruneJob, task: PruneTask, calibration: Calibration) -> RecoveringScorer:
@@ -264,7 +264,7 @@ def _of_size(result: Result, removed: Sequence[int], evaluator: Evaluator) -> Re
     return replace(result, removed=chosen, score=score, k=len(chosen))
 
 
-def _shortened(job: PruneJob, result: Result, rule: SizeRule, evaluator: Evaluator) -> Result:
+def _shortened(result: Result, rule: SizeRule, evaluator: Evaluator) -> Result:
     if not rule.chosen:
         raise UsageError(
             "--max-increase: removing even the block that costs least on the calibration raises "

@@ -3,8 +3,6 @@
 Both are staged, so that the caller can reload the result, judge it and put its report beside it
 before anything is published. A GGUF is cut from a GGUF alone: nothing here quantises.
 
-A checkpoint of the dense model, for surgery to cut: its own files, or a copy written once.
-
 Surgery copies byte ranges of safetensors files. A GGUF or pickled weights have none, so the loaded
 model is saved beside the output and removed after the cut.
 """
@@ -150,12 +148,13 @@ def dense_checkpoint(
     if model.source.checkpoint is not None:
         yield completed(model.source.checkpoint, module.config)
         return
-    check_space(beside, model.parameters * model.written_dtype.itemsize)
+    computed, written = DTYPES[model.dtype], DTYPES[model.written_dtype]
+    check_space(beside, model.parameters * written.itemsize)
     parent = beside.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     with hidden_folder(parent, beside.name, DENSE) as folder:
         with progress.step("writing the dense weights", None, ""), quiet_transformers():
-            with as_written(module, DTYPES[model.dtype], model.written_dtype):
+            with as_written(module, computed, written):
                 module.save_pretrained(folder)
             model.tokenizer.save_pretrained(folder)
         yield open_checkpoint(folder)

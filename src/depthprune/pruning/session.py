@@ -206,9 +206,9 @@ def reading(specs: Sequence[CalibrationSpec], progress: Progress) -> AbstractCon
         specs: What is read.
         progress: Where it shows itself.
     """
-    from depthprune.calibration import SOURCES
+    from depthprune.calibration import is_generated
 
-    if any(SOURCES.get(spec.source).kind == "generated" for spec in specs):
+    if any(is_generated(spec.source) for spec in specs):
         return nullcontext()
     return progress.step("reading and tokenising the calibration text", None, "")
 

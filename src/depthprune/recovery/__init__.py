@@ -1,4 +1,4 @@
-"""Recovery: mending what removal broke, by weights that are there already."""
+"""Recovery: mending what removal broke, by changing weights that are there already."""
 
 from depthprune.recovery.linear.write_back import stored
 from depthprune.recovery.lora.distil import distil, plan_key, require_trainable, require_trainer

@@ -134,7 +134,7 @@ def minimisers(
     # Each block that is taken stands in k − 1 pairs: the relaxation is far tighter with it.
     for b, x in taken.items() if both else ():
         model.add(sum(y for p, y in both.items() if b in p) == (k - 1) * x)
-    model.minimize(_objective(linear, quadratic, taken, both, k))
+    model.minimize(_objective(linear, quadratic, taken, both))
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = 0
@@ -202,12 +202,11 @@ def _objective(
     quadratic: Mapping[tuple[int, int], float],
     taken: Mapping[int, Any],
     both: Mapping[tuple[int, int], Any],
-    k: int,
 ) -> Any:
     """The quadratic model in integers.
 
-    At size k, Σ_i c over the blocks taken and Σ_ij c over their pairs are constants: both kinds of
-    coefficients are centred first, which leaves more digits of what tells sets apart.
+    At a fixed size, Σ_i c over the blocks taken and Σ_ij c over their pairs are constants: both
+    kinds of coefficients are centred first, which leaves more digits of what tells sets apart.
     """
     a = sum(linear.values()) / len(linear)
     j = sum(quadratic.values()) / len(quadratic) if both else 0.0

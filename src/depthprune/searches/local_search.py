@@ -23,7 +23,7 @@ Start = Literal["one-shot", "random"]
 
 @dataclass(frozen=True)
 class LocalSearch(Method):
-    """Steepest descent over swaps; it ends at a set that no single swap improves.
+    """Steepest descent over swaps; it ends at a set that no single swap is seen to improve.
 
     A set scored in an earlier sweep was no better than what that sweep chose, so it is not asked
     for again.

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from depthprune.evaluator import RemovedSet
 from depthprune.study.jsonl import JsonLines, Record
-from depthprune.study.table import Row
+from depthprune.study.table import Row, require_set
 
 FINALS_NAME = "finalists.jsonl"
 SCHEMA = 1
@@ -60,8 +60,7 @@ class FinalRow(Record):
 
     @model_validator(mode="after")
     def _whole(self) -> FinalRow:
-        if len(self.removed) != self.k or list(self.removed) != sorted(set(self.removed)):
-            raise ValueError(f"removed is k = {self.k} distinct blocks, sorted; got {self.removed}")
+        require_set(self.removed, self.k)
         if not self.scores and self.error is None:
             raise ValueError("there are neither scores nor an error")
         return self

@@ -97,6 +97,16 @@ class Evaluation(Record):
         return self
 
 
+def require_set(removed: tuple[int, ...], k: int) -> None:
+    """Refuse what is no removed set of size k.
+
+    Raises:
+        ValueError: If its blocks are more, fewer, repeated or out of order.
+    """
+    if len(removed) != k or list(removed) != sorted(set(removed)):
+        raise ValueError(f"removed is k = {k} distinct blocks, sorted; got {removed}")
+
+
 class DenseRow(Record):
     """What the whole model is worth on the texts and tasks of the cells."""
 
@@ -150,8 +160,7 @@ class Row(Record):
     def _whole(self) -> Row:
         if self.error is not None:
             return self
-        if len(self.removed) != self.k or list(self.removed) != sorted(set(self.removed)):
-            raise ValueError(f"removed is k = {self.k} distinct blocks, sorted; got {self.removed}")
+        require_set(self.removed, self.k)
         if self.removed and not 0 <= self.removed[0] <= self.removed[-1] < self.blocks:
             raise ValueError(f"removed is within 0–{self.blocks - 1}, got {self.removed}")
         if set(self.removed) & set(self.protect):

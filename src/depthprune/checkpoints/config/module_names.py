@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import regex  # comes with transformers; unlike re, it can be told when to stop
+import regex  # unlike re, it can be told when to stop
 
 from depthprune.checkpoints.checkpoint import OTHER_TOWERS, split_name
 from depthprune.checkpoints.config.fields import (

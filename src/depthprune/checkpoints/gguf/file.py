@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -95,6 +96,14 @@ class GgufTensor:
     def elements(self) -> int:
         """Weights, however they are packed."""
         return math.prod(self.shape)
+
+
+def commonest_dtype(tensors: Iterable[GgufTensor]) -> str:
+    """The type that most weights are stored in; empty where there are no tensors."""
+    elements: Counter[str] = Counter()
+    for tensor in tensors:
+        elements[tensor.dtype] += tensor.elements
+    return elements.most_common(1)[0][0] if elements else ""
 
 
 @dataclass(frozen=True)

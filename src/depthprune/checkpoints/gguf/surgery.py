@@ -9,7 +9,6 @@ against its table: a cut that such a rule would misread is refused.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from depthprune.checkpoints.gguf.file import (
     Field,
     GgufFile,
     GgufTensor,
+    commonest_dtype,
 )
 from depthprune.checkpoints.gguf.reader import read_gguf
 from depthprune.checkpoints.gguf.rules import check_rules
@@ -133,7 +133,7 @@ def write_gguf(cut: GgufCut, out: Path, progress: Progress = SILENT) -> Surgery:
         bytes_after=size,
         parameters_before=sum(tensor.elements for tensor in file.tensors),
         parameters_after=sum(tensor.elements for _, tensor in cut.tensors),
-        dtype=_dtype(cut),
+        dtype=commonest_dtype(tensor for _, tensor in cut.tensors),
         warnings=cut.warnings,
     )
 
@@ -280,10 +280,3 @@ def _runs(cut: GgufCut) -> list[tuple[int, int]]:
         else:
             runs.append((tensor.begin, tensor.end))
     return runs
-
-
-def _dtype(cut: GgufCut) -> str:
-    elements: Counter[str] = Counter()
-    for _, tensor in cut.tensors:
-        elements[tensor.dtype] += tensor.elements
-    return elements.most_common(1)[0][0]

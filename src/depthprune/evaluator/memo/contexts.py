@@ -33,8 +33,8 @@ def contexts_of(model: Model, objective: Mixture, products: bool, rounds: str) -
     versions = f"{torch.__version__}, transformers {transformers.__version__}"
     if (code := model.source.code_fingerprint()) is not None:
         versions += f", code {code[:16]}"
-    if (written := str(model.written_dtype).removeprefix("torch.")) != model.dtype:
-        versions += f", weights rounded to {written}"
+    if model.written_dtype != model.dtype:
+        versions += f", weights rounded to {model.written_dtype}"
     recovery = " + ".join(map(_fingerprint, model.mended))
     return [
         Context(

@@ -9,7 +9,6 @@ Weights stored as float16 or float32 keep that.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from depthprune.checkpoints.gguf.file import GgufFile
+from depthprune.checkpoints.gguf.file import GgufFile, commonest_dtype
 from depthprune.checkpoints.gguf.reader import read_gguf
 
 _KEPT = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float32}
@@ -32,10 +31,7 @@ def written_dtype(file: GgufFile, computed: torch.dtype) -> torch.dtype:
     """
     if computed != torch.float32:
         return computed
-    stored: Counter[str] = Counter()
-    for tensor in file.tensors:
-        stored[tensor.dtype] += tensor.elements
-    return _KEPT.get(stored.most_common(1)[0][0] if stored else "", torch.bfloat16)
+    return _KEPT.get(commonest_dtype(file.tensors), torch.bfloat16)
 
 
 def round_weights(module: nn.Module, path: Path, computed: torch.dtype) -> None:

@@ -24,15 +24,12 @@ _PART_BYTES = 256 << 20
 
 
 @torch.no_grad()
-def prove_streamed(
-    name: str, module: nn.Module, fresh: nn.Module, outside: Sequence[Slot], stream: Stream
-) -> None:
+def prove_streamed(name: str, fresh: nn.Module, outside: Sequence[Slot], stream: Stream) -> None:
     """Compare what is streamed with what transformers loads.
 
     Args:
         name: The model, for messages.
-        module: The streamed model.
-        fresh: Another skeleton of it; its tensors are filled and let go.
+        fresh: A skeleton of it besides the one that is streamed; its tensors are filled and let go.
         outside: What fills the tensors outside the blocks.
         stream: The blocks.
 
@@ -43,10 +40,10 @@ def prove_streamed(
         # Before transformers 5 tensors were only copied, by their names.
         return
     for part in _parts(outside):
-        _compare(name, module, fresh, part)
+        _compare(name, fresh, part)
     for block, slots in _forms(stream):
         with stream.holding(block):
-            _compare(name, module, fresh, slots)
+            _compare(name, fresh, slots)
 
 
 def _parts(slots: Sequence[Slot]) -> Iterator[list[Slot]]:
@@ -76,7 +73,7 @@ def _forms(stream: Stream) -> Iterator[tuple[int, Sequence[Slot]]]:
             yield block, slots
 
 
-def _compare(name: str, module: nn.Module, fresh: Any, slots: Sequence[Slot]) -> None:
+def _compare(name: str, fresh: Any, slots: Sequence[Slot]) -> None:
     owners = {slot.name: _owner(fresh, slot.name) for slot in slots}
     before = {slot.name: slot.of(owners[slot.name]) for slot in slots}
     _load(fresh, slots)

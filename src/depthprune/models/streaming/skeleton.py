@@ -142,7 +142,7 @@ def stream_into(
         ModelError: If the files' tensors are not those of the model.
     """
     slots, absent, unexpected = _match(name, module, checkpoint)
-    path = _path_of(name, module, checkpoint, slots.values())
+    path = _path_of(module, checkpoint, slots.values())
     inside: list[list[Slot]] = [[] for _ in _list_of(name, module, path)]
     outside: list[Slot] = []
     for target, slot in slots.items():
@@ -183,7 +183,7 @@ def _list_of(name: str, module: nn.Module, path: str) -> nn.ModuleList:
     return found
 
 
-def _path_of(name: str, module: nn.Module, checkpoint: Checkpoint, slots: Iterable[Slot]) -> str:
+def _path_of(module: nn.Module, checkpoint: Checkpoint, slots: Iterable[Slot]) -> str:
     """The dotted name of the model's list of blocks, which the files may call otherwise."""
     prefix = checkpoint.block_prefix
     inside = [slot.name for slot in slots if slot.stored[0].name.startswith(prefix)]

@@ -97,7 +97,7 @@ def bench_draft(
     *,
     prompts: str = PROMPTS,
     length: int = 4,
-    new_tokens: int = 48,
+    new_tokens: int = 32,
     temperature: float = 1.0,
     seed: int = 0,
     runtime: str = "auto",

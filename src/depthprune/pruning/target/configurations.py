@@ -12,12 +12,12 @@ from itertools import groupby
 from typing import Any
 
 from depthprune.calibration import (
-    SOURCES,
     Calibration,
     CalibrationSpec,
     Part,
     Window,
     calibrate,
+    is_generated,
     shared_documents,
     window_words,
 )
@@ -177,11 +177,7 @@ def _less(spec: CalibrationSpec, share: float) -> CalibrationSpec:
 
 
 def _writes(row: Row) -> bool:
-    return any(_is_generated(spec) for specs in specs_of(row) for spec in specs or ())
-
-
-def _is_generated(spec: CalibrationSpec) -> bool:
-    return SOURCES.get(spec.source).kind == "generated"
+    return any(is_generated(spec.source) for specs in specs_of(row) for spec in specs or ())
 
 
 def _drawn(
@@ -223,7 +219,7 @@ def refuse_overlap(found: Iterable[Configuration], target: Target) -> None:
             # Each draw has text of its own.
             key, line = (part.fingerprint, ours), part.spec.short()
             own = any(part.material is goal.sources[0] for goal in target.goals)
-            if own or key in seen or (ours and line in warned) or _is_generated(part.spec):
+            if own or key in seen or (ours and line in warned) or is_generated(part.spec.source):
                 continue
             seen.add(key)
             for goal in target.goals:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from depthprune.calibration import Calibration
 from depthprune.evaluator import Cost, RemovedSet, Score
-from depthprune.evaluator.score import Weighting, score_of
+from depthprune.evaluator.score import ONE_WINDOW, score_of
 from depthprune.objectives import Mixture, parse_objective
 from depthprune.pruning.target.configurations import Configuration
 from depthprune.searches import Budget
@@ -151,7 +151,7 @@ class Consensus:
             increases.append([(score.loss - dense.loss) / scale for score in scores])
         return [
             replace(
-                score_of(each, np.array([statistics.fmean(losses)]), _ONE),
+                score_of(each, np.array([statistics.fmean(losses)]), ONE_WINDOW),
                 windows=self.windows if windows is None else windows,
             )
             for each, losses in zip(sets, zip(*increases, strict=True), strict=True)
@@ -168,9 +168,6 @@ class Consensus:
         found = [member.measure(name) for member in self._members]
         mean: NDArray[Any] = np.mean([each / (np.nanmean(np.abs(each)) or 1) for each in found], 0)
         return mean
-
-
-_ONE = Weighting(np.zeros(1, dtype=np.int64), (1.0,), np.ones(1, dtype=np.int64))
 
 
 def window_count(scorer: Scorer, share: float) -> int:

@@ -18,7 +18,6 @@ from typing import Literal
 import numpy as np
 
 from depthprune.calibration import (
-    SOURCES,
     Calibration,
     CalibrationSpec,
     Document,
@@ -27,6 +26,7 @@ from depthprune.calibration import (
     Part,
     context_of,
     documents_of_spec,
+    is_generated,
     load_source,
     measure_overlap,
     parse_calibration,
@@ -133,7 +133,7 @@ def target_specs(specs: Sequence[str]) -> list[CalibrationSpec]:
     """
     parsed = parse_calibration(specs)
     for spec in parsed:
-        if SOURCES.get(spec.source).kind == "generated":
+        if is_generated(spec.source):
             raise UsageError(
                 f"--for {spec.short()}: a task is what people wrote or ask; name a source of that, "
                 "and calibrate on the model's own text by -c self"

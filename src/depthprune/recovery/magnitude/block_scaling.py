@@ -63,7 +63,7 @@ def block_scaling(anatomy: Anatomy, block: int) -> dict[str, float]:
         if f"{module}.bias" in own:
             names[f"{module}.bias"] = 0.0
     with plain_products(), torch.inference_mode():
-        _prove(anatomy, probe, names)
+        _prove(probe, names)
     _refuse_shared(anatomy, block, names)
     return names
 
@@ -78,7 +78,7 @@ def _probe(anatomy: Anatomy, block: int) -> Probe:
         ) from error
 
 
-def _prove(anatomy: Anatomy, probe: Probe, names: Mapping[str, float]) -> None:
+def _prove(probe: Probe, names: Mapping[str, float]) -> None:
     """Whether the block on a state scaled by a factor gives one scaled alike."""
     # Larger than embeddings are, so that a norm's epsilon is nothing beside it.
     state = probe.random(BATCH, LENGTH, probe.width) * 4

@@ -22,7 +22,6 @@ import math
 from collections import Counter
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from depthprune.study.statistics.core import Core
@@ -74,30 +73,27 @@ def _deviations(of: Core, vary: str) -> Floats | NotEstimable:
             return NotEstimable("there is one search only that every draw saw")
         around: Floats = of.values - of.values.mean(axis=1, keepdims=True)
         return around.reshape(len(of.values), -1)
-    centred, paired = _by_objective(of, of.values)
-    if not paired.any():
-        return NotEstimable("there is one objective only that every draw saw")
-    return centred[:, :, paired].reshape(len(of.values), -1)
+    return _among_objectives(of, of.values)
 
 
 def _both(of: Core, search: Floats | NotEstimable) -> Floats | NotEstimable:
     if isinstance(search, NotEstimable):
         return search
-    centred, paired = _by_objective(of, search.reshape(of.values.shape))
-    if not paired.any():
-        return NotEstimable("there is one objective only that every draw saw")
-    return centred[:, :, paired].reshape(len(of.values), -1)
+    return _among_objectives(of, search.reshape(of.values.shape))
 
 
-def _by_objective(of: Core, values: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """Values less their mean over the objectives of one k, and which blocks have several."""
+def _among_objectives(of: Core, values: Floats) -> Floats | NotEstimable:
+    """Values less their mean over the objectives of one k, where it has several, as columns."""
     sizes = np.asarray([k for k, _ in of.blocks])
     centred, paired = values.copy(), np.zeros(len(sizes), dtype=np.bool_)
     for k in np.unique(sizes):
         inside = sizes == k
         centred[:, :, inside] -= values[:, :, inside].mean(axis=2, keepdims=True)
         paired |= inside & (inside.sum() > 1)
-    return centred, paired
+    if not paired.any():
+        return NotEstimable("there is one objective only that every draw saw")
+    columns: Floats = centred[:, :, paired].reshape(len(values), -1)
+    return columns
 
 
 def between_draws(
