@@ -219,6 +219,17 @@ def test_a_file_that_knows_a_tensor_by_a_blocks_number_is_not_linked(tmp_path: P
     }
 
 
+def test_a_file_with_a_tensor_that_is_replaced_is_not_linked(tmp_path: Path) -> None:
+    files = {"a.safetensors": block(0, 1), "b.safetensors": block(2, 3)}
+    opened = open_checkpoint(make(tmp_path / "a", files))
+    (tmp_path / "b").mkdir()
+    new = {"model.layers.0.w": np.full((2, 3), 7, dtype=np.float32).tobytes()}
+    write_pruned(opened, (3,), tmp_path / "b", link=True, replace=new)
+    found = load_file(tmp_path / "b" / "model-00001-of-00002.safetensors")
+    assert (found["model.layers.0.w"] == 7).all()
+    assert (load_file(tmp_path / "a" / "a.safetensors")["model.layers.0.w"] == 0).all()
+
+
 def test_a_reflink_is_preferred_and_needs_no_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

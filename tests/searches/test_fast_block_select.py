@@ -44,6 +44,12 @@ def test_the_cover_is_the_cheapest_of_all(seed: int) -> None:
 
 
 def test_what_costs_without_end_still_fills_a_cover() -> None:
+    for seed in range(200):
+        rng = random.Random(seed)
+        increase = {(block,): rng.choice([1.0, math.inf]) for block in range(6)}
+        increase |= {(b, b + 1): rng.choice([1.0, math.inf]) for b in rng.sample(range(5), 3)}
+        for k in (1, 3, 6):
+            assert len(set(cheapest_cover(increase, k))) == k
     increase = {(0,): 1.0, (1,): math.inf, (3,): math.inf}
     assert set(cheapest_cover(increase, 2)) in ({0, 1}, {0, 3})
     assert cheapest_cover(increase, 3) == (0, 1, 3)
@@ -66,8 +72,7 @@ def test_the_groups_are_the_cheapest_of_each_length_in_the_set_and_its_alternati
 
 
 def test_no_set_is_scored_twice() -> None:
-    for seed in range(6):
-        landscape = rugged(12, seed)
+    for landscape in (pairwise(RISING, {}), *(rugged(12, seed) for seed in range(6))):
         search("fast-block-select", landscape, k=4)
         counts = Counter(s for sets, _ in landscape.calls[:-1] for s in sets if s)
         assert max(counts.values()) == 1

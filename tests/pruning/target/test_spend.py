@@ -141,6 +141,16 @@ def test_swaps_are_tried_on_as_many_windows_as_can_be_paid_for(
         assert {each for _, each in of_swaps(spent)} == tried
 
 
+def test_a_search_on_all_windows_is_begun_where_as_much_is_left_as_a_race_takes() -> None:
+    def planted() -> Planted:
+        return Planted(costs(2, 3), costs(0, 1), default=costs(0, 1), target=costs(2, 3))
+
+    before = planted().spend().rounds[0].cost.evaluations
+    for left, default in ((RACED * 15 - 1, None), (RACED * 15 + 1, (0, 1))):
+        budget = Budget(evaluations=before + left)
+        assert planted().spend(budget, reserve=0.0).default == default
+
+
 def test_no_calibration_is_searched_on_all_windows_twice() -> None:
     planted = Planted(costs(2, 3), costs(0, 1), default=costs(0, 1), target=costs(4, 5))
     spent = planted.spend()
@@ -165,8 +175,11 @@ def test_a_calibration_is_known_by_the_best_of_its_sets() -> None:
             return {2: 3.1, 3: 3.2}.get(removed[0], 4.0)
         return 3.5 if removed == (2, 4) else 5.0
 
+    def target(removed: tuple[int, ...]) -> float:
+        return 3.0 + sum({2: 0.5, 3: 0.05}.get(b, 1.0) for b in removed)
+
     arms = {"default": costs(0, 1), "target": costs(0, 1), "other": other, "near": costs(3, 4)}
-    spent = Planted(costs(2, 3), costs(0, 1), **arms).spend()
+    spent = Planted(target, costs(0, 1), **arms).spend()
     found = [(t.removed, t.share) for t in spent.trials if t.arm == "other, draw 1"]
     assert found == [((2, 3), FEW), ((2, 4), FEW), ((2, 4), 1.0)]
 
