@@ -57,12 +57,21 @@ class Planted:
             default,  # type: ignore[arg-type]
         )
 
-    def spend(self, budget: str = "1000 evaluations", first: int = WINDOWS) -> Spent:
+    def spend(
+        self,
+        budget: str | Budget = "1000 evaluations",
+        first: int = WINDOWS,
+        *,
+        reserve: float = 0.15,
+        sure: bool = False,
+    ) -> Spent:
         """Spend a budget on it."""
-        remaining = RemainingBudget(parse(budget), self.bench, 0.15)
+        limits = parse(budget) if isinstance(budget, str) else budget
+        remaining = RemainingBudget(limits, self.bench, reserve)
         rules = Rules(make_search("greedy"), K)
+        foresee = self._foresee(rules)
         return Spending(
-            self.bench, self.configurations, rules, remaining, first, self._foresee(rules)
+            self.bench, self.configurations, rules, remaining, first, foresee, sure=sure
         ).run()
 
     def _foresee(self, rules: Rules) -> Any:

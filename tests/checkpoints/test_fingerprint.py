@@ -7,11 +7,15 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from depthprune.checkpoints.checkpoint import open_checkpoint
-from depthprune.checkpoints.fingerprint import fingerprint, fingerprint_file
+from depthprune.checkpoints import fingerprint as fingerprint_module
+from depthprune.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from depthprune.checkpoints.fingerprint import fingerprint, fingerprint_file, first_difference
 from depthprune.checkpoints.gguf.reader import read_gguf
+from depthprune.checkpoints.surgery import write_pruned
 from depthprune.errors import CheckpointError
 from depthprune.models.source import find_model
 from gguf_tiny import tiny_gguf
@@ -30,6 +34,26 @@ def test_a_copy_with_another_time_has_the_same_fingerprint(tiny_llama: Path, cop
     os.utime(copied / "model.safetensors", (0, 0))
     assert of(copied) == of(tiny_llama)
     assert len(of(copied)) == 64
+
+
+def test_the_order_of_a_configs_fields_is_nothing(tiny_llama: Path, copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    turned = dict(reversed(config.items()))
+    assert list(turned) != list(config)
+    (copied / "config.json").write_text(json.dumps(turned))
+    assert of(copied) == of(tiny_llama)
+
+
+def test_a_fingerprint_stays_the_same_from_release_to_release(tmp_path: Path) -> None:
+    """Memos and manifests hold it: another one for the same files would be another model's."""
+    header = {"model.layers.0.w": {"dtype": "U8", "shape": [9000], "data_offsets": [0, 9000]}}
+    raw = json.dumps(header).encode()
+    data = bytes(i * i % 251 for i in range(9000))
+    (tmp_path / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + data)
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 1, "model_type": "llama"}')
+    (shard,) = open_checkpoint(tmp_path).shards
+    assert of(tmp_path).startswith("30be940173db0ed4")
+    assert fingerprint_file(shard.path, shard.tensors).startswith("64465d7ebf61464d")
 
 
 def test_another_config_is_another_model(tiny_llama: Path, copied: Path) -> None:
@@ -91,6 +115,35 @@ def test_an_empty_file_has_a_fingerprint_and_a_missing_one_has_none(tmp_path: Pa
     assert len(fingerprint_file(tmp_path / "empty")) == 64
     with pytest.raises(CheckpointError, match="cannot be read"):
         fingerprint_file(tmp_path / "missing")
+
+
+def cut_and_whole(folder: Path) -> tuple[Checkpoint, Checkpoint]:
+    """A model without its second block, and the model."""
+    arrays = {f"model.layers.{i}.w": np.arange(40, dtype=np.float32) + i for i in range(3)}
+    (folder / "a").mkdir()
+    (folder / "b").mkdir()
+    save_file(arrays, folder / "a" / "model.safetensors")
+    (folder / "a" / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 3}')
+    original = open_checkpoint(folder / "a")
+    write_pruned(original, (1,), folder / "b")
+    return open_checkpoint(folder / "b"), original
+
+
+def test_a_cut_differs_from_its_original_by_the_last_byte_or_by_a_tensor_that_was_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprint_module, "_CHUNK", 64)
+    cut, original = cut_and_whole(tmp_path)
+    assert first_difference(cut, original, (1,), "model.layers.") is None
+    path = tmp_path / "b" / "model.safetensors"
+    arrays = load_file(path)
+    save_file({**arrays, "model.layers.1.z": np.ones(2)}, path)
+    more = open_checkpoint(tmp_path / "b")
+    assert first_difference(more, original, (1,), "model.layers.") == "model.layers.1.z"
+    arrays["model.layers.1.w"][-1] += 1
+    save_file(arrays, path)
+    other = open_checkpoint(tmp_path / "b")
+    assert first_difference(other, original, (1,), "model.layers.") == "model.layers.1.w"
 
 
 def test_pickled_weights_have_none(tmp_path: Path) -> None:

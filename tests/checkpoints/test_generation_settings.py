@@ -57,8 +57,9 @@ def test_a_cut_checkpoint_has_them_renumbered_and_says_what_is_gone(tmp_path: Pa
     assert "nothing of alignment_heads is left" in done.warnings[0]
 
 
-def test_settings_that_name_no_block_are_copied_byte_for_byte(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ['{ "top_k":5}', '{ "assistant_early_exit":null}'])
+def test_settings_that_name_no_block_are_copied_byte_for_byte(tmp_path: Path, text: str) -> None:
     source = save_tiny(tmp_path / "a", tokenizer=False)
-    (source / "generation_config.json").write_text('{ "top_k":5}')
+    (source / "generation_config.json").write_text(text)
     apply(source, (1,), tmp_path / "b")
-    assert (tmp_path / "b" / "generation_config.json").read_text() == '{ "top_k":5}'
+    assert (tmp_path / "b" / "generation_config.json").read_text() == text

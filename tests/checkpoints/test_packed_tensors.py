@@ -11,8 +11,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from depthprune.checkpoints import byte_copy
-from depthprune.checkpoints.checkpoint import open_checkpoint
+from depthprune.checkpoints.checkpoint import INDEX, open_checkpoint
+from depthprune.checkpoints.config.cut import row_of
 from depthprune.checkpoints.fingerprint import first_difference
+from depthprune.checkpoints.packed_tensors import cut_packed
+from depthprune.checkpoints.safetensors import Tensor
 from depthprune.checkpoints.surgery import write_pruned
 from depthprune.errors import ModelError
 
@@ -79,10 +82,32 @@ def test_other_tensors_are_left_as_they_are(tmp_path: Path) -> None:
     np.testing.assert_array_equal(new["model.embed_tokens.weight"], draw(ROWS, WIDTH))
 
 
+def test_a_file_of_packed_tensors_alone_is_cut_and_not_linked(tmp_path: Path) -> None:
+    whole = make(tmp_path / "whole")
+    names = dict.fromkeys(open_checkpoint(whole).tensors, "blocks.safetensors")
+    (whole / "model.safetensors").rename(whole / "blocks.safetensors")
+    save_file({EMBEDDING: draw(ROWS, BLOCKS * PART)}, whole / "packed.safetensors")
+    weight_map = names | {EMBEDDING: "packed.safetensors"}
+    (whole / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    (tmp_path / "cut").mkdir()
+    write_pruned(open_checkpoint(whole), (0, 4), tmp_path / "cut", link=True)
+    found = open_checkpoint(tmp_path / "cut").tensors[EMBEDDING]
+    assert found.shape == (ROWS, len(KEPT) * PART)
+
+
 def test_parts_that_do_not_fit_the_blocks_are_refused(tmp_path: Path) -> None:
     whole = make(tmp_path / "whole", **{EMBEDDING: draw(ROWS, BLOCKS * PART + 1)})
     with pytest.raises(ModelError, match="expected a part for each of 6 blocks along axis 1"):
         cut(whole, tmp_path / "cut")
+    flat = make(tmp_path / "flat", **{EMBEDDING: draw(BLOCKS * PART)})
+    with pytest.raises(ModelError, match=r"along axis 1, found the shape \(24,\)"):
+        cut(flat, tmp_path / "of flat")
+
+
+def test_parts_that_are_no_whole_bytes_are_refused() -> None:
+    tensor = Tensor(EMBEDDING, "F4", (2, BLOCKS), 0, BLOCKS)
+    with pytest.raises(ModelError, match="its parts are no whole bytes"):
+        cut_packed(Path("a"), tensor, KEPT, BLOCKS, row_of({"model_type": "gemma4_text"}))
 
 
 def test_a_form_that_cannot_be_taken_apart_is_refused(tmp_path: Path) -> None:

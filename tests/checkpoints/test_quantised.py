@@ -540,3 +540,27 @@ def test_a_pattern_is_no_longer_than_a_name_may_be() -> None:
     modules = ModuleNames(["model.layers.0.w.weight"], "model.layers.", (0,))
     with pytest.raises(ModelError, match="cannot be renumbered"):
         modules.rename(["re:" + "(a?)" * 1_000], "ignore")
+
+
+def test_a_tokenizer_keeps_tokens_that_look_like_modules(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "a", "awq", {})
+    for name in ("tokenizer.json", "vocab.json", "added_tokens.json"):
+        (source / name).write_text('{"model.layers.3.mlp.gate": 7}')
+    cut(source, tmp_path / "b", 1)
+    for name in ("tokenizer.json", "vocab.json", "added_tokens.json"):
+        assert (tmp_path / "b" / name).read_text() == '{"model.layers.3.mlp.gate": 7}'
+
+
+def test_modules_are_renumbered_in_the_language_models_section_too(tmp_path: Path) -> None:
+    """And what is wrong with them in both is said once."""
+    modules = ["model.layers.4.mlp.gate", "model.layers.4.mlp.nothing"]
+    named = {"quantization_config": {"quant_method": "fp8", "ignored_layers": modules}}
+    text = {"model_type": "llama", "num_hidden_layers": BLOCKS} | named
+    source = checkpoint(tmp_path / "a", "awq", {}, model_type="llava", text_config=text, **named)
+    (tmp_path / "b").mkdir()
+    done = write_pruned(open_checkpoint(source), (1, 3), tmp_path / "b")
+    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    for part in (config, config["text_config"]):
+        listed = part["quantization_config"]["ignored_layers"]
+        assert listed == ["model.layers.2.mlp.gate", "model.layers.2.mlp.nothing"]
+    assert len(done.warnings) == 1

@@ -131,6 +131,18 @@ def test_a_composed_file_holds_the_same_tensors_under_new_names(file: Path, tmp_
     assert all(np.array_equal(new[f"new.{name}"], old[name]) for name in old)
 
 
+def test_neighbours_of_two_files_are_each_read_from_their_own(tmp_path: Path) -> None:
+    for name, value in (("a", 1), ("b", 2)):
+        save_file({part: np.full(8, value, np.int8) for part in "xy"}, tmp_path / name)
+    (first, _), (_, second) = (pieces_of(read_header(tmp_path / name)) for name in "ab")
+    assert first.tensor.end == second.tensor.begin
+    write_file(tmp_path / "c", [first, second], {})
+    assert {name: array[0] for name, array in load_file(tmp_path / "c").items()} == {
+        "new.x": 1,
+        "new.y": 2,
+    }
+
+
 def test_the_widest_dtypes_come_first_so_that_all_stay_aligned(file: Path, tmp_path: Path) -> None:
     header = read_header(file)
     write_file(tmp_path / "y", reversed(pieces_of(header)), {})

@@ -209,6 +209,27 @@ def test_only_files_in_which_nothing_changes_are_linked(
         assert all(np.array_equal(linked[key], copied[key]) for key in linked)
 
 
+def test_a_file_that_knows_a_tensor_by_a_blocks_number_is_not_linked(tmp_path: Path) -> None:
+    files = {"a.safetensors": block(0), "b.safetensors": block(1, 2, 3)}
+    source = make(tmp_path / "a", files)
+    save_file(block(0), source / "a.safetensors", metadata={"model.layers.3.v": "model.layers.0.w"})
+    cut(source, tmp_path / "b", 1, link=True)
+    assert dict(open_checkpoint(tmp_path / "b").shards[0].metadata) == {
+        "model.layers.2.v": "model.layers.0.w"
+    }
+
+
+def test_a_file_with_a_tensor_that_is_replaced_is_not_linked(tmp_path: Path) -> None:
+    files = {"a.safetensors": block(0, 1), "b.safetensors": block(2, 3)}
+    opened = open_checkpoint(make(tmp_path / "a", files))
+    (tmp_path / "b").mkdir()
+    new = {"model.layers.0.w": np.full((2, 3), 7, dtype=np.float32).tobytes()}
+    write_pruned(opened, (3,), tmp_path / "b", link=True, replace=new)
+    found = load_file(tmp_path / "b" / "model-00001-of-00002.safetensors")
+    assert (found["model.layers.0.w"] == 7).all()
+    assert (load_file(tmp_path / "a" / "a.safetensors")["model.layers.0.w"] == 0).all()
+
+
 def test_a_reflink_is_preferred_and_needs_no_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +336,15 @@ def test_two_tensors_never_become_one(tmp_path: Path) -> None:
     cut(source, tmp_path / "b", 2)
     names = [t.name for s in open_checkpoint(tmp_path / "b").shards for t in s.tensors]
     assert sorted(names) == sorted(set(names))
+
+
+def test_one_further_name_of_two_tensors_is_refused(tmp_path: Path) -> None:
+    source = make(tmp_path / "a", {"a.safetensors": block(0, 1), "b.safetensors": block(2, 3)})
+    for name, stored in (("a", 1), ("b", 3)):
+        arrays = block(stored - 1, stored)
+        save_file(arrays, source / f"{name}.safetensors", {"v": f"model.layers.{stored}.w"})
+    with pytest.raises(CheckpointError, match="two of its tensors would both be called v"):
+        cut(source, tmp_path / "b", 2)
 
 
 def test_what_is_written_is_read_back_before_it_counts(

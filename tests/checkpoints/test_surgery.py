@@ -20,7 +20,7 @@ from depthprune.checkpoints import surgery as surgery_module
 from depthprune.checkpoints.checkpoint import INDEX, open_checkpoint
 from depthprune.checkpoints.surgery import write_pruned
 from depthprune.errors import CheckpointError, ModelError, OutputError, UsageError
-from tiny import linked_as_by_a_hub, save_tiny
+from tiny import linked_as_by_a_hub
 
 
 def make(folder: Path, shards: list[dict[str, np.ndarray[Any, Any]]], **config: Any) -> Path:
@@ -65,7 +65,8 @@ def test_kept_blocks_are_renumbered_and_the_rest_stays(tmp_path: Path) -> None:
     assert done.files == ("model.safetensors", "config.json")
     assert done.dtype == "float32"
     assert (done.parameters_before, done.parameters_after) == (24, 18)
-    assert done.bytes_after == (tmp_path / "b" / "model.safetensors").stat().st_size
+    before, after = (tmp_path / name / "model.safetensors" for name in "ab")
+    assert (done.bytes_before, done.bytes_after) == (before.stat().st_size, after.stat().st_size)
     assert json.loads((tmp_path / "b" / "config.json").read_text())["num_hidden_layers"] == 2
 
 
@@ -83,6 +84,8 @@ def test_empty_shards_vanish_and_the_index_is_rewritten(tmp_path: Path) -> None:
     assert index["weight_map"]["model.layers.0.w"] == "model-00002-of-00002.safetensors"
     again = open_checkpoint(tmp_path / "b")
     assert again.blocks == 1
+    weights = (tmp_path / "b").glob("*.safetensors")
+    assert done.bytes_after == sum(path.stat().st_size for path in weights)
     assert all(shard.metadata == {"format": "pt"} for shard in again.shards)
 
 
@@ -107,8 +110,11 @@ def test_half_a_surrogate_pair_is_written_as_it_was_read(tmp_path: Path) -> None
     assert json.loads((tmp_path / "b" / "config.json").read_text())["note"] == "\ud800"
 
 
-def test_layers_that_the_config_does_not_count_are_left_out_and_said_so(tmp_path: Path) -> None:
-    source = make(tmp_path / "a", [blocks(0, 1, 2, 3)])
+@pytest.mark.parametrize("stated", [{}, {"num_nextn_predict_layers": 0}])
+def test_layers_that_the_config_does_not_count_are_left_out_and_said_so(
+    stated: dict[str, int], tmp_path: Path
+) -> None:
+    source = make(tmp_path / "a", [blocks(0, 1, 2, 3)], **stated)
     done = cut(source, tmp_path / "b", 1)
     assert done.warnings == (
         "1 layer(s) beyond the 3 blocks that config.json states were left out; if they belong to "
@@ -184,6 +190,20 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
     assert list((tmp_path / "b").iterdir()) == []
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_room_is_asked_for_what_is_copied_and_not_for_what_is_shared(
+    link: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(surgery_module, "check_space", lambda _, needed: asked.append(needed))
+    monkeypatch.setattr(surgery_module, "_ROOM", 0)
+    source = make(tmp_path / "a", [{"e.w": tensor(9)}, blocks(0), blocks(1, 2)])
+    (tmp_path / "b").mkdir()
+    write_pruned(open_checkpoint(source), (1,), tmp_path / "b", link=link)
+    # Of three tensors of six floats, two are in files in which nothing changes.
+    assert asked == [24 if link else 72]
+
+
 def test_a_cut_imports_neither_torch_nor_transformers(tiny_llama: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"
@@ -200,11 +220,19 @@ def test_a_cut_imports_neither_torch_nor_transformers(tiny_llama: Path, tmp_path
     assert (tmp_path / "out" / "depthprune.json").is_file()
 
 
-def test_the_dtype_is_that_of_most_elements(tmp_path: Path) -> None:
-    import torch
-
-    source = save_tiny(tmp_path / "a", dtype=torch.bfloat16, tokenizer=False)
-    assert cut(source, tmp_path / "b", 1).dtype == "bfloat16"
+@pytest.mark.parametrize(
+    ("large", "small", "dtype"),
+    [("float16", "float32", "float16"), ("float32", "float16", "float32"), ("int8", "int64", "i8")],
+)
+def test_the_dtype_is_that_of_most_elements(
+    large: str, small: str, dtype: str, tmp_path: Path
+) -> None:
+    """Whatever number of tensors has the other; and integers count where nothing else is there."""
+    floats = large.startswith("float")
+    shard = {f"model.layers.{i}.{part}": np.zeros(2, small) for i in range(3) for part in "abc"}
+    shard |= {"model.layers.0.w": np.zeros(99, large), "model.layers.2.w": np.zeros(99, large)}
+    shard |= {"z.packed": np.zeros(999, np.int32)} if floats else {}
+    assert cut(make(tmp_path / "a", [shard]), tmp_path / "b", 0).dtype == dtype
 
 
 @st.composite

@@ -87,6 +87,21 @@ def test_of_a_cut_that_is_cut_again_all_that_is_gone_is_told_in_the_first_models
     ]
 
 
+def test_of_the_first_model_all_is_told_that_finds_it_again(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    apply(tiny_llama, (1,), tmp_path / "cut")
+    manifest = Manifest.read(tmp_path / "cut" / "depthprune.json")
+    hub = {"name": "someone/some-model", "kind": "hub", "revision": "a" * 40}
+    found = manifest.model_copy(update={"model": manifest.model.model_copy(update=hub)})
+    found.write(tmp_path / "cut" / "depthprune.json")
+    first = cut_from(tmp_path / "cut", 5, (1, 3))
+    assert first is not None
+    assert first.model_dump() == {
+        **hub, "blocks": 6, "fingerprint": manifest.model.fingerprint, "removed": [1, 2, 4],
+    }  # fmt: skip
+
+
 def test_a_manifest_of_another_model_or_of_none_tells_nothing_of_a_cut(
     tiny_llama: Path, tmp_path: Path
 ) -> None:

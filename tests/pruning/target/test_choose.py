@@ -49,6 +49,12 @@ def test_a_clear_winner_stands_alone() -> None:
     assert _race(Drawn(means, 128), means) == [(0,)]
 
 
+@pytest.mark.parametrize("mean", [1.0, -1.0])
+def test_what_is_worse_by_the_same_in_every_window_drops_out_however_little(mean: float) -> None:
+    means = {(0,): mean, (1,): mean + 0.0005}
+    assert _race(Drawn(means, 64, spread=0.0), means) == [(0,)]
+
+
 def test_sets_alike_in_the_target_are_tied_even_when_every_window_was_seen() -> None:
     # One mean is lower on these windows; that is of the draw, and of the target it says nothing.
     means = {(0,): 1.0, (1,): 1.001}
@@ -130,9 +136,11 @@ def test_a_tie_goes_to_the_least_loss_in_general() -> None:
     assert _taken({(0,): 2.0, (1,): 2.0}) == (0,)
 
 
-def test_of_equal_losses_in_general_the_better_of_the_tied_is_taken() -> None:
+@pytest.mark.parametrize("least", [1.0, -1.0])
+def test_of_equal_losses_in_general_the_better_of_the_tied_is_taken(least: float) -> None:
     weighting = Weighting(np.zeros(9, np.int64), (1.0,), np.ones(9, np.int64))
-    losses = {(1,): np.ones(9), (0,): np.full(9, 1.0005), (2,): np.full(9, 1.002)}
+    above = {(1,): 0.0, (0,): 0.0005, (2,): 0.002}
+    losses = {removed: np.full(9, least + more) for removed, more in above.items()}
     scores = {removed: score_of(removed, each, weighting) for removed, each in losses.items()}
     assert break_tie(list(losses), dict.fromkeys(losses, 3.0), scores) == (1,)
     # These differ by the same in all windows, so it is the tolerance that says what is near.
@@ -150,3 +158,9 @@ def test_keep_general_refuses_what_is_too_far_above_the_best() -> None:
     assert allowed_by_general(general, 0.05) == ([(0,), (1,)], ((2,),))
     assert allowed_by_general(general, 0.0) == ([(0,)], ((1,), (2,)))
     assert allowed_by_general(general, None) == (list(general), ())
+
+
+def test_keep_general_allows_a_share_of_the_best_loss_below_zero_too() -> None:
+    general = {(2,): -1.89, (0,): -2.0, (1,): -1.91}
+    assert allowed_by_general(general, 0.05) == ([(0,), (1,)], ((2,),))
+    assert allowed_by_general(general, 0.0) == ([(0,)], ((2,), (1,)))

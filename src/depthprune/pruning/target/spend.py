@@ -139,7 +139,7 @@ class Spending:
             self.spent.left_out[arm.name] = first_line(error)
             warn(f"{arm.name} is left out: {first_line(error)}")
             return None
-        arm.whole = arm.whole or (share == 1 and name != CHEAP)
+        arm.whole = arm.whole or share == 1
         self.spent.trials.append(Trial(result.removed, arm.name, result.search, share))
         return result.removed
 
@@ -182,7 +182,7 @@ class Spending:
                 + "; ".join(f"{name}: {why}" for name, why in self.spent.left_out.items())
             )
         arm = next(filter(lambda arm: _is(arm, "task"), self._arms), None)
-        if arm is None or arm.configuration is None:
+        if arm is None:
             return
         leader, blocks = self.spent.leader, self._scorers.choose.blocks
         rules = self._rules
