@@ -36,6 +36,13 @@ _MOST_DIMENSIONS = 8
 _LONGEST_NAME = 512
 """Characters of a tensor's name; ggml itself takes 63."""
 
+_NO_MODELS: Mapping[str, str] = {
+    "adapter": "an adapter; give the GGUF of its base, or cut the PEFT folder it was made from",
+    "mmproj": "a projector of pictures or sound; give the GGUF of the language model beside it",
+    "imatrix": "an importance matrix; give the GGUF of the model that it was measured on",
+}
+"""What `general.type` may be instead of a model, and what to give in its place."""
+
 _LARGEST_ARRAY = 1 << 16
 """Numbers of an array that are read; longer ones (a vocabulary's scores) are left as bytes."""
 
@@ -52,7 +59,8 @@ def read_gguf(path: Path) -> GgufFile:
     Raises:
         CheckpointError: If the file is no GGUF, truncated, big-endian, of a version that is not
             known, split into parts, or damaged.
-        ModelError: If the package `gguf` is not installed, or does not know a tensor's type.
+        ModelError: If it holds no model, or the package `gguf` is not installed, or does not know a
+            tensor's type.
     """
     check_name_is_text(path)
     try:
@@ -88,6 +96,7 @@ class _Reader:
         self._refuse_twice("key", [entry.name for entry in fields])
         known = {entry.name: entry.value for entry in fields}
         self._refuse_parts(known)
+        self._refuse_kinds(known)
         alignment = known.get("general.alignment", _ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise _bad(self.path, f"general.alignment is {alignment}, expected a power of two")
@@ -126,6 +135,11 @@ class _Reader:
                 f"{self.path}: {which}, and surgery needs the whole model in one file; join the "
                 "parts with llama-gguf-split --merge first"
             )
+
+    def _refuse_kinds(self, known: Mapping[str, Any]) -> None:
+        what = _NO_MODELS.get(str(known.get("general.type")))
+        if what is not None:
+            raise ModelError(f"{self.path}: expected a language model, found {what}")
 
     def _refuse_twice(self, what: str, names: list[str]) -> None:
         twice = [name for name, count in Counter(names).items() if count > 1]
