@@ -50,6 +50,10 @@ def config_of(path: Path) -> Any:
             f"{path}: transformers cannot load it ({first_line(error, 300)})"
         ) from error
     _refuse_more_blocks(file, config)
+    for tensor in file.tensors:
+        if tensor.name == "token_embd.weight":
+            # Read off a tokenizer in the file, and it may lie beside it.
+            config.get_text_config().vocab_size = tensor.shape[-1]
     if told:
         _rotate(config, told)
     if file.architecture in _BY_WIDTH:
