@@ -21,6 +21,7 @@ from depthprune.checkpoints.gguf.reader import read_gguf
 from depthprune.errors import ModelError, first_line
 from depthprune.models.auto_class import needs_code
 from depthprune.models.gguf.unpacking import quick_gguf
+from depthprune.models.gguf.vocabulary import require_own_tokens
 from depthprune.outputs import is_gguf
 from depthprune.untrusted import shown
 
@@ -104,7 +105,7 @@ class ModelSource:
         """The model's tokenizer.
 
         Raises:
-            ModelError: If there is none or it cannot be read.
+            ModelError: If there is none, it cannot be read, or it is another model's.
         """
         from transformers import AutoTokenizer
 
@@ -125,6 +126,8 @@ class ModelSource:
                 f"{self.name}: no tokenizer could be read from {self.gguf or self.folder} "
                 f"({first_line(error)}); put the tokenizer's files beside the weights"
             ) from error
+        if self.gguf is not None:
+            require_own_tokens(read_gguf(self.gguf), found)
         return found
 
 

@@ -74,6 +74,31 @@ def read_gguf(path: Path) -> GgufFile:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
 
+def read_strings(file: GgufFile, key: str) -> list[str]:
+    """The strings of an array, which a header passes over; none where there is no such array.
+
+    Args:
+        file: A checked header.
+        key: The array's key.
+
+    Raises:
+        CheckpointError: If the file cannot be read.
+    """
+    entry = next((entry for entry in file.fields if entry.name == key), None)
+    if entry is None or (entry.kind, entry.item) != (ARRAY, STRING):
+        return []
+    with open_file(file.path) as source:
+        source.seek(entry.begin)
+        raw = source.read(entry.end - entry.begin)
+    at = 8 + len(key.encode()) + 4 + 4 + 8
+    found = []
+    while at < len(raw):
+        end = at + 8 + int.from_bytes(raw[at : at + 8], "little")
+        found.append(raw[at + 8 : end].decode("utf-8", "replace"))
+        at = end
+    return found
+
+
 def _bad(path: Path, what: str) -> CheckpointError:
     return CheckpointError(
         f"{path}: not a GGUF language model, or damaged: {what}; download it again"
