@@ -9,16 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from depthprune import outputs, publishing
 from depthprune.claims import staged
-from depthprune.errors import OutputError
+from depthprune.errors import ModelError, OutputError
 from depthprune.outputs import (
     MANIFEST_NAME,
     as_target,
     check_space,
     check_target,
+    disk_errors,
     whole_file,
 )
 
@@ -128,6 +130,35 @@ def test_a_full_disk_is_an_output_error_and_leaves_nothing(code: int, tmp_path: 
 def test_a_place_that_cannot_be_written_is_an_output_error(code: int, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"), staged(as_target(tmp_path / "out")):
         raise OSError(code, os.strerror(code))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the limit is POSIX's")
+def test_a_full_disk_is_known_in_the_words_of_rust(tmp_path: Path) -> None:
+    """safetensors and tokenizers raise no `OSError`."""
+    import resource
+
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    file = str(tmp_path / "file")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for write in (
+        lambda: save_file({"a": np.zeros(999)}, file),
+        lambda: Tokenizer(WordLevel({str(i): i for i in range(999)}, "0")).save(file),
+    ):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            full = pytest.raises(OutputError, match=r"the disk is full \(File too large\)")
+            with full, disk_errors(tmp_path / "out"):
+                write()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_what_a_refusal_quotes_is_not_taken_for_the_disk_s_state(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot load it"), disk_errors(tmp_path / "out"):
+        raise ModelError("a: transformers cannot load it: I/O error (os error 28)")
 
 
 def test_another_error_of_the_system_is_not_dressed_up(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,12 +18,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from depthprune.errors import OutputError
+from depthprune.errors import DepthpruneError, OutputError
 from depthprune.staging import hidden_file, output_of, sweep
 from depthprune.untrusted import read_untrusted
 
 MANIFEST_NAME = "depthprune.json"
 PAGE_NAME = "report.html"
+
+_RUST = re.compile(r"\(os error ([0-9]{1,5})\)$")
 
 
 def is_gguf(path: Path) -> bool:
@@ -248,16 +251,27 @@ def disk_errors(out: Path) -> Iterator[None]:
     """Turn what a system says of a full disk or a refused place into an `OutputError`."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except DepthpruneError:
+        raise
+    except Exception as error:
+        number = _number_of(error)
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OutputError(
-                f"-o {out}: the disk is full ({error.strerror}); free some space and run again"
+                f"-o {out}: the disk is full ({os.strerror(number)}); free some space and run again"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if number in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise OutputError(
-                f"-o {out}: cannot be written ({error.strerror}); choose another path"
+                f"-o {out}: cannot be written ({os.strerror(number)}); choose another path"
             ) from error
         raise
+
+
+def _number_of(error: Exception) -> int | None:
+    """The system's number of an error; packages written in Rust have it in their words alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    said = _RUST.search(str(error))
+    return int(said[1]) if said else None
 
 
 def user_mask() -> int:

@@ -20,6 +20,7 @@ from depthprune.recovery import (
     RecoveringScorer,
 )
 from depthprune.recovery.linear import layerwise_fit
+from gguf_tiny import tiny_gguf
 from tiny import save_tiny
 
 _EXACT = ("--dtype", "float32", "--device", "cpu")
@@ -423,6 +424,12 @@ def test_a_checkpoint_without_a_manifest_is_refused(
     assert "found no depthprune.json, which says what was removed" in recover().error
     (tmp_path / "plain" / "depthprune.json").write_text("{}")
     assert "expected a manifest of schema 1" in recover().error
+
+
+def test_a_gguf_is_refused_with_what_to_do(recover: Command, tmp_path: Path) -> None:
+    tiny_gguf(tmp_path / "a.gguf")
+    error = recover(name="a.gguf").error
+    assert "never changed; prune its original into a folder" in error
 
 
 @either_way

@@ -15,6 +15,7 @@ from depthprune.errors import CheckpointError, DepthpruneError, ModelError, Usag
 from depthprune.models.devices import choose_device
 from depthprune.models.loading import load
 from depthprune.models.source import demo_file, find_model
+from gguf_tiny import tiny_gguf
 
 
 @pytest.fixture
@@ -112,6 +113,18 @@ def test_missing_weights_are_an_error_and_not_random_numbers(folder: Path) -> No
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(ModelError, match="1 missing keys"):
         load(folder, dtype="float32", device="cpu")
+
+
+def test_a_model_with_an_adapter_beside_it_is_refused(folder: Path, tmp_path: Path) -> None:
+    """transformers loads the adapter on top, and surgery leaves it behind."""
+    gguf = tiny_gguf(folder / "a.gguf")
+    (folder / "adapter_config.json").write_text("{}")
+    for model in (folder, gguf):
+        with pytest.raises(ModelError, match=r"adapter_config.json is of an adapter.*; merge it"):
+            find_model(model)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"has_lora_adapter": True}))
+    assert find_model(folder).blocks == 6
 
 
 def test_a_folder_without_a_tokenizer_says_so(folder: Path) -> None:

@@ -18,9 +18,11 @@ from typing import Any, Literal
 from depthprune.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from depthprune.checkpoints.fingerprint import fingerprint, fingerprint_file
 from depthprune.checkpoints.gguf.reader import read_gguf
+from depthprune.checkpoints.peft_adapter import CONFIG as ADAPTER
 from depthprune.errors import ModelError, first_line
 from depthprune.models.auto_class import needs_code
 from depthprune.models.gguf.unpacking import quick_gguf
+from depthprune.models.gguf.vocabulary import require_own_tokens
 from depthprune.outputs import is_gguf
 from depthprune.untrusted import shown
 
@@ -104,7 +106,7 @@ class ModelSource:
         """The model's tokenizer.
 
         Raises:
-            ModelError: If there is none or it cannot be read.
+            ModelError: If there is none, it cannot be read, or it is another model's.
         """
         from transformers import AutoTokenizer
 
@@ -125,6 +127,8 @@ class ModelSource:
                 f"{self.name}: no tokenizer could be read from {self.gguf or self.folder} "
                 f"({first_line(error)}); put the tokenizer's files beside the weights"
             ) from error
+        if self.gguf is not None:
+            require_own_tokens(read_gguf(self.gguf), found)
         return found
 
 
@@ -203,6 +207,8 @@ def _folder_source(
 ) -> ModelSource:
     checkpoint: Checkpoint | None = open_checkpoint(folder, allow_pickle=allow_pickle)
     assert checkpoint is not None
+    if not checkpoint.config.get("has_lora_adapter"):  # of Granite Speech: for sound alone
+        _refuse_adapter(name, folder)
     check_code(name, checkpoint.config, trust_remote_code)
     blocks, model_type = checkpoint.blocks, checkpoint.model_type
     if not checkpoint.shards:
@@ -211,6 +217,15 @@ def _folder_source(
         name, kind, folder, None, checkpoint, blocks, model_type, revision,
         trust_remote_code, allow_pickle,
     )  # fmt: skip
+
+
+def _refuse_adapter(name: str, folder: Path) -> None:
+    """Surgery leaves an adapter behind, so a cut would not be the model that was searched."""
+    if (folder / ADAPTER).is_file():
+        raise ModelError(
+            f"{name}: {folder / ADAPTER} is of an adapter, which transformers loads on top of the "
+            "model beside it; merge it, or move one of the two into another folder"
+        )
 
 
 def check_code(name: str, config: Mapping[str, Any], trust_remote_code: bool) -> None:
@@ -233,6 +248,7 @@ def check_code(name: str, config: Mapping[str, Any], trust_remote_code: bool) ->
 
 def _gguf_source(name: str, file: Path) -> ModelSource:
     header = read_gguf(file)
+    _refuse_adapter(name, file.parent)
     return ModelSource(name, "gguf", file.parent, file, None, header.blocks, header.architecture)
 
 

@@ -27,7 +27,7 @@ from depthprune.models.gguf.written_dtype import as_written
 from depthprune.models.loading import Model
 from depthprune.models.pretrained import quiet_transformers
 from depthprune.models.source import ModelSource
-from depthprune.outputs import OutputTarget, check_space
+from depthprune.outputs import OutputTarget, check_space, disk_errors
 from depthprune.progress import SILENT, Progress
 from depthprune.staging import hidden_folder
 
@@ -142,7 +142,7 @@ def dense_checkpoint(
         A checkpoint; a copy is gone after the context.
 
     Raises:
-        OutputError: If there is no room for a copy.
+        OutputError: If there is no room for a copy, or the disk fills while it is written.
     """
     module: Any = model.module
     if model.source.checkpoint is not None:
@@ -153,7 +153,8 @@ def dense_checkpoint(
     parent = beside.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     with hidden_folder(parent, beside.name, DENSE) as folder:
-        with progress.step("writing the dense weights", None, ""), quiet_transformers():
+        step = progress.step("writing the dense weights", None, "")
+        with disk_errors(beside), step, quiet_transformers():
             with as_written(module, computed, written):
                 module.save_pretrained(folder)
             model.tokenizer.save_pretrained(folder)

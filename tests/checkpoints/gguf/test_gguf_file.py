@@ -6,8 +6,9 @@ import os
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
-from gguf import GGUFReader
+from gguf import GGUFReader, GGUFWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -121,6 +122,30 @@ def test_a_part_of_a_split_model_is_refused(tmp_path: Path) -> None:
 
 def test_one_part_of_one_is_whole(tmp_path: Path) -> None:
     assert read_gguf(tiny_gguf(tmp_path / "p.gguf", fields={"split.count": 1})).blocks == 6
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("adapter", "expected a language model, found an adapter; give the GGUF of its base, or"),
+        ("mmproj", "found a projector of pictures or sound; give the GGUF of the language model"),
+        ("imatrix", "found an importance matrix; give the GGUF of the model that"),
+    ],
+)
+def test_a_gguf_of_something_else_is_refused_by_what_it_is(
+    tmp_path: Path, kind: str, message: str
+) -> None:
+    """None of them states a depth, and what lacks one reads as damaged."""
+    writer = GGUFWriter(tmp_path / "a.gguf", "llama")
+    writer.add_type(kind)
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.zeros((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    for read in (read_gguf, find_model):
+        with pytest.raises(ModelError, match=message):
+            read(tmp_path / "a.gguf")
 
 
 def test_what_is_no_gguf_is_refused(tmp_path: Path) -> None:

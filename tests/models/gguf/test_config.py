@@ -140,3 +140,23 @@ def test_weights_that_transformers_has_no_place_for_are_refused(tmp_path: Path) 
     file = tiny_gguf(tmp_path / "a.gguf", blocks=2, tokenizer=True, tables=biases)
     with pytest.raises(ModelError, match=r"holds 40,032 weights, .* makes of it 39,840"):
         load_module(find_model(file), torch.float32, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["blk", "blk.\u00b2.bias"])
+def test_a_name_like_a_blocks_without_a_number_is_one_more_weight(
+    name: str, tmp_path: Path
+) -> None:
+    file = tiny_gguf(tmp_path / "a.gguf", blocks=2, tokenizer=True, tables={name: [0.5] * 32})
+    with pytest.raises(ModelError, match=r"holds 39,872 weights, .* makes of it 39,840"):
+        load_module(find_model(file), torch.float32, torch.device("cpu"))
+
+
+def test_layers_that_predict_further_tokens_are_not_searched_as_blocks(tmp_path: Path) -> None:
+    """transformers' loader takes them for blocks, and llama.cpp's losses are without them."""
+    fields = {"nextn_predict_layers": 1}
+    file = tiny_gguf(tmp_path / "a.gguf", "qwen2", 3, 1, tokenizer=True, fields=fields)
+    with pytest.raises(ModelError, match=r"3 blocks and 1 multi-token-.* makes 4 blocks of them"):
+        load_module(find_model(file), torch.float32, torch.device("cpu"))
+    apply(file, "1", tmp_path / "b.gguf")
+    cut: Any = load_module(find_model(tmp_path / "b.gguf"), torch.float32, torch.device("cpu"))
+    assert len(cut.model.layers) == 2

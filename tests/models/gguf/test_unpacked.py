@@ -22,6 +22,7 @@ from depthprune.models.source import find_model
 from gguf_tiny import tiny_gguf
 
 CPU = torch.device("cpu")
+posix = pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
 HEADS = {"attention.key_length": 16, "attention.value_length": 16}
 
 
@@ -179,6 +180,20 @@ def test_a_failure_while_writing_leaves_nothing(
     monkeypatch.setattr(unpacked.os, "rename", full)
     loaded(tiny)
     assert list(unpacked_folder().iterdir()) == []
+
+
+@posix
+def test_a_disk_that_fills_while_it_is_kept_costs_nothing_but_time(tiny: Path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        module = loaded(tiny)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(unpacked_folder().iterdir()) == []
+    assert same(module, loaded(tiny))
 
 
 def test_what_is_kept_is_forgotten_by_age_weights_or_all(tmp_path: Path) -> None:

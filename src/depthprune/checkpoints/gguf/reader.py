@@ -36,6 +36,13 @@ _MOST_DIMENSIONS = 8
 _LONGEST_NAME = 512
 """Characters of a tensor's name; ggml itself takes 63."""
 
+_NO_MODELS: Mapping[str, str] = {
+    "adapter": "an adapter; give the GGUF of its base, or cut the PEFT folder it was made from",
+    "mmproj": "a projector of pictures or sound; give the GGUF of the language model beside it",
+    "imatrix": "an importance matrix; give the GGUF of the model that it was measured on",
+}
+"""What `general.type` may be instead of a model, and what to give in its place."""
+
 _LARGEST_ARRAY = 1 << 16
 """Numbers of an array that are read; longer ones (a vocabulary's scores) are left as bytes."""
 
@@ -52,7 +59,8 @@ def read_gguf(path: Path) -> GgufFile:
     Raises:
         CheckpointError: If the file is no GGUF, truncated, big-endian, of a version that is not
             known, split into parts, or damaged.
-        ModelError: If the package `gguf` is not installed, or does not know a tensor's type.
+        ModelError: If it holds no model, or the package `gguf` is not installed, or does not know a
+            tensor's type.
     """
     check_name_is_text(path)
     try:
@@ -64,6 +72,31 @@ def read_gguf(path: Path) -> GgufFile:
                 return _Reader(path, view, size).read()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_strings(file: GgufFile, key: str) -> list[str]:
+    """The strings of an array, which a header passes over; none where there is no such array.
+
+    Args:
+        file: A checked header.
+        key: The array's key.
+
+    Raises:
+        CheckpointError: If the file cannot be read.
+    """
+    entry = next((entry for entry in file.fields if entry.name == key), None)
+    if entry is None or (entry.kind, entry.item) != (ARRAY, STRING):
+        return []
+    with open_file(file.path) as source:
+        source.seek(entry.begin)
+        raw = source.read(entry.end - entry.begin)
+    at = 8 + len(key.encode()) + 4 + 4 + 8
+    found = []
+    while at < len(raw):
+        end = at + 8 + int.from_bytes(raw[at : at + 8], "little")
+        found.append(raw[at + 8 : end].decode("utf-8", "replace"))
+        at = end
+    return found
 
 
 def _bad(path: Path, what: str) -> CheckpointError:
@@ -88,6 +121,7 @@ class _Reader:
         self._refuse_twice("key", [entry.name for entry in fields])
         known = {entry.name: entry.value for entry in fields}
         self._refuse_parts(known)
+        self._refuse_kinds(known)
         alignment = known.get("general.alignment", _ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise _bad(self.path, f"general.alignment is {alignment}, expected a power of two")
@@ -126,6 +160,11 @@ class _Reader:
                 f"{self.path}: {which}, and surgery needs the whole model in one file; join the "
                 "parts with llama-gguf-split --merge first"
             )
+
+    def _refuse_kinds(self, known: Mapping[str, Any]) -> None:
+        what = _NO_MODELS.get(str(known.get("general.type")))
+        if what is not None:
+            raise ModelError(f"{self.path}: expected a language model, found {what}")
 
     def _refuse_twice(self, what: str, names: list[str]) -> None:
         twice = [name for name, count in Counter(names).items() if count > 1]

@@ -49,6 +49,11 @@ def config_of(path: Path) -> Any:
         raise ModelError(
             f"{path}: transformers cannot load it ({first_line(error, 300)})"
         ) from error
+    _refuse_more_blocks(file, config)
+    for tensor in file.tensors:
+        if tensor.name == "token_embd.weight":
+            # Read off a tokenizer in the file, and it may lie beside it.
+            config.get_text_config().vocab_size = tensor.shape[-1]
     if told:
         _rotate(config, told)
     if file.architecture in _BY_WIDTH:
@@ -56,6 +61,18 @@ def config_of(path: Path) -> Any:
     if windows := _windows(file):
         config.layer_types = windows
     return config
+
+
+def _refuse_more_blocks(file: GgufFile, config: Any) -> None:
+    """Layers that predict further tokens are counted among a file's blocks."""
+    found = config.get_text_config().num_hidden_layers
+    if found != file.blocks:
+        raise ModelError(
+            f"{file.path}: holds {file.blocks} blocks and {file.prediction_layers} "
+            f"multi-token-prediction layer(s), and transformers makes {found} blocks of them, so "
+            "losses would be those of another model; search the folder that it was made from, or "
+            "cut it without a search by depthprune apply --remove"
+        )
 
 
 def require_all(path: Path, module: nn.Module) -> None:
@@ -90,8 +107,9 @@ def require_all(path: Path, module: nn.Module) -> None:
 
 def _is_beyond(name: str, blocks: int) -> bool:
     """Whether a tensor is of a layer behind the blocks, which predicts further tokens."""
-    parts = name.split(".")
-    return parts[0] == "blk" and parts[1].isdigit() and int(parts[1]) >= blocks
+    first, _, rest = name.partition(".")
+    number = rest.partition(".")[0]
+    return first == "blk" and number.isdecimal() and int(number) >= blocks
 
 
 def _rotate(config: Any, told: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from depthprune.errors import DepthpruneError, OutputError, UsageError
-from depthprune.outputs import cache_folder
+from depthprune.outputs import cache_folder, disk_errors
 from depthprune.untrusted import read_untrusted
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def keep(file: Path, fingerprint: str, dtype: str, module: nn.Module) -> None:
     limit = limit_bytes()
     if size > limit:
         return
-    with suppress(OSError, OutputError):
+    with suppress(OSError, OutputError), disk_errors(file):
         folder = unpacked_folder()
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)

@@ -16,7 +16,7 @@ from depthprune.evaluator import RemovedSet
 from depthprune.manifest import Manifest
 from depthprune.models.source import ModelSource
 from depthprune.objectives import parse_objective
-from depthprune.outputs import MANIFEST_NAME, OutputTarget
+from depthprune.outputs import MANIFEST_NAME, OutputTarget, is_gguf
 from depthprune.progress import Progress
 from depthprune.pruning.recovering.recovery_step import check_source
 from depthprune.pruning.session import require_original
@@ -44,8 +44,13 @@ class PrunedCheckpoint:
 
         Raises:
             CheckpointError: If its files are damaged.
-            UsageError: If depthprune did not prune it.
+            UsageError: If it is a GGUF, or depthprune did not prune it.
         """
+        if is_gguf(folder):
+            raise UsageError(
+                f"{folder}: expected a checkpoint folder, and the weights of a GGUF are never "
+                "changed; prune its original into a folder, which can be recovered"
+            )
         opened = open_checkpoint(folder)
         file = folder / MANIFEST_NAME
         if not file.exists():
