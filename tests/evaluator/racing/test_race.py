@@ -111,12 +111,32 @@ def test_a_window_s_own_difficulty_does_not_count() -> None:
     assert looked < 0.5 * losses.size
 
 
-def test_ties_need_no_proof_and_other_differences_do() -> None:
+@pytest.mark.parametrize("level", [4.0, -4.0])
+def test_ties_need_no_proof_and_other_differences_do(level: float) -> None:
     rng = np.random.default_rng(2)
-    losses = 4 + rng.normal(0, 0.5, size=64) + rng.normal(0, 0.004, size=(6, 64))
+    losses = level + rng.normal(0, 0.5, size=64) + rng.normal(0, 0.004, size=(6, 64))
     _, few = run_race(losses, 1, settings=Racing(tolerance=0.01))
     _, many = run_race(losses, 1, settings=Racing(tolerance=0))
     assert few < 0.3 * many
+
+
+def test_of_what_is_left_only_so_many_are_kept_as_places_are_open() -> None:
+    """The best is sure at once, and the worst are; of the three between them two are wanted."""
+    rng = np.random.default_rng(18)
+    means = np.array([[1.2], [0.0], [1.0], [1.1], [3.0], [3.1]])
+    losses = 4 + means + rng.normal(0, 0.1, size=(6, 64))
+    scores, _ = run_race(losses, 3)
+    assert _best(scores, 3) == [1, 2, 3]
+
+
+def test_what_dropped_out_on_easy_windows_is_not_taken_for_what_stayed() -> None:
+    """The two that stay are alike, so that without a tolerance neither is ever kept for sure."""
+    easy = np.where(np.arange(64) < 8, 2.0, 8.0)
+    noise = np.random.default_rng(19).normal(0, 0.01, size=64)
+    losses = np.stack([easy + 1 + noise, easy, easy])
+    scores, _ = run_race(losses, 1, settings=Racing(tolerance=0))
+    assert scores[0].windows < 64
+    assert _best(scores, 1) == [1]
 
 
 def test_without_tolerance_the_choice_is_exact_when_all_windows_were_needed() -> None:
