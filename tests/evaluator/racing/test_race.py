@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -246,6 +247,51 @@ def test_asks_that_are_not_alike_have_no_predecessors() -> None:
     assert not predecessors([(1, 2), (1, 3)], _scored((1, 2), (1, 4)))
     assert not predecessors([(1, 2), (1, 3)], ())
     assert not predecessors([(1, 2)], _scored((1,), (2,)))
+
+
+def test_a_set_whose_loss_was_not_finite_is_no_predecessor() -> None:
+    table = Table([0] * 8)
+    bad = table.put_together((3,), np.full(8, math.inf))
+    assert set(predecessors([(1, 2), (1, 3), (1, 4)], [*_scored((2,), (4,)), bad])) == {
+        (1, 2),
+        (1, 4),
+    }
+
+
+def _chances(race: Race, losses: np.ndarray) -> list[dict[tuple[int, ...], float]]:
+    """After each round."""
+    found = []
+    for _, contenders in race:
+        race.tell({s: losses[s[-1]][None] for s in contenders})
+        found.append(dict(race._chances))
+    return found
+
+
+def test_chances_are_shared_out_once_by_what_is_known_best_first() -> None:
+    sets = [(9, block) for block in range(5)]
+    known = [
+        Table([0] * 40).put_together((block,), np.full(40, loss))
+        for block, loss in ((1, 3.0), (3, 1.0), (4, 2.0))
+    ]
+    noise = np.random.default_rng(20).normal(4, 1, size=(5, 40))
+    table: Any = Table([0] * 40)
+    first, *later = _chances(Race(sets, 2, Racing(), table, range(40), 1, known), noise)
+    # Two are wanted; those of which nothing is known come last.
+    assert first[9, 3] == first[9, 4] > first[9, 1] > first[9, 0] > first[9, 2]
+    assert 2 * sum(first.values()) == pytest.approx(Racing().delta)
+    first, *later = _chances(Race(sets, 2, Racing(), table, range(40), 1), noise)
+    assert later == [first] * len(later) != []
+
+
+def test_what_predecessors_lost_is_told_in_the_order_in_which_windows_are_drawn() -> None:
+    order = np.random.default_rng(21).permutation(12).tolist()
+    table: Any = Table([0] * 12)
+    before = np.random.default_rng(22).random((2, 12))
+    known = [table.put_together((block,), before[block]) for block in range(2)]
+    race = Race([(9, 0), (9, 1), (9, 2)], 1, Racing(), table, order, 1, known)
+    found = race._earlier([(9, 0), (9, 1), (9, 2)])
+    assert found is not None
+    np.testing.assert_array_equal(found.losses, [*before[:, order], np.full(12, np.nan)])
 
 
 @pytest.mark.parametrize("keep", [1, 2])
