@@ -18,7 +18,7 @@ from depthprune.evaluator.racing.bounds import bound_for
 from depthprune.evaluator.racing.chances import chances
 from depthprune.evaluator.racing.decision import decide
 from depthprune.evaluator.racing.differences import Strata
-from depthprune.evaluator.racing.race import Race, predecessors
+from depthprune.evaluator.racing.race import Race, order_of, predecessors
 from depthprune.evaluator.racing.rounds import rounds
 from depthprune.evaluator.racing.settings import Racing
 from depthprune.evaluator.score import Weighting, partial_score, score_of
@@ -90,6 +90,30 @@ def test_rounds_are_disjoint_and_grow_and_are_all_windows_in_the_end() -> None:
         np.mean([groups[p] for part in found[: i + 1] for p in part]) for i in range(len(found))
     ]
     assert all(abs(share - 0.2) <= 1 / size for share, size in zip(shares, seen, strict=True))
+
+
+@pytest.mark.parametrize("count", range(8, 40))
+def test_no_round_is_smaller_than_is_worth_its_call(count: int) -> None:
+    for least in (1, 4, 7):
+        found = rounds([0] * count, range(count), least)
+        assert min(map(len, found)) >= least
+        assert len(found[0]) >= 3 or len(found) == 1
+
+
+def test_two_windows_of_each_source_are_in_the_first_round_however_small_its_part() -> None:
+    groups = [0] * 97 + [1, 1, 1] + [2]
+    first, *later = rounds(groups, range(101), 1)
+    assert [groups[place] for place in first if groups[place]] == [1, 1, 2]
+    assert len(first) < 20
+    assert all(later)
+
+
+def test_windows_are_drawn_in_a_random_order_that_one_calibration_always_has() -> None:
+    orders = [order_of(_calibration(count)) for count in (60, 60, 59)]
+    assert orders[0] == orders[1]
+    assert sorted(orders[0]) == list(range(60))
+    assert orders[0] != sorted(orders[0])
+    assert [place for place in orders[0] if place < 59] != orders[2]
 
 
 @pytest.mark.parametrize("keep", [1, 3, 8])
