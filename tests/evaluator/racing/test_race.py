@@ -108,6 +108,11 @@ def test_two_windows_of_each_source_are_in_the_first_round_however_small_its_par
     assert all(later)
 
 
+def test_a_round_that_no_source_has_a_window_for_is_none() -> None:
+    groups = [source for source in range(10) for _ in range(4)]
+    assert [len(found) for found in rounds(groups, range(40), 1)] == [30, 10]
+
+
 def test_windows_are_drawn_in_a_random_order_that_one_calibration_always_has() -> None:
     orders = [order_of(_calibration(count)) for count in (60, 60, 59)]
     assert orders[0] == orders[1]
