@@ -130,6 +130,31 @@ def test_pooling_helps_out_the_references_alone() -> None:
     assert np.log(found.errors[0, 1:][inside]).std() < np.log(plain.errors[0, 1:][inside]).std()
 
 
+def test_without_a_least_difference_those_that_are_next_to_none_stand_for_a_larger_one() -> None:
+    rng = np.random.default_rng(9)
+    losses = np.arange(10)[:, None] * 0.3 + rng.normal(size=(10, WINDOWS))
+    losses[1] += losses[0, :4].mean() - losses[1, :4].mean() + 1e-14
+    plain = differences(losses[:, :4], strata(4))
+    found = pooled(plain, [0], 0.0)
+    assert (found.freedom[0, 1:] > 3).all()
+    largest = np.abs(plain.values[0]).max()
+    np.testing.assert_allclose(found.errors[0], pooled(plain, [0], 1e-3 * largest).errors[0])
+
+
+def test_of_means_that_are_all_alike_no_trend_is_made() -> None:
+    losses = np.stack([np.roll(np.arange(8.0) ** 2, places) for places in range(8)])
+    plain = differences(losses, strata(8))
+    assert not plain.values.any()
+    np.testing.assert_array_equal(pooled(plain, [0], 0.0).errors, plain.errors)
+
+
+def test_what_varies_alike_has_no_error_but_rounding_which_is_none() -> None:
+    for seed in range(20):
+        losses = 1e3 + np.random.default_rng(seed).normal(size=(1, WINDOWS)) + [[0.0], [0.1], [0.7]]
+        found = differences(losses[:, :30], strata(30))
+        np.testing.assert_array_equal(found.errors, 0.0)
+
+
 def test_where_nothing_differs_nothing_is_pooled() -> None:
     losses = np.ones((8, WINDOWS))
     found = pooled(differences(losses[:, :4], strata(4)), [0], 0.0)

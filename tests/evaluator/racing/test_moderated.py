@@ -32,8 +32,12 @@ def test_no_scatter_beyond_chance_is_endless_freedom() -> None:
 def test_a_planted_scatter_is_found(prior: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_TRUSTED", 1e9)
     sizes, _, samples = planted(prior, 8000, 6)
-    _, freedom = moderated(samples, sizes, 6)
-    assert freedom[0] - 6 == pytest.approx(prior, rel=0.1)
+    better, freedom = moderated(samples, sizes, 6)
+    found = freedom[0] - 6
+    assert found == pytest.approx(prior, rel=0.1)
+    # The part of what is known from the others: the planted power itself.
+    trend = (better * freedom - 6 * samples) / found
+    np.testing.assert_allclose(np.median(trend / (0.3 * sizes**0.7)), 1, rtol=0.05)
 
 
 def test_moderated_variances_are_nearer_to_the_true_ones() -> None:
@@ -49,6 +53,8 @@ def test_too_few_make_no_trend() -> None:
     better, freedom = moderated(samples, samples, 3)
     np.testing.assert_array_equal(better, samples)
     np.testing.assert_array_equal(freedom, 3.0)
+    enough = np.append(samples, 6.0)
+    assert (moderated(enough, enough, 3)[1] > 3).all()
 
 
 def test_what_does_not_differ_stays_so() -> None:

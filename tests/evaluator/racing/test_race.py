@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from depthprune.evaluator.racing.bounds import bound_for
 from depthprune.evaluator.racing.chances import chances
 from depthprune.evaluator.racing.decision import decide
 from depthprune.evaluator.racing.differences import Strata
-from depthprune.evaluator.racing.race import Race, predecessors
+from depthprune.evaluator.racing.race import Race, order_of, predecessors
 from depthprune.evaluator.racing.rounds import rounds
 from depthprune.evaluator.racing.settings import Racing
 from depthprune.evaluator.score import Weighting, partial_score, score_of
@@ -91,6 +92,35 @@ def test_rounds_are_disjoint_and_grow_and_are_all_windows_in_the_end() -> None:
     assert all(abs(share - 0.2) <= 1 / size for share, size in zip(shares, seen, strict=True))
 
 
+@pytest.mark.parametrize("count", range(8, 40))
+def test_no_round_is_smaller_than_is_worth_its_call(count: int) -> None:
+    for least in (1, 4, 7):
+        found = rounds([0] * count, range(count), least)
+        assert min(map(len, found)) >= least
+        assert len(found[0]) >= 3 or len(found) == 1
+
+
+def test_two_windows_of_each_source_are_in_the_first_round_however_small_its_part() -> None:
+    groups = [0] * 97 + [1, 1, 1] + [2]
+    first, *later = rounds(groups, range(101), 1)
+    assert [groups[place] for place in first if groups[place]] == [1, 1, 2]
+    assert len(first) < 20
+    assert all(later)
+
+
+def test_a_round_that_no_source_has_a_window_for_is_none() -> None:
+    groups = [source for source in range(10) for _ in range(4)]
+    assert [len(found) for found in rounds(groups, range(40), 1)] == [30, 10]
+
+
+def test_windows_are_drawn_in_a_random_order_that_one_calibration_always_has() -> None:
+    orders = [order_of(_calibration(count)) for count in (60, 60, 59)]
+    assert orders[0] == orders[1]
+    assert sorted(orders[0]) == list(range(60))
+    assert orders[0] != sorted(orders[0])
+    assert [place for place in orders[0] if place < 59] != orders[2]
+
+
 @pytest.mark.parametrize("keep", [1, 3, 8])
 def test_clear_differences_are_seen_early_and_rightly(keep: int) -> None:
     rng = np.random.default_rng(0)
@@ -111,12 +141,32 @@ def test_a_window_s_own_difficulty_does_not_count() -> None:
     assert looked < 0.5 * losses.size
 
 
-def test_ties_need_no_proof_and_other_differences_do() -> None:
+@pytest.mark.parametrize("level", [4.0, -4.0])
+def test_ties_need_no_proof_and_other_differences_do(level: float) -> None:
     rng = np.random.default_rng(2)
-    losses = 4 + rng.normal(0, 0.5, size=64) + rng.normal(0, 0.004, size=(6, 64))
+    losses = level + rng.normal(0, 0.5, size=64) + rng.normal(0, 0.004, size=(6, 64))
     _, few = run_race(losses, 1, settings=Racing(tolerance=0.01))
     _, many = run_race(losses, 1, settings=Racing(tolerance=0))
     assert few < 0.3 * many
+
+
+def test_of_what_is_left_only_so_many_are_kept_as_places_are_open() -> None:
+    """The best is sure at once, and the worst are; of the three between them two are wanted."""
+    rng = np.random.default_rng(18)
+    means = np.array([[1.2], [0.0], [1.0], [1.1], [3.0], [3.1]])
+    losses = 4 + means + rng.normal(0, 0.1, size=(6, 64))
+    scores, _ = run_race(losses, 3)
+    assert _best(scores, 3) == [1, 2, 3]
+
+
+def test_what_dropped_out_on_easy_windows_is_not_taken_for_what_stayed() -> None:
+    """The two that stay are alike, so that without a tolerance neither is ever kept for sure."""
+    easy = np.where(np.arange(64) < 8, 2.0, 8.0)
+    noise = np.random.default_rng(19).normal(0, 0.01, size=64)
+    losses = np.stack([easy + 1 + noise, easy, easy])
+    scores, _ = run_race(losses, 1, settings=Racing(tolerance=0))
+    assert scores[0].windows < 64
+    assert _best(scores, 1) == [1]
 
 
 def test_without_tolerance_the_choice_is_exact_when_all_windows_were_needed() -> None:
@@ -226,6 +276,51 @@ def test_asks_that_are_not_alike_have_no_predecessors() -> None:
     assert not predecessors([(1, 2), (1, 3)], _scored((1, 2), (1, 4)))
     assert not predecessors([(1, 2), (1, 3)], ())
     assert not predecessors([(1, 2)], _scored((1,), (2,)))
+
+
+def test_a_set_whose_loss_was_not_finite_is_no_predecessor() -> None:
+    table = Table([0] * 8)
+    bad = table.put_together((3,), np.full(8, math.inf))
+    assert set(predecessors([(1, 2), (1, 3), (1, 4)], [*_scored((2,), (4,)), bad])) == {
+        (1, 2),
+        (1, 4),
+    }
+
+
+def _chances(race: Race, losses: np.ndarray) -> list[dict[tuple[int, ...], float]]:
+    """After each round."""
+    found = []
+    for _, contenders in race:
+        race.tell({s: losses[s[-1]][None] for s in contenders})
+        found.append(dict(race._chances))
+    return found
+
+
+def test_chances_are_shared_out_once_by_what_is_known_best_first() -> None:
+    sets = [(9, block) for block in range(5)]
+    known = [
+        Table([0] * 40).put_together((block,), np.full(40, loss))
+        for block, loss in ((1, 3.0), (3, 1.0), (4, 2.0))
+    ]
+    noise = np.random.default_rng(20).normal(4, 1, size=(5, 40))
+    table: Any = Table([0] * 40)
+    first, *later = _chances(Race(sets, 2, Racing(), table, range(40), 1, known), noise)
+    # Two are wanted; those of which nothing is known come last.
+    assert first[9, 3] == first[9, 4] > first[9, 1] > first[9, 0] > first[9, 2]
+    assert 2 * sum(first.values()) == pytest.approx(Racing().delta)
+    first, *later = _chances(Race(sets, 2, Racing(), table, range(40), 1), noise)
+    assert later == [first] * len(later) != []
+
+
+def test_what_predecessors_lost_is_told_in_the_order_in_which_windows_are_drawn() -> None:
+    order = np.random.default_rng(21).permutation(12).tolist()
+    table: Any = Table([0] * 12)
+    before = np.random.default_rng(22).random((2, 12))
+    known = [table.put_together((block,), before[block]) for block in range(2)]
+    race = Race([(9, 0), (9, 1), (9, 2)], 1, Racing(), table, order, 1, known)
+    found = race._earlier([(9, 0), (9, 1), (9, 2)])
+    assert found is not None
+    np.testing.assert_array_equal(found.losses, [*before[:, order], np.full(12, np.nan)])
 
 
 @pytest.mark.parametrize("keep", [1, 2])

@@ -4,6 +4,7 @@ from scipy import stats
 
 from depthprune.study.statistics.correlation import (
     _coefficients,
+    _weighted,
     pooled,
 )
 from depthprune.study.statistics.estimates import NotEstimable
@@ -78,6 +79,11 @@ def test_groups_are_ranked_apart():
     draws = [np.arange(5), np.arange(5) + 5]
     assert pooled(x, y, draws).spearman.value == pytest.approx(1)
     assert correlate(np.concatenate(x), np.concatenate(y)).spearman.value < 0
+
+
+def test_groups_weigh_by_their_cells_in_each_resample_and_one_without_a_rank_not_at_all():
+    drawn = np.asarray([[[1.0, 1.0]] * 2, [[0.0, np.nan]] * 2])
+    np.testing.assert_array_equal(_weighted(drawn, np.asarray([6.0, 2.0])), [[0.75, 1.0]] * 2)
 
 
 def test_groups_weigh_by_their_cells():

@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from depthprune.study.plan import Margin
 from depthprune.study.statistics.effects import analyse
 from depthprune.study.statistics.findings import findings
+from depthprune.study.statistics.findings.own import own_rows
+from depthprune.study.statistics.findings.verdicts import verdict
 from study.planted import (
     SEARCHES,
     SOURCES,
@@ -54,6 +58,15 @@ def test_a_verdict_rests_on_its_own_part_alone():
     for other in (noise_only(kind="choices"), search_only(kind="choices", draws=5)):
         beside = [f for f in of(calibration_only() + other, "verdict") if "text" in f.sentence]
         assert [each.numbers for each in beside] == [each.numbers for each in alone]
+
+
+def test_an_interval_that_leaves_out_nothing_is_no_verdict_where_the_adjusted_chance_is_not_small():
+    (part,) = analyse(calibration_only())
+    more = part.more["perplexity"]
+    assert verdict(part, "perplexity") == "calibration"
+    for p, told in ((0.049, "calibration"), (0.05, "not separable")):
+        other = replace(part, more={"perplexity": replace(more, p=p)})
+        assert verdict(other, "perplexity") == told
 
 
 def test_what_is_not_proven_alike_is_not_called_comparable():
@@ -378,6 +391,11 @@ def test_an_own_loss_that_is_no_number_is_left_out(loss):
     whole = of(rows, "own")[0].numbers["calibration"]
     rows[0] = rows[0].model_copy(update={"loss": loss})
     assert of(rows, "own")[0].numbers["calibration"] == pytest.approx(whole, abs=0.02)
+
+
+def test_an_own_loss_beyond_any_perplexity_is_the_largest_there_is():
+    (found,) = own_rows(on_own_data(lambda row: 9e4)[:1])
+    assert found.evaluations[0].value == np.exp(700.0)
 
 
 def test_the_level_of_a_text_is_not_what_its_calibration_moved():

@@ -55,6 +55,19 @@ def test_a_gain_that_depends_on_the_objective_is_told_apart():
     assert points.draws.value == pytest.approx(0.02)
 
 
+def test_objectives_are_compared_at_the_sizes_that_both_were_run_at():
+    gains = {("nll", 3): 0.2, ("kl", 3): 0.05, ("nll", 6): 0.9}
+    rows = Grid(
+        lambda c: 3.5 - (c.search == "greedy") * gains.get((c.objective, c.k), 0) + 0.002 * c.own,
+        searches=("one-shot", "greedy"), objectives=("nll", "kl"), ks=(3, 6),
+    ).rows()  # fmt: skip
+    of = core(data([row for row in rows if (row.objective, row.k) in gains])).of("perplexity")
+    found = gain(of, "greedy", "one-shot", lower_is_better=True)
+    assert of.objectives == ("kl", "nll")
+    assert found.by_objective["nll"].value == pytest.approx(0.55, abs=0.01)
+    assert found.interaction.value == pytest.approx(0.05 - 0.2, abs=0.01)
+
+
 def test_between_draws_is_welchs_with_two_calibrations():
     rng = np.random.default_rng(5)
     one, other = rng.standard_normal(4), 3 * rng.standard_normal(7)

@@ -83,6 +83,15 @@ def test_sets_that_the_calibration_decides_agree_within_it():
     )
 
 
+def test_chance_is_the_mean_over_the_same_pairs():
+    rows = noise_only(sources=("prose",), searches=("one-shot", "greedy"), ks=(3, 6))
+    few = [row for row in rows if row.k == 3 or row.search == "greedy" or row.draw == 0]
+    found = agreement(data(few), "search")
+    assert found.pairs == 4
+    three, six = (expected_jaccard(29, k, k) for k in (3, 6))
+    assert found.chance == pytest.approx((3 * three + six) / 4)
+
+
 def few_cells(removed, protect=(0,)):
     """Three draws of one search on one source, without these blocks."""
     rows = noise_only(sources=("prose",), searches=("one-shot",), ks=(3,))

@@ -53,6 +53,9 @@ def test_sets_of_two_patterns_are_told_apart():
     found = permanova(1 - jaccard_matrix(sets, 12), groups)
     assert found.r2 > 0.5
     assert found.p < 0.06
+    # However plain it is, a chance is not nothing: what was observed is one permutation more.
+    twice = permanova(1 - jaccard_matrix(sets * 4, 12), np.tile(groups, 4), permutations=99)
+    assert twice.p == 1 / 100
 
 
 def test_cells_of_one_draw_are_no_repetition():

@@ -47,6 +47,16 @@ def test_regret_is_against_the_best_on_the_same_draw():
     assert len(found) == 48
 
 
+def test_regret_is_under_one_objective():
+    """Losses of another are of another scale."""
+    rows = search_only(objectives=("nll", "kl"))
+    scaled = [
+        row.model_copy(update={"loss": row.loss - 3.0}) if row.objective == "kl" else row
+        for row in rows
+    ]
+    assert list(regret(scaled).values()) == pytest.approx(list(regret(rows).values()))
+
+
 def test_regret_says_where_there_is_nothing_to_compare_with():
     rows = search_only(searches=("greedy",), draws=1)
     assert set(regret(rows).values()) == {NotEstimable("no other search was run there")}

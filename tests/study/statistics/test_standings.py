@@ -35,7 +35,7 @@ def test_a_planted_order_is_found_with_how_far_each_is_behind(measure: str) -> N
     for place, each in enumerate(made[1:], start=1):
         assert each.behind is not None
         assert each.behind.value == pytest.approx(place * step, abs=0.02)
-        assert each.behind.low < place * step < each.behind.high
+        assert 0 < each.behind.low < place * step < each.behind.high
 
 
 def test_noise_shuts_out_the_best_in_at_most_one_table_of_twenty() -> None:

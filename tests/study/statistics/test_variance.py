@@ -146,6 +146,11 @@ def test_confounded_factors_are_named_and_their_calibration_is_not():
     assert 0 < found.share("calibration") < 1
 
 
+def test_draws_are_told_from_what_source_and_length_do_together():
+    draw = terms(noise_only(sources=("prose", "code"), lengths=(256, 512)))["draw"]
+    assert draw.df == 4 * 3 - 4
+
+
 def test_an_interaction_run_in_part_is_named():
     rows = [
         row for row in noise_only()

@@ -67,7 +67,6 @@ def decide(
         found.values + tie - bound.radius(found.errors, found.freedom, strata, chances[:, None])
     )
     beats = margin > 0
-    np.fill_diagonal(beats, False)
     # Of two that tie both may "beat" the other; the lower mean decides, then the order.
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
