@@ -50,9 +50,12 @@ def test_a_clear_winner_stands_alone() -> None:
 
 
 @pytest.mark.parametrize("mean", [1.0, -1.0])
-def test_what_is_worse_by_the_same_in_every_window_drops_out_however_little(mean: float) -> None:
-    means = {(0,): mean, (1,): mean + 0.0005}
-    assert _race(Drawn(means, 64, spread=0.0), means) == [(0,)]
+@pytest.mark.parametrize(("more", "left"), [(0.0005, [(0,), (1,)]), (0.002, [(0,)])])
+def test_what_is_worse_by_the_same_in_every_window_drops_out_where_that_is_more_than_a_tie(
+    mean: float, more: float, left: list[tuple[int, ...]]
+) -> None:
+    means = {(0,): mean, (1,): mean + more}
+    assert _race(Drawn(means, 64, spread=0.0), means) == left
 
 
 def test_sets_alike_in_the_target_are_tied_even_when_every_window_was_seen() -> None:
