@@ -52,21 +52,13 @@ def shared_out(
 
 def _groups(documents: Sequence[Document], largest: float) -> list[list[int]]:
     """Places of the documents that must stay together; more than a share of all never do."""
-    asked_of: dict[str, list[int]] = {}
+    asked_of: dict[str | int, list[int]] = {}
     for place, document in enumerate(documents):
-        asked_of.setdefault(_passage(document), []).append(place)
-    most = largest * len(documents)
-    apart = {
-        place
-        for passage, places in asked_of.items()
-        if not passage or len(places) > most
-        for place in places
-    }
-    return [
-        [place] if place in apart else asked_of[_passage(document)]
-        for place, document in enumerate(documents)
-        if place in apart or asked_of[_passage(document)][0] == place
-    ]
+        asked_of.setdefault(_passage(document) or place, []).append(place)
+    groups: list[list[int]] = []
+    for places in asked_of.values():
+        groups += [places] if len(places) <= largest * len(documents) else [[p] for p in places]
+    return sorted(groups)
 
 
 def _passage(document: Document) -> str:
