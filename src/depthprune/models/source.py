@@ -128,7 +128,7 @@ class ModelSource:
                 f"({first_line(error)}); put the tokenizer's files beside the weights"
             ) from error
         if self.gguf is not None:
-            require_own_tokens(read_gguf(self.gguf), found)
+            require_own_tokens(self.gguf, found)
         return found
 
 

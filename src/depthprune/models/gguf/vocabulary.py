@@ -7,10 +7,10 @@ the numbers of another one's vocabulary every loss would be of noise.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from depthprune.checkpoints.gguf.file import GgufFile
-from depthprune.checkpoints.gguf.reader import read_strings
+from depthprune.checkpoints.gguf.reader import read_gguf, read_strings
 from depthprune.errors import ModelError
 
 _FILES = ("tokenizer*", "vocab*", "merges*", "tekken*", "spiece*", "*.tiktoken")
@@ -20,24 +20,25 @@ _OTHERS = 0.1
 number."""
 
 
-def require_own_tokens(file: GgufFile, tokenizer: Any) -> None:
+def require_own_tokens(path: Path, tokenizer: Any) -> None:
     """Refuse a tokenizer that numbers other tokens than the file does.
 
     Args:
-        file: The GGUF; one without a tokenizer tells nothing.
+        path: The GGUF; one without a tokenizer tells nothing, and none is read where no such file
+            lies beside it.
         tokenizer: What transformers read.
 
     Raises:
         ModelError: If it is another model's.
     """
-    if not any(any(file.path.parent.glob(pattern)) for pattern in _FILES):
+    if not any(any(path.parent.glob(pattern)) for pattern in _FILES):
         return
-    stated = dict(enumerate(read_strings(file, "tokenizer.ggml.tokens")))
+    stated = dict(enumerate(read_strings(read_gguf(path), "tokenizer.ggml.tokens")))
     numbered = tokenizer.get_vocab()
     others = sum(stated.get(number) != token for token, number in numbered.items())
     if stated and others > _OTHERS * len(numbered):
         raise ModelError(
-            f"{file.path}: the tokenizer's files beside it are of another model, "
+            f"{path}: the tokenizer's files beside it are of another model, "
             f"{others:,} of their {len(numbered):,} tokens are not the file's; move them or the "
             "file into another folder"
         )
