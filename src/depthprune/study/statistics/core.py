@@ -135,7 +135,9 @@ def core(data: StudyData) -> Core | NotEstimable:
         responses=data.responses,
         cells=cells,
         left_out={
-            **_left_out(data, names, searches, kept_blocks, once=np.setdiff1d(in_cross, units)),
+            **_left_out(
+                data, names, searches, kept_blocks, once=strata[np.setdiff1d(in_cross, units)]
+            ),
             **_draws_left_out(data, names, units),
         },
         without_items=None if without is None else np.stack([over_seeds(w) for w in without]),
@@ -212,11 +214,7 @@ def _left_out(
         factor: tuple(level for level in data.levels[factor] if level not in names)
         for factor, names in kept.items()
     }
-    alone = {
-        row.calibration.name
-        for row, unit in zip(data.rows, data.codes["unit"], strict=True)
-        if unit in once
-    }
+    alone = {data.levels["calibration"][i] for i in once}
     found["calibration"] = tuple(
         f"{name} (it has one complete draw)" if name in alone else name
         for name in found["calibration"]
